@@ -1,0 +1,189 @@
+"""What the contract accepts, refuses by name, and replies."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils.errors import InternalError, ServiceError, TooLargeError, ValidationError
+from utils.schema import (
+    LABELS,
+    ScoreRequest,
+    TextScore,
+    Timing,
+    WordInfluence,
+    build_reply,
+    parse_request,
+)
+from utils.settings import Settings
+
+SETTINGS = Settings(
+    max_texts_per_request=5, max_queue_texts=5, max_text_chars=20, max_request_chars=50
+)
+SECRET = "marmalade"
+SCORE = TextScore([0.1, 0.2, 0.3, 0.4], windows=1, window=None, words=None)
+
+
+def parse(body: object) -> ScoreRequest:
+    return parse_request(body, SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["prompt", "text"])
+def test_one_text_under_either_name(name: str) -> None:
+    request = parse({name: "good morning"})
+    assert (request.texts, request.many, request.name) == (["good morning"], False, name)
+    assert (request.explain, request.thresholds) == (False, None)
+
+
+@pytest.mark.parametrize("name", ["prompts", "texts"])
+def test_many_texts_under_either_name(name: str) -> None:
+    request = parse({name: ["a", "b"], "explain": True, "thresholds": {"hate": 0, "spam": 1.0}})
+    assert (request.texts, request.many, request.explain) == (["a", "b"], True, True)
+    assert request.thresholds == {"hate": 0.0, "spam": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "names"),
+    [
+        (None, ValidationError, "input"),
+        ([], ValidationError, "input"),
+        ("text", ValidationError, "input"),
+        ({}, ValidationError, "prompt"),
+        ({"prompt": None}, ValidationError, "prompt"),
+        ({"prompt": ""}, ValidationError, "prompt"),
+        ({"prompt": 7}, ValidationError, "prompt"),
+        ({"prompt": [SECRET]}, ValidationError, "prompt"),
+        ({"text": {}}, ValidationError, "text"),
+        ({"prompt": SECRET, "prompts": [SECRET]}, ValidationError, "prompt, prompts"),
+        ({"prompt": SECRET, "text": SECRET}, ValidationError, "prompt, text"),
+        ({"prompts": SECRET}, ValidationError, "prompts"),
+        ({"prompts": []}, ValidationError, "prompts"),
+        ({"prompts": None}, ValidationError, "prompts"),
+        ({"prompts": ["a"] * 6}, TooLargeError, "prompts"),
+        ({"prompts": [SECRET * 2] * 4}, TooLargeError, "prompts"),
+        ({"prompt": SECRET * 3}, TooLargeError, "prompt"),
+        ({"prompt": SECRET, "top_k": 4}, ValidationError, "'top_k'"),
+        ({"prompt": SECRET, "explain": 1}, ValidationError, "explain"),
+        ({"prompt": SECRET, "explain": "true"}, ValidationError, "explain"),
+        ({"prompt": SECRET, "thresholds": [0.5]}, ValidationError, "thresholds"),
+        ({"prompt": SECRET, "thresholds": {"hat": 0.5}}, ValidationError, "thresholds"),
+        ({"prompt": SECRET, "thresholds": {"hate": 1.01}}, ValidationError, "thresholds.hate"),
+        ({"prompt": SECRET, "thresholds": {"hate": -0.1}}, ValidationError, "thresholds.hate"),
+        ({"prompt": SECRET, "thresholds": {"hate": True}}, ValidationError, "thresholds.hate"),
+        ({"prompt": SECRET, "thresholds": {"hate": "0.5"}}, ValidationError, "thresholds.hate"),
+        ({"prompt": SECRET, "thresholds": {"hate": None}}, ValidationError, "thresholds.hate"),
+        (
+            {"prompt": SECRET, "thresholds": {"hate": float("nan")}},
+            ValidationError,
+            "thresholds.hate",
+        ),
+    ],
+)
+def test_bad_input_is_refused_in_one_line_that_names_the_field(
+    body: object, error: type[ServiceError], names: str
+) -> None:
+    with pytest.raises(error) as caught:
+        parse(body)
+    assert caught.value.message.startswith(f"{names}: ")
+    assert "\n" not in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_bad_item_fails_alone() -> None:
+    request = parse({"texts": ["fine", "", None, 4, SECRET * 3]})
+    assert request.texts == ["fine", "", "", "", SECRET * 3]
+    results: list[TextScore | ServiceError] = [SCORE, *request.faults.values()]
+    reply = build_reply(request, results, Timing(0, 0), "m@1")
+    assert reply["items"][0]["label"] == "spam"
+    for index, (code, item) in enumerate(
+        zip(["validation"] * 3 + ["too_large"], reply["items"][1:], strict=True), start=1
+    ):
+        assert item.keys() == {"text", "error"}
+        assert item["error"].startswith(f"{code}: texts[{index}]: ")
+        assert SECRET not in item["error"]
+
+
+def test_an_unknown_key_is_shown_shortened_and_on_one_line() -> None:
+    with pytest.raises(ValidationError) as caught:
+        parse({"prompt": "a", "x\ny" + "z" * 5000 + "\ud83d": 1})
+    assert len(str(caught.value)) < 120
+    assert "\n" not in str(caught.value)
+    str(caught.value).encode()
+
+
+def test_lone_surrogates_are_read_and_echoed_as_replacement_characters() -> None:
+    request = parse({"prompt": "a\ud83d b\udc00"})
+    assert request.texts == ["a\ufffd b\ufffd"]
+    reply = build_reply(request, [SCORE], Timing(0, 0), "m@1")
+    assert json.dumps(reply, ensure_ascii=False).encode()
+    # Two halves that belong together are a character.
+    assert parse({"prompt": "\ud83d\ude00"}).texts == ["😀"]
+
+
+@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists) | st.text())
+def test_any_json_value_as_prompt_is_read_or_refused(value: Any) -> None:
+    for name in ("prompt", "prompts", "explain", "thresholds"):
+        body = {"prompt": "a", name: value} if name in ("explain", "thresholds") else {name: value}
+        said = ""
+        try:
+            texts = parse(body).texts
+        except ServiceError as error:
+            texts, said = [], str(error)
+        assert "\n" not in said
+        assert all(text.encode() for text in texts if text)
+
+
+def test_the_reply_to_one_holds_the_contract_fields() -> None:
+    request = parse({"prompt": "hi", "explain": True, "thresholds": {"neutral": 0.3, "spam": 0.41}})
+    words = [WordInfluence("hi", 0, 2, [0.0, 0.1, -0.1, 0.0])]
+    score = TextScore([0.1, 0.2, 0.3, 0.4], windows=2, window=(0, 2), words=words)
+    reply = build_reply(request, [score], Timing(1.23456, 2), "m@1")
+    assert reply == {
+        "text": "hi",
+        "hate": 0.1,
+        "abusing": 0.2,
+        "neutral": 0.3,
+        "spam": 0.4,
+        "label": "spam",
+        "windows": 2,
+        "window": [0, 2],
+        "flagged": ["neutral"],
+        "words": [
+            {"word": "hi", "start": 0, "end": 2}
+            | {"hate": 0.0, "abusing": 0.1, "neutral": -0.1, "spam": 0.0}
+        ],
+        "model": "m@1",
+        "timing": {"queue_ms": 1.235, "compute_ms": 2},
+    }
+
+
+def test_fields_not_asked_for_are_left_out() -> None:
+    reply = build_reply(parse({"prompt": "hi"}), [SCORE], Timing(0, 0), "m@1")
+    assert reply.keys() == {"text", *LABELS, "label", "windows", "model", "timing"}
+    flagged = build_reply(parse({"prompt": "hi", "thresholds": {}}), [SCORE], Timing(0, 0), "m@1")
+    assert flagged["flagged"] == []
+
+
+def test_the_error_of_a_lone_text_is_raised_with_its_field() -> None:
+    with pytest.raises(ValidationError, match=r"^validation: text: holds nothing"):
+        build_reply(parse({"text": "hi"}), [ValidationError("holds nothing")], Timing(0, 0), "m@1")
+    with pytest.raises(InternalError, match=r"^internal: no score$"):
+        build_reply(parse({"text": "hi"}), [InternalError("no score")], Timing(0, 0), "m@1")
+
+
+def test_the_largest_reply_stays_within_the_platforms_20_megabytes() -> None:
+    settings = Settings()
+    # JSON escapes a control character in six bytes, and an explained text stands there twice: once
+    # whole, once as words. A word costs at least one reading of at least three tokens.
+    texts = settings.max_request_chars * 6 * 2
+    names = '{"word":"","start":9999,"end":9999,"hate":,"abusing":,"neutral":,"spam":}'
+    word = len(names) + 4 * len("-0.12345678901234567")
+    # n words in each of all texts cost about (n + 2)² tokens a text.
+    each = (settings.max_request_tokens / settings.max_texts_per_request) ** 0.5
+    words = settings.max_texts_per_request * each * word
+    items = settings.max_texts_per_request * 400
+    assert texts + words + items < 20_000_000

@@ -1,0 +1,61 @@
+"""Settings: what the environment may say, and the table that says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from utils.errors import SettingsError
+from utils.settings import Settings, allowed, table
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_nothing_set_gives_the_documented_defaults() -> None:
+    settings = Settings.from_environment({"PATH": "/bin", "MAX_WINDOWS": "", "LOG_LEVEL": " "})
+    assert settings == Settings()
+    assert (settings.max_batch_tokens, settings.max_text_chars) == (16_384, 10_000)
+    assert (settings.max_windows, settings.max_concurrency) == (32, 256)
+
+
+def test_values_are_read_by_name() -> None:
+    settings = Settings.from_environment(
+        {"MODEL_DIR": "/models/x", "DEVICE": "cuda:1", "DTYPE": "bfloat16", "MAX_WINDOWS": "8"}
+    )
+    assert settings.model_dir == Path("/models/x")
+    assert (settings.device, settings.dtype, settings.max_windows) == ("cuda:1", "bfloat16", 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("MAX_BATCH_TOKENS", "abc", "a whole number from 512 to 1048576"),
+        ("MAX_BATCH_TOKENS", "100", "a whole number from 512 to 1048576"),
+        ("MAX_WINDOWS", "1.5", "a whole number from 1 to 1024"),
+        ("DEVICE", "gpu", "auto, cpu, cuda or cuda:N"),
+        ("DTYPE", "int8", "auto, float32, bfloat16 or float16"),
+        ("LOG_FORMAT", "xml", "text or json"),
+        ("MAX_QUEUE_TEXTS", "10", "at least MAX_TEXTS_PER_REQUEST (1024)"),
+    ],
+)
+def test_a_bad_value_names_variable_value_and_what_is_allowed(
+    name: str, value: str, expected: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_environment({name: value})
+    message = str(caught.value)
+    assert message.startswith(f"{name}=")
+    assert value in message
+    assert message.endswith(expected)
+    assert "\n" not in message
+
+
+def test_every_setting_says_what_it_is_and_what_it_may_be() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert allowed(field), name
+
+
+def test_the_readme_holds_the_settings_table() -> None:
+    assert table() in (ROOT / "README.md").read_text(encoding="utf-8")

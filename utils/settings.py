@@ -1,0 +1,156 @@
+"""Every setting: environment name, default, range, one sentence.
+
+Read once, at the entry point, and passed down. A setting's environment name is its field's name in
+capitals. An empty variable counts as unset, since ``docker run -e NAME=`` is how people unset one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self, get_args, get_origin
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+from utils.errors import SettingsError
+
+
+class Settings(BaseModel):
+    """What the environment asked for, checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model_dir: Annotated[
+        Path | None,
+        Field(
+            description="Checkpoint folder. Unset: `checkpoints/bertweet-large` if it is there, "
+            "else the embedded `checkpoints/mini`. Set, it is that folder or no start."
+        ),
+    ] = None
+    device: Annotated[
+        str,
+        Field(
+            pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+            description="Where the model runs; `auto` takes the first GPU, else the CPU.",
+            json_schema_extra={"allowed": "auto, cpu, cuda or cuda:N"},
+        ),
+    ] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Field(
+            description="Number format of the weights; `auto` is float16 on a GPU and float32 on a "
+            "CPU. bfloat16 is faster on CPUs with AVX512_BF16 or AMX."
+        ),
+    ] = "auto"
+    max_batch_tokens: Annotated[
+        int,
+        Field(
+            ge=512,
+            le=1_048_576,
+            description="Tokens that one forward pass reads at most; lower it if memory runs out.",
+        ),
+    ] = 16_384
+    max_queue_texts: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Texts that wait or are being scored at most; further jobs wait for room.",
+        ),
+    ] = 16_384
+    max_texts_per_request: Annotated[
+        int, Field(ge=1, le=100_000, description="Texts in one request at most.")
+    ] = 1024
+    max_request_chars: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=10_000_000,
+            description="Code points in all texts of one request at most; keeps a reply, which "
+            "echoes them, within the platform's 20 MB.",
+        ),
+    ] = 1_000_000
+    max_request_tokens: Annotated[
+        int,
+        Field(
+            ge=512,
+            le=100_000_000,
+            description="Tokens that one request may make the model read, every window and every "
+            "reading of `explain` counted.",
+        ),
+    ] = 1_048_576
+    max_text_chars: Annotated[
+        int, Field(ge=1, le=1_000_000, description="Code points in one text at most.")
+    ] = 10_000
+    max_windows: Annotated[
+        int, Field(ge=1, le=1024, description="512-token windows of one text at most.")
+    ] = 32
+    max_concurrency: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=10_000,
+            description="Jobs a queue worker takes at once. Lower it so that one worker of a fleet "
+            "does not hoard the queue.",
+        ),
+    ] = 256
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+        Field(description="Least severe message that is logged. No level logs a text."),
+    ] = "INFO"
+    log_format: Annotated[
+        Literal["text", "json"], Field(description="Shape of a log line, on standard error.")
+    ] = "text"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Self:
+        """Read the settings; raise :class:`SettingsError` naming variable, value and range."""
+        given = {
+            name: value
+            for name in cls.model_fields
+            if (value := environment.get(name.upper(), "").strip())
+        }
+        try:
+            settings = cls.model_validate(given)
+        except pydantic.ValidationError as exc:
+            name = str(exc.errors()[0]["loc"][0])
+            raise SettingsError(
+                f"{name.upper()}={given[name]!r} is not allowed: "
+                f"it must be {allowed(cls.model_fields[name])}"
+            ) from None
+        if settings.max_queue_texts < settings.max_texts_per_request:
+            raise SettingsError(
+                f"MAX_QUEUE_TEXTS={settings.max_queue_texts} is not allowed: it must be at least "
+                f"MAX_TEXTS_PER_REQUEST ({settings.max_texts_per_request})"
+            )
+        return settings
+
+
+def allowed(field: FieldInfo) -> str:
+    """Say in words what a setting may be, for error messages and the settings table."""
+    if isinstance(field.json_schema_extra, dict):
+        return str(field.json_schema_extra["allowed"])
+    if get_origin(field.annotation) is Literal:
+        *most, last = get_args(field.annotation)
+        return f"{', '.join(most)} or {last}"
+    if field.annotation is int:
+        bounds = {type(bound).__name__: bound for bound in field.metadata}
+        return f"a whole number from {bounds['Ge'].ge} to {bounds['Le'].le}"
+    return "a folder"
+
+
+def table() -> str:
+    """Return the settings as a Markdown table; the README holds exactly this."""
+    rows = ["| variable | default | allowed | meaning |", "| --- | --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        default = "unset" if field.default is None else f"`{field.default}`"
+        rows.append(f"| `{name.upper()}` | {default} | {allowed(field)} | {field.description} |")
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(table())
