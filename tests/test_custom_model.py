@@ -1,0 +1,175 @@
+"""The network against ``transformers.RobertaModel`` with the same weights."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import nn
+from transformers import RobertaConfig, RobertaModel
+
+from tests.support.checkpoints import random_model
+from utils.custom_model import CustomModel, ModelConfig, PackedBatch
+
+PAD = 1
+SIZES = ModelConfig(
+    vocab_size=300,
+    hidden_size=48,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=96,
+    classifier_size=24,
+)
+
+
+@pytest.fixture(scope="module")
+def model() -> CustomModel:
+    return random_model(SIZES)
+
+
+@pytest.fixture(scope="module")
+def reference(model: CustomModel) -> nn.Module:
+    config = RobertaConfig(
+        vocab_size=SIZES.vocab_size,
+        hidden_size=SIZES.hidden_size,
+        num_hidden_layers=SIZES.num_hidden_layers,
+        num_attention_heads=SIZES.num_attention_heads,
+        intermediate_size=SIZES.intermediate_size,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        pad_token_id=PAD,
+        layer_norm_eps=1e-5,
+    )
+    reference: nn.Module = RobertaModel(config)
+    reference.eval()
+    assert not any(reference.load_state_dict(model.model.state_dict(), strict=True))
+    return reference
+
+
+def sequences_of(lengths: Sequence[int], seed: int = 0) -> list[list[int]]:
+    dice = random.Random(seed)
+    return [
+        [0, *(dice.randrange(4, SIZES.vocab_size) for _ in range(length - 2)), 2]
+        for length in lengths
+    ]
+
+
+@torch.inference_mode()
+def expected_states(
+    reference: nn.Module, sequences: Sequence[Sequence[int]], padded: bool
+) -> list[torch.Tensor]:
+    if not padded:
+        return [reference(torch.tensor([ids])).last_hidden_state[0] for ids in sequences]
+    longest = max(map(len, sequences))
+    ids = torch.tensor([[*s, *[PAD] * (longest - len(s))] for s in sequences])
+    mask = torch.tensor([[1] * len(s) + [0] * (longest - len(s)) for s in sequences])
+    states = reference(ids, attention_mask=mask).last_hidden_state
+    return [row[: len(s)] for row, s in zip(states, sequences, strict=True)]
+
+
+MIXTURES = {
+    "one of three tokens": [3],
+    "one of 512 tokens": [512],
+    "all of one length": [17] * 6,
+    "ascending": [3, 4, 9, 30, 31, 33, 120, 512],
+    "descending": [512, 120, 33, 31, 30, 9, 4, 3],
+    "shuffled": [40, 3, 512, 7, 7, 41, 3, 200, 13, 511],
+}
+
+
+@pytest.mark.parametrize("padded", [False, True], ids=["unpadded", "padded"])
+@pytest.mark.parametrize("lengths", MIXTURES.values(), ids=MIXTURES.keys())
+@torch.inference_mode()
+def test_hidden_states_equal_those_of_transformers(
+    model: CustomModel, reference: nn.Module, lengths: list[int], padded: bool
+) -> None:
+    sequences = sequences_of(lengths)
+    expected = expected_states(reference, sequences, padded)
+    batch = PackedBatch.pack(sequences, PAD, "cpu")
+    packed = model.model(batch)
+    first_only = model.model(batch, first_only=True)
+    assert sorted(batch.order) == list(range(len(sequences)))
+    for place, original in enumerate(batch.order):
+        start = int(batch.first[place])
+        states = packed[start : start + lengths[original]]
+        torch.testing.assert_close(states, expected[original], rtol=0, atol=1e-5)
+        torch.testing.assert_close(first_only[place], expected[original][0], rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_every_length_from_3_to_512_equals_transformers(
+    model: CustomModel, reference: nn.Module
+) -> None:
+    sequences = sequences_of(range(3, 513, 7))
+    packed = model.model(PackedBatch.pack(sequences, PAD, "cpu"), first_only=True)
+    expected = torch.stack([s[0] for s in expected_states(reference, sequences, padded=False)])
+    torch.testing.assert_close(packed, expected, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_padding_id_inside_a_text_takes_the_padding_position(
+    model: CustomModel, reference: nn.Module
+) -> None:
+    sequences = [[0, 7, PAD, 9, 2], [0, PAD, PAD, 2], [0, 5, 2]]
+    batch = PackedBatch.pack(sequences, PAD, "cpu")
+    packed = model.model(batch, first_only=True)
+    expected = expected_states(reference, sequences, padded=False)
+    for place, original in enumerate(batch.order):
+        torch.testing.assert_close(packed[place], expected[original][0], rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_logits_come_in_the_order_given_and_do_not_depend_on_company(model: CustomModel) -> None:
+    sequences = sequences_of([40, 3, 300, 7, 8, 41, 3, 60])
+    together = model.forward_sequences(sequences)
+    alone = torch.cat([model.forward_sequences([sequence]) for sequence in sequences])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+    # Clearly different texts, or the order would not be tested.
+    assert len({tuple(row) for row in together.round(decimals=3).tolist()}) == len(sequences)
+
+
+def test_linear_layers_see_only_tokens_that_exist(model: CustomModel) -> None:
+    rows: list[int] = []
+    widening = model.get_submodule("model.encoder.layer.0.intermediate.dense")
+    hook = widening.register_forward_hook(
+        lambda _module, inputs, _output: rows.append(inputs[0].shape[0])
+    )
+    lengths = [3, 90, 17, 400]
+    model.forward_sequences(sequences_of(lengths))
+    hook.remove()
+    assert rows == [sum(lengths)]
+
+
+def test_state_dict_keys_are_those_of_the_published_checkpoint() -> None:
+    with torch.device("meta"):
+        published = CustomModel(ModelConfig())
+    state = published.state_dict()
+    # 396 in the pickle, of which model.embeddings.position_ids is a buffer of transformers' own.
+    assert len(state) == 395
+    assert sum(weight.numel() for weight in state.values()) == 355_886_596
+    assert {"linear1.weight", "linear2.bias", "model.pooler.dense.weight"} <= state.keys()
+
+
+def test_an_empty_batch_and_an_empty_sequence_are_refused() -> None:
+    for sequences in ([], [[0, 2], []]):
+        with pytest.raises(ValueError, match="at least one"):
+            PackedBatch.pack(sequences, PAD, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden_size", 50),
+        ("hidden_size", 0),
+        ("vocab_size", "many"),
+        ("num_hidden_layers", True),
+        ("max_position_embeddings", 4),
+        ("layer_norm_eps", -1.0),
+        ("pad_token_id", -1),
+    ],
+)
+def test_impossible_sizes_are_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=field):
+        ModelConfig.from_dict({"num_attention_heads": 16, field: value})

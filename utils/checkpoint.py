@@ -1,0 +1,202 @@
+"""The checkpoint folder: load it, save it, describe it.
+
+A folder holds ``model.safetensors`` (weights, under the published checkpoint's key names),
+``config.json`` (Hugging Face's RoBERTa field names plus ``labels``, ``classifier_size``, ``name``,
+``sha256`` of the two large files and ``provenance``), ``tokenizer.json`` (for ``tokenizers``) and
+``README.md``, its model card.
+
+The hashes are recorded when a folder is written. ``python -m utils.checkpoint DIR`` checks them,
+and that every weight is finite; a start does not, since that would cost seconds of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from utils.custom_model import CustomModel, ModelConfig
+from utils.errors import CheckpointError
+from utils.schema import LABELS
+from utils.tweet_normalizer import NORMALIZER_VERSION
+
+WEIGHTS: Final = "model.safetensors"
+TOKENIZER: Final = "tokenizer.json"
+CONFIG: Final = "config.json"
+
+CHECKPOINTS: Final = Path(__file__).resolve().parent.parent / "checkpoints"
+PUBLISHED: Final = CHECKPOINTS / "bertweet-large"
+EMBEDDED: Final = CHECKPOINTS / "mini"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder whose configuration has been read and found consistent."""
+
+    path: Path
+    name: str
+    model: ModelConfig
+    sha256: Mapping[str, str]  # file name -> hex digest recorded when the folder was written
+    provenance: Mapping[str, Any]
+
+    @property
+    def model_id(self) -> str:
+        """``name@`` and 12 hex digits over weights, tokenizer and the normaliser's version."""
+        parts = "\n".join((self.sha256[WEIGHTS], self.sha256[TOKENIZER], NORMALIZER_VERSION))
+        return f"{self.name}@{hashlib.sha256(parts.encode()).hexdigest()[:12]}"
+
+
+def describe(path: Path) -> Checkpoint:
+    """Read a folder's ``config.json``.
+
+    Raises :class:`CheckpointError` if a file is missing or a field is absent or impossible.
+    """
+    for file in (CONFIG, WEIGHTS, TOKENIZER):
+        if not (path / file).is_file():
+            raise CheckpointError(f"{path}: {file} is missing")
+    try:
+        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise TypeError("it is no object")
+        model = ModelConfig.from_dict(config)
+        checkpoint = Checkpoint(
+            path, config["name"], model, config["sha256"], config.get("provenance", {})
+        )
+        digests = [checkpoint.sha256[file] for file in (WEIGHTS, TOKENIZER)]
+        labels = tuple(config["labels"])
+    except KeyError as exc:
+        raise CheckpointError(f"{path}: {CONFIG} lacks {exc.args[0]}") from exc
+    except (OSError, ValueError, TypeError) as exc:
+        raise CheckpointError(f"{path}: {CONFIG} cannot be read: {exc}") from exc
+    if labels != LABELS or model.num_labels != len(LABELS):
+        raise CheckpointError(f"{path}: labels must be {', '.join(LABELS)}, in this order")
+    if not isinstance(checkpoint.name, str) or not all(isinstance(d, str) for d in digests):
+        raise CheckpointError(f"{path}: name and sha256 in {CONFIG} must be strings")
+    return checkpoint
+
+
+def load_model(
+    checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> CustomModel:
+    """Load the weights strictly, straight to ``device`` and ``dtype``, in evaluation mode.
+
+    The file is mapped and read tensor by tensor, so that at most one tensor exists twice. Raises
+    :class:`CheckpointError` for a file that is damaged or does not fit its configuration.
+    """
+    with torch.device("meta"):
+        model = CustomModel(checkpoint.model)
+    state: dict[str, Tensor] = {}
+    try:
+        with safe_open(checkpoint.path / WEIGHTS, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - safe_open is not a mapping
+                state[key] = file.get_tensor(key).to(device, dtype)
+        model.load_state_dict(state, strict=True, assign=True)
+    except (OSError, SafetensorError, RuntimeError) as exc:
+        reason = str(exc).splitlines()[0]
+        raise CheckpointError(f"{checkpoint.path}: {WEIGHTS} does not load: {reason}") from exc
+    return model.requires_grad_(False).eval()
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """Load ``tokenizer.json``; it must wrap a text in ``<s> … </s>`` and cut nothing off.
+
+    Raises :class:`CheckpointError` for a file that does not parse or does not fit the model.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(checkpoint.path / TOKENIZER))
+    except Exception as exc:  # tokenizers raises bare Exception, its only class
+        reason = str(exc).splitlines()[0]
+        raise CheckpointError(f"{checkpoint.path}: {TOKENIZER} does not load: {reason}") from exc
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if tokenizer.get_vocab_size() > checkpoint.model.vocab_size:
+        raise CheckpointError(f"{checkpoint.path}: {TOKENIZER} has more tokens than the model")
+    if tokenizer.num_special_tokens_to_add(is_pair=False) != 2:
+        raise CheckpointError(f"{checkpoint.path}: {TOKENIZER} does not add <s> and </s>")
+    return tokenizer
+
+
+def save(
+    path: Path,
+    state: Mapping[str, Tensor],
+    model: ModelConfig,
+    tokenizer: Tokenizer,
+    *,
+    name: str,
+    provenance: Mapping[str, Any],
+    dtype: torch.dtype,
+) -> Checkpoint:
+    """Write weights, tokenizer and configuration into ``path``, with their hashes."""
+    path.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
+    save_file(tensors, path / WEIGHTS)
+    tokenizer.save(str(path / TOKENIZER), pretty=False)
+    config = {
+        "model_type": "roberta",
+        **asdict(model),
+        "hidden_act": "gelu",
+        "position_embedding_type": "absolute",
+        "torch_dtype": str(dtype).removeprefix("torch."),
+        "labels": LABELS,
+        "name": name,
+        "sha256": {file: file_sha256(path / file) for file in (WEIGHTS, TOKENIZER)},
+        "provenance": provenance,
+    }
+    (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    return describe(path)
+
+
+def file_sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(path: Path) -> Checkpoint:
+    """Check a whole folder: hashes, strict load, every weight finite, tokenizer.
+
+    Raises :class:`CheckpointError` with the first fault found.
+    """
+    checkpoint = describe(path)
+    for file in (WEIGHTS, TOKENIZER):
+        if file_sha256(path / file) != checkpoint.sha256[file]:
+            raise CheckpointError(f"{path}: {file} does not have the SHA-256 that {CONFIG} records")
+    with safe_open(path / WEIGHTS, framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118 - safe_open is not a mapping
+            if not torch.isfinite(file.get_tensor(key)).all():
+                raise CheckpointError(f"{path}: {key} holds a value that is not finite")
+    load_model(checkpoint)
+    load_tokenizer(checkpoint)
+    return checkpoint
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check a checkpoint folder from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utils.checkpoint",
+        description="Check a checkpoint folder: hashes, keys, shapes, finite weights, tokenizer.",
+    )
+    parser.add_argument("folder", type=Path, help="the folder, such as checkpoints/mini")
+    folder = parser.parse_args(arguments).folder
+    try:
+        checkpoint = verify(folder)
+    except CheckpointError as exc:
+        sys.stderr.write(f"error: {exc}\n")
+        return 1
+    sys.stdout.write(f"{checkpoint.model_id}: sound\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

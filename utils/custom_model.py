@@ -1,0 +1,363 @@
+"""The network: a RoBERTa encoder and a small classification head, in plain torch.
+
+Module names follow the published checkpoint (``model.embeddings…``, ``model.encoder.layer.N…``,
+``linear1``, ``linear2``), so its state dict loads key by key. ``transformers`` is not needed: its
+RoBERTa class costs seconds of every cold start, and its forward pass pays for padding.
+
+Batches are *packed*: the tokens of all sequences stand in one ``[tokens, hidden]`` matrix with
+nothing between them. Linear layers, which are nearly all of the work, see only tokens that exist.
+Attention alone looks across tokens; it runs over groups of sequences of similar length, each
+group padded to its own longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# A group of sequences shares one attention call. Within it a sequence may be padded to at most
+# this many times its own length (plus a few tokens, so that very short ones group at all).
+GROUP_STRETCH = 1.15
+GROUP_SLACK = 4
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a :class:`CustomModel`; encoder fields carry Hugging Face's RoBERTa names."""
+
+    vocab_size: int = 50265
+    hidden_size: int = 1024
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    intermediate_size: int = 4096
+    max_position_embeddings: int = 514
+    type_vocab_size: int = 1
+    pad_token_id: int = 1
+    layer_norm_eps: float = 1e-5
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    classifier_size: int = 512
+    num_labels: int = 4
+
+    def __post_init__(self) -> None:
+        """Raise :class:`ValueError` for sizes that no RoBERTa can have."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, int):
+                least = 0 if field.name == "pad_token_id" else 1
+                if type(value) is not int or value < least:
+                    raise ValueError(f"{field.name} must be a whole number of at least {least}")
+            elif not isinstance(value, int | float) or not 0 <= value < 1:
+                raise ValueError(f"{field.name} must be a number from 0 up to, not including, 1")
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("hidden_size must be a multiple of num_attention_heads")
+        if self.max_tokens < 3:
+            raise ValueError("max_position_embeddings leaves no room for a token")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the known fields out of a ``config.json`` that may hold many more."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest sequence, special tokens included: positions up to the padding id are unused."""
+        return self.max_position_embeddings - self.pad_token_id - 1
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring sequences of a packed batch that share one attention call."""
+
+    start: int  # first token in the packed matrix
+    end: int  # one past the last
+    count: int  # sequences
+    length: int  # tokens of the longest
+    present: Tensor | None  # [count, length] bool, True where a token exists; None: all do
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """Sequences laid end to end, shortest first.
+
+    ``input_ids`` and ``position_ids`` are ``[tokens]`` int64; ``first`` is ``[sequences]`` int64,
+    where each sequence starts; ``order[i]`` says which of the caller's sequences stands at ``i``.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    first: Tensor
+    order: list[int]
+    groups: list[Group]
+
+    @classmethod
+    def pack(
+        cls, sequences: Sequence[Sequence[int]], pad_token_id: int, device: torch.device | str
+    ) -> Self:
+        """Lay out token id lists of any mixture of lengths, none of them empty."""
+        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+        lengths = [len(sequences[i]) for i in order]
+        if not lengths or lengths[0] == 0:
+            raise ValueError("a batch needs at least one sequence, and each at least one token")
+        ids: list[int] = []
+        positions: list[int] = []
+        for i in order:
+            ids.extend(sequences[i])
+            positions.extend(position_ids(sequences[i], pad_token_id))
+        first = [0]
+        for length in lengths[:-1]:
+            first.append(first[-1] + length)
+        staged = torch.tensor([ids, positions]).to(device)
+        return cls(
+            staged[0],
+            staged[1],
+            torch.tensor(first).to(device),
+            order,
+            group_by_length(lengths, device),
+        )
+
+
+def position_ids(sequence: Sequence[int], pad_token_id: int) -> Sequence[int]:
+    """Return RoBERTa's positions: counted from the one after the padding id.
+
+    A padding id inside a sequence (a text can spell ``<pad>``) sits at the padding position and is
+    not counted, as in Hugging Face's ``create_position_ids_from_input_ids``.
+    """
+    if pad_token_id not in sequence:
+        return range(pad_token_id + 1, pad_token_id + 1 + len(sequence))
+    positions, position = [], pad_token_id
+    for token in sequence:
+        position += token != pad_token_id
+        positions.append(pad_token_id if token == pad_token_id else position)
+    return positions
+
+
+def group_by_length(lengths: Sequence[int], device: torch.device | str) -> list[Group]:
+    """Cut ascending ``lengths`` into groups that waste little when padded to their longest."""
+    groups: list[Group] = []
+    begin = start = 0
+    for end in range(1, len(lengths) + 1):
+        limit = lengths[begin] * GROUP_STRETCH + GROUP_SLACK
+        if end < len(lengths) and lengths[end] <= limit:
+            continue
+        group, longest = lengths[begin:end], lengths[end - 1]
+        present = None
+        if group[0] != longest:
+            present = torch.arange(longest) < torch.tensor(group)[:, None]
+            present = present.to(device)
+        stop = start + sum(group)
+        groups.append(Group(start, stop, len(group), longest, present))
+        begin, start = end, stop
+    return groups
+
+
+class Embeddings(nn.Module):
+    """Word, position and type embeddings, summed and normalised."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(
+            config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id
+        )
+        self.position_embeddings = nn.Embedding(
+            config.max_position_embeddings, config.hidden_size, padding_idx=config.pad_token_id
+        )
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """Return ``[tokens, hidden]`` for ``[tokens]`` ids and positions."""
+        hidden = self.word_embeddings(input_ids) + self.token_type_embeddings.weight[0]
+        hidden = hidden + self.position_embeddings(position_ids)
+        normed: Tensor = self.dropout(self.LayerNorm(hidden))
+        return normed
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention within each sequence of a packed batch."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = config.num_attention_heads
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout_prob = config.attention_probs_dropout_prob
+
+    def forward(self, hidden: Tensor, batch: PackedBatch, first_only: bool) -> Tensor:
+        """Return the attention's context, ``[tokens, hidden]``.
+
+        With ``first_only`` just the first token of each sequence asks: ``[sequences, hidden]``.
+        """
+        query = self.query(hidden[batch.first] if first_only else hidden)
+        key, value = self.key(hidden), self.value(hidden)
+        contexts = []
+        asked = 0
+        for group in batch.groups:
+            tokens = slice(group.start, group.end)
+            if first_only:
+                q = self._split(query[asked : asked + group.count].unsqueeze(1))
+                asked += group.count
+            else:
+                q = self._split(unpack(query[tokens], group))
+            context = F.scaled_dot_product_attention(
+                q,
+                self._split(unpack(key[tokens], group)),
+                self._split(unpack(value[tokens], group)),
+                attn_mask=None if group.present is None else group.present[:, None, None, :],
+                dropout_p=self.dropout_prob if self.training else 0.0,
+            )
+            context = context.transpose(1, 2).flatten(2)
+            if first_only or group.present is None:
+                contexts.append(context.flatten(0, 1))
+            else:
+                contexts.append(context[group.present])
+        return torch.cat(contexts)
+
+    def _split(self, hidden: Tensor) -> Tensor:
+        """``[count, length, hidden]`` to ``[count, heads, length, head size]``."""
+        count, length, _ = hidden.shape
+        return hidden.view(count, length, self.heads, -1).transpose(1, 2)
+
+
+def unpack(hidden: Tensor, group: Group) -> Tensor:
+    """Give a group's tokens a padded ``[count, length, hidden]`` view, a copy only where needed."""
+    if group.present is None:
+        return hidden.view(group.count, group.length, -1)
+    padded = hidden.new_zeros(group.count, group.length, hidden.shape[-1])
+    padded[group.present] = hidden
+    return padded
+
+
+class ResidualOutput(nn.Module):
+    """A projection back to the hidden size, added to what it started from, and normalised."""
+
+    def __init__(self, config: ModelConfig, input_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(input_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
+        """Return ``[tokens, hidden]``."""
+        normed: Tensor = self.LayerNorm(self.dropout(self.dense(hidden)) + residual)
+        return normed
+
+
+class Attention(nn.Module):
+    """Self-attention with its output projection (checkpoint names ``self`` and ``output``)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.self = SelfAttention(config)
+        self.output = ResidualOutput(config, config.hidden_size)
+
+    def forward(self, hidden: Tensor, batch: PackedBatch, first_only: bool) -> Tensor:
+        """Return ``[tokens, hidden]``, or ``[sequences, hidden]`` with ``first_only``."""
+        context = self.self(hidden, batch, first_only)
+        residual: Tensor = self.output(context, hidden[batch.first] if first_only else hidden)
+        return residual
+
+
+class Intermediate(nn.Module):
+    """The feed-forward block's widening half, with the exact GELU."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return ``[tokens, intermediate]``."""
+        return F.gelu(self.dense(hidden))
+
+
+class Layer(nn.Module):
+    """One post-norm transformer layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.intermediate = Intermediate(config)
+        self.output = ResidualOutput(config, config.intermediate_size)
+
+    def forward(self, hidden: Tensor, batch: PackedBatch, first_only: bool) -> Tensor:
+        """Return ``[tokens, hidden]``, or ``[sequences, hidden]`` with ``first_only``."""
+        attended = self.attention(hidden, batch, first_only)
+        widened: Tensor = self.output(self.intermediate(attended), attended)
+        return widened
+
+
+class Encoder(nn.Module):
+    """The stack of layers."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+
+    def forward(self, hidden: Tensor, batch: PackedBatch, first_only: bool) -> Tensor:
+        """Return ``[tokens, hidden]``, or ``[sequences, hidden]`` with ``first_only``."""
+        last = len(self.layer) - 1
+        for index, layer in enumerate(self.layer):
+            hidden = layer(hidden, batch, first_only and index == last)
+        return hidden
+
+
+class Pooler(nn.Module):
+    """In the published checkpoint, and unused there as here: kept so that its keys load."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+
+class RobertaEncoder(nn.Module):
+    """RoBERTa without a task: embeddings and layers."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.pooler = Pooler(config)
+
+    def forward(self, batch: PackedBatch, first_only: bool = False) -> Tensor:
+        """Return the last hidden state in packed order: ``[tokens, hidden]``.
+
+        With ``first_only`` the last layer computes just the first token of each sequence, which
+        is all that a classifier reads: ``[sequences, hidden]``.
+        """
+        hidden = self.embeddings(batch.input_ids, batch.position_ids)
+        encoded: Tensor = self.encoder(hidden, batch, first_only)
+        return encoded
+
+
+class CustomModel(nn.Module):
+    """Encoder and head: ``linear1``, ReLU, dropout, ``linear2`` over the first token."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = RobertaEncoder(config)
+        self.linear1 = nn.Linear(config.hidden_size, config.classifier_size)
+        self.dropout = nn.Dropout(0.3)
+        self.linear2 = nn.Linear(config.classifier_size, config.num_labels)
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Return logits ``[sequences, labels]``, in the order the sequences were given in."""
+        first = self.model(batch, first_only=True)
+        logits = self.linear2(self.dropout(F.relu(self.linear1(first))))
+        restored = torch.empty_like(logits)
+        restored[torch.tensor(batch.order, device=logits.device)] = logits
+        return restored
+
+    def forward_sequences(self, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """Pack token id lists on the model's own device and return their logits."""
+        device = self.linear1.weight.device
+        logits: Tensor = self(PackedBatch.pack(sequences, self.config.pad_token_id, device))
+        return logits
