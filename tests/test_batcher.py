@@ -1,0 +1,377 @@
+"""Sharing one device: who gets which answer, in which order, and what happens when it fails.
+
+The classifier is real; only its forward pass is watched, held or made to fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import torch
+
+from utils.batcher import Batcher
+from utils.classifier import Classifier, Probabilities, Sequences
+from utils.errors import InternalError, ServiceError, TooLargeError, UnhealthyError, ValidationError
+from utils.schema import TextScore
+
+Forward = Callable[[Sequences], Probabilities]
+TEXTS = [f"the train number {n} was late again" for n in range(40)]
+
+
+class Device:
+    """The real forward pass behind a gate, with a fault to inject and a record of its batches."""
+
+    def __init__(self, forward: Forward) -> None:
+        self.batches: list[Sequences] = []
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Event()
+        self.fault: Callable[[Sequences], None] = lambda _sequences: None
+        self._forward = forward
+
+    def __call__(self, sequences: Sequences) -> Probabilities:
+        self.entered.set()
+        assert self.open.wait(30)
+        self.fault(sequences)
+        self.batches.append(sequences)
+        return self._forward(sequences)
+
+    async def hold(self, batcher: Batcher) -> asyncio.Task[object]:
+        """Keep the device busy with a text of its own until ``open`` is set."""
+        self.open.clear()
+        self.entered.clear()
+        task: asyncio.Task[object] = asyncio.ensure_future(batcher.score(["hold the line"]))
+        await asyncio.to_thread(self.entered.wait, 30)
+        return task
+
+
+@pytest.fixture
+def device(small_classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> Device:
+    device = Device(small_classifier.probabilities)
+    monkeypatch.setattr(small_classifier, "probabilities", device)
+    return device
+
+
+@asynccontextmanager
+async def running(
+    classifier: Classifier,
+    *,
+    max_batch_tokens: int = 16_384,
+    max_queue_texts: int = 1000,
+    max_request_tokens: int = 100_000,
+    on_broken: Callable[[], None] = lambda: None,
+) -> AsyncIterator[Batcher]:
+    batcher = Batcher(
+        classifier,
+        max_batch_tokens=max_batch_tokens,
+        max_queue_texts=max_queue_texts,
+        max_request_tokens=max_request_tokens,
+        on_broken=on_broken,
+    )
+    try:
+        async with asyncio.timeout(60):
+            yield batcher
+    finally:
+        await asyncio.to_thread(batcher.close)
+
+
+async def settle(batcher: Batcher, queued: int) -> None:
+    """Wait until the reader has prepared ``queued`` sequences for the (held) device."""
+    while sum(map(len, batcher._to_score._lanes.values())) != queued:
+        await asyncio.sleep(0.001)
+
+
+def close_to(results: list[TextScore | ServiceError], expected: list[TextScore]) -> bool:
+    return all(
+        isinstance(result, TextScore) and result.scores == pytest.approx(wanted.scores, abs=1e-5)
+        for result, wanted in zip(results, expected, strict=True)
+    )
+
+
+def alone(classifier: Classifier, texts: list[str]) -> list[TextScore]:
+    scores = [classifier.score([text])[0] for text in texts]
+    return [score for score in scores if isinstance(score, TextScore)]
+
+
+def test_everyone_gets_their_own_scores_from_shared_batches(
+    small_classifier: Classifier, device: Device
+) -> None:
+    expected = alone(small_classifier, TEXTS)
+
+    async def main() -> None:
+        async with running(small_classifier) as batcher:
+            held = await device.hold(batcher)
+            callers = [asyncio.create_task(batcher.score([text])) for text in TEXTS]
+            await asyncio.sleep(0)
+            await settle(batcher, len(TEXTS))
+            device.open.set()
+            answers = await asyncio.gather(*callers)
+            await held
+            assert close_to([results[0] for results, _ in answers], expected)
+            assert all(timing.queue_ms > 0 and timing.compute_ms > 0 for _, timing in answers)
+            counters = batcher.counters
+            assert (counters.batches, counters.shared_batches) == (2, 1)
+            assert counters.largest_batch == len(TEXTS)
+            assert (counters.requests, counters.texts) == (len(TEXTS) + 1, len(TEXTS) + 1)
+
+    asyncio.run(main())
+
+
+def test_batches_keep_to_the_token_budget(small_classifier: Classifier, device: Device) -> None:
+    async def main() -> None:
+        async with running(small_classifier, max_batch_tokens=512) as batcher:
+            held = await device.hold(batcher)
+            task = asyncio.create_task(batcher.score(TEXTS * 3))
+            await asyncio.sleep(0)
+            await settle(batcher, len(TEXTS) * 3)
+            device.open.set()
+            await task
+            await held
+            sizes = [sum(map(len, batch)) for batch in device.batches[1:]]
+            assert max(sizes) <= 512
+            assert min(sizes[:-1]) > 400
+
+    asyncio.run(main())
+
+
+def test_one_text_behind_a_thousand_takes_its_turn(
+    small_classifier: Classifier, device: Device
+) -> None:
+    async def main() -> list[str]:
+        finished: list[str] = []
+
+        async def caller(name: str, texts: list[str]) -> None:
+            await batcher.score(texts)
+            finished.append(name)
+
+        async with running(small_classifier, max_batch_tokens=512, max_queue_texts=2000) as batcher:
+            held = await device.hold(batcher)
+            many = asyncio.create_task(caller("many", TEXTS * 25))
+            await asyncio.sleep(0)
+            await settle(batcher, len(TEXTS) * 25)
+            one = asyncio.create_task(caller("one", ["good morning"]))
+            await asyncio.sleep(0)
+            await settle(batcher, len(TEXTS) * 25 + 1)
+            device.open.set()
+            await asyncio.gather(one, many, held)
+        tweet = small_classifier.encode("good morning").windows[0]
+        assert tweet in device.batches[1], "not in the first batch after it came"
+        return finished
+
+    assert asyncio.run(main()) == ["one", "many"]
+
+
+def test_explaining_shares_batches_too_and_gives_what_it_gives_alone(
+    small_classifier: Classifier, device: Device
+) -> None:
+    (expected,) = small_classifier.score([TEXTS[3]], explain=True)
+    assert isinstance(expected, TextScore)
+
+    async def main() -> None:
+        async with running(small_classifier) as batcher:
+            answers = await asyncio.gather(
+                *(batcher.score([text], explain=True) for text in TEXTS[:8])
+            )
+            (result,) = answers[3][0]
+            assert isinstance(result, TextScore)
+            assert result.words is not None
+            assert expected.words is not None
+            for word, wanted in zip(result.words, expected.words, strict=True):
+                assert word.word == wanted.word
+                assert word.scores == pytest.approx(wanted.scores, abs=1e-5)
+
+    asyncio.run(main())
+
+
+def test_a_text_that_cannot_be_read_fails_alone(small_classifier: Classifier) -> None:
+    async def main() -> None:
+        async with running(small_classifier) as batcher:
+            results, _ = await batcher.score(["good", " \u200b", "morning"])
+            assert isinstance(results[1], ValidationError)
+            assert isinstance(results[0], TextScore)
+            assert isinstance(results[2], TextScore)
+
+    asyncio.run(main())
+
+
+def test_an_unforeseen_exception_while_reading_fails_its_text_alone(
+    small_classifier: Classifier, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    encode = small_classifier.encode
+
+    def failing(text: str) -> object:
+        if "marmalade" in text:
+            raise LookupError(text)
+        return encode(text)
+
+    async def main() -> None:
+        async with running(small_classifier) as batcher:
+            monkeypatch.setattr(small_classifier, "encode", failing)
+            results, _ = await batcher.score(["good", "marmalade", "morning"])
+            assert isinstance(results[1], InternalError)
+            assert isinstance(results[2], TextScore)
+
+    asyncio.run(main())
+    assert "LookupError" in caplog.text
+    assert "marmalade" not in caplog.text
+
+
+def test_a_culprit_is_found_and_fails_alone(small_classifier: Classifier, device: Device) -> None:
+    expected = alone(small_classifier, TEXTS)
+    culprit = small_classifier.encode(TEXTS[17]).windows[0]
+
+    def fault(sequences: Sequences) -> None:
+        if culprit in sequences:
+            raise ValueError("this one")
+
+    async def main() -> None:
+        async with running(small_classifier) as batcher:
+            held = await device.hold(batcher)
+            device.fault = fault
+            callers = [asyncio.create_task(batcher.score([text])) for text in TEXTS]
+            await asyncio.sleep(0)
+            await settle(batcher, len(TEXTS))
+            device.open.set()
+            results = [(await caller)[0][0] for caller in callers]
+            await held
+            assert isinstance(results[17], InternalError)
+            del results[17], expected[17]
+            assert close_to(results, expected)
+            assert not batcher.broken
+
+    asyncio.run(main())
+
+
+def test_a_text_of_many_windows_that_fails_has_one_result(
+    small_classifier: Classifier, device: Device
+) -> None:
+    long = " ".join(TEXTS * 5)
+    windows = small_classifier.encode(long).windows
+    assert len(windows) > 2
+
+    def fault(sequences: Sequences) -> None:
+        if any(window in sequences for window in windows):
+            raise ValueError("none of these")
+
+    device.fault = fault
+
+    async def main() -> None:
+        async with running(small_classifier) as batcher:
+            results, _ = await batcher.score([long, "good morning"])
+            assert isinstance(results[0], InternalError)
+            assert isinstance(results[1], TextScore)
+
+    asyncio.run(main())
+
+
+def test_running_out_of_memory_halves_the_budget_and_scores_all(
+    small_classifier: Classifier, device: Device
+) -> None:
+    expected = alone(small_classifier, TEXTS * 3)
+
+    def fault(sequences: Sequences) -> None:
+        if sum(map(len, sequences)) > 600:
+            raise torch.OutOfMemoryError("no memory")
+
+    device.fault = fault
+
+    async def main() -> None:
+        async with running(small_classifier, max_batch_tokens=4096) as batcher:
+            results, _ = await batcher.score(TEXTS * 3)
+            assert close_to(results, expected)
+            assert 512 <= batcher._budget < 4096
+            again, _ = await batcher.score(TEXTS * 3)
+            assert close_to(again, expected)
+
+    asyncio.run(main())
+
+
+def test_a_broken_device_answers_all_who_wait_and_all_who_come(
+    small_classifier: Classifier, device: Device
+) -> None:
+    told: list[str] = []
+
+    def fault(_sequences: Sequences) -> None:
+        raise RuntimeError("device-side assert triggered")
+
+    async def main() -> None:
+        async with running(
+            small_classifier, max_queue_texts=30, on_broken=lambda: told.append("broken")
+        ) as batcher:
+            held = await device.hold(batcher)
+            device.fault = fault
+            # More than there is room for: some have not even been queued.
+            callers = [asyncio.create_task(batcher.score([text])) for text in TEXTS]
+            await asyncio.sleep(0)
+            await settle(batcher, 29)
+            device.open.set()
+            outcomes = await asyncio.gather(held, *callers, return_exceptions=True)
+            assert all(isinstance(outcome, UnhealthyError) for outcome in outcomes)
+            with pytest.raises(UnhealthyError):
+                await batcher.score(["good morning"])
+            assert batcher.broken
+
+    asyncio.run(main())
+    assert told == ["broken"]
+
+
+def test_a_cancelled_caller_is_dropped_and_gives_its_room_back(
+    small_classifier: Classifier, device: Device
+) -> None:
+    async def main() -> None:
+        async with running(small_classifier, max_queue_texts=41) as batcher:
+            held = await device.hold(batcher)
+            doomed = asyncio.create_task(batcher.score(TEXTS))
+            await asyncio.sleep(0)
+            await settle(batcher, len(TEXTS))
+            waiting = asyncio.create_task(batcher.score(TEXTS[:30]))
+            leaving = asyncio.create_task(batcher.score(TEXTS[:31]))
+            await asyncio.sleep(0)
+            leaving.cancel()  # while it waits for room
+            doomed.cancel()
+            for task in (doomed, leaving):
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            await settle(batcher, 30)
+            device.open.set()
+            results, _ = await waiting
+            await held
+            assert len(results) == 30
+            assert batcher._room == 41
+            assert sum(map(len, device.batches)) == 31, "the cancelled texts were scored"
+
+    asyncio.run(main())
+
+
+def test_callers_wait_for_room_in_the_order_they_came(
+    small_classifier: Classifier, device: Device
+) -> None:
+    async def main() -> None:
+        async with running(small_classifier, max_queue_texts=10) as batcher:
+            held = await device.hold(batcher)
+            big = asyncio.create_task(batcher.score(TEXTS[:10]))
+            small = asyncio.create_task(batcher.score(TEXTS[:1]))
+            await asyncio.sleep(0.05)
+            assert batcher.counters.requests == 1, "taken in beyond the room there is"
+            device.open.set()
+            await asyncio.gather(held, big, small)
+            assert batcher._room == 10
+
+    asyncio.run(main())
+
+
+def test_a_request_for_too_many_tokens_is_refused_whole(small_classifier: Classifier) -> None:
+    async def main() -> None:
+        async with running(small_classifier, max_request_tokens=600) as batcher:
+            with pytest.raises(TooLargeError, match="over 600 tokens"):
+                await batcher.score(TEXTS * 3)
+            with pytest.raises(TooLargeError, match="over 600 tokens"):
+                await batcher.score([" ".join("abcdefghijklmnopqrstuvwxyz")], explain=True)
+            results, _ = await batcher.score(TEXTS[:5])
+            assert len(results) == 5
+
+    asyncio.run(main())

@@ -1,0 +1,251 @@
+"""What the classifier makes of a text: windows, words, errors, devices and formats."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils import checkpoint as checkpoints
+from utils.classifier import MAX_EXPLAINED_WORDS, Classifier, choose_folder, locate
+from utils.errors import (
+    CheckpointError,
+    InternalError,
+    SettingsError,
+    TooLargeError,
+    ValidationError,
+)
+from utils.schema import TextScore
+from utils.settings import Settings
+from utils.tweet_normalizer import normalize_tweet
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = ROOT / "benchmarks" / "data" / "sample.tsv"
+LONG = " ".join(f"the train number {n} was late again, nobody knows why 😀" for n in range(60))
+
+
+def scored(classifier: Classifier, text: str, explain: bool = False) -> TextScore:
+    (result,) = classifier.score([text], explain)
+    assert isinstance(result, TextScore), result
+    return result
+
+
+def sample_texts() -> list[str]:
+    with SAMPLE.open(encoding="utf-8", newline="") as file:
+        return [row["text"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+
+
+def test_scores_are_probabilities_in_float32(small_classifier: Classifier) -> None:
+    result = scored(small_classifier, "good morning")
+    assert sum(result.scores) == pytest.approx(1, abs=1e-6)
+    assert (result.windows, result.window, result.words) == (1, None, None)
+
+
+def test_a_text_scores_the_same_in_any_company(small_classifier: Classifier) -> None:
+    texts = [*sample_texts()[:120], LONG]
+    together = small_classifier.score(texts, max_batch_tokens=4096)
+    for text, result in zip(texts, together, strict=True):
+        assert isinstance(result, TextScore)
+        assert result.scores == pytest.approx(scored(small_classifier, text).scores, abs=1e-5)
+
+
+def test_no_pass_exceeds_the_token_budget(
+    small_classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    forward = small_classifier.probabilities
+
+    def counted(sequences: list[list[int]]) -> list[list[float]]:
+        sizes.append(sum(map(len, sequences)))
+        return forward(sequences)
+
+    monkeypatch.setattr(small_classifier, "probabilities", counted)
+    small_classifier.score([*sample_texts()[:100], LONG], explain=False, max_batch_tokens=700)
+    assert max(sizes) <= 700
+    assert len(sizes) < 40, "batches are not filled"
+
+
+def test_windows_cover_the_text_and_overlap_by_128_tokens(small_classifier: Classifier) -> None:
+    encoded = small_classifier.encode(LONG)
+    whole = small_classifier._tokenizer.encode(normalize_tweet(LONG)).ids
+    assert len(encoded.windows) > 2
+    rebuilt: list[int] = []
+    for window in encoded.windows:
+        assert len(window) <= 512
+        assert (window[0], window[-1]) == (whole[0], whole[-1])
+        content = window[1:-1]
+        if rebuilt:
+            assert rebuilt[-128:] == content[:128]
+            content = content[128:]
+        rebuilt += content
+    assert rebuilt == whole[1:-1]
+    assert all(len(window) == 512 for window in encoded.windows[:-1])
+
+
+@pytest.mark.parametrize(("words", "windows"), [(1, 1), (510, 1), (511, 2), (892, 2), (893, 3)])
+def test_a_window_more_only_where_it_is_needed(
+    small_classifier: Classifier, words: int, windows: int
+) -> None:
+    text = "".join("QZ"[n % 2] for n in range(words))  # no merges in the small vocabulary
+    encoded = small_classifier.encode(text)
+    assert len(small_classifier._tokenizer.encode(encoded.normalized).ids) == words + 2
+    assert len(encoded.windows) == windows
+
+
+def test_the_least_neutral_window_speaks_and_says_where_it_is(small_classifier: Classifier) -> None:
+    result = scored(small_classifier, LONG)
+    rows = small_classifier.probabilities(small_classifier.encode(LONG).windows)
+    least = min(rows, key=lambda row: row[2])
+    assert result.windows == len(rows)
+    assert result.scores == pytest.approx(least, abs=1e-5)
+    assert result.window is not None
+    start, end = result.window
+    encoded = small_classifier.encode(LONG)
+    spoke = encoded.spans[rows.index(least)]
+    # The raw span normalises to what the window read, a token at either end apart.
+    dense = "".join(encoded.normalized[slice(*spoke)].split())
+    cut = "".join(normalize_tweet(LONG[start:end]).split())
+    assert dense[20:-20] in cut
+    assert abs(len(cut) - len(dense)) < 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "word " * 50,
+        "😀😁" * 40,
+        "&amp;&lt;" * 30,
+        "https://example.com/a " * 20,
+        "don't @me …" * 25,
+        "日本語のテキスト" * 20,
+    ],
+)
+def test_places_in_the_normalised_text_are_found_in_the_text_as_sent(text: str) -> None:
+    normalized = normalize_tweet(text)
+    assert locate(text, normalized, 0, len(normalized)) == (0, len(text))
+    places = [
+        locate(text, normalized, start, start + 10) for start in range(0, len(normalized) - 10, 7)
+    ]
+    for start, end in places:
+        assert 0 <= start < end <= len(text)
+    assert places == sorted(places)
+
+
+def test_too_many_windows_are_refused(small_checkpoint: Path) -> None:
+    narrow = Classifier.from_settings(
+        Settings(model_dir=small_checkpoint, device="cpu", max_windows=2)
+    )
+    (result,) = narrow.score([LONG])
+    assert isinstance(result, TooLargeError)
+    assert "windows" in result.message
+
+
+@pytest.mark.parametrize(
+    "text", ["   ", "\n\t", "\u200b\u200d", "\ufe0f", "\u2060 \ufeff\u00ad", "\x00", "\u3164\u115f"]
+)
+def test_nothing_visible_is_an_error_of_its_text_alone(
+    small_classifier: Classifier, text: str
+) -> None:
+    before, result, after = small_classifier.score(["good", text, "morning"])
+    assert isinstance(result, ValidationError)
+    assert isinstance(before, TextScore)
+    assert isinstance(after, TextScore)
+
+
+def test_a_word_weighs_what_its_absence_changes(small_classifier: Classifier) -> None:
+    text = "  you are the\tworst driver"
+    result = scored(small_classifier, text, explain=True)
+    assert result.words is not None
+    assert [word.word for word in result.words] == ["you", "are", "the", "worst", "driver"]
+    for word in result.words:
+        assert text[word.start : word.end] == word.word
+        without = scored(small_classifier, text[: word.start] + text[word.end :])
+        expected = [a - b for a, b in zip(result.scores, without.scores, strict=True)]
+        assert word.scores == pytest.approx(expected, abs=1e-5)
+    assert max(abs(value) for word in result.words for value in word.scores) > 0.01
+
+
+def test_a_lone_word_is_weighed_against_an_empty_text(small_classifier: Classifier) -> None:
+    result = scored(small_classifier, "worst", explain=True)
+    assert result.words is not None
+    empty = small_classifier.probabilities([small_classifier._tokenizer.encode("").ids])[0]
+    expected = [a - b for a, b in zip(result.scores, empty, strict=True)]
+    assert result.words[0].scores == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_long_text_explains_the_window_that_spoke(small_classifier: Classifier) -> None:
+    long_words = " ".join("extraordinarily" * 3 + str(n) for n in range(60))
+    result = scored(small_classifier, long_words, explain=True)
+    assert result.windows > 1
+    assert result.window is not None
+    assert result.words
+    start, end = result.window
+    assert all(word.start < end and word.end > start for word in result.words)
+    assert all(long_words[word.start : word.end] == word.word for word in result.words)
+    assert len(result.words) < 60
+
+
+def test_more_words_than_can_be_explained_are_refused(small_classifier: Classifier) -> None:
+    enough, many = "a " * MAX_EXPLAINED_WORDS, "a " * (MAX_EXPLAINED_WORDS + 1)
+    assert scored(small_classifier, enough, explain=True).words is not None
+    (result,) = small_classifier.score([many], explain=True)
+    assert isinstance(result, TooLargeError)
+    assert isinstance(small_classifier.score([many])[0], TextScore)
+
+
+def test_scores_that_are_not_finite_are_an_error(small_checkpoint: Path) -> None:
+    broken = Classifier.from_settings(Settings(model_dir=small_checkpoint, device="cpu"))
+    broken._model.linear2.bias.fill_(float("nan"))
+    assert isinstance(broken.score(["good morning"])[0], InternalError)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_agrees_on_the_label(dtype: str) -> None:
+    texts = sample_texts()
+    labels = []
+    for each in ("float32", dtype):
+        classifier = Classifier.from_settings(
+            Settings.model_validate(
+                {"model_dir": checkpoints.EMBEDDED, "device": "cpu", "dtype": each}
+            )
+        )
+        results = classifier.score(texts)
+        labels.append([r.scores.index(max(r.scores)) for r in results if isinstance(r, TextScore)])
+    assert len(labels[0]) == len(texts)
+    agreed = sum(a == b for a, b in zip(*labels, strict=True))
+    assert agreed >= 0.99 * len(texts)
+
+
+def test_scoring_imports_neither_transformers_nor_the_oracles() -> None:
+    code = (
+        "import sys; from utils.classifier import Classifier; from utils.settings import Settings\n"
+        f"c = Classifier.from_settings(Settings(model_dir={str(checkpoints.EMBEDDED)!r}))\n"
+        "assert c.score(['good morning 😀'])[0].windows == 1\n"
+        "print(sorted({'transformers', 'nltk', 'emoji', 'huggingface_hub'} & sys.modules.keys()))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert run.stdout.strip() == "[]", run.stderr
+
+
+def test_the_folder_asked_for_is_served_or_nothing(
+    tmp_path: Path, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CheckpointError, match="not a folder"):
+        choose_folder(Settings(model_dir=tmp_path / "absent"))
+    assert choose_folder(Settings(model_dir=small_checkpoint)) == small_checkpoint
+    monkeypatch.setattr(checkpoints, "PUBLISHED", tmp_path / "absent")
+    assert choose_folder(Settings()) == checkpoints.EMBEDDED
+    monkeypatch.setattr(checkpoints, "PUBLISHED", small_checkpoint)
+    assert choose_folder(Settings()) == small_checkpoint
+
+
+def test_a_device_that_is_not_there_is_refused(small_checkpoint: Path) -> None:
+    absent = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(SettingsError, match="DEVICE"):
+        Classifier.from_settings(Settings(model_dir=small_checkpoint, device=absent))

@@ -1,0 +1,404 @@
+"""Many callers, one device: shared batches without artificial delay.
+
+Two threads serve all callers of an event loop. The *reader* normalises and tokenises ahead; the
+*device* thread takes whatever sequences wait, up to a budget of tokens, and runs them in one
+forward pass, so batches grow by themselves under load. In both, requests take turns, one sequence
+each, so that one tweet behind a job of a thousand is not last.
+
+An error reaches exactly the texts it concerns. A batch that fails is halved until the culprit
+stands alone; running out of memory halves the budget; a device that can't even score a text known
+to be good is broken: then everything that waits is answered :class:`UnhealthyError`, now and from
+then on, and the owner is told, so that it can end the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import torch
+
+from utils.classifier import Classifier, Reading
+from utils.errors import (
+    InternalError,
+    ServiceError,
+    TooLargeError,
+    UnhealthyError,
+    describe_exception,
+)
+from utils.schema import TextScore, Timing
+
+log = logging.getLogger(__name__)
+
+Result = TextScore | ServiceError
+Item = TypeVar("Item")
+
+# A budget halved after running out of memory does not fall below the longest sequence.
+SMALLEST_BUDGET = 512
+
+
+@dataclass
+class Counters:
+    """What the device has done so far; for logs, metrics and tests."""
+
+    requests: int = 0
+    texts: int = 0
+    batches: int = 0
+    sequences: int = 0
+    tokens: int = 0
+    shared_batches: int = 0  # that held sequences of more than one request
+    largest_batch: int = 0  # sequences
+
+
+@dataclass(eq=False)
+class _Request:
+    """One caller's texts on their way."""
+
+    texts: Sequence[str]
+    explain: bool
+    done: asyncio.Future[None]
+    results: list[Result]
+    left: int
+    submitted: float
+    tokens: int = 0
+    started: float | None = None
+    dropped: bool = False  # cancelled, failed or answered: what is still queued is skipped
+
+
+@dataclass(eq=False)
+class _Text:
+    """One text of a request, between its two stages."""
+
+    request: _Request
+    index: int
+    reading: Reading | None = None
+    sequences: list[list[int]] = field(default_factory=list)
+    rows: list[list[float] | None] = field(default_factory=list)
+    missing: int = 0
+    settled: bool = False  # several of its sequences may fail; it has one result
+
+
+class FairQueue(Generic[Item]):
+    """A queue of queues, one for each request; ``take`` gives each its turn. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._lanes: OrderedDict[_Request, deque[Item]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._lanes)
+
+    def put(self, request: _Request, items: Sequence[Item]) -> None:
+        """Queue ``items`` behind what the request has waiting already."""
+        if items:
+            self._lanes.setdefault(request, deque()).extend(items)
+
+    def peek(self) -> Item:
+        """Return what ``take`` would."""
+        return next(iter(self._lanes.values()))[0]
+
+    def take(self) -> Item:
+        """Remove and return the next item, and send its request to the back."""
+        request, lane = next(iter(self._lanes.items()))
+        item = lane.popleft()
+        if lane:
+            self._lanes.move_to_end(request)
+        else:
+            del self._lanes[request]
+        return item
+
+    def drop(self, request: _Request) -> None:
+        """Forget what a request has waiting."""
+        self._lanes.pop(request, None)
+
+
+_Sequence = tuple[_Text, int]  # a text and the index of one of its sequences
+
+
+class Batcher:
+    """Shares one classifier among the callers of one event loop. Create it inside that loop."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        *,
+        max_batch_tokens: int,
+        max_queue_texts: int,
+        max_request_tokens: int,
+        on_broken: Callable[[], None],
+    ) -> None:
+        self.counters = Counters()
+        self.broken = False
+        self._classifier = classifier
+        self._budget = max_batch_tokens
+        self._max_request_tokens = max_request_tokens
+        self._on_broken = on_broken
+        self._loop = asyncio.get_running_loop()
+        self._known_good = classifier.encode("a text known to be good").windows
+        # Room is counted on the event loop alone, so it needs no lock.
+        self._room = max_queue_texts
+        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        # Everything below belongs to whoever holds the lock.
+        self._lock = threading.Lock()
+        self._work_to_read = threading.Condition(self._lock)
+        self._work_for_device = threading.Condition(self._lock)
+        self._to_read: FairQueue[_Text] = FairQueue()
+        self._to_score: FairQueue[_Sequence] = FairQueue()
+        self._open: set[_Request] = set()
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._read_loop, name="reader", daemon=True),
+            threading.Thread(target=self._device_loop, name="device", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def score(
+        self, texts: Sequence[str], explain: bool = False
+    ) -> tuple[list[Result], Timing]:
+        """Score texts; each gives its score or its own error, in order.
+
+        Waits for room first if the queue is full. Raises :class:`TooLargeError` if the request
+        asks for more tokens than one request may, :class:`UnhealthyError` if the device is broken.
+        Cancelling the caller drops what is still queued.
+        """
+        submitted = time.perf_counter()
+        await self._take_room(len(texts))
+        request = _Request(
+            texts,
+            explain,
+            self._loop.create_future(),
+            [InternalError("not scored")] * len(texts),
+            len(texts),
+            submitted,
+        )
+        try:
+            with self._lock:
+                if self.broken:
+                    raise UnhealthyError("the device failed; this worker is being replaced")
+                self._open.add(request)
+                self.counters.requests += 1
+                self.counters.texts += len(texts)
+                self._to_read.put(request, [_Text(request, i) for i in range(len(texts))])
+                self._work_to_read.notify()
+            await request.done
+        finally:
+            with self._lock:
+                self._forget(request)
+            self._give_room(len(texts))
+        finished = time.perf_counter()
+        started = finished if request.started is None else request.started
+        return request.results, Timing((started - submitted) * 1e3, (finished - started) * 1e3)
+
+    def close(self) -> None:
+        """Stop both threads once they have finished what they are at."""
+        with self._lock:
+            self._closed = True
+            self._work_to_read.notify_all()
+            self._work_for_device.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    # Room: first come, first served, on the event loop.
+
+    async def _take_room(self, texts: int) -> None:
+        if not self._waiters and texts <= self._room:
+            self._room -= texts
+            return
+        turn = self._loop.create_future()
+        self._waiters.append((texts, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._give_room(texts)  # the room came just as the caller left
+            else:
+                self._waiters.remove((texts, turn))
+                self._give_room(0)  # whoever stood behind may fit now
+            raise
+
+    def _give_room(self, texts: int) -> None:
+        self._room += texts
+        while self._waiters and self._waiters[0][0] <= self._room:
+            needed, turn = self._waiters.popleft()
+            self._room -= needed
+            turn.set_result(None)
+
+    # The reader thread.
+
+    def _read_loop(self) -> None:
+        while True:
+            with self._lock:
+                while not self._to_read and not self._closed:
+                    self._work_to_read.wait()
+                if self._closed:
+                    return
+                text = self._to_read.take()
+            self._advance(text)
+
+    def _advance(self, text: _Text) -> None:
+        """Let a text begin, or go on with its probabilities; queue what it wants scored next."""
+        try:
+            if text.reading is None:
+                text.reading = self._classifier.read(
+                    text.request.texts[text.index], text.request.explain
+                )
+                sequences = next(text.reading)
+            else:
+                sequences = text.reading.send([row for row in text.rows if row is not None])
+        except StopIteration as stop:
+            self._settle(text, stop.value)
+        except ServiceError as error:
+            self._settle(text, error)
+        except Exception as exc:
+            log.error("a text could not be read: %s", describe_exception(exc))
+            self._settle(text, InternalError("the text could not be read"))
+        else:
+            self._queue(text, sequences)
+
+    def _queue(self, text: _Text, sequences: list[list[int]]) -> None:
+        text.sequences = sequences
+        text.rows = [None] * len(sequences)
+        text.missing = len(sequences)
+        request = text.request
+        request.tokens += sum(map(len, sequences))
+        if request.tokens > self._max_request_tokens:
+            limit = self._max_request_tokens
+            error = TooLargeError(f"input: needs over {limit} tokens; send fewer or shorter texts")
+            with self._lock:
+                self._finish(request, error)
+            return
+        with self._lock:
+            if not request.dropped:
+                self._to_score.put(request, [(text, index) for index in range(len(sequences))])
+                self._work_for_device.notify()
+
+    # The device thread.
+
+    def _device_loop(self) -> None:
+        while True:
+            with self._lock:
+                while not self._to_score and not self._closed:
+                    self._work_for_device.wait()
+                if self._closed:
+                    return
+                batch = self._take_batch()
+            self._run(batch)
+
+    def _take_batch(self) -> list[_Sequence]:
+        batch: list[_Sequence] = []
+        tokens = 0
+        now = time.perf_counter()
+        while self._to_score:
+            text, index = self._to_score.peek()
+            length = len(text.sequences[index])
+            if batch and tokens + length > self._budget:
+                break
+            batch.append(self._to_score.take())
+            tokens += length
+            if text.request.started is None:
+                text.request.started = now
+        return batch
+
+    def _run(self, batch: list[_Sequence]) -> None:
+        if self.broken:
+            return
+        try:
+            rows = self._classifier.probabilities([text.sequences[i] for text, i in batch])
+        except Exception as exc:
+            self._recover(batch, exc)
+            return
+        counters = self.counters
+        counters.batches += 1
+        counters.sequences += len(batch)
+        counters.tokens += sum(len(text.sequences[i]) for text, i in batch)
+        counters.shared_batches += len({text.request for text, _ in batch}) > 1
+        counters.largest_batch = max(counters.largest_batch, len(batch))
+        for (text, index), row in zip(batch, rows, strict=True):
+            text.rows[index] = row
+            text.missing -= 1
+            if text.missing:
+                continue
+            if text.request.explain:
+                # What follows may normalise and tokenise again: not this thread's work.
+                with self._lock:
+                    if not text.request.dropped:
+                        self._to_read.put(text.request, [text])
+                        self._work_to_read.notify()
+            else:
+                self._advance(text)
+
+    def _recover(self, batch: list[_Sequence], exc: Exception) -> None:
+        """Find out whether texts, memory or the device are to blame for a failed batch."""
+        log.warning("a batch of %d failed: %s", len(batch), describe_exception(exc))
+        if isinstance(exc, torch.OutOfMemoryError | MemoryError) and len(batch) > 1:
+            self._budget = max(self._budget // 2, SMALLEST_BUDGET)
+            log.warning("out of memory: a batch now reads at most %d tokens", self._budget)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        elif not self._device_answers():
+            self._break()
+            return
+        if len(batch) > 1:
+            middle = len(batch) // 2
+            self._run(batch[:middle])
+            self._run(batch[middle:])
+            return
+        self._settle(batch[0][0], InternalError("the text could not be scored"))
+
+    def _device_answers(self) -> bool:
+        try:
+            self._classifier.probabilities(self._known_good)
+        except Exception as exc:
+            log.error("the device failed on a text known to be good: %s", describe_exception(exc))
+            return False
+        return True
+
+    def _break(self) -> None:
+        with self._lock:
+            self.broken = True
+            for request in list(self._open):
+                error = UnhealthyError("the device failed; this worker is being replaced")
+                self._finish(request, error)
+        self._on_broken()
+
+    # Answers, from either thread.
+
+    def _settle(self, text: _Text, result: Result) -> None:
+        """Keep a text's result; the last one answers its request."""
+        request = text.request
+        with self._lock:
+            if text.settled:
+                return
+            text.settled = True
+            request.results[text.index] = result
+            request.left -= 1
+            if not request.left:
+                self._finish(request, None)
+
+    def _finish(self, request: _Request, error: ServiceError | None) -> None:
+        """Answer a request, once. The lock is held."""
+        if not request.dropped:
+            self._forget(request)
+            self._loop.call_soon_threadsafe(_resolve, request.done, error)
+
+    def _forget(self, request: _Request) -> None:
+        """Drop what a request has queued. The lock is held."""
+        request.dropped = True
+        self._open.discard(request)
+        self._to_read.drop(request)
+        self._to_score.drop(request)
+
+
+def _resolve(done: asyncio.Future[None], error: ServiceError | None) -> None:
+    if done.done():  # the caller was cancelled meanwhile
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)

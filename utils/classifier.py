@@ -1,0 +1,324 @@
+"""Texts to scores on one device: normalise, tokenise, window, forward, softmax.
+
+A text is read by a generator, :meth:`Classifier.read`: it yields token sequences to be scored and
+is sent their probabilities, once, or twice if it explains. So one description of how a text is
+read serves a loop over a list here and shared batches in :mod:`utils.batcher`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import re
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import regex
+import torch
+from tokenizers import Tokenizer
+
+from utils import checkpoint as checkpoints
+from utils.checkpoint import Checkpoint
+from utils.custom_model import CustomModel
+from utils.errors import (
+    CheckpointError,
+    InternalError,
+    ServiceError,
+    SettingsError,
+    TooLargeError,
+    ValidationError,
+)
+from utils.schema import LABELS, TextScore, WordInfluence
+from utils.settings import Settings
+from utils.tweet_normalizer import normalize_tweet
+
+log = logging.getLogger(__name__)
+
+WINDOW_OVERLAP: Final = 128
+MAX_EXPLAINED_WORDS: Final = 256
+
+NEUTRAL: Final = LABELS.index("neutral")
+
+# White space, controls and what Unicode says is not shown: nothing there for a reader.
+_INVISIBLE = regex.compile(r"[\s\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}]*")
+_WORD = re.compile(r"\S+")
+
+Sequences = list[list[int]]
+Probabilities = list[list[float]]
+# Yields token sequences, is sent [len(sequences)][labels] probabilities, returns the score.
+Reading = Generator[Sequences, Probabilities, TextScore]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A text as the model reads it."""
+
+    normalized: str
+    windows: Sequences  # token ids, special tokens included, each at most the model's length
+    spans: list[tuple[int, int]]  # of each window, code points into ``normalized``
+
+
+class Classifier:
+    """One model on one device. ``read`` and ``probabilities`` may run in different threads."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, model: CustomModel, tokenizer: Tokenizer, max_windows: int
+    ) -> None:
+        self.model_id = checkpoint.model_id
+        self.max_windows = max_windows
+        self._model = model
+        self._tokenizer = tokenizer
+        self._max_tokens = checkpoint.model.max_tokens
+        nothing = tokenizer.encode("").ids
+        self._begin, self._end = nothing[0], nothing[-1]
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """Load the checkpoint that ``settings`` choose, on the device they choose.
+
+        Raises :class:`CheckpointError` for a folder that can't be served, and
+        :class:`SettingsError` for a device that is not there.
+        """
+        checkpoint = checkpoints.describe(choose_folder(settings))
+        device = choose_device(settings)
+        model = checkpoints.load_model(checkpoint, device, choose_dtype(settings, device))
+        tokenizer = checkpoints.load_tokenizer(checkpoint)
+        log.info("serving %s on %s", checkpoint.model_id, device)
+        return cls(checkpoint, model, tokenizer, settings.max_windows)
+
+    def encode(self, text: str) -> Encoded:
+        """Normalise, tokenise and cut into windows.
+
+        Raises :class:`ValidationError` if nothing visible is left, :class:`TooLargeError` if the
+        text needs more than ``max_windows``.
+        """
+        normalized = normalize_tweet(text)
+        if _INVISIBLE.fullmatch(normalized):
+            raise ValidationError("holds nothing but white space or invisible characters")
+        encoding = self._tokenizer.encode(normalized)
+        ids, offsets = encoding.ids, encoding.offsets
+        if len(ids) <= self._max_tokens:
+            return Encoded(normalized, [ids], [(0, len(normalized))])
+        room = self._max_tokens - 2
+        overlap = min(WINDOW_OVERLAP, room // 2)  # the half: for models of very few positions
+        content, offsets = ids[1:-1], offsets[1:-1]
+        starts = range(0, len(content) - overlap, room - overlap)
+        if len(starts) > self.max_windows:
+            raise TooLargeError(
+                f"needs {len(starts)} windows of {self._max_tokens} tokens, "
+                f"the limit is {self.max_windows}"
+            )
+        cuts = [(start, min(start + room, len(content))) for start in starts]
+        return Encoded(
+            normalized,
+            [[self._begin, *content[start:end], self._end] for start, end in cuts],
+            [(offsets[start][0], offsets[end - 1][1]) for start, end in cuts],
+        )
+
+    def read(self, text: str, explain: bool = False) -> Reading:
+        """Read one text; see :data:`Reading` for what is yielded, sent and returned.
+
+        The window with the lowest ``neutral`` speaks for the text. Raises as :meth:`encode`, and
+        :class:`TooLargeError` for more words to explain than ``MAX_EXPLAINED_WORDS``.
+        """
+        encoded = self.encode(text)
+        if explain and len(encoded.windows) == 1:
+            words_to_explain(text, 0, len(text))  # refuse before anything is computed
+        rows = yield encoded.windows
+        require_finite(rows)
+        speaker = min(range(len(rows)), key=lambda index: rows[index][NEUTRAL])
+        scores = rows[speaker]
+        window = None
+        if len(rows) > 1:
+            window = locate(text, encoded.normalized, *encoded.spans[speaker])
+        influences = None
+        if explain:
+            start, end = window or (0, len(text))
+            words = words_to_explain(text, start, end)
+            variants = [text[start : word.start()] + text[word.end() : end] for word in words]
+            readings = [self._encode_first(variant) for variant in variants]
+            if window:
+                # Cut out, the window may tokenise a little differently at its ends: compare like
+                # with like.
+                readings.append(self._encode_first(text[start:end]))
+            without = yield readings
+            require_finite(without)
+            base = without[-1] if window else scores
+            influences = [
+                WordInfluence(
+                    word.group(),
+                    word.start(),
+                    word.end(),
+                    [with_it - without_it for with_it, without_it in zip(base, row, strict=True)],
+                )
+                for word, row in zip(words, without, strict=False)
+            ]
+        return TextScore(scores, len(rows), window, influences)
+
+    def _encode_first(self, text: str) -> list[int]:
+        """Tokenise what remains without a word, or nothing: then the model reads an empty text."""
+        ids: list[int] = self._tokenizer.encode(normalize_tweet(text)).ids
+        if len(ids) > self._max_tokens:
+            ids = [*ids[: self._max_tokens - 1], self._end]
+        return ids
+
+    @torch.inference_mode()
+    def probabilities(self, sequences: Sequences) -> Probabilities:
+        """Score token sequences in one forward pass; softmax in float32 whatever the dtype.
+
+        A row that is not finite is returned as it is: ``read`` turns it into its text's error.
+        """
+        logits = self._model.forward_sequences(sequences)
+        rows: Probabilities = torch.softmax(logits.float(), dim=-1).tolist()
+        return rows
+
+    def score(
+        self,
+        texts: Sequence[str],
+        explain: bool = False,
+        max_batch_tokens: int = 16_384,
+        progress: Callable[[int], object] = lambda _texts: None,
+    ) -> list[TextScore | ServiceError]:
+        """Score a list offline, in order; a text that can't be scored gives its error.
+
+        ``progress`` is called with the number of texts finished since the last call.
+        """
+        results: list[TextScore | ServiceError] = [InternalError("not scored")] * len(texts)
+        waiting: list[tuple[int, Reading, Sequences]] = []
+        tokens = 0
+
+        def flush() -> None:
+            nonlocal tokens
+            flat = [sequence for _, _, sequences in waiting for sequence in sequences]
+            rows = iter(self._in_budget(flat, max_batch_tokens))
+            again = []
+            for index, reading, sequences in waiting:
+                try:
+                    more = reading.send([next(rows) for _ in sequences])
+                    again.append((index, reading, more))
+                except StopIteration as stop:
+                    results[index] = stop.value
+                except ServiceError as error:
+                    results[index] = error
+            progress(len(waiting) - len(again))
+            waiting[:] = again
+            tokens = sum(len(sequence) for _, _, more in again for sequence in more)
+
+        for index, text in enumerate(texts):
+            reading = self.read(text, explain)
+            try:
+                sequences = next(reading)
+            except ServiceError as error:
+                results[index] = error
+                progress(1)
+                continue
+            needed = sum(map(len, sequences))
+            if waiting and tokens + needed > max_batch_tokens:
+                flush()
+            waiting.append((index, reading, sequences))
+            tokens += needed
+        while waiting:
+            flush()
+        return results
+
+    def _in_budget(self, sequences: Sequences, max_batch_tokens: int) -> Probabilities:
+        """Score any number of sequences in passes of at most ``max_batch_tokens``."""
+        rows: Probabilities = []
+        start = tokens = 0
+        for index, sequence in enumerate(sequences):
+            if index > start and tokens + len(sequence) > max_batch_tokens:
+                rows += self.probabilities(sequences[start:index])
+                start, tokens = index, 0
+            tokens += len(sequence)
+        return rows + self.probabilities(sequences[start:]) if sequences else rows
+
+
+def words_to_explain(text: str, start: int, end: int) -> list[re.Match[str]]:
+    """Find the white-space separated runs of ``text`` that reach into code points ``[start, end)``.
+
+    Raises :class:`TooLargeError` for more than ``MAX_EXPLAINED_WORDS`` of them.
+    """
+    words = [word for word in _WORD.finditer(text) if word.start() < end and word.end() > start]
+    if len(words) > MAX_EXPLAINED_WORDS:
+        raise TooLargeError(
+            f"has {len(words)} words to explain, the limit is {MAX_EXPLAINED_WORDS}"
+        )
+    return words
+
+
+def require_finite(rows: Probabilities) -> None:
+    """Raise :class:`InternalError` for NaN or infinity, which no JSON reply can hold."""
+    if not all(map(math.isfinite, itertools.chain.from_iterable(rows))):
+        raise InternalError("the model gave no finite score for this text")
+
+
+def locate(text: str, normalized: str, start: int, end: int) -> tuple[int, int]:
+    """Map code points ``[start, end)`` of the normalised text back to the text as sent.
+
+    Normalising keeps the order of what it keeps, so the place is found by bisection: the shortest
+    prefix of the text that normalises to as many characters, white space apart (the normaliser
+    moves it). A prefix may end inside a token and normalise a little differently, so a bound can
+    be off by part of a token.
+    """
+    before = _dense_length(normalized[:start])
+    until = _dense_length(normalized[:end])
+    first = 0 if before == 0 else _shortest_prefix(text, before + 1) - 1
+    last = len(text)
+    if until < _dense_length(normalized):
+        last = _shortest_prefix(text, until)
+    return first, max(last, first + 1)
+
+
+def _dense_length(text: str) -> int:
+    return sum(map(len, text.split()))
+
+
+def _shortest_prefix(text: str, length: int) -> int:
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high) // 2
+        if _dense_length(normalize_tweet(text[:middle])) >= length:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def choose_folder(settings: Settings) -> Path:
+    """Return the checkpoint folder; the embedded one only if none was asked for or fetched."""
+    if settings.model_dir is not None:
+        if not settings.model_dir.is_dir():
+            raise CheckpointError(f"MODEL_DIR={settings.model_dir} is not a folder")
+        return settings.model_dir
+    if checkpoints.PUBLISHED.is_dir():
+        return checkpoints.PUBLISHED
+    log.warning(
+        "serving the small embedded checkpoint %s: fit for trying and testing, not for moderating; "
+        "python download.py fetches BERTweet-large, MODEL_DIR chooses another",
+        checkpoints.EMBEDDED.name,
+    )
+    return checkpoints.EMBEDDED
+
+
+def choose_device(settings: Settings) -> torch.device:
+    """Return the device asked for, ``auto`` being the first GPU or else the CPU.
+
+    Raises :class:`SettingsError` if it is not there.
+    """
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(settings.device)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise SettingsError(f"DEVICE={settings.device!r} is not allowed: there is no such device")
+    return device
+
+
+def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
+    """Return the dtype asked for; ``auto`` is float16 on a GPU and float32 on a CPU."""
+    if settings.dtype == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    dtype: torch.dtype = getattr(torch, settings.dtype)
+    return dtype

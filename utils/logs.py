@@ -1,0 +1,43 @@
+"""Logging to standard error, as text or JSON lines.
+
+Standard output is left to replies. What is logged is our choice alone: a message never holds a
+text, and exceptions are described by type and place (:func:`utils.errors.describe_exception`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+from utils.settings import Settings
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (UTC, ISO 8601), level, logger, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render one record."""
+        return json.dumps(
+            {
+                "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+                "level": record.levelname,
+                "logger": record.name,
+                "message": record.getMessage(),
+            }
+        )
+
+
+def configure(settings: Settings) -> None:
+    """Send what our own modules log to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    if settings.log_format == "json":
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    # Not the root logger: libraries log what they were given.
+    ours = logging.getLogger("utils")
+    ours.handlers = [handler]
+    ours.setLevel(settings.log_level)
+    ours.propagate = False
