@@ -88,8 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     if local:
         return run_once(classifier, settings, job)
-    serve(classifier, settings, options)
-    return 0
+    return serve(classifier, settings, options)
 
 
 def read_job(test_input: str | None) -> dict[str, Any]:
@@ -132,8 +131,11 @@ def run_once(classifier: Classifier, settings: Settings, job: dict[str, Any]) ->
     return 1 if "error" in reply else 0
 
 
-def serve(classifier: Classifier, settings: Settings, options: argparse.Namespace) -> None:
-    """Work the platform's queue, or serve the SDK's development API, until told to stop."""
+def serve(classifier: Classifier, settings: Settings, options: argparse.Namespace) -> int:
+    """Work the platform's queue, or serve the SDK's development API, until told to stop.
+
+    Returns the exit code: 1 if the device broke, whoever notices first that all is answered.
+    """
     # The SDK reads its level at import. At DEBUG, its default, it logs every reply, texts and all.
     level = options.rp_log_level or os.environ.get("RUNPOD_LOG_LEVEL", "").upper()
     os.environ["RUNPOD_LOG_LEVEL"] = level if level in ("INFO", "WARN", "ERROR") else "INFO"
@@ -166,6 +168,7 @@ def serve(classifier: Classifier, settings: Settings, options: argparse.Namespac
     config["concurrency_modifier"] = lambda _current: settings.max_concurrency
     runpod.serverless.start(config)
     handler.close()
+    return 1 if "refresh_worker" in config else 0
 
 
 def check_fitness(classifier: Classifier, settings: Settings) -> None:

@@ -187,6 +187,12 @@ def test_a_long_text_explains_the_window_that_spoke(small_classifier: Classifier
     assert all(word.start < end and word.end > start for word in result.words)
     assert all(long_words[word.start : word.end] == word.word for word in result.words)
     assert len(result.words) < 60
+    window = scored(small_classifier, long_words[start:end])
+    for word in result.words[::7]:
+        cut = long_words[start : max(word.start, start)] + long_words[min(word.end, end) : end]
+        without = scored(small_classifier, cut)
+        expected = [a - b for a, b in zip(window.scores, without.scores, strict=True)]
+        assert word.scores == pytest.approx(expected, abs=1e-5)
 
 
 def test_more_words_than_can_be_explained_are_refused(small_classifier: Classifier) -> None:

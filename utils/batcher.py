@@ -27,6 +27,7 @@ import torch
 from utils.classifier import Classifier, Reading
 from utils.errors import (
     InternalError,
+    OverloadedError,
     ServiceError,
     TooLargeError,
     UnhealthyError,
@@ -54,6 +55,7 @@ class Counters:
     tokens: int = 0
     shared_batches: int = 0  # that held sequences of more than one request
     largest_batch: int = 0  # sequences
+    padding: int = 0  # tokens that only attention saw, beside ``tokens``
 
 
 @dataclass(eq=False)
@@ -141,7 +143,7 @@ class Batcher:
         self._loop = asyncio.get_running_loop()
         self._known_good = classifier.encode("a text known to be good").windows
         # Room is counted on the event loop alone, so it needs no lock.
-        self._room = max_queue_texts
+        self._max_queue_texts = self._room = max_queue_texts
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         # Everything below belongs to whoever holds the lock.
         self._lock = threading.Lock()
@@ -158,16 +160,24 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def queued_texts(self) -> int:
+        """How many texts wait or are being scored."""
+        return self._max_queue_texts - self._room
+
     async def score(
-        self, texts: Sequence[str], explain: bool = False
+        self, texts: Sequence[str], explain: bool = False, *, wait_for_room: bool = True
     ) -> tuple[list[Result], Timing]:
         """Score texts; each gives its score or its own error, in order.
 
-        Waits for room first if the queue is full. Raises :class:`TooLargeError` if the request
-        asks for more tokens than one request may, :class:`UnhealthyError` if the device is broken.
-        Cancelling the caller drops what is still queued.
+        If the queue is full, waits for room first, or raises :class:`OverloadedError`. Raises
+        :class:`TooLargeError` if the request asks for more tokens than one request may,
+        :class:`UnhealthyError` if the device is broken. Cancelling the caller drops what is still
+        queued.
         """
         submitted = time.perf_counter()
+        if not wait_for_room and (self._waiters or len(texts) > self._room):
+            raise OverloadedError("the queue is full; try again")
         await self._take_room(len(texts))
         request = _Request(
             texts,
@@ -218,12 +228,13 @@ class Batcher:
             if turn.done() and not turn.cancelled():
                 self._give_room(texts)  # the room came just as the caller left
             else:
-                self._waiters.remove((texts, turn))
                 self._give_room(0)  # whoever stood behind may fit now
             raise
 
     def _give_room(self, texts: int) -> None:
         self._room += texts
+        # A caller that has been cancelled, but did not run yet, still stands in line.
+        self._waiters = deque(waiter for waiter in self._waiters if not waiter[1].cancelled())
         while self._waiters and self._waiters[0][0] <= self._room:
             needed, turn = self._waiters.popleft()
             self._room -= needed
@@ -316,7 +327,9 @@ class Batcher:
         counters = self.counters
         counters.batches += 1
         counters.sequences += len(batch)
-        counters.tokens += sum(len(text.sequences[i]) for text, i in batch)
+        lengths = [len(text.sequences[i]) for text, i in batch]
+        counters.tokens += sum(lengths)
+        counters.padding += max(lengths) * len(batch) - sum(lengths)
         counters.shared_batches += len({text.request for text, _ in batch}) > 1
         counters.largest_batch = max(counters.largest_batch, len(batch))
         for (text, index), row in zip(batch, rows, strict=True):

@@ -4,15 +4,21 @@ The tree is closed: a front knows these classes and nothing else, and turns anyt
 among them into :class:`InternalError`.
 
     ServiceError
-    ├── ValidationError   422  the caller's input is not what the contract asks for
-    ├── TooLargeError     413  the input is well-formed, and more than this service reads
-    ├── UnhealthyError    503  the device broke; the worker is about to be replaced
-    └── InternalError     500  a fault of ours that concerns this input alone
+    ├── ValidationError        422  the caller's input is not what the contract asks for
+    ├── TooLargeError          413  the input is well-formed, and more than this service reads
+    ├── UnauthorizedError      401  no token, or a wrong one
+    ├── NotFoundError          404  there is no such route, or no such job for this caller
+    ├── MethodNotAllowedError  405  the route is there, for another method
+    ├── UnsupportedMediaError  415  the body is of a type that this route does not read
+    ├── RateLimitedError       429  this caller asks more often than a caller may
+    ├── OverloadedError        429  all callers together ask for more than there is room for
+    ├── UnhealthyError         503  loading, or the device broke and the worker is being replaced
+    └── InternalError          500  a fault of ours that concerns this input alone
     SettingsError              an environment variable holds a bad value; the start stops
     CheckpointError            a checkpoint folder is missing, damaged or inconsistent
 
 A message is one line, names the field, and never quotes the caller's text: it may be logged and
-may travel through other people's systems.
+may travel through other people's systems. The errors from 401 to 429 exist over HTTP only.
 """
 
 from __future__ import annotations
@@ -27,6 +33,7 @@ class ServiceError(Exception):
 
     code: ClassVar[str]
     http_status: ClassVar[int]
+    retry_after: int | None = None  # seconds after which the same request may fare better
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -51,11 +58,59 @@ class TooLargeError(ServiceError):
     http_status = 413
 
 
+class UnauthorizedError(ServiceError):
+    """No token, or a wrong one."""
+
+    code = "unauthorized"
+    http_status = 401
+
+
+class NotFoundError(ServiceError):
+    """There is no such route, or no such job for this caller."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class MethodNotAllowedError(ServiceError):
+    """The route is there, for another method."""
+
+    code = "method_not_allowed"
+    http_status = 405
+
+
+class UnsupportedMediaError(ServiceError):
+    """The body is of a type that this route does not read."""
+
+    code = "unsupported_media"
+    http_status = 415
+
+
+class RateLimitedError(ServiceError):
+    """This caller asks more often than one caller may."""
+
+    code = "rate_limited"
+    http_status = 429
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class OverloadedError(ServiceError):
+    """All callers together ask for more than there is room for."""
+
+    code = "overloaded"
+    http_status = 429
+    retry_after = 1
+
+
 class UnhealthyError(ServiceError):
-    """The device broke; nothing can be scored until the worker is replaced."""
+    """Nothing can be scored yet, or no longer: loading, or the device broke."""
 
     code = "unhealthy"
     http_status = 503
+    retry_after = 5
 
 
 class InternalError(ServiceError):

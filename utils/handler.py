@@ -50,15 +50,20 @@ class Handler:
             log.error("a job failed: %s", describe_exception(exc))
             return {"error": str(InternalError("the job could not be scored"))}
 
-    async def score(self, body: object) -> dict[str, Any]:
-        """Score the contract's ``input``; raise :class:`ServiceError` for what has no reply."""
+    async def score(self, body: object, *, wait_for_room: bool = True) -> dict[str, Any]:
+        """Score the contract's ``input``; raise :class:`ServiceError` for what has no reply.
+
+        With a full queue it waits for room, or raises :class:`~utils.errors.OverloadedError`.
+        """
         request = parse_request(body, self._settings)
         sound = [i for i in range(len(request.texts)) if i not in request.faults]
         scored: list[Result] = []
         timing = Timing(0.0, 0.0)
         if sound:
             texts = [request.texts[i] for i in sound]
-            scored, timing = await self._shared_batcher().score(texts, request.explain)
+            scored, timing = await self.batcher.score(
+                texts, request.explain, wait_for_room=wait_for_room
+            )
         results: dict[int, Result] = {**request.faults, **dict(zip(sound, scored, strict=True))}
         ordered = [results[i] for i in range(len(request.texts))]
         return build_reply(request, ordered, timing, self._classifier.model_id)
@@ -70,7 +75,9 @@ class Handler:
             log.info("scored: %s", self._batcher.counters)
             self._batcher = None
 
-    def _shared_batcher(self) -> Batcher:
+    @property
+    def batcher(self) -> Batcher:
+        """The batcher that all callers share, made for the running event loop at its first use."""
         # Not before the first job: the SDK runs its start-up checks in another event loop, and
         # forks a process after them, which threads would not survive.
         if self._batcher is None:

@@ -1,0 +1,99 @@
+"""`python app.py --rp_serve_api`: the SDK's development server around the same handler."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import StartWorker
+from tests.support.bad_inputs import MARKER
+from tests.support.worker_process import APP, WorkerProcess, wait_until
+from utils.classifier import Classifier
+from utils.schema import LABELS, TextScore
+
+
+@dataclass
+class Api:
+    """A served worker and a client for it."""
+
+    client: httpx.Client
+    worker: WorkerProcess
+
+    def runsync(self, value: Any) -> dict[str, Any]:
+        response = self.client.post("/runsync", json={"input": value})
+        assert response.status_code == 200, response.text
+        body: dict[str, Any] = response.json()
+        return body
+
+
+@pytest.fixture(scope="module")
+def api(start_worker: StartWorker) -> Iterator[Api]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    worker = start_worker(
+        [APP, "--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port)],
+        {"RUNPOD_LOG_LEVEL": "DEBUG", "LOG_LEVEL": "DEBUG"},
+    )
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+
+        def serves() -> bool:
+            try:
+                return client.get("/openapi.json").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_until(serves, "the server", watch=worker.require_running)
+        yield Api(client, worker)
+
+
+def check_items(
+    items: Sequence[Mapping[str, Any]], texts: Sequence[str], classifier: Classifier
+) -> None:
+    for item, text, expected in zip(items, texts, classifier.score(texts), strict=True):
+        assert isinstance(expected, TextScore)
+        assert item["text"] == text
+        assert [item[label] for label in LABELS] == pytest.approx(expected.scores, abs=1e-5)
+
+
+def test_runsync_scores_one_text(api: Api, small_classifier: Classifier) -> None:
+    reply = api.runsync({"prompt": f"{MARKER} ☕ صباح"})
+    assert reply["status"] == "COMPLETED"
+    check_items([reply["output"]], [f"{MARKER} ☕ صباح"], small_classifier)
+    assert reply["output"]["model"] == small_classifier.model_id
+
+
+def test_runsync_scores_a_list_and_only_its_bad_item_fails(
+    api: Api, small_classifier: Classifier
+) -> None:
+    reply = api.runsync({"prompts": ["good", "", "morning"]})
+    assert reply["status"] == "COMPLETED"
+    first, bad, last = reply["output"]["items"]
+    check_items([first, last], ["good", "morning"], small_classifier)
+    assert bad == {"text": "", "error": "validation: prompts[1]: must not be empty"}
+
+
+def test_runsync_answers_a_bad_input_as_a_failed_job(api: Api) -> None:
+    reply = api.runsync({"prompt": [MARKER]})
+    assert reply["status"] == "FAILED"
+    assert reply["error"] == "validation: prompt: must be a string"
+
+
+def test_two_requests_at_once_get_their_own_scores(api: Api, small_classifier: Classifier) -> None:
+    lists = [[f"{MARKER} {name} {i}" for i in range(300)] for name in ("first", "second")]
+    with ThreadPoolExecutor(2) as pool:
+        replies = list(pool.map(lambda texts: api.runsync({"texts": texts}), lists))
+    for reply, texts in zip(replies, lists, strict=True):
+        check_items(reply["output"]["items"], texts, small_classifier)
+
+
+def test_no_log_quotes_a_text(api: Api) -> None:
+    api.runsync({"prompt": MARKER})
+    assert "Uvicorn running" in api.worker.stderr
+    assert MARKER not in api.worker.stdout + api.worker.stderr

@@ -1,0 +1,508 @@
+"""The worker under the real SDK's job loop, against a stand-in of the platform's job API."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import StartWorker
+from tests.support.bad_inputs import BAD_INPUTS, BAD_ITEMS, MARKER
+from tests.support.checkpoints import SENTENCES
+from tests.support.control_plane import API_KEY, POD_ID, ControlPlane
+from tests.support.worker_process import APP, FAULTY_WORKER, WorkerProcess
+from utils.checkpoint import WEIGHTS
+from utils.classifier import Classifier
+from utils.schema import LABELS, TextScore
+
+# The most that the SDK and we could be told to log.
+LOUD = {"RUNPOD_LOG_LEVEL": "DEBUG", "RUNPOD_DEBUG_LEVEL": "DEBUG", "LOG_LEVEL": "DEBUG"}
+LONE_SURROGATE = f"{MARKER} half an emoji \ud83d and more"
+UNHEALTHY = "unhealthy: the device failed; this worker is being replaced"
+
+
+def tweets(seed: int, count: int) -> list[str]:
+    """Return invented tweets, no two alike."""
+    rng = random.Random(seed)
+    vocabulary = " ".join(SENTENCES).split()
+    return [
+        f"{MARKER} {seed}.{i} {' '.join(rng.choices(vocabulary, k=rng.randint(1, 20)))}"
+        for i in range(count)
+    ]
+
+
+class Scores:
+    """What the same model says in this process."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self._classifier = classifier
+        self._known: dict[str, TextScore] = {}
+
+    def check_items(self, items: Iterable[Mapping[str, Any]], texts: list[str]) -> None:
+        """Hold reply items to what their texts score alone, in order."""
+        new = [text for text in texts if text not in self._known]
+        for text, result in zip(new, self._classifier.score(new), strict=True):
+            assert isinstance(result, TextScore)
+            self._known[text] = result
+        for item, text in zip(items, texts, strict=True):
+            assert item["text"] == text
+            expected = self._known[text].scores
+            assert [item[label] for label in LABELS] == pytest.approx(expected, abs=1e-5)
+            assert item["label"] == max(LABELS, key=item.__getitem__)
+            assert item["windows"] == self._known[text].windows
+
+    def check(self, answer: Mapping[str, Any] | None, job_input: Mapping[str, Any]) -> None:
+        """Hold the answer to a job of sound texts to the contract."""
+        assert answer is not None
+        assert answer.keys() == {"output"}
+        reply = answer["output"]
+        assert reply["model"] == self._classifier.model_id
+        assert reply["timing"].keys() == {"queue_ms", "compute_ms"}
+        for name in job_input.keys() & {"prompt", "text"}:
+            self.check_items([reply], [job_input[name]])
+        for name in job_input.keys() & {"prompts", "texts"}:
+            assert reply.keys() == {"items", "model", "timing"}
+            self.check_items(reply["items"], job_input[name])
+
+
+@pytest.fixture(scope="module")
+def scores(small_classifier: Classifier) -> Scores:
+    return Scores(small_classifier)
+
+
+def wait_answered(plane: ControlPlane, worker: WorkerProcess, job_ids: list[str]) -> None:
+    """Return once all these jobs are answered; fail at once if the worker dies before."""
+    plane.wait(
+        lambda: all(plane.answer(job_id) is not None for job_id in job_ids),
+        f"answers to {len(job_ids)} jobs",
+        watch=worker.require_running,
+    )
+
+
+def wait_begun(plane: ControlPlane, worker: WorkerProcess, job_ids: list[str]) -> None:
+    """Return once the handler has been called for all these jobs."""
+    plane.wait(
+        lambda: worker.started(job_ids),
+        f"{len(job_ids)} jobs to begin",
+        watch=worker.require_running,
+    )
+
+
+def end(plane: ControlPlane, worker: WorkerProcess) -> int:
+    """Send SIGTERM, and end the long polls as the platform does; return the exit code."""
+    worker.terminate()
+    plane.drain()
+    return worker.wait()
+
+
+# One worker that gets one of everything, five hundred times, and SIGTERM with jobs in flight.
+
+
+@dataclass
+class Sent:
+    """A job's input, what kind of job it is, and the error it must give, if any."""
+
+    kind: str
+    input: Any
+    error: str = ""
+
+
+@dataclass
+class Shift:
+    """What one worker was given, and what became of it."""
+
+    plane: ControlPlane
+    worker: WorkerProcess
+    sent: dict[str, Sent]
+    exit_code: int
+
+    def of(self, kind: str) -> list[tuple[dict[str, Any] | None, Sent]]:
+        """Return the answers to, and the jobs of, one kind; never nothing."""
+        found = [(self.plane.answer(i), job) for i, job in self.sent.items() if job.kind == kind]
+        assert found
+        return found
+
+
+@pytest.fixture(scope="module")
+def shift(start_worker: StartWorker) -> Iterator[Shift]:
+    singles = ({("prompt", "text")[i % 2]: text} for i, text in enumerate(tweets(1, 370)))
+    batches = ({("prompts", "texts")[i % 2]: tweets(100 + i, 1 + i % 25)} for i in range(100))
+    first, last = tweets(2, 2)
+    jobs = [
+        *(Sent("good", job) for job in singles),
+        *(Sent("good", job) for job in batches),
+        *(Sent("bad", bad.input, bad.error) for bad in BAD_INPUTS),
+        Sent("mixed", {"prompts": [first, *(item for item, _ in BAD_ITEMS), last]}),
+        Sent("surrogate", {"prompt": LONE_SURROGATE}),
+        Sent("surrogates", {"prompts": [first, LONE_SURROGATE]}),
+        Sent("rich", {"text": "day in", "explain": True, "thresholds": {"hate": 0, "spam": 1}}),
+    ]
+    random.Random(0).shuffle(jobs)
+    late = [Sent("late", {"prompts": tweets(1000 + i, 60)}) for i in range(30)]
+    with ControlPlane() as plane:
+        plane.refuse(takes=[400], answers=[500])
+        worker = start_worker([APP, "--rp_log_level", "DEBUG"], {**plane.environment(), **LOUD})
+        ids = plane.submit(*(job.input for job in jobs))
+        without_input = plane.submit_without_input()
+        wait_answered(plane, worker, [*ids, without_input])
+        plane.wait(lambda: len(plane.pings) > 0, "a ping", watch=worker.require_running)
+        late_ids = plane.submit(*(job.input for job in late))
+        wait_begun(plane, worker, late_ids)
+        exit_code = end(plane, worker)
+        sent = dict(zip([*ids, *late_ids], [*jobs, *late], strict=True))
+        error = "validation: input: must be an object with prompt or prompts"
+        sent[without_input] = Sent("bad", None, error)
+        yield Shift(plane, worker, sent, exit_code)
+
+
+def test_every_job_is_answered_exactly_once_and_by_the_protocol(shift: Shift) -> None:
+    assert shift.plane.problems == []
+    assert sorted(shift.plane.answered) == sorted(shift.sent)
+
+
+def test_good_jobs_get_the_scores_of_their_own_texts(shift: Shift, scores: Scores) -> None:
+    for answer, job in shift.of("good"):
+        scores.check(answer, job.input)
+
+
+def test_bad_jobs_get_one_line_that_names_the_field(shift: Shift) -> None:
+    assert len(shift.of("bad")) == len(BAD_INPUTS) + 1
+    for answer, job in shift.of("bad"):
+        assert answer == {"error": job.error}
+
+
+def test_only_the_bad_items_of_a_list_fail(shift: Shift, scores: Scores) -> None:
+    ((answer, job),) = shift.of("mixed")
+    assert answer is not None
+    first, *bad, last = answer["output"]["items"]
+    sound = [job.input["prompts"][0], job.input["prompts"][-1]]
+    scores.check_items([first, last], sound)
+    assert len(bad) == len(BAD_ITEMS)
+    for index, (item, (value, error)) in enumerate(zip(bad, BAD_ITEMS, strict=True), 1):
+        text = value if isinstance(value, str) else ""
+        assert item == {"text": text, "error": error.format(place=f"prompts[{index}]")}
+
+
+def test_a_lone_surrogate_is_read_and_echoed_as_a_replacement_character(
+    shift: Shift, scores: Scores
+) -> None:
+    readable = LONE_SURROGATE.replace("\ud83d", "\ufffd")
+    ((answer, _),) = shift.of("surrogate")
+    scores.check(answer, {"prompt": readable})
+    ((answer, job),) = shift.of("surrogates")
+    scores.check(answer, {"prompts": [job.input["prompts"][0], readable]})
+
+
+def test_words_and_flags_come_only_when_asked_for(
+    shift: Shift, small_classifier: Classifier
+) -> None:
+    ((answer, _),) = shift.of("rich")
+    assert answer is not None
+    reply = answer["output"]
+    (expected,) = small_classifier.score(["day in"], explain=True)
+    assert isinstance(expected, TextScore)
+    assert expected.words is not None
+    assert reply["flagged"] == ["hate"]
+    words = [(word["word"], word["start"], word["end"]) for word in reply["words"]]
+    assert words == [("day", 0, 3), ("in", 4, 6)]
+    for word, influence in zip(reply["words"], expected.words, strict=True):
+        assert [word[label] for label in LABELS] == pytest.approx(influence.scores, abs=1e-5)
+    for plain, _ in shift.of("good"):
+        assert plain is not None
+        assert not {"words", "flagged", "window"} & plain["output"].keys()
+
+
+def test_sigterm_loses_no_job_in_flight(shift: Shift, scores: Scores) -> None:
+    for answer, job in shift.of("late"):
+        scores.check(answer, job.input)
+    assert shift.exit_code == 0
+
+
+def test_concurrent_jobs_share_batches(shift: Shift) -> None:
+    counters = shift.worker.counters()
+    sound = [job for kind in ("good", "late") for _, job in shift.of(kind)]
+    assert counters["requests"] >= len(sound)
+    assert counters["sequences"] >= counters["texts"] - len(BAD_ITEMS)
+    assert counters["shared_batches"] > 0
+    assert counters["batches"] < len(sound) / 2
+
+
+def test_no_log_quotes_a_text_at_any_level(shift: Shift) -> None:
+    assert "Jobs in progress" in shift.worker.stdout
+    assert "scored: Counters" in shift.worker.stderr
+    for output in (shift.worker.stdout, shift.worker.stderr):
+        assert MARKER not in output
+        assert "Handler output" not in output
+
+
+def test_no_error_quotes_a_text(shift: Shift) -> None:
+    for answer, _ in shift.of("bad"):
+        assert answer is not None
+        assert MARKER not in answer["error"]
+        assert "\n" not in answer["error"]
+
+
+# A worker on a device that can be held, so that what waits behind it is certain.
+
+
+@dataclass
+class Held:
+    """A worker whose next forward pass waits while the file ``hold`` exists."""
+
+    plane: ControlPlane
+    worker: WorkerProcess
+    switches: Path
+
+    def hold(self) -> str:
+        """Stop the device in the middle of a job's only batch; return the job's id."""
+        (self.switches / "hold").touch()
+        (job_id,) = self.plane.submit({"prompt": "holds the device"})
+        self.plane.wait(
+            (self.switches / "held").exists,
+            "the device to be held",
+            watch=self.worker.require_running,
+        )
+        return job_id
+
+    def release(self) -> None:
+        """Let the device go on."""
+        (self.switches / "hold").unlink()
+
+
+def start_held(
+    plane: ControlPlane,
+    start_worker: StartWorker,
+    switches: Path,
+    environment: Mapping[str, str],
+    *arguments: str,
+) -> Held:
+    worker = start_worker(
+        [*FAULTY_WORKER, "--switches", str(switches), *arguments],
+        {**plane.environment(), **LOUD, **environment},
+    )
+    # Not before it asks for jobs: its start-up check runs a forward pass too.
+    plane.wait(lambda: plane.takes > 0, "the worker to start", watch=worker.require_running)
+    return Held(plane, worker, switches)
+
+
+def test_one_tweet_behind_a_thousand_is_answered_first(
+    start_worker: StartWorker, tmp_path: Path, scores: Scores
+) -> None:
+    with ControlPlane() as plane:
+        held = start_held(plane, start_worker, tmp_path, {"MAX_BATCH_TOKENS": "512"})
+        held.hold()
+        thousand = {"prompts": tweets(3, 1024)}
+        (big,) = plane.submit(thousand)
+        wait_begun(plane, held.worker, [big])
+        tweet = {"prompt": "a single tweet"}
+        (small,) = plane.submit(tweet)
+        wait_begun(plane, held.worker, [small])
+        held.release()
+        wait_answered(plane, held.worker, [big, small])
+        assert plane.answered.index(small) < plane.answered.index(big)
+        scores.check(plane.answer(small), tweet)
+        scores.check(plane.answer(big), thousand)
+        assert end(plane, held.worker) == 0
+        assert plane.problems == []
+        assert held.worker.counters()["shared_batches"] == 1
+        assert MARKER not in held.worker.stdout + held.worker.stderr
+
+
+def test_a_stopped_job_is_never_answered_and_gives_its_room_to_others(
+    start_worker: StartWorker, tmp_path: Path, scores: Scores
+) -> None:
+    with ControlPlane() as plane:
+        held = start_held(plane, start_worker, tmp_path, {"MAX_QUEUE_TEXTS": "1024"})
+        holder = held.hold()
+        # Room for 1,023 more: the first job fills most of it, the others wait for room.
+        (queued,) = plane.submit({"prompts": tweets(4, 1000)})
+        wait_begun(plane, held.worker, [queued])
+        after = {"prompts": tweets(6, 800)}
+        (waiting,) = plane.submit({"prompts": tweets(5, 900)})
+        wait_begun(plane, held.worker, [waiting])
+        (behind,) = plane.submit(after)
+        wait_begun(plane, held.worker, [behind])
+        polls = plane.stop_polls
+        plane.stop_jobs(queued, waiting)
+        # It polls again once it has stopped them.
+        plane.wait(lambda: plane.stop_polls > polls, "the stop", watch=held.worker.require_running)
+        held.release()
+        wait_answered(plane, held.worker, [holder, behind])
+        scores.check(plane.answer(behind), after)
+        # All its room is back: a request of the largest size fits.
+        largest = {"prompts": tweets(7, 1024)}
+        (last,) = plane.submit(largest)
+        wait_answered(plane, held.worker, [last])
+        scores.check(plane.answer(last), largest)
+        # SIGTERM while the device is busy with a batch, others waiting.
+        holder = held.hold()
+        later = [{"prompt": text} for text in tweets(8, 20)]
+        in_flight = plane.submit(*later)
+        wait_begun(plane, held.worker, in_flight)
+        held.worker.terminate()
+        plane.drain()
+        assert not {holder, *in_flight} & set(plane.answered)
+        held.worker.require_running()
+        held.release()
+        assert held.worker.wait() == 0
+        for job_id, job in zip(in_flight, later, strict=True):
+            scores.check(plane.answer(job_id), job)
+        assert plane.answer(holder) is not None
+        assert plane.answer(queued) is None
+        assert plane.answer(waiting) is None
+        assert plane.problems == []
+        counters = held.worker.counters()
+        # Nothing of the stopped jobs reached the device; one of them never got room.
+        assert counters["sequences"] == 1 + 800 + 1024 + 1 + 20
+        assert counters["requests"] == 5 + 20
+        # What waited behind the last held batch was scored together.
+        assert counters["shared_batches"] >= 1
+
+
+def test_a_broken_device_answers_all_that_wait_and_ends_the_process(
+    start_worker: StartWorker, tmp_path: Path, scores: Scores
+) -> None:
+    with ControlPlane() as plane:
+        held = start_held(plane, start_worker, tmp_path, {}, "--culprit", MARKER)
+        sound = {"prompt": "before it broke"}
+        (before,) = plane.submit(sound)
+        wait_answered(plane, held.worker, [before])
+        scores.check(plane.answer(before), sound)
+        held.hold()
+        singles = plane.submit(*({"prompt": text} for text in tweets(9, 50)))
+        batches = plane.submit(*({"prompts": tweets(50 + i, 50)} for i in range(5)))
+        jobs = [*singles, *batches]
+        wait_begun(plane, held.worker, jobs)
+        (tmp_path / "broken").touch()
+        held.release()
+        assert held.worker.wait() == 1
+        for job_id in jobs:
+            assert plane.answer(job_id) == {"error": UNHEALTHY, "stopPod": True}
+        assert plane.problems == []
+        assert MARKER not in held.worker.stdout + held.worker.stderr
+
+
+def test_a_text_that_the_device_fails_on_fails_alone(
+    start_worker: StartWorker, tmp_path: Path, scores: Scores
+) -> None:
+    culprit = f"{MARKER} breaks it"
+    with ControlPlane() as plane:
+        held = start_held(
+            plane, start_worker, tmp_path, {}, "--culprit", culprit, "--memory-tokens", "600"
+        )
+        held.hold()
+        singles = [{"prompt": text} for text in tweets(10, 40)]
+        list_of_many = tweets(11, 100)
+        list_of_many[50] = culprit
+        ids = plane.submit(*singles)
+        alone, among = plane.submit({"prompt": culprit}, {"prompts": list_of_many})
+        wait_begun(plane, held.worker, [*ids, alone, among])
+        held.release()
+        wait_answered(plane, held.worker, [*ids, alone, among])
+        assert end(plane, held.worker) == 0
+        for job_id, job in zip(ids, singles, strict=True):
+            scores.check(plane.answer(job_id), job)
+        error = "internal: the text could not be scored"
+        assert plane.answer(alone) == {"error": error}
+        answer = plane.answer(among)
+        assert answer is not None
+        items = answer["output"]["items"]
+        assert items.pop(50) == {"text": list_of_many.pop(50), "error": error}
+        scores.check_items(items, list_of_many)
+        assert plane.problems == []
+        # There is memory for 600 tokens, a few of these texts; the budget began at 16,384.
+        budgets = re.findall(r"a batch now reads at most (\d+) tokens", held.worker.stderr)
+        assert list(map(int, budgets)) == [16_384 >> n for n in range(1, len(budgets) + 1)]
+        assert len(budgets) >= 2
+        assert MARKER not in held.worker.stdout + held.worker.stderr
+
+
+# Fitness: whether a worker may start at all.
+
+
+def test_a_worker_without_the_gpu_it_is_paid_for_refuses_to_start(
+    start_worker: StartWorker,
+) -> None:
+    with ControlPlane() as plane:
+        worker = start_worker([APP], {**plane.environment(), "DEVICE": ""})
+        assert worker.wait() == 1
+        assert "no CUDA device; set DEVICE=cpu to serve on a CPU on purpose" in worker.stdout
+        assert plane.takes == 0
+        assert [ping["status"] for ping in plane.pings] == ["unhealthy"]
+
+
+def test_a_model_that_gives_nan_refuses_to_start(
+    start_worker: StartWorker, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "nan"
+    shutil.copytree(small_checkpoint, folder)
+    weights = load_file(folder / WEIGHTS)
+    weights["linear2.bias"][0] = float("nan")
+    save_file(weights, folder / WEIGHTS)
+    with ControlPlane() as plane:
+        worker = start_worker([APP], {**plane.environment(), "MODEL_DIR": str(folder)})
+        assert worker.wait() == 1
+        assert "the model does not score: internal" in worker.stdout
+        assert plane.takes == 0
+
+
+# The stand-in itself: what it would let pass, the tests above could not catch.
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b'{"output": "\xff"}', "UnicodeDecodeError in the answer"),
+        (b'{"output": NaN}', "ValueError in the answer"),
+        (b'{"output": ', "JSONDecodeError in the answer"),
+        (b'{"stopPod": true}', "neither output nor error in the answer"),
+    ],
+    ids=["not_utf_8", "nan", "cut", "nothing"],
+)
+def test_the_stand_in_notices_an_answer_that_cannot_be_read(body: bytes, problem: str) -> None:
+    with ControlPlane() as plane:
+        job_id = take_one(plane)
+        answer(plane, job_id, body)
+        assert f"{job_id}: {problem}" in plane.problems
+
+
+def test_the_stand_in_notices_an_answer_too_many() -> None:
+    with ControlPlane() as plane:
+        job_id, stopped = take_one(plane), take_one(plane)
+        plane.stop_jobs(stopped)
+        (waiting,) = plane.submit({})
+        for answered in (job_id, job_id, stopped, waiting):
+            answer(plane, answered, b'{"output": 1}')
+        assert plane.problems == [
+            f"{job_id}: answered twice",
+            f"{stopped}: answered after it was stopped",
+            f"{waiting}: answered, but never handed out",
+        ]
+
+
+def take_one(plane: ControlPlane) -> str:
+    (job_id,) = plane.submit({})
+    url = f"{plane.url}/v2/endpoint/job-take/{POD_ID}?gpu=none&job_in_progress=0"
+    taken = httpx.get(url, headers={"Authorization": API_KEY}).json()
+    assert taken == {"id": job_id, "input": {}}
+    return job_id
+
+
+def answer(plane: ControlPlane, job_id: str, body: bytes) -> None:
+    httpx.post(
+        f"{plane.url}/v2/endpoint/job-done/{POD_ID}/{job_id}?gpu=none&isStream=false",
+        content=body,
+        headers={
+            "Authorization": API_KEY,
+            "Content-Type": "application/x-www-form-urlencoded",
+            "X-Request-ID": job_id,
+        },
+    ).raise_for_status()
