@@ -1,0 +1,82 @@
+"""Labelled texts: tab-separated files with the columns ``label``, ``text`` and ``source``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tqdm import tqdm
+
+from training.recipe import TrainingError
+from utils.schema import LABELS
+from utils.tweet_normalizer import normalize_tweet
+
+COLUMNS: Final = ("label", "text", "source")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Normalised texts with their labels (indices into ``LABELS``) and where each came from."""
+
+    texts: list[str]
+    labels: list[int]
+    sources: list[str]
+
+    def __len__(self) -> int:
+        """Return the number of texts."""
+        return len(self.texts)
+
+
+def read_corpus(path: Path) -> Corpus:
+    """Read a file and normalise its texts, with a progress bar.
+
+    UTF-8, a header, one row a line, fields between tabs as they are: a quotation mark is part of
+    the text, so the csv module's quoting, and its reading of a bare carriage return as the end of
+    a row, would both be wrong. Raises :class:`TrainingError` naming file and line.
+    """
+    rows = read_rows(path)
+    bar = tqdm(rows, desc=f"reading {path.name}", unit="texts", disable=None)
+    return Corpus(
+        [normalize_tweet(text) for _, text, _ in bar],
+        [LABELS.index(label) for label, _, _ in rows],
+        [source for _, _, source in rows],
+    )
+
+
+def read_rows(path: Path) -> list[tuple[str, str, str]]:
+    """Return (label, raw text, source) of each row; raises as :func:`read_corpus`."""
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            lines = [line.rstrip("\r\n") for line in file]
+    except OSError as exc:
+        raise TrainingError(f"{path}: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        # Not chained: its message and repr carry the file's bytes.
+        raise TrainingError(f"{path}: not UTF-8 (byte {exc.start} of a block)") from None
+    if not lines:
+        raise TrainingError(f"{path}: the file is empty")
+    header = lines[0].removeprefix("\ufeff").split("\t")
+    for column in COLUMNS:
+        if column not in header:
+            raise TrainingError(f"{path}, line 1: the column {column} is missing")
+    if len(lines) == 1:
+        raise TrainingError(f"{path}: no rows below the header")
+    places = [header.index(column) for column in COLUMNS]
+    return [_row(path, number, line, header, places) for number, line in enumerate(lines[1:], 2)]
+
+
+def _row(
+    path: Path, number: int, line: str, header: Sequence[str], places: Sequence[int]
+) -> tuple[str, str, str]:
+    fields = line.split("\t")
+    if len(fields) != len(header):
+        raise TrainingError(f"{path}, line {number}: {len(fields)} fields, expected {len(header)}")
+    label, text, source = (fields[place] for place in places)
+    if label not in LABELS:
+        # The value is not shown: in a file with shuffled columns it would be a text.
+        raise TrainingError(f"{path}, line {number}: label must be one of {', '.join(LABELS)}")
+    if not text.strip():
+        raise TrainingError(f"{path}, line {number}: text is empty")
+    return label, text, source

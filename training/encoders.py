@@ -1,0 +1,86 @@
+"""Where a model starts from: fresh small weights, or a pre-trained RoBERTa."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from training.recipe import TrainingError
+from training.vocabulary import wrap_in_sentence_marks
+from utils.custom_model import CustomModel, ModelConfig
+
+
+def initialise(module: nn.Module) -> None:
+    """Give fresh weights RoBERTa's start: normal with deviation 0.02, biases zero."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=0.02)
+        if isinstance(part, nn.Linear):
+            nn.init.zeros_(part.bias)
+        if isinstance(part, nn.Embedding) and part.padding_idx is not None:
+            nn.init.zeros_(part.weight[part.padding_idx])
+
+
+def fresh_model(vocab_size: int, hidden_size: int, layers: int) -> CustomModel:
+    """Return an untrained encoder of the usual proportions with a head: 64 wide heads, FFN x 4."""
+    if hidden_size % 64 and hidden_size > 64:
+        raise TrainingError("--hidden-size must be a multiple of 64, or less than 64")
+    model = CustomModel(
+        ModelConfig(
+            vocab_size=vocab_size,
+            hidden_size=hidden_size,
+            num_hidden_layers=layers,
+            num_attention_heads=max(1, hidden_size // 64),
+            intermediate_size=4 * hidden_size,
+            classifier_size=hidden_size,
+            attention_probs_dropout_prob=0.0,
+        )
+    )
+    initialise(model)
+    return model
+
+
+def pretrained_model(encoder: str) -> tuple[CustomModel, Tokenizer]:
+    """Load a RoBERTa and its tokenizer from the Hugging Face hub or a local folder.
+
+    The head is fresh. Raises :class:`TrainingError` if there is none, or it is not a RoBERTa.
+    """
+    # Imported here: it takes seconds, which the small encoder's training need not spend.
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
+
+    # Its notes on unused task heads and fresh poolers are expected here, and drown the bar.
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it so
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        source: Any
+        source, loading = AutoModel.from_pretrained(
+            encoder, dtype=torch.float32, output_loading_info=True
+        )
+        fast: Any = AutoTokenizer.from_pretrained(encoder)
+    except (OSError, ValueError) as exc:
+        reason = str(exc).strip().splitlines()[0]
+        raise TrainingError(f"--encoder {encoder}: cannot be loaded: {reason}") from exc
+    config = source.config
+    if config.model_type != "roberta" or config.hidden_act != "gelu":
+        raise TrainingError(f"--encoder {encoder}: not a RoBERTa with exact GELU")
+    # transformers fills what it does not find with random weights. The pooler is not used here.
+    if any(not key.startswith("pooler.") for key in loading["missing_keys"]):
+        raise TrainingError(f"--encoder {encoder}: lacks weights of a RoBERTa encoder")
+    if not fast.is_fast:
+        raise TrainingError(f"--encoder {encoder}: its tokenizer has no tokenizer.json form")
+    values = asdict(ModelConfig()) | {
+        key: value for key, value in config.to_dict().items() if value is not None
+    }
+    # The published checkpoint's head is half as wide as its encoder.
+    values |= {"classifier_size": max(4, config.hidden_size // 2), "num_labels": 4}
+    model = CustomModel(ModelConfig.from_dict(values))
+    initialise(model)
+    model.model.load_state_dict(source.state_dict(), strict=True)
+    tokenizer = Tokenizer.from_str(fast.backend_tokenizer.to_str())
+    wrap_in_sentence_marks(tokenizer)
+    return model, tokenizer

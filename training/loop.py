@@ -1,0 +1,242 @@
+"""The training loop: optimiser, schedule, progress bar, and going on after an interruption.
+
+Every step draws its randomness (dropout, masking) from a seed made of (seed, stage, epoch, step),
+and every epoch its order from (seed, stage, epoch). So a resumed run needs weights, optimiser
+state and a place in the schedule, no generator state, and ends with the weights of a run that was
+never interrupted.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+
+from training.recipe import Recipe, TrainingError
+from training.sequences import batches, parts_by_tokens
+from training.stages import Stage
+
+logger = logging.getLogger("train")
+
+PART_TOKENS: Final = 4096  # a batch over this is computed in parts: bounds memory, same gradient
+SAVE_SECONDS: Final = 60.0
+SAVE_SHARE: Final = 20.0  # at least this many times what saving takes passes between two savings
+
+
+class Interrupted(Exception):
+    """A signal asked training to end; its state is saved."""
+
+
+@dataclass
+class Progress:
+    """How far training has come."""
+
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0  # of computing, interruptions left out
+    best_f1: float = -1.0
+    best_epoch: int = -1
+    module: dict[str, Tensor] | None = None
+    optimizer: dict[str, Any] | None = None
+
+
+class StateFile:
+    """Keeps :class:`Progress` on disk, whole at any moment."""
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        """Keep it at ``path``, for runs with this fingerprint of data and settings only."""
+        self.path = path
+        self.fingerprint = fingerprint
+
+    def load(self) -> Progress:
+        """Return the saved progress, or a fresh one if there is none.
+
+        Raises :class:`TrainingError` if it belongs to other data or settings, or is damaged.
+        """
+        if not self.path.exists():
+            return Progress()
+        try:
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            fingerprint = saved.pop("fingerprint")
+            progress = Progress(**saved)
+        except Exception as exc:  # torch raises many kinds for a file that is not its own
+            raise TrainingError(f"{self.path}: damaged; delete the folder to start over") from exc
+        if fingerprint != self.fingerprint:
+            raise TrainingError(
+                f"{self.path.parent}: holds an interrupted run with other data or settings; "
+                "repeat its command to finish it, or delete the folder to start over"
+            )
+        return progress
+
+    def save(self, progress: Progress) -> None:
+        """Write next to the old file and take its place in one step."""
+        temporary = self.path.with_suffix(".tmp")
+        torch.save(vars(progress) | {"fingerprint": self.fingerprint}, temporary)
+        temporary.replace(self.path)
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a request to stop; a second one acts as usual."""
+    stopped = False
+
+    def note(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: stopped
+    finally:
+        restore()
+
+
+def train_stage(
+    stage: Stage,
+    recipe: Recipe,
+    progress: Progress,
+    state_file: StateFile,
+    stop_requested: Callable[[], bool],
+    end_epoch: Callable[[int], bool],
+) -> None:
+    """Train one stage from where ``progress`` stands to its end.
+
+    ``end_epoch`` is told each epoch's index and answers whether to stop early. Raises
+    :class:`Interrupted` after a signal, the state saved.
+    """
+    device = next(stage.module.parameters()).device
+    optimizer = make_optimizer(stage.module, recipe)
+    if progress.module is not None:
+        stage.module.load_state_dict(progress.module)
+    if progress.optimizer is not None:
+        optimizer.load_state_dict(progress.optimizer)
+
+    half = computes_bfloat16(device)
+    clock = saved_at = time.monotonic()
+    saving = 0.0
+
+    def save() -> None:
+        nonlocal clock, saved_at, saving
+        now = time.monotonic()
+        progress.seconds += now - clock
+        progress.module = stage.module.state_dict()
+        progress.optimizer = optimizer.state_dict()
+        state_file.save(progress)
+        clock = saved_at = time.monotonic()
+        saving = clock - now
+
+    for epoch in range(progress.epoch, stage.epochs):
+        rng = np.random.default_rng([recipe.seed, stage.index, epoch])
+        epoch_batches = batches(stage.samples(rng), recipe.batch_size, rng)
+        stage.module.train(stage.dropout)
+        bar = tqdm(
+            total=len(epoch_batches),
+            initial=progress.step,
+            desc=f"{stage.name} {epoch + 1}/{stage.epochs}",
+            unit="batches",
+            disable=None,
+        )
+        losses = []
+        for step in range(progress.step, len(epoch_batches)):
+            torch.manual_seed(step_seed(recipe.seed, stage.index, epoch, step))
+            done = (epoch + step / len(epoch_batches)) / stage.epochs
+            for group in optimizer.param_groups:
+                group["lr"] = stage.learning_rate * schedule(done, recipe.warmup)
+            optimizer.zero_grad()
+            batch = epoch_batches[step]
+            loss = 0.0
+            for part in parts_by_tokens(batch, PART_TOKENS):
+                with attention_kernels(device):
+                    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                        share = stage.loss(part) * (stage.weight(part) / stage.weight(batch))
+                    share.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                loss += share.item()
+            if not math.isfinite(loss):
+                raise TrainingError("the loss is not finite; try a lower --learning-rate")
+            nn.utils.clip_grad_norm_(stage.module.parameters(), recipe.clip_norm)
+            optimizer.step()
+            losses.append(loss)
+            bar.update()
+            bar.set_postfix(loss=f"{np.mean(losses[-100:]):.3f}", refresh=False)
+            progress.step = step + 1
+            waited = time.monotonic() - saved_at
+            if stop_requested():
+                save()
+                bar.close()
+                raise Interrupted
+            if waited > max(SAVE_SECONDS, SAVE_SHARE * saving):
+                save()
+        bar.close()
+        if losses:
+            logger.info("%s %d/%d: loss %.3f", stage.name, epoch + 1, stage.epochs, np.mean(losses))
+        last = end_epoch(epoch)
+        # All epochs count as done after an early stop, so that a resumed run does not go on.
+        progress.epoch, progress.step = stage.epochs if last else epoch + 1, 0
+        save()
+        if last:
+            break
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Tell whether the device multiplies bfloat16 natively; emulated, it is slower than float32.
+
+    float16, for older GPUs, would need loss scaling: they train in float32.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+def attention_kernels(device: torch.device) -> AbstractContextManager[None]:
+    """Choose the kernels of attention for training: plain matrix products on a CPU.
+
+    The fused CPU kernel's backward pass takes five times its forward: a third of a step. On texts
+    as short as tweets it saves no memory worth having either.
+    """
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return AdamW; biases and layer norms, being vectors, do not decay."""
+    matrices = [p for p in module.parameters() if p.ndim > 1]
+    vectors = [p for p in module.parameters() if p.ndim <= 1]
+    return torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": recipe.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.98),
+        eps=1e-6,
+        fused=True,
+    )
+
+
+def schedule(done: float, warmup: float) -> float:
+    """Return the learning rate's factor when ``done`` (0 to 1) of the steps are made."""
+    return min(done / warmup, 1.0) * min((1 - done) / (1 - warmup), 1.0) if warmup else 1 - done
+
+
+def step_seed(*parts: int) -> int:
+    """Return one seed for a step, unlike that of any other step."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])

@@ -1,0 +1,132 @@
+"""From a corpus to one epoch's token id sequences, and from those to batches.
+
+Why long texts are made up: nearly every text is under 150 tokens, while the service reads windows
+of 512. RoBERTa's positions are learnt, row by row; rows that no text reaches would keep their
+random start and be added to every token of a long window as noise. So a part of each epoch is
+texts joined to random lengths of up to 512 tokens. Pre-training joins any texts; fine-tuning keeps
+labels true: a joined text is as hateful, abusive or spammy as its worst part, so its parts are
+either of its label or neutral.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from training.corpus import Corpus
+from training.recipe import MAX_TOKENS
+from utils.schema import LABELS
+
+NEUTRAL: Final = LABELS.index("neutral")
+CHARS_PER_TOKEN: Final = 4.0  # roughly; it only steers how long joined texts come out
+JOINED_MIN_TOKENS: Final = 64
+POOL_BATCHES: Final = 50  # batches' worth of texts that are sorted by length together
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sequence of token ids, with the index of its label."""
+
+    ids: list[int]
+    label: int
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Tokenise; what is over 512 tokens loses its end, but keeps ``</s>``."""
+    encodings = tokenizer.encode_batch(list(texts))
+    return [
+        ids if len(ids) <= MAX_TOKENS else [*ids[: MAX_TOKENS - 1], ids[-1]]
+        for ids in (encoding.ids for encoding in encodings)
+    ]
+
+
+def pretraining_samples(
+    corpus: Corpus, tokenizer: Tokenizer, joined_share: float, rng: np.random.Generator
+) -> list[Sample]:
+    """Return every text once: alone, or joined with others (``joined_share`` of the texts)."""
+    order = rng.permutation(len(corpus))
+    cut = round(len(corpus) * joined_share)
+    texts = [corpus.texts[i] for i in order[cut:]]
+    parts: list[str] = []
+    goal = _joined_chars(rng)
+    for i in order[:cut]:
+        parts.append(corpus.texts[i])
+        if sum(map(len, parts)) >= goal:
+            texts.append(" ".join(parts))
+            parts, goal = [], _joined_chars(rng)
+    if parts:
+        texts.append(" ".join(parts))
+    return [Sample(ids, 0) for ids in encode(tokenizer, texts)]
+
+
+def finetuning_samples(
+    corpus: Corpus, tokenizer: Tokenizer, long_share: float, rng: np.random.Generator
+) -> list[Sample]:
+    """Return every text, and ``long_share`` times as many long ones, labels in proportion."""
+    long = long_corpus(corpus, round(len(corpus) * long_share), rng)
+    ids = encode(tokenizer, [*corpus.texts, *long.texts])
+    return [
+        Sample(each, label) for each, label in zip(ids, [*corpus.labels, *long.labels], strict=True)
+    ]
+
+
+def long_corpus(corpus: Corpus, count: int, rng: np.random.Generator) -> Corpus:
+    """Return ``count`` joined texts, each grown from another text of the corpus."""
+    chosen = [int(i) for i in rng.permutation(len(corpus))[:count]]
+    return Corpus(
+        [joined_text(corpus, i, _joined_chars(rng), rng) for i in chosen],
+        [corpus.labels[i] for i in chosen],
+        [corpus.sources[i] for i in chosen],
+    )
+
+
+def joined_text(corpus: Corpus, index: int, chars: float, rng: np.random.Generator) -> str:
+    """Lengthen a text with others of its label or neutral, in random order, to about ``chars``."""
+    label = corpus.labels[index]
+    parts = [corpus.texts[index]]
+    length = len(parts[0])
+    while length < chars:
+        other = int(rng.integers(len(corpus)))
+        if corpus.labels[other] in (label, NEUTRAL):
+            parts.append(corpus.texts[other])
+            length += len(parts[-1]) + 1
+    rng.shuffle(parts)
+    return " ".join(parts)
+
+
+def _joined_chars(rng: np.random.Generator) -> float:
+    return float(rng.uniform(JOINED_MIN_TOKENS, MAX_TOKENS * 1.1)) * CHARS_PER_TOKEN
+
+
+def batches(
+    samples: Sequence[Sample], batch_size: int, rng: np.random.Generator
+) -> list[list[Sample]]:
+    """Shuffle, and cut into batches of similar length, themselves in random order."""
+    order = rng.permutation(len(samples))
+    pool = batch_size * POOL_BATCHES
+    cut: list[list[Sample]] = []
+    for start in range(0, len(order), pool):
+        drawn = sorted((samples[i] for i in order[start : start + pool]), key=_length)
+        cut.extend(drawn[at : at + batch_size] for at in range(0, len(drawn), batch_size))
+    return [cut[i] for i in rng.permutation(len(cut))]
+
+
+def parts_by_tokens(batch: Sequence[Sample], budget: int) -> list[list[Sample]]:
+    """Split a batch so that no part holds more than ``budget`` tokens, unless it is one text."""
+    parts: list[list[Sample]] = []
+    tokens = 0
+    for sample in batch:
+        if not parts or tokens + _length(sample) > budget:
+            parts.append([])
+            tokens = 0
+        parts[-1].append(sample)
+        tokens += _length(sample)
+    return parts
+
+
+def _length(sample: Sample) -> int:
+    return len(sample.ids)

@@ -1,0 +1,198 @@
+"""The two stages of training: masked-language modelling, and classification."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training import sequences
+from training.corpus import Corpus
+from training.encoders import initialise
+from training.recipe import Recipe
+from training.sequences import Sample
+from training.vocabulary import BOS, EOS, MASK, PAD, special_id
+from utils.custom_model import CustomModel, ModelConfig, PackedBatch
+from utils.schema import LABELS
+
+
+class Stage(Protocol):
+    """What the loop needs to know about a stage."""
+
+    name: str
+    index: int
+    module: nn.Module  # what is optimised
+    epochs: int
+    learning_rate: float
+    dropout: bool
+
+    def samples(self, rng: np.random.Generator) -> list[Sample]:
+        """Return one epoch's sequences."""
+        ...
+
+    def weight(self, part: Sequence[Sample]) -> float:
+        """Return how much a part counts among the parts of its batch."""
+        ...
+
+    def loss(self, part: Sequence[Sample]) -> Tensor:
+        """Return the mean loss over a part."""
+        ...
+
+
+class MaskedLanguageModel(nn.Module):
+    """A model with RoBERTa's language-modelling head, tied to the word embeddings."""
+
+    def __init__(self, model: CustomModel) -> None:
+        """Share ``model``'s weights; the head's own are fresh."""
+        super().__init__()
+        config = model.config
+        self.model = model
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        initialise(self.dense)
+
+    def forward(self, batch: PackedBatch, chosen: Tensor) -> Tensor:
+        """Return logits ``[chosen, vocab]`` at the ``chosen`` (bool ``[tokens]``) positions."""
+        hidden = self.model.model(batch)[chosen]
+        hidden = self.layer_norm(F.gelu(self.dense(hidden)))
+        return F.linear(hidden, self.model.model.embeddings.word_embeddings.weight, self.bias)
+
+
+class Pretraining:
+    """Masked-language modelling over the training texts, labels unused."""
+
+    name = "pre-training"
+    index = 0
+    dropout = False  # a small model that sees each text a few times underfits
+
+    def __init__(
+        self, model: CustomModel, tokenizer: Tokenizer, corpus: Corpus, recipe: Recipe
+    ) -> None:
+        """Take part in training ``model``."""
+        self._device = model.linear1.weight.device
+        self._language_model = MaskedLanguageModel(model).to(self._device)
+        self.module: nn.Module = self._language_model
+        self.epochs = recipe.pretrain_epochs
+        self.learning_rate = recipe.pretrain_learning_rate
+        self._tokenizer = tokenizer
+        self._corpus = corpus
+        self._recipe = recipe
+        self._masking = Masking(tokenizer, model.config)
+
+    def samples(self, rng: np.random.Generator) -> list[Sample]:
+        """Return every text once, a part of them joined into long ones."""
+        return sequences.pretraining_samples(
+            self._corpus, self._tokenizer, self._recipe.joined_share, rng
+        )
+
+    def weight(self, part: Sequence[Sample]) -> float:
+        """Return the number of tokens."""
+        return float(sum(len(sample.ids) for sample in part))
+
+    def loss(self, part: Sequence[Sample]) -> Tensor:
+        """Return the mean cross-entropy over the hidden tokens."""
+        batch = PackedBatch.pack([s.ids for s in part], self._masking.pad_token_id, self._device)
+        masked, chosen = self._masking.mask(batch, self._recipe.mask_share)
+        logits = self._language_model(masked, chosen)
+        # reduction="sum" with a floor: a part may by chance have no hidden token.
+        total = F.cross_entropy(logits.float(), batch.input_ids[chosen], reduction="sum")
+        return total / max(1, int(chosen.sum()))
+
+
+class Classification:
+    """Cross-entropy over the four labels, each with its weight."""
+
+    name = "fine-tuning"
+    index = 1
+    dropout = True
+
+    def __init__(
+        self, model: CustomModel, tokenizer: Tokenizer, corpus: Corpus, recipe: Recipe
+    ) -> None:
+        """Take part in training ``model``."""
+        self.module: nn.Module = model
+        self._device = model.linear1.weight.device
+        self.epochs = recipe.epochs
+        self.learning_rate = recipe.learning_rate
+        self.class_weights = class_weights(corpus.labels, recipe)
+        self._tokenizer = tokenizer
+        self._corpus = corpus
+        self._recipe = recipe
+        self._masking = Masking(tokenizer, model.config)
+
+    def samples(self, rng: np.random.Generator) -> list[Sample]:
+        """Return every text once, and some long ones made of them."""
+        return sequences.finetuning_samples(
+            self._corpus, self._tokenizer, self._recipe.long_share, rng
+        )
+
+    def weight(self, part: Sequence[Sample]) -> float:
+        """Return the sum of the samples' class weights."""
+        return sum(self.class_weights[sample.label] for sample in part)
+
+    def loss(self, part: Sequence[Sample]) -> Tensor:
+        """Return the weighted mean cross-entropy."""
+        batch = PackedBatch.pack([s.ids for s in part], self._masking.pad_token_id, self._device)
+        if self._recipe.token_dropout:
+            batch = self._masking.drop(batch, self._recipe.token_dropout)
+        logits = self.module(batch)
+        labels = torch.tensor([sample.label for sample in part]).to(self._device)
+        weights = torch.tensor(self.class_weights).to(self._device)
+        return F.cross_entropy(logits.float(), labels, weight=weights)
+
+
+class Masking:
+    """Hides tokens of a packed batch, never ``<s>``, ``<pad>`` or ``</s>``."""
+
+    def __init__(self, tokenizer: Tokenizer, config: ModelConfig) -> None:
+        """Learn the tokenizer's special ids."""
+        self.pad_token_id = config.pad_token_id
+        self._vocab_size = tokenizer.get_vocab_size()
+        self._mask_id = special_id(tokenizer, MASK)
+        unmasked = [special_id(tokenizer, name) for name in (BOS, PAD, EOS)]
+        self._unmasked = torch.tensor(unmasked)
+
+    def mask(self, batch: PackedBatch, share: float) -> tuple[PackedBatch, Tensor]:
+        """Choose ``share`` of the tokens: 80 % become ``<mask>``, 10 % random, 10 % stay.
+
+        Returns the changed batch and which tokens were chosen (bool ``[tokens]``). The proportions
+        are BERT's (https://arxiv.org/abs/1810.04805, 3.1).
+        """
+        ids = batch.input_ids
+        chosen = self._choose(ids, share)
+        fate = torch.rand(ids.shape, device=ids.device)
+        random_ids = torch.randint_like(ids, self._vocab_size)
+        masked = torch.where(chosen & (fate < 0.8), self._mask_id, ids)
+        masked = torch.where(chosen & (fate >= 0.9), random_ids, masked)
+        return dataclasses.replace(batch, input_ids=masked), chosen
+
+    def drop(self, batch: PackedBatch, share: float) -> PackedBatch:
+        """Replace ``share`` of the tokens by ``<mask>``."""
+        ids = batch.input_ids
+        dropped = torch.where(self._choose(ids, share), self._mask_id, ids)
+        return dataclasses.replace(batch, input_ids=dropped)
+
+    def _choose(self, ids: Tensor, share: float) -> Tensor:
+        special = torch.isin(ids, self._unmasked.to(ids.device))
+        return (torch.rand(ids.shape, device=ids.device) < share) & ~special
+
+
+def class_weights(labels: Sequence[int], recipe: Recipe) -> tuple[float, ...]:
+    """Return one weight a label: the recipe's, or from how rare each label is.
+
+    Full inverse frequency would let the few spam texts rule; the power tempers it. A label that
+    the corpus lacks weighs one.
+    """
+    if recipe.class_weights is not None:
+        return recipe.class_weights
+    counts = np.bincount(labels, minlength=len(LABELS))
+    shares = counts / max(1, counts.max())
+    weights = np.where(counts > 0, np.maximum(shares, 1e-9) ** -recipe.class_weight_power, 1.0)
+    return tuple(round(float(weight), 4) for weight in weights)
