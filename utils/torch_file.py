@@ -1,0 +1,283 @@
+"""The two containers of `torch.save`: a zip archive, and the legacy series of pickles.
+
+Every size is compared with the file's own before anything is reserved, and each byte is read once.
+The file is read into memory, not mapped: a mapping would crash the process if the file shrank.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from errno import EINVAL
+from io import BytesIO, FileIO
+from os import SEEK_SET, fstat
+from typing import Final
+
+import torch
+
+from utils.pickle_reader import MAX_PICKLE_BYTES, Pickle, read_pickle
+from utils.pickle_values import Storage, UnsafePickleError, refuse, shown
+
+MAX_DIRECTORY_BYTES: Final = 1 << 20
+MAX_SMALL_ENTRY: Final = 64
+CHUNK: Final = 1 << 20
+
+# The two pickled numbers that open a legacy file (torch.serialization).
+_MAGIC: Final = 0x1950A86A20F9469CFC6C
+_LEGACY_VERSION: Final = 1001
+
+_LOCAL_HEADER: Final = struct.Struct("<4s5H3I2H")
+_END_OF_DIRECTORY: Final = 22  # bytes, without the comment that torch never writes
+_FLAG_DESCRIPTOR: Final = 0x0008
+_FLAG_UTF8: Final = 0x0800
+_IN_ZIP64: Final = 0xFFFFFFFF
+_MAX_DESCRIPTOR: Final = 24
+
+_ENTRY: Final = re.compile(
+    r"(?P<root>[^/\\\x00-\x1f]{1,255})/"
+    r"(?:(?P<pickle>data\.pkl)|data/(?P<key>[0-9]{1,20})|byteorder|version"
+    r"|\.format_version|\.storage_alignment|\.data/serialization_id)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A run of bytes in the file, and their CRC-32 where the container records one."""
+
+    start: int
+    length: int
+    crc32: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TorchFile:
+    """What a file holds: the pickled value, and where the storages it refers to are."""
+
+    value: object
+    storages: dict[str, Storage]
+    extents: dict[str, Extent]
+
+
+class _BoundedReader:
+    """A seekable file for `zipfile` that refuses to read more than a directory's worth at once."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+
+    def seek(self, offset: int, whence: int = SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0:
+            size = fstat(self._file.fileno()).st_size - self.tell()
+        if size > MAX_DIRECTORY_BYTES:
+            refuse("the archive's directory is oversized")
+        return _read(self._file, size)
+
+
+def open_torch_file(file: FileIO) -> TorchFile:
+    """Read the structure of an unbuffered `file`, in either format; storages stay unread.
+
+    Raises :class:`UnsafePickleError`.
+    """
+    status = fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        refuse("the path is not a regular file")
+    if status.st_size == 0:
+        refuse("the file is empty")
+    is_zip = _read(file, 4) == b"PK\x03\x04"
+    return _open_zip(file) if is_zip else _open_legacy(file, status.st_size)
+
+
+def read_storages(
+    file: FileIO, content: TorchFile, wanted: Collection[str]
+) -> dict[str, torch.Tensor]:
+    """Read the storages, in file order; return those in `wanted` as flat tensors, by key.
+
+    The others are read past, so that every checksum of the archive is verified. Raises
+    :class:`UnsafePickleError`.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for key, extent in sorted(content.extents.items(), key=lambda item: item[1].start):
+        if key in wanted:
+            buffer = bytearray(extent.length)
+            _fill(file, extent, buffer)
+            tensors[key] = torch.frombuffer(buffer, dtype=content.storages[key].dtype)
+        else:
+            _fill(file, extent, None)
+    return tensors
+
+
+def _read(file: FileIO, size: int) -> bytes:
+    parts = []
+    while size > 0 and (part := file.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def _fill(file: FileIO, extent: Extent, buffer: bytearray | None) -> None:
+    """Read an extent into `buffer`, or into nothing, and verify its checksum."""
+    file.seek(extent.start)
+    target = memoryview(bytearray(CHUNK) if buffer is None else buffer)
+    done = crc = 0
+    while done < extent.length:
+        start = done if buffer is not None else 0
+        size = file.readinto(target[start : start + min(CHUNK, extent.length - done)])
+        if not size:
+            refuse("the file ends within a storage")
+        crc = zlib.crc32(target[start : start + size], crc)
+        done += size
+    if extent.crc32 not in (None, crc):
+        refuse("an entry of the archive does not match its checksum")
+
+
+def _read_entry(file: FileIO, extent: Extent) -> bytes:
+    content = bytearray(extent.length)
+    _fill(file, extent, content)
+    return bytes(content)
+
+
+def _open_zip(file: FileIO) -> TorchFile:
+    entries = _entries(file)
+    keys: dict[str, Extent] = {}
+    pickle: Pickle | None = None
+    roots = set()
+    for name, extent in entries.items():
+        match = _ENTRY.fullmatch(name)
+        if match is None or match["root"] in (".", ".."):
+            refuse(f"the archive holds an entry that torch.save does not write: {shown(name)}")
+        roots.add(match["root"])
+        if match["key"]:
+            keys[match["key"]] = extent
+        elif match["pickle"]:
+            if extent.length > MAX_PICKLE_BYTES:
+                refuse(f"the pickle is larger than {MAX_PICKLE_BYTES} bytes")
+            stream = BytesIO(_read_entry(file, extent))
+            pickle = read_pickle(stream, "zip")
+            if stream.read(1):
+                refuse("the pickle is followed by other data")
+        elif extent.length > MAX_SMALL_ENTRY:
+            refuse(f"an entry of the archive is oversized: {shown(name)}")
+        else:
+            text = _read_entry(file, extent)
+            if name.endswith("/byteorder") and text != b"little":
+                refuse("the archive's byte order is not little-endian")
+    if pickle is None or len(roots) != 1:
+        refuse("the archive does not hold one data.pkl and all of its entries under one name")
+    if keys.keys() != pickle.storages.keys():
+        refuse("the archive's storages are not those that the pickle refers to")
+    for key, storage in pickle.storages.items():
+        if keys[key].length != storage.nbytes:
+            refuse(f"the size of storage {key} is not that of its elements")
+    return TorchFile(pickle.value, pickle.storages, keys)
+
+
+def _entries(file: FileIO) -> dict[str, Extent]:
+    """Return the archive's entries in file order: stored, whole, and back to back."""
+    file.seek(max(0, fstat(file.fileno()).st_size - _END_OF_DIRECTORY))
+    if _read(file, 4) != b"PK\x05\x06":
+        refuse("the archive is cut short or followed by other data")
+    try:
+        # zipfile reads the directory; the entries are read here.
+        with zipfile.ZipFile(_BoundedReader(file)) as archive:
+            infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
+            directory = archive.start_dir
+    except UnsafePickleError:
+        raise
+    except (zipfile.BadZipFile, NotImplementedError, OverflowError, ValueError, struct.error):
+        refuse("the archive's directory is damaged")
+    except OSError as exc:
+        if exc.errno != EINVAL:  # Seeking to a wrong offset; anything else is the disk's.
+            raise
+        refuse("the archive's directory is damaged")
+    entries: dict[str, Extent] = {}
+    end = 0
+    for info in infos:
+        # Up to a descriptor lies between the bytes of one entry and the header of the next.
+        if not 0 <= info.header_offset - end <= (_MAX_DESCRIPTOR if entries else 0):
+            refuse("the archive's entries overlap or leave gaps")
+        if info.filename in entries:
+            refuse(f"the archive holds an entry twice: {shown(info.filename)}")
+        extent = entries[info.filename] = _extent(file, info)
+        end = extent.start + extent.length
+        if end > directory:
+            refuse("an entry of the archive reaches into its directory")
+    if directory - end > _MAX_DESCRIPTOR:
+        refuse("the archive's entries leave gaps")
+    return entries
+
+
+def _extent(file: FileIO, info: zipfile.ZipInfo) -> Extent:
+    """Return where an entry's bytes are, if its local header agrees with the directory."""
+    name = info.orig_filename.encode("utf-8" if info.flag_bits & _FLAG_UTF8 else "cp437")
+    file.seek(info.header_offset)
+    # One that the end of the file cuts short is not equal to the directory's either.
+    header = _read(file, _LOCAL_HEADER.size).ljust(_LOCAL_HEADER.size, b"\0")
+    (magic, _, flags, method, _, _, crc, packed, size, name_length, extra_length) = (
+        _LOCAL_HEADER.unpack(header)
+    )
+    if method != zipfile.ZIP_STORED or info.compress_type != zipfile.ZIP_STORED:
+        refuse(f"the archive holds a compressed entry: {shown(info.filename)}")
+    later = flags & _FLAG_DESCRIPTOR != 0  # Zeros here; checksum and sizes follow the data.
+    if (
+        magic != b"PK\x03\x04"
+        or flags != info.flag_bits
+        or flags & ~(_FLAG_DESCRIPTOR | _FLAG_UTF8)
+        or info.filename != info.orig_filename
+        or _read(file, name_length) != name
+        or info.compress_size != info.file_size
+        or not (crc == info.CRC or (later and crc == 0))
+        or any(
+            n not in (info.file_size, _IN_ZIP64) and not (later and n == 0) for n in (packed, size)
+        )
+    ):
+        refuse(f"an entry's header contradicts the directory: {shown(info.filename)}")
+    start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+    return Extent(start, info.file_size, info.CRC)
+
+
+def _open_legacy(file: FileIO, file_size: int) -> TorchFile:
+    """Read the five pickles, then find the storages: a count of eight bytes before each."""
+    file.seek(0)
+    stream = BytesIO(_read(file, MAX_PICKLE_BYTES))
+    if read_pickle(stream).value != _MAGIC:
+        refuse("the file is neither a zip archive nor a legacy file of torch.save")
+    if read_pickle(stream).value != _LEGACY_VERSION:
+        refuse("the legacy file is of an unknown version")
+    match read_pickle(stream).value:
+        case {"little_endian": True}:
+            pass
+        case _:
+            refuse("the legacy file's byte order is not little-endian")
+    pickle = read_pickle(stream, "legacy")
+    keys = read_pickle(stream).value
+    if type(keys) is not list or not all(type(key) is str for key in keys):
+        refuse("the legacy file's storage keys are not a list of strings")
+    if len(keys) != len(pickle.storages) or set(keys) != pickle.storages.keys():
+        refuse("the legacy file's storages are not those that the pickle refers to")
+    extents = {}
+    position = stream.tell()
+    for key in keys:
+        storage = pickle.storages[key]
+        file.seek(position)
+        if _read(file, 8) != storage.numel.to_bytes(8, "little"):
+            refuse(f"the size of storage {key} is not that of its elements")
+        extents[key] = Extent(position + 8, storage.nbytes, None)
+        position += 8 + storage.nbytes
+        if position > file_size:
+            refuse("the file ends within a storage")
+    if position != file_size:
+        refuse("the legacy file's storages are followed by other data")
+    return TorchFile(pickle.value, pickle.storages, extents)
