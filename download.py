@@ -1,0 +1,288 @@
+"""Fetches the published checkpoint and its tokenizer, verifies and converts them.
+
+The checkpoint is a pickle, which the ordinary loader would execute: it is read as data. What comes
+out is a folder of ``model.safetensors``, ``config.json``, ``tokenizer.json`` and ``README.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from fetching import FetchError
+from fetching.options import (
+    CHECKPOINT_URL,
+    PUBLISHED_SCORES,
+    PUBLISHED_TEXT,
+    is_url,
+    parse_arguments,
+)
+from fetching.workplace import Progress, make_parents, require_room, say, workplace
+from utils.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from fetching.folder import Expectation
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the folder; return the exit code."""
+    progress = Progress()
+    stop_on_signals(progress)
+    options = parse_arguments(arguments)
+    try:
+        there = os.path.lexists(options.output)
+        report = recognise(options) if there else make(options, progress)
+    except (FetchError, CheckpointError, OSError) as exc:
+        progress.close()
+        sys.stderr.write(f"error: {exc}\n")
+        return 1
+    except Exception as exc:  # a fault of ours: a line for the user all the same
+        progress.close()
+        reason = (str(exc) or "no message").splitlines()[0]
+        sys.stderr.write(f"error: {type(exc).__name__}: {reason}\n")
+        return 1
+    sys.stdout.write(report)
+    return 0
+
+
+def stop_on_signals(progress: Progress) -> None:
+    """Make SIGINT and SIGTERM end the process with a line and the customary exit code."""
+
+    def stop(signum: int, _frame: FrameType | None) -> None:
+        # No exception: it could surface inside a library that swallows it or prints a traceback.
+        # Whatever the moment, the next run copes: it copes with SIGKILL too.
+        line = "interrupted; the same command goes on from what has arrived\n"
+        os.write(2, (("\n" if progress.is_shown else "") + line).encode())
+        os._exit(128 + signum)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+
+
+def recognise(options: argparse.Namespace) -> str:
+    """Verify a folder that is already there and is what was asked for; return what to say.
+
+    Raises :class:`FetchError` or :class:`CheckpointError` if it is anything else. Nothing is
+    changed: what is there may be somebody's work.
+    """
+    from fetching import folder as folders
+    from utils import checkpoint as checkpoints
+
+    output = options.output
+    advice = "move it away, or choose another --output"
+    try:
+        found = checkpoints.describe(output)
+    except CheckpointError as exc:
+        raise FetchError(
+            f"{output} exists and is not a finished checkpoint folder; {advice}"
+        ) from exc
+    provenance = found.provenance if isinstance(found.provenance, Mapping) else {}
+    difference = folders.describe_difference(provenance, wanted_provenance(options, provenance))
+    if difference:
+        raise FetchError(f"{output} was made from something else: {difference}; {advice}")
+    for name, recorded in found.sha256.items():
+        if file_sha256(output / name) != recorded:
+            raise FetchError(f"{output} is damaged: {name} is not what was written; {advice}")
+    figures = folders.check_figures(output, expectations(options))
+    return f"{output}: already there and verified\n" + describe(found.model_id, figures)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint file on this machine and where it came from."""
+
+    path: Path
+    provenance: Mapping[str, Any]
+
+
+def make(options: argparse.Namespace, progress: Progress) -> str:
+    """Fetch, convert and check, and only then put the folder in its place; return what to say."""
+    output: Path = options.output
+    kept = output.with_name(f"{output.name}.pickle")
+    keep = options.keep and is_url(options.checkpoint)
+    if keep and os.path.lexists(kept):
+        raise FetchError(f"--keep: {kept} exists; move it away, or pass it as --checkpoint")
+    make_parents(output)
+    with workplace(output.with_name(f".{output.name}.partial")) as work:
+        # First the tokenizer, small: what is wrong with it is known before the large download.
+        tokenizer, origin = get_tokenizer(options, work / "tokenizer")
+        source = get_checkpoint(options, work, progress)
+
+        from fetching import folder as folders
+        from utils import checkpoint as checkpoints
+        from utils.unpickle import UnsafePickleError
+
+        folder = work / "output"
+        provenance = {"source": source.provenance, "tokenizer": origin}
+        try:
+            folders.convert(
+                source.path,
+                tokenizer,
+                folder,
+                name=output.name,
+                dtype=options.dtype,
+                provenance=provenance,
+                require_room=lambda size: require_room(work, size),
+            )
+        except UnsafePickleError as exc:
+            discard_download(options, work)
+            raise FetchError(f"the checkpoint file is refused: {exc}") from exc
+        folders.check_sound(folder)
+        expected = expectations(options)
+        if options.checkpoint == CHECKPOINT_URL:
+            expected.insert(0, folders.Expectation(PUBLISHED_TEXT, PUBLISHED_SCORES))
+        figures = folders.check_figures(folder, expected)
+        folders.write_card(folder, output.name, provenance, figures)
+        for path in folder.iterdir():
+            path.chmod(0o644)
+        folder.chmod(0o755)
+        if keep:
+            source.path.chmod(0o644)
+            source.path.rename(kept)
+        folder.rename(output)
+        discard_download(options, work)
+    report = describe(checkpoints.describe(output).model_id, figures)
+    return f"{output}: made, verified\n{report}" + (f"{kept}: kept\n" if keep else "")
+
+
+def get_tokenizer(options: argparse.Namespace, folder: Path) -> tuple[Tokenizer, dict[str, Any]]:
+    """Build the tokenizer from the hub or a folder; return it and where it came from."""
+    from fetching.tokenizer import build_tokenizer, fetch_tokenizer
+
+    origin: dict[str, Any] = {"source": options.tokenizer}
+    if Path(options.tokenizer).is_dir():
+        folder = Path(options.tokenizer).resolve()
+        origin = {"source": folder.name}
+    else:
+        origin["revision"] = options.revision
+        origin["commit"] = fetch_tokenizer(
+            options.tokenizer,
+            options.revision,
+            folder,
+            timeout=options.timeout,
+            retries=options.retries,
+            notify=say,
+        )
+    origin["files"] = tokenizer_files(folder)
+    return build_tokenizer(folder), origin
+
+
+def get_checkpoint(options: argparse.Namespace, work: Path, progress: Progress) -> Source:
+    """Fetch the checkpoint unless it is a local file, and hold it to ``--sha256``."""
+    from fetching import http
+
+    provenance: dict[str, Any]
+    if is_url(options.checkpoint):
+        # The encoder's weights are float32, four bytes each: float16 halves the file.
+        share = 1.0 if options.dtype == "float32" else 0.5
+        fetched = http.download(
+            options.checkpoint,
+            work,
+            timeout=options.timeout,
+            retries=options.retries,
+            require_room=lambda coming, whole: require_room(work, coming + int(whole * share)),
+            progress=progress,
+            notify=say,
+        )
+        progress.close()
+        path, remote = fetched.path, fetched.remote
+        provenance = {
+            "url": remote.url,
+            "etag": remote.etag,
+            "last_modified": remote.last_modified,
+            "fetched": fetched.fetched,
+        }
+    else:
+        path = Path(options.checkpoint).resolve()
+        provenance = {"file": Path(options.checkpoint).name}
+    digest = file_sha256(path)
+    if options.sha256 not in (None, digest):
+        discard_download(options, work)
+        raise FetchError(f"the checkpoint file's SHA-256 is {digest}, not {options.sha256}")
+    return Source(path, {**provenance, "size": path.stat().st_size, "sha256": digest})
+
+
+def discard_download(options: argparse.Namespace, work: Path) -> None:
+    """Remove what was downloaded; a local file is the user's and stays."""
+    from fetching import http
+
+    if is_url(options.checkpoint):
+        http.discard(work)
+
+
+def expectations(options: argparse.Namespace) -> list[Expectation]:
+    """Return what ``--expect`` holds the checkpoint to."""
+    from fetching.folder import Expectation
+
+    parted = [
+        (text, dict(score.split("=") for score in scores)) for text, *scores in options.expect
+    ]
+    return [
+        Expectation(text, {label: float(value) for label, value in scores.items()})
+        for text, scores in parted
+    ]
+
+
+def describe(model_id: str, figures: Sequence[tuple[Expectation, Mapping[str, float]]]) -> str:
+    """Say which model it is and what it scored."""
+    lines = [model_id]
+    for expectation, scores in figures:
+        shown = ", ".join(
+            f"{label} {scores[label]:.4f} (expected {expected:.4f})"
+            for label, expected in expectation.scores.items()
+        )
+        lines.append(f"self-check {expectation.text!r}: {shown}")
+    return "\n".join(lines) + "\n"
+
+
+def file_sha256(path: Path) -> str:
+    """Return a file's SHA-256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tokenizer_files(folder: Path) -> dict[str, str]:
+    """Return the tokenizer's files that are in a folder, with their SHA-256."""
+    from fetching.tokenizer import MERGES, OPTIONS, TOKENIZER, VOCABULARY
+
+    names = (TOKENIZER, VOCABULARY, MERGES, OPTIONS)
+    return {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
+
+
+def wanted_provenance(options: argparse.Namespace, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a folder made by these options records, as far as is known without fetching."""
+    from fetching.http import shown_url
+
+    source: dict[str, Any] = {}
+    if is_url(options.checkpoint):
+        source["url"] = shown_url(options.checkpoint)
+    else:
+        source["file"] = Path(options.checkpoint).name
+        source["sha256"] = file_sha256(Path(options.checkpoint))
+    if options.sha256:
+        if source.get("sha256", options.sha256) != options.sha256:
+            raise FetchError(f"the checkpoint file's SHA-256 is {source['sha256']}")
+        source["sha256"] = options.sha256
+    tokenizer: dict[str, Any] = {"source": options.tokenizer}
+    if Path(options.tokenizer).is_dir():
+        folder = Path(options.tokenizer).resolve()
+        tokenizer = {"source": folder.name, "files": tokenizer_files(folder)}
+    else:
+        was = recorded.get("tokenizer")
+        if not isinstance(was, Mapping) or was.get("commit") != options.revision:
+            tokenizer["revision"] = options.revision
+    return {"source": source, "tokenizer": tokenizer, "dtype": options.dtype}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

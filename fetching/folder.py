@@ -1,0 +1,170 @@
+"""The checkpoint folder: made from a pickle and a tokenizer, checked, and recognised later."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from tokenizers import Tokenizer
+
+from fetching import FetchError
+from fetching.tokenizer import PAD
+from utils import checkpoint as checkpoints
+from utils.classifier import Classifier
+from utils.custom_model import ModelConfig
+from utils.errors import CheckpointError, ServiceError
+from utils.schema import LABELS
+from utils.settings import Settings
+from utils.unpickle import UnsafePickleError, check_state_dict, read_pickled_module
+
+# In older pickles, and not in the model, which derives it.
+POSITION_IDS: Final = "model.embeddings.position_ids"
+
+# How far a probability may be from the figure expected of it.
+TOLERANCE: Final = 0.02
+
+_VERSIONS_OF: Final = ("torch", "safetensors", "tokenizers", "huggingface_hub")
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a checkpoint is known to say about a text."""
+
+    text: str
+    scores: Mapping[str, float]
+
+
+def convert(
+    pickle: Path,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    name: str,
+    dtype: str,
+    provenance: Mapping[str, Any],
+    require_room: Callable[[int], object],
+) -> None:
+    """Read a pickled module, never running it, and write it as a checkpoint folder.
+
+    Raises :class:`utils.unpickle.UnsafePickleError` for a file that is refused, and
+    :class:`FetchError` or :class:`CheckpointError` where its parts do not fit together.
+    """
+    module = read_pickled_module(pickle)
+    state = module.state_dict
+    check_state_dict(state, module.config)
+    state.pop(POSITION_IDS, None)
+    model = ModelConfig.from_dict(module.config)
+    if model.num_labels != len(LABELS):
+        raise UnsafePickleError(f"the model has {model.num_labels} labels, not {len(LABELS)}")
+    if tokenizer.token_to_id(PAD) != model.pad_token_id:
+        raise FetchError(f"the tokenizer's {PAD} is not the model's padding id: they do not fit")
+    if tokenizer.get_vocab_size() > model.vocab_size:
+        raise FetchError(
+            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {model.vocab_size}: "
+            "they do not fit"
+        )
+    target: torch.dtype = getattr(torch, dtype)
+    require_room(sum(tensor.numel() for tensor in state.values()) * target.itemsize)
+    provenance = {
+        **provenance,
+        "dtype": dtype,
+        "converted": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in _VERSIONS_OF},
+        },
+    }
+    checkpoints.save(
+        folder, state, model, tokenizer, name=name, provenance=provenance, dtype=target
+    )
+
+
+def check_sound(folder: Path) -> None:
+    """Check hashes, strict load, finite weights and tokenizer; raise :class:`CheckpointError`."""
+    try:
+        checkpoints.verify(folder)
+    except CheckpointError as exc:
+        # Not the temporary folder's path: it means nothing to the reader, and is gone by then.
+        reason = str(exc).removeprefix(f"{folder}: ")
+        raise CheckpointError(f"the converted checkpoint is not sound: {reason}") from exc
+
+
+def check_figures(
+    folder: Path, expectations: Sequence[Expectation]
+) -> list[tuple[Expectation, dict[str, float]]]:
+    """Score each expectation's text as the service would; return what was found beside it.
+
+    Raises :class:`FetchError` for a score that is further off than ``TOLERANCE``.
+    """
+    if not expectations:
+        return []
+    classifier = Classifier.from_settings(Settings(model_dir=folder, device="cpu", dtype="float32"))
+    found = []
+    for expectation, score in zip(
+        expectations, classifier.score([e.text for e in expectations]), strict=True
+    ):
+        if isinstance(score, ServiceError):
+            raise FetchError(f"self-check: the text expected something of {score.message}")
+        scores = dict(zip(LABELS, score.scores, strict=True))
+        for label, expected in expectation.scores.items():
+            if abs(scores[label] - expected) > TOLERANCE:
+                raise FetchError(
+                    f"self-check: {expectation.text!r} scores {label} {scores[label]:.4f} where "
+                    f"{expected:.4f} was expected; this is not that model, or not its tokenizer"
+                )
+        found.append((expectation, scores))
+    return found
+
+
+def describe_difference(
+    recorded: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
+) -> str | None:
+    """Name the first of the ``wanted`` facts, nested as they are, that was recorded otherwise."""
+    for key, value in wanted.items():
+        was = recorded.get(key)
+        if isinstance(value, Mapping):
+            inner = was if isinstance(was, Mapping) else {}
+            difference = describe_difference(inner, value, f"{prefix}{key} ")
+            if difference:
+                return difference
+        elif was != value:
+            return f"{prefix}{key} is {was or 'not recorded'}, asked for is {value}"
+    return None
+
+
+def write_card(
+    folder: Path,
+    name: str,
+    provenance: Mapping[str, Any],
+    found: Sequence[tuple[Expectation, Mapping[str, float]]],
+) -> None:
+    """Write the folder's model card."""
+    source, tokenizer = provenance["source"], provenance["tokenizer"]
+    lines = [
+        f"# {name}",
+        "",
+        "Scores tweets: " + ", ".join(LABELS) + ". RoBERTa encoder, two linear layers, softmax.",
+        "",
+        f"- Converted from `{source.get('url') or source['file']}`",
+        f"- SHA-256 of that file: `{source['sha256']}` ({source['size']:,} bytes)",
+        f"- Tokenizer: `{tokenizer['source']}`, revision `{tokenizer.get('commit') or 'local'}`",
+        f"- Converted by torch {torch.__version__} on Python {sys.version.split()[0]}",
+        "",
+        "The weights are the source's own, under its own key names; nothing was trained here. "
+        "`python -m utils.checkpoint` checks the folder against the hashes in `config.json`.",
+    ]
+    if found:
+        lines += ["", "| text | label | expected | measured |", "| --- | --- | --- | --- |"]
+        lines += [
+            f"| {expectation.text!r} | {label} | {expected:.6f} | {scores[label]:.6f} |"
+            for expectation, scores in found
+            for label, expected in expectation.scores.items()
+        ]
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

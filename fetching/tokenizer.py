@@ -1,0 +1,205 @@
+"""The tokenizer: its files from the hub or a folder, made into one ``tokenizer.json``.
+
+The service reads ``tokenizer.json`` alone. A repository may hold only the older ``vocab.json`` and
+``merges.txt``, or a ``tokenizer.json`` that does not wrap a text in ``<s> … </s>``; then one is
+built as RoBERTa's is: byte-level BPE, the special tokens, the wrapping. ``transformers`` is not
+needed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import BPE
+
+from fetching import FetchError
+
+TOKENIZER: Final = "tokenizer.json"
+VOCABULARY: Final = "vocab.json"
+MERGES: Final = "merges.txt"
+OPTIONS: Final = "tokenizer_config.json"
+
+BEGIN, PAD, END, UNKNOWN, MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
+
+_FIRST_DELAY: Final = 0.5  # seconds, doubled for each further try
+
+T = TypeVar("T")
+
+
+def build_tokenizer(folder: Path) -> Tokenizer:
+    """Return the folder's tokenizer, wrapping texts in ``<s> … </s>``, without cutting or padding.
+
+    Raises :class:`FetchError` if the folder lacks the files or holds another kind of tokenizer.
+    """
+    try:
+        tokenizer = None
+        if (folder / TOKENIZER).is_file():
+            tokenizer = _read_tokenizer(folder)
+        if tokenizer is None or not wraps(tokenizer):
+            tokenizer = _build(_read_model(folder), _read_options(folder))
+    except FetchError:
+        raise
+    except Exception as exc:  # tokenizers raises bare Exception, its only class
+        reason = (str(exc) or type(exc).__name__).splitlines()[0]
+        raise FetchError(f"the tokenizer in {folder.name} cannot be read: {reason}") from exc
+    if not wraps(tokenizer):
+        raise FetchError(f"the tokenizer in {folder.name} has no {BEGIN} and {END}")
+    return tokenizer
+
+
+def _read_tokenizer(folder: Path) -> Tokenizer:
+    """Read ``tokenizer.json``; how long a text may be is the service's business, not the file's."""
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def wraps(tokenizer: Tokenizer) -> bool:
+    """Tell whether a text is encoded as ``<s> … </s>``."""
+    ids: list[int] = tokenizer.encode("").ids
+    return ids == [tokenizer.token_to_id(BEGIN), tokenizer.token_to_id(END)]
+
+
+def _read_model(folder: Path) -> BPE:
+    """Read vocabulary and merges, from their own two files or out of ``tokenizer.json``."""
+    if (folder / VOCABULARY).is_file() and (folder / MERGES).is_file():
+        return BPE.from_file(str(folder / VOCABULARY), str(folder / MERGES))
+    if not (folder / TOKENIZER).is_file():
+        raise FetchError(f"{folder.name} holds neither {TOKENIZER} nor {VOCABULARY} and {MERGES}")
+    model = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))["model"]
+    if model.get("type") != "BPE":
+        raise FetchError(f"the tokenizer in {folder.name} is not byte-level BPE")
+    # Older files spell a merge "a b", newer ones ["a", "b"].
+    merges = [tuple(m.split(" ") if isinstance(m, str) else m) for m in model["merges"]]
+    return BPE(model["vocab"], merges)
+
+
+def _read_options(folder: Path) -> dict[str, Any]:
+    if not (folder / OPTIONS).is_file():
+        return {}
+    options: dict[str, Any] = json.loads((folder / OPTIONS).read_text(encoding="utf-8"))
+    return options
+
+
+def _build(model: BPE, options: dict[str, Any]) -> Tokenizer:
+    """Assemble RoBERTa's tokenizer around a byte-level BPE model.
+
+    ``<mask>`` takes the white space before it, as it does in RoBERTa's pre-training.
+    """
+    prefix_space = bool(options.get("add_prefix_space", False))
+    tokenizer = Tokenizer(model)
+    ids = {token: tokenizer.token_to_id(token) for token in (BEGIN, PAD, END, UNKNOWN, MASK)}
+    begin, end = ids[BEGIN], ids[END]
+    if begin is None or end is None or None in ids.values():
+        raise FetchError(f"the vocabulary lacks one of {', '.join(ids)}")
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in (BEGIN, PAD, END, UNKNOWN)]
+        + [AddedToken(MASK, special=True, normalized=False, lstrip=True)]
+    )
+    tokenizer.post_processor = processors.RobertaProcessing(
+        (END, end),
+        (BEGIN, begin),
+        trim_offsets=bool(options.get("trim_offsets", True)),
+        add_prefix_space=prefix_space,
+    )
+    return tokenizer
+
+
+def fetch_tokenizer(
+    repository: str,
+    revision: str,
+    folder: Path,
+    *,
+    timeout: float,
+    retries: int,
+    notify: Callable[[str], object],
+) -> str:
+    """Fetch the files that :func:`build_tokenizer` needs, and no others; return their commit.
+
+    Hub and token are ``huggingface_hub``'s ``HF_ENDPOINT`` and ``HF_TOKEN``.
+    Raises :class:`FetchError`.
+    """
+    # Read at import. A folder of our own serves a few small files better than a cache would.
+    os.environ["HF_HUB_DISABLE_XET"] = "1"
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(max(1, int(timeout))))
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", str(max(1, int(timeout))))
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    import huggingface_hub
+
+    # What it has to say comes as exceptions.
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+
+    def attempt(action: Callable[[], T]) -> T:
+        return _with_retries(action, f"{repository} ({revision})", retries, notify)
+
+    api = huggingface_hub.HfApi()
+    info = attempt(lambda: api.model_info(repository, revision=revision, timeout=timeout))
+    commit = info.sha
+    if not commit:
+        raise FetchError(f"{repository}: the hub does not say which commit {revision} is")
+    there = {sibling.rfilename for sibling in info.siblings or ()}
+
+    def fetch(*names: str) -> None:
+        for name in there.intersection(names):
+            attempt(
+                lambda name=name: api.hf_hub_download(  # type: ignore[misc]  # mypy: bound default
+                    repository, name, revision=commit, local_dir=folder
+                )
+            )
+
+    fetch(TOKENIZER)
+    if TOKENIZER not in there or not _is_complete(folder):
+        fetch(VOCABULARY, MERGES, OPTIONS)
+    return commit
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        return wraps(_read_tokenizer(folder))
+    except Exception:  # tokenizers raises bare Exception; build_tokenizer says what is wrong
+        return False
+
+
+def _with_retries(
+    action: Callable[[], T], what: str, retries: int, notify: Callable[[str], object]
+) -> T:
+    """Call ``action`` until it works, or fails in a way that waiting does not mend."""
+    import httpx2
+    from huggingface_hub import errors
+
+    for tries in range(1, retries + 2):
+        lasting = False
+        try:
+            return action()
+        except errors.GatedRepoError:
+            reason, lasting = "access is restricted; set HF_TOKEN to a token that has it", True
+        except errors.RepositoryNotFoundError:
+            reason, lasting = "no such repository, or a private one that HF_TOKEN cannot see", True
+        except errors.RevisionNotFoundError:
+            reason, lasting = "no such revision", True
+        except errors.HfHubHTTPError as exc:
+            status = exc.response.status_code
+            reason, lasting = f"the hub answered {status}", status < 500 and status != 429
+        except httpx2.TransportError:
+            reason = "the hub cannot be reached"
+        except errors.LocalEntryNotFoundError:  # the library has tried six times by now
+            reason, lasting = "the hub cannot be reached", True
+        except (errors.OfflineModeIsEnabled, errors.HFValidationError, OSError, ValueError) as exc:
+            reason, lasting = (str(exc) or type(exc).__name__).splitlines()[0], True
+        if lasting or tries > retries:
+            break
+        delay = _FIRST_DELAY * 2 ** (tries - 1)
+        notify(f"{what}: {reason}; trying again in {delay:g} s")
+        time.sleep(delay)
+    raise FetchError(f"{what}: {reason}")
