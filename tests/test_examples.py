@@ -1,0 +1,313 @@
+"""The clients in examples/ and the commands of docs/singularitynet.md do what they say."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.support.runpod_cloud import RunpodCloud
+from tests.support.snet_client import write_config
+from tests.support.snet_daemon import SnetDaemon
+from tests.support.worker_process import ROOT, clean_environment, wait_until
+from utils.classifier import Classifier
+from utils.handler import Handler
+from utils.settings import Settings
+
+KEY: Final = "rpa_TESTKEY0123456789"
+GUIDE: Final = (ROOT / "docs" / "singularitynet.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def endpoint(small_classifier: Classifier) -> Iterator[RunpodCloud]:
+    handler = Handler(small_classifier, Settings(max_texts_per_request=8))
+    with RunpodCloud(handler, KEY) as cloud:
+        yield cloud
+    handler.close()
+
+
+@pytest.fixture
+def cloud(endpoint: RunpodCloud) -> Iterator[RunpodCloud]:
+    """The emulation, in its normal mode again after each test."""
+    yield endpoint
+    endpoint.workers, endpoint.answer = True, None
+
+
+@pytest.fixture(scope="module")
+def daemon(endpoint: RunpodCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SnetDaemon]:
+    config = write_config(
+        tmp_path_factory.mktemp("daemon"),
+        *("--endpoint-id", endpoint.endpoint_id, "--wait-seconds", "1"),
+        RUNPOD_API_KEY=KEY,
+        RUNPOD_ENDPOINT_BASE_URL=endpoint.base_url,
+    )
+    with SnetDaemon(config) as running:
+        yield running
+
+
+def run(
+    name: str, *arguments: str, home: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(ROOT / "examples" / name), *arguments],
+        cwd=home,
+        env=clean_environment(home, None) | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def snet(daemon: SnetDaemon, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run("snet_client.py", "--endpoint", daemon.address, *arguments, home=home)
+
+
+def runpod(cloud: RunpodCloud, home: Path, *arguments: str, key: str = KEY) -> Any:
+    return run(
+        "runpod_client.py",
+        *arguments,
+        *("--endpoint-id", cloud.endpoint_id),
+        home=home,
+        RUNPOD_API_KEY=key,
+        RUNPOD_ENDPOINT_BASE_URL=cloud.base_url,
+    )
+
+
+def test_snet_client_prints_a_table(
+    daemon: SnetDaemon, tmp_path: Path, small_classifier: Classifier
+) -> None:
+    ran = snet(daemon, tmp_path, "good morning 🌞", "", "you are scum", "--threshold", "hate=0")
+    assert ran.returncode == 0, ran.stderr
+    head, first, empty, last, foot = ran.stdout.splitlines()
+    assert head.split() == ["hate", "abusing", "neutral", "spam", "label", "text"]
+    (score, other) = small_classifier.score(["good morning 🌞", "you are scum"])
+    for line, known in ((first, score), (last, other)):
+        shown = [float(number) for number in line.split()[:4]]
+        assert shown == pytest.approx(list(getattr(known, "scores", [])), abs=1e-4)
+        assert "[flagged: hate]" in line
+    assert empty.split()[:5] == ["-"] * 5
+    assert "[validation: prompts[1]: must not be empty]" in empty
+    assert small_classifier.model_id in foot
+
+
+def test_snet_client_explains(daemon: SnetDaemon, tmp_path: Path) -> None:
+    ran = snet(daemon, tmp_path, "you are scum today", "--explain")
+    assert ran.returncode == 0, ran.stderr
+    words = [line for line in ran.stdout.splitlines() if " by " in line]
+    assert len(words) == 3
+    influences = [abs(float(line.split()[0])) for line in words]
+    assert influences == sorted(influences, reverse=True)
+
+
+def test_snet_client_says_why_on_one_line(
+    cloud: RunpodCloud, daemon: SnetDaemon, tmp_path: Path
+) -> None:
+    failed = snet(daemon, tmp_path, "")
+    cloud.workers = False
+    queued = snet(daemon, tmp_path, "good morning")
+    cloud.answer = (401, "")
+    refused = snet(daemon, tmp_path, "good morning")
+    for ran, reason in (
+        (failed, "error: FAILED: validation: prompt: must not be empty (job sync-"),
+        (queued, "error: IN_QUEUE: no result yet (job sync-"),
+        (refused, "error: upstream http status 401"),
+    ):
+        (line,) = ran.stderr.splitlines()
+        assert line.startswith(reason)
+        assert (ran.returncode, ran.stdout) == (1, "")
+
+
+def test_runpod_client_waits_for_one_call(
+    cloud: RunpodCloud, tmp_path: Path, small_classifier: Classifier
+) -> None:
+    cloud.requests.clear()
+    ran = runpod(cloud, tmp_path, "sync", "good morning", "", "صباح الخير")
+    assert ran.returncode == 0, ran.stderr
+    head, first, empty, last = ran.stdout.splitlines()
+    assert head.split()[:4] == ["hate", "abusing", "neutral", "spam"]
+    (score, *_) = small_classifier.score(["good morning"])
+    shown = [float(number) for number in first.split()[:4]]
+    assert shown == pytest.approx(list(getattr(score, "scores", [])), abs=1e-4)
+    assert "[validation: prompts[1]: must not be empty]" in empty
+    assert last.endswith("صباح الخير")
+    assert cloud.requests == [("POST", f"/v2/{cloud.endpoint_id}/runsync?wait=300000")]
+
+
+def test_runpod_client_submits_and_asks(cloud: RunpodCloud, tmp_path: Path) -> None:
+    cloud.requests.clear()
+    ran = runpod(cloud, tmp_path, "async", "good morning")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[1].endswith("good morning")
+    submit, *asked = cloud.requests
+    assert submit == ("POST", f"/v2/{cloud.endpoint_id}/run")
+    assert {(method, path.split("/")[3]) for method, path in asked} == {("GET", "status")}
+
+
+def test_runpod_client_splits_a_file_into_jobs(cloud: RunpodCloud, tmp_path: Path) -> None:
+    texts = [f"tweet number {n} 🚀" for n in range(7)]
+    (tmp_path / "tweets.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    cloud.requests.clear()
+    ran = runpod(cloud, tmp_path, "batch", "tweets.txt", "--job-size", "3")
+    assert ran.returncode == 0, ran.stderr
+    assert [line[line.index("tweet") :] for line in ran.stdout.splitlines()[1:]] == texts
+    assert sum(method == "POST" for method, _ in cloud.requests) == 3
+    assert ran.stderr.splitlines()[-1] == "job 3 of 3: 7 texts scored"
+
+
+def test_runpod_client_says_why_on_one_line(cloud: RunpodCloud, tmp_path: Path) -> None:
+    too_many = runpod(cloud, tmp_path, "async", *["a"] * 9)
+    cloud.workers = False
+    late = runpod(cloud, tmp_path, "async", "good morning", "--wait", "1")
+    refused = runpod(cloud, tmp_path, "sync", "a", key="wrong")
+    keyless = runpod(cloud, tmp_path, "sync", "a", key="")
+    for ran, reason in (
+        (too_many, "error: FAILED: too_large: prompts: holds 9 texts"),
+        (late, "error: IN_QUEUE: no result in time, job job-"),
+        (refused, "error: 401"),
+        (keyless, "error: RUNPOD_API_KEY is not set"),
+    ):
+        (line,) = ran.stderr.splitlines()
+        assert line.startswith(reason)
+        assert (ran.returncode, ran.stdout) == (1, "")
+    assert [job.status for job in cloud.jobs.values()][-1] == "CANCELLED"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("snet_client.py", ("--endpoint", "--explain", "--threshold", "snet-sdk", "examples:")),
+        ("runpod_client.py", ("sync", "async", "batch", "RUNPOD_ENDPOINT_BASE_URL", "examples:")),
+    ],
+)
+def test_help_teaches(name: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    ran = run(name, "--help", home=tmp_path)
+    assert ran.returncode == 0
+    assert all(word in ran.stdout for word in words)
+
+
+def block(mark: str) -> str:
+    """Return the fenced block below a mark of the guide."""
+    found = re.search(rf"<!-- check: {mark} -->\n```\w+\n(.*?)```", GUIDE, re.DOTALL)
+    assert found is not None
+    return found.group(1)
+
+
+def test_sdk_snippet_compiles_and_sends_what_the_proto_knows() -> None:
+    code = block("compiles")
+    compile(code, "docs/singularitynet.md", "exec")
+    proto = (ROOT / "service.proto").read_text(encoding="utf-8")
+    called = re.search(r'call_rpc\("(\w+)", "(\w+)", input=\{"(\w+)"', code)
+    assert called is not None
+    method, message, field = called.groups()
+    for pattern in (rf"rpc {method}\({message}\)", rf"repeated string {field} ="):
+        assert re.search(pattern, proto)
+
+
+def masked(text: str) -> str:
+    """Leave out what depends on the checkpoint and on the machine."""
+    text = re.sub(r"\d\.\d{4}  (hate|abusing|neutral|spam) +", "N  L  ", text)
+    return re.sub(r"\d\.\d{4}|model \S+|in \d+ ms", "N", text)
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def listens(port: str) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 5):
+        return True
+    return False
+
+
+def test_transcript_of_the_guide_is_what_its_commands_print(
+    tmp_path: Path, small_checkpoint: Path
+) -> None:
+    for name in ("app.py", "scripts", "examples", "tests"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    ports = {"8000": free_port(), "8088": free_port()}
+    python = Path(sys.executable).parent
+    environment = clean_environment(tmp_path, small_checkpoint)
+    environment["PATH"] = f"{python}{os.pathsep}{environment['PATH']}"
+    printed, background = "", []
+    try:
+        for line in block("transcript").splitlines():
+            if not line.startswith("$ "):
+                continue
+            printed += f"{line}\n"
+            command = re.sub(r"\b(8000|8088)\b", lambda found: ports[found[1]], line[2:])
+            if command.endswith(" &"):
+                with (tmp_path / "background").open("ab") as log:
+                    process = subprocess.Popen(
+                        ["bash", "-c", f"exec {command[:-2]}"],
+                        cwd=tmp_path,
+                        env=environment,
+                        stdout=log,
+                        stderr=log,
+                        start_new_session=True,
+                    )
+                background.append(process)
+                port = ports["8000" if "app.py" in command else "8088"]
+                wait_until(functools.partial(listens, port), command, seconds=90)
+            else:
+                ran = subprocess.run(
+                    ["bash", "-c", command],
+                    cwd=tmp_path,
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    timeout=120,
+                )
+                assert ran.returncode == 0, ran.stderr
+                printed += ran.stdout
+    finally:
+        for process in background:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(30)
+    assert masked(printed) == masked(block("transcript"))
+
+
+def test_guide_explains_every_key_of_the_configuration() -> None:
+    for key in json.loads((ROOT / "daemon_config.json").read_text()):
+        assert f"`{key}`" in GUIDE
+
+
+def test_guide_gives_the_limits_that_hold() -> None:
+    limits = dict(re.findall(r"the worker, `(MAX_\w+)` \| (\d+) \|", GUIDE))
+    fields = Settings.model_fields
+    assert {name: int(value) for name, value in limits.items()} == {
+        name.upper(): fields[name].default
+        for name in fields
+        if name.startswith(("max_text", "max_request", "max_windows"))
+    }
+
+
+def test_metadata_template_is_for_this_service() -> None:
+    metadata = json.loads((ROOT / "service_metadata.json").read_text())
+    config = json.loads((ROOT / "daemon_config.json").read_text())
+    assert (metadata["version"], metadata["encoding"]) == (1, "proto")
+    assert metadata["service_type"] == "http"  # else the daemon proxies raw gRPC frames
+    (group,) = metadata["groups"]
+    assert group["group_name"] == config["daemon_group_name"]
+    (price,) = group["pricing"]
+    assert (price["price_model"], price["default"]) == ("fixed_price", True)
+    assert isinstance(price["price_in_cogs"], int)
+    assert len(metadata["service_description"]["short_description"]) <= 180
+    open_values = [
+        *(metadata["service_api_source"], metadata["mpe_address"], group["group_id"]),
+        *(*group["endpoints"], *group["daemon_addresses"], metadata["service_description"]["url"]),
+        *metadata["contributors"][0].values(),
+    ]
+    assert all(re.fullmatch(r"<[A-Z_]+(: .+)?>", value) for value in open_values)
