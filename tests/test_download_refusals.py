@@ -236,6 +236,7 @@ def test_output_below_a_file_is_an_error_in_one_line(tokenizer: Path, tmp_path: 
         *("--checkpoint", PICKLE, "--tokenizer", tokenizer, "--output", tmp_path / "file" / "out")
     )
     assert (code, is_one_line(err)) == (1, True)
+    assert err.startswith("error: [Errno ")
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -13,7 +13,6 @@ import zipfile
 import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
-from errno import EINVAL
 from io import BytesIO, FileIO
 from os import SEEK_SET, fstat
 from typing import Final
@@ -197,10 +196,6 @@ def _entries(file: FileIO) -> dict[str, Extent]:
     except UnsafePickleError:
         raise
     except (zipfile.BadZipFile, NotImplementedError, OverflowError, ValueError, struct.error):
-        refuse("the archive's directory is damaged")
-    except OSError as exc:
-        if exc.errno != EINVAL:  # Seeking to a wrong offset; anything else is the disk's.
-            raise
         refuse("the archive's directory is damaged")
     entries: dict[str, Extent] = {}
     end = 0

@@ -1,0 +1,39 @@
+"""Fetch the checkpoint file into a folder, for download.py to go on from: fetch.py URL FOLDER.
+
+A step of the image build that needs neither torch nor the model's code, so that no edit of those
+fetches the file again.
+"""
+
+import sys
+from pathlib import Path
+
+from fetching import FetchError
+from fetching.http import download
+from fetching.workplace import Progress, require_room, say
+
+
+def main() -> int:
+    """Fetch, with download.py's own patience; return the exit code."""
+    url, folder = sys.argv[1], Path(sys.argv[2])
+    folder.mkdir(parents=True, exist_ok=True)
+    progress = Progress()
+    try:
+        download(
+            url,
+            folder,
+            timeout=60.0,
+            retries=5,
+            require_room=lambda coming, _whole: require_room(folder, coming),
+            progress=progress,
+            notify=say,
+        )
+    except (FetchError, OSError) as exc:
+        sys.stderr.write(f"error: {exc}\n")
+        return 1
+    finally:
+        progress.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

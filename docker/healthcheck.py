@@ -1,0 +1,62 @@
+"""Succeed while the container does its work: a server answers that it is ready, a worker lives.
+
+A queue worker listens nowhere and ends by itself when its device breaks, so its process is what
+there is to look at. What it runs is read from ``/proc``, not guessed from settings: Runpod sets
+``PORT`` for either kind.
+"""
+
+import http.client
+import os
+import sys
+from pathlib import Path
+
+WORKER, SERVER = "app.py", "server.py"
+PORT = "8000"  # server.py's own default
+SECONDS = 5.0
+
+
+def main() -> int:
+    """Look for the process, ask the server; say what is wrong."""
+    problem = find_problem()
+    if problem:
+        sys.stderr.write(f"error: {problem}\n")
+        return 1
+    return 0
+
+
+def find_problem() -> str | None:
+    """Return what is wrong with the worker or server, if anything."""
+    problem = "neither the worker nor the server is running"
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = process.joinpath("cmdline").read_bytes().decode(errors="replace")
+            # The process name, in parentheses, may hold anything but comes before the last one.
+            state = process.joinpath("stat").read_text().rpartition(") ")[2][:1]
+        except OSError:  # gone meanwhile, or not ours to look at
+            continue
+        names = {Path(argument).name for argument in arguments.split("\0")}
+        if not names & {WORKER, SERVER}:
+            continue
+        if state in ("T", "t"):  # by a signal, by a debugger
+            problem = "the process is stopped"
+        else:
+            return ask() if SERVER in names else None
+    return problem
+
+
+def ask() -> str | None:
+    """Return why the server is not ready, if it isn't."""
+    port = os.environ.get("PORT_HEALTH") or os.environ.get("PORT") or PORT
+    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=SECONDS)
+    try:
+        connection.request("GET", "/ping")
+        status = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as exc:
+        return f"the server does not answer: {type(exc).__name__}"
+    finally:
+        connection.close()
+    return None if status == http.HTTPStatus.OK else f"/ping answers {status}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

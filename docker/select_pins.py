@@ -1,0 +1,27 @@
+"""Print the entries of a lock file for some packages, hashes and all: select_pins.py LOCK NAME...
+
+What installs only these depends on them alone, not on every other line of the lock.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+# From a line that begins with a name to the next one; continuation lines are indented.
+ENTRY = re.compile(r"^([a-z0-9][a-z0-9._-]*)==.*\n(?:[ \t]+.*\n)*", re.MULTILINE)
+
+
+def main() -> int:
+    """Write the entries in the lock's order; fail if a package has none."""
+    lock, *names = sys.argv[1:]
+    entries = list(ENTRY.finditer(Path(lock).read_text(encoding="utf-8")))
+    missing = set(names) - {entry[1] for entry in entries}
+    if missing:
+        sys.stderr.write(f"error: {lock} does not pin {', '.join(sorted(missing))}\n")
+        return 1
+    sys.stdout.writelines(entry[0] for entry in entries if entry[1] in names)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

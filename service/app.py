@@ -1,0 +1,156 @@
+"""The application: routes, middleware, start and stop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from importlib import metadata
+from typing import Final
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from service.auth import OPEN_PATHS, TokenGuard, require_guard
+from service.documents import DESCRIPTION, SUMMARY, TITLE, install_openapi
+from service.engine import Engine
+from service.envelope import Envelope
+from service.jobs import Jobs
+from service.limits import BodyLimiter, RateLimiter
+from service.messages import install_error_handlers
+from service.metrics import Metrics
+from service.routes_jobs import job_routes
+from service.routes_meta import meta_routes
+from service.routes_score import score_routes
+from service.store import Store
+from utils import logs
+from utils.settings import SAFE_TOKEN_CHARS, Settings
+
+log = logging.getLogger(__name__)
+
+DISTRIBUTION: Final = "hate-speech-detection"
+CORS_REQUEST_HEADERS: Final = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "X-API-Key",
+    "X-Request-ID",
+)
+
+
+def terminate() -> None:
+    """End this process as an operator would; server.py turns that into an exit code."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def create_app(settings: Settings, stop: Callable[[], None] = terminate) -> FastAPI:
+    """Build the application. ``stop`` is called, once, if the model can't be served any more.
+
+    Opens ``JOBS_DB``. Raises :class:`~utils.errors.SettingsError` if nobody decided who may call,
+    or the file can't be opened.
+    """
+    require_guard(settings)
+    configure_logs(settings)
+    store = Store(settings.jobs_db, settings.job_ttl)
+    metrics = Metrics()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine = Engine(settings, stop)
+        jobs = Jobs(store, engine, metrics, settings)
+        app.state.engine, app.state.jobs = engine, jobs
+        metrics.watch(engine, lambda: jobs.unanswered)
+        engine.start()
+        jobs.start()
+        yield
+        await jobs.close()
+        engine.close()
+        store.close()
+
+    app = FastAPI(
+        title=TITLE,
+        summary=SUMMARY,
+        description=DESCRIPTION,
+        version=version(),
+        lifespan=lifespan,
+        docs_url=None,  # ours come without a request to anybody else
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # they hold URLs: texts
+    )
+    jobs_router, endpoint_router = job_routes(settings)
+    app.include_router(meta_routes(settings, metrics, app.version))
+    app.include_router(score_routes(settings, metrics))
+    app.include_router(jobs_router)
+    app.include_router(endpoint_router, prefix="/v2/{endpoint_id}", include_in_schema=False)
+    install_error_handlers(app)
+    install_openapi(app, settings)
+
+    # The last one added is the outermost.
+    app.add_middleware(
+        BodyLimiter,
+        default=settings.max_body_bytes,
+        by_path={"/score/file": settings.max_file_bytes},
+    )
+    app.add_middleware(RateLimiter, limit=settings.rate_limit)
+    app.add_middleware(
+        TokenGuard,
+        tokens=settings.tokens,
+        open_paths=OPEN_PATHS | ({"/metrics"} if settings.metrics == "open" else set()),
+        health_port=None if settings.port_health == settings.port else settings.port_health,
+    )
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=CORS_REQUEST_HEADERS,
+            expose_headers=["Retry-After", "X-Request-ID"],
+        )
+    app.add_middleware(Envelope, metrics=metrics)
+    if not settings.tokens:
+        log.warning("ALLOW_ANONYMOUS=1: everyone who can reach this server may use it")
+    elif any(len(token) < SAFE_TOKEN_CHARS for token in settings.tokens):
+        log.warning("BEARER_TOKEN: a token of under %d characters is weak", SAFE_TOKEN_CHARS)
+    return app
+
+
+def version() -> str:
+    """Return the version of the installed distribution, or of none."""
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return "0.1.0"
+
+
+def configure_logs(settings: Settings) -> None:
+    """Send this package's and the server's log where ours goes; silence uvicorn's access log.
+
+    That one would hold query strings, and with them texts; the envelope has its own.
+    """
+    logs.configure(settings)
+    for name in ("service", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers = list(logging.getLogger("utils").handlers)
+        logger.setLevel(settings.log_level)
+        logger.propagate = False
+    # At DEBUG uvicorn names paths.
+    logging.getLogger("uvicorn.error").setLevel(max(logging.INFO, log.getEffectiveLevel()))
+    access = logging.getLogger("uvicorn.access")
+    access.handlers = []
+    access.propagate = False
+
+
+def load_app() -> FastAPI:
+    """Build the application from the environment; end the process with one line if it can't be."""
+    from utils.errors import SettingsError
+
+    try:
+        return create_app(Settings.from_environment(os.environ))
+    except SettingsError as exc:
+        sys.stderr.write(f"error: {exc}\n")
+        sys.exit(1)

@@ -1,0 +1,112 @@
+"""Who may ask, and for what without a token."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.messages import error_response
+from utils.errors import NotFoundError, SettingsError, UnauthorizedError
+from utils.settings import Settings
+
+# For probes and for people who want to know what this is. Everything else wants the token, paths
+# that do not exist included.
+PROBES: Final = frozenset({"/ping", "/health"})
+OPEN_PATHS: Final = PROBES | {"/docs", "/openapi.json", "/demo"}
+OPEN_FOLDERS: Final = ("/docs/", "/demo/")
+
+REALM: Final = 'Bearer realm="hate-speech-detection"'
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Whoever a request comes from."""
+
+    token: bytes  # b"" if none is asked for; kept in memory, never written
+    name: str  # to count requests by
+
+
+def require_guard(settings: Settings) -> None:
+    """Raise :class:`SettingsError` unless somebody decided who may call."""
+    if not settings.tokens and not settings.allow_anonymous:
+        raise SettingsError(
+            "BEARER_TOKEN is not set: callers must send it; ALLOW_ANONYMOUS=1 serves whoever asks"
+        )
+
+
+class TokenGuard:
+    """Lets requests through that hold a right token, as ``Authorization: Bearer`` or X-API-Key.
+
+    Either suffices: behind a gateway that has an ``Authorization`` of its own, X-API-Key is ours.
+    On ``health_port`` there are the probes and nothing else.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        tokens: Sequence[str],
+        open_paths: frozenset[str],
+        health_port: int | None,
+    ) -> None:
+        self._app = app
+        self._tokens = [(digest(token.encode()), token.encode()) for token in tokens]
+        self._open_paths = open_paths
+        self._health_port = health_port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+        server = scope.get("server")
+        if server and server[1] == self._health_port and path not in PROBES:
+            error = NotFoundError("this port has /ping and /health")
+            await error_response(scope, error)(scope, receive, send)
+            return
+        if path in self._open_paths or path.startswith(OPEN_FOLDERS):
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        caller = self._identify(headers, scope)
+        if caller is None:
+            presented = "authorization" in headers or "x-api-key" in headers
+            error_code = ', error="invalid_token"' if presented else ""
+            reply = error_response(
+                scope,
+                UnauthorizedError("a valid token is needed: Authorization: Bearer, or X-API-Key"),
+                {"WWW-Authenticate": REALM + error_code},
+            )
+            await reply(scope, receive, send)
+            return
+        scope.setdefault("state", {})["caller"] = caller
+        await self._app(scope, receive, send)
+
+    def _identify(self, headers: Headers, scope: Scope) -> Caller | None:
+        if not self._tokens:
+            client = scope.get("client")
+            return Caller(b"", f"address {client[0] if client else ''}")
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        given = [headers.get("x-api-key", "")]
+        if scheme.lower() == "bearer":
+            given.append(credentials.strip())
+        found: Caller | None = None
+        # Every token is compared with everything given, in constant time: how long it takes tells
+        # nothing of which was how nearly right.
+        for value in given:
+            presented = digest(value.encode("latin-1", "replace"))
+            for known, token in self._tokens:
+                if hmac.compare_digest(presented, known):
+                    found = Caller(token, f"token {known.hex()[:16]}")
+        return found
+
+
+def digest(token: bytes) -> bytes:
+    """Hash a token, so that comparing it does not depend on its length either."""
+    return hashlib.sha256(token).digest()

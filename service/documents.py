@@ -1,0 +1,276 @@
+"""What ``/openapi.json`` says: the shapes of requests, replies and errors, and how to sign in.
+
+These models describe; what is accepted is decided by :mod:`utils.schema`, the same on every front.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.store import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE
+from utils.errors import (
+    InternalError,
+    MethodNotAllowedError,
+    NotFoundError,
+    OverloadedError,
+    RateLimitedError,
+    ServiceError,
+    TooLargeError,
+    UnauthorizedError,
+    UnhealthyError,
+    UnsupportedMediaError,
+    ValidationError,
+)
+from utils.schema import LABELS, Label
+from utils.settings import Settings
+
+TITLE: Final = "Hate-speech detection"
+SUMMARY: Final = "Scores tweets: hate, abusing, neutral, spam."
+DESCRIPTION: Final = """\
+One text or many go in; four probabilities a text come out, which sum to 1. A text longer than 512
+tokens is read in overlapping windows, and the one with the lowest `neutral` speaks for it.
+
+An error is `{"error", "error_type"}` and never quotes a text."""
+
+# White space, controls and what Unicode does not show: a text of nothing else is refused. Without
+# the few such characters above U+FFFF, which regular expressions of JavaScript disagree about.
+VISIBLE: Final = (
+    r"[^\u0000-\u0020\u007F-\u00A0\u00AD\u034F\u0600-\u0605\u061C\u06DD\u070F\u0890\u0891\u08E2"
+    r"\u115F\u1160\u1680\u17B4\u17B5\u180B-\u180F\u2000-\u200F\u2028-\u202F\u205F-\u206F\u3000"
+    r"\u3164\uFE00-\uFE0F\uFEFF\uFFA0\uFFF0-\uFFFB]"
+)
+
+EXAMPLE_TEXT: Final = "good morning everyone, what a lovely day"
+OPEN: Final[dict[str, Any]] = {"security": []}
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Model(BaseModel):
+    """Closed: the schemas say all there is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ErrorReply(Model):
+    """Every error, whatever its status."""
+
+    error: Annotated[str, Field(description="One line; names the field, never quotes a text.")]
+    error_type: Annotated[str, Field(examples=["validation"])]
+
+
+class Timing(Model):
+    """Where the time went, in milliseconds."""
+
+    queue_ms: float
+    compute_ms: float
+
+
+class Word(Model):
+    """A word's influence: the score with it minus the score without it."""
+
+    word: str
+    start: Annotated[int, Field(description="Code points into the text as sent.")]
+    end: int
+    hate: float
+    abusing: float
+    neutral: float
+    spam: float
+
+
+class Scores(Model):
+    """The scores of one text."""
+
+    text: str
+    hate: Probability
+    abusing: Probability
+    neutral: Probability
+    spam: Probability
+    label: Label
+    windows: Annotated[int, Field(ge=1)]
+    window: Annotated[
+        list[int] | None,
+        Field(description="Only of a longer text: the code points of the window that spoke."),
+    ] = None
+    flagged: Annotated[list[Label] | None, Field(description="Only if thresholds were sent.")] = (
+        None
+    )
+    words: Annotated[list[Word] | None, Field(description="Only if `explain` was asked for.")] = (
+        None
+    )
+
+
+class OneReply(Scores):
+    """The reply to one text."""
+
+    model: str
+    timing: Timing
+
+
+class NotScored(Model):
+    """A text among many that could not be scored."""
+
+    text: str
+    error: str
+
+
+class ManyReply(Model):
+    """The reply to many texts, in the order sent."""
+
+    items: list[Scores | NotScored]
+    model: str
+    timing: Timing
+
+
+class JobReply(Model):
+    """A job as it stands; ``output`` when completed, ``error`` when failed."""
+
+    id: str
+    status: Annotated[
+        str,
+        Field(json_schema_extra={"enum": [IN_QUEUE, IN_PROGRESS, COMPLETED, FAILED, CANCELLED]}),
+    ]
+    delayTime: Annotated[int | None, Field(description="Milliseconds in the queue.")] = None
+    executionTime: Annotated[int | None, Field(description="Milliseconds of work.")] = None
+    output: OneReply | ManyReply | None = None
+    error: str | None = None
+
+
+class Card(Model):
+    """What this service is."""
+
+    name: str
+    version: str
+    summary: str
+    model: str | None
+    links: dict[str, str]
+
+
+class Health(Model):
+    """Whether texts can be scored."""
+
+    status: Annotated[str, Field(json_schema_extra={"enum": ["loading", "ready", "broken"]})]
+    model: str | None
+
+
+# What every route that wants a token may answer.
+ALWAYS: Final[tuple[type[ServiceError], ...]] = (
+    UnauthorizedError,
+    MethodNotAllowedError,
+    RateLimitedError,
+    InternalError,
+)
+
+
+def errors(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """Describe the errors of a route that wants a token, beside ``kinds``."""
+    all_kinds: set[type[ServiceError]] = {*ALWAYS, *kinds}
+    found: dict[int | str, dict[str, Any]] = {}
+    for kind in sorted(all_kinds, key=lambda kind: (kind.http_status, kind.code)):
+        entry = found.setdefault(kind.http_status, {"model": ErrorReply, "description": ""})
+        sentence = (kind.__doc__ or "").strip().splitlines()[0]
+        entry["description"] = f"{entry['description']} `{kind.code}`: {sentence}".strip()
+        if kind.retry_after is not None or kind is RateLimitedError:
+            entry["headers"] = {"Retry-After": {"schema": {"type": "string"}}}
+        if kind is UnauthorizedError:
+            entry["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+    return found
+
+
+SCORING: Final = errors(
+    ValidationError, TooLargeError, UnsupportedMediaError, OverloadedError, UnhealthyError
+)
+JOB: Final = errors(NotFoundError)
+
+
+def score_input(settings: Settings) -> dict[str, Any]:
+    """Return the JSON schema of the contract's ``input``."""
+    text = {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": settings.max_text_chars,
+        "pattern": VISIBLE,
+        "examples": [EXAMPLE_TEXT],
+    }
+    texts = {
+        "type": "array",
+        "items": {"description": "A string; whatever is none gets its own error in the reply."},
+        "minItems": 1,
+        "maxItems": settings.max_texts_per_request,
+    }
+    options = {
+        "explain": {"type": "boolean", "default": False},
+        "thresholds": {
+            "type": ["object", "null"],
+            "additionalProperties": False,
+            "properties": {
+                label: {"type": "number", "minimum": 0, "maximum": 1} for label in LABELS
+            },
+        },
+    }
+    return {
+        "type": "object",
+        "oneOf": [
+            {
+                "title": name,
+                "type": "object",
+                "required": [name],
+                "additionalProperties": False,
+                "properties": {name: schema, **options},
+            }
+            for name, schema in (
+                ("prompt", text),
+                ("text", text),
+                ("prompts", texts),
+                ("texts", texts),
+            )
+        ],
+    }
+
+
+def json_body(schema: dict[str, Any], examples: dict[str, Any]) -> dict[str, Any]:
+    """Describe a JSON body; ``examples`` maps names to bodies."""
+    content = {"schema": schema, "examples": {k: {"value": v} for k, v in examples.items()}}
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+def install_openapi(app: FastAPI, settings: Settings) -> None:
+    """Give the application's OpenAPI document its security scheme."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(
+                title=app.title,
+                version=app.version,
+                summary=app.summary,
+                description=app.description,
+                routes=app.routes,
+            )
+            # FastAPI describes its own validation error, which nobody here gets.
+            for name in ("HTTPValidationError", "ValidationError"):
+                schema["components"]["schemas"].pop(name, None)
+            for methods in schema["paths"].values():
+                for operation in methods.values():
+                    _json_errors(operation["responses"])
+            if settings.tokens:
+                schema["components"]["securitySchemes"] = {
+                    "bearer": {"type": "http", "scheme": "bearer"},
+                    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                }
+                schema["security"] = [{"bearer": []}, {"apiKey": []}]
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _json_errors(responses: dict[str, Any]) -> None:
+    """Errors are JSON; FastAPI takes them to have the type of what a route answers otherwise."""
+    for status, response in responses.items():
+        if status >= "400" and response.get("content"):
+            (schema,) = response["content"].values()
+            response["content"] = {"application/json": schema}

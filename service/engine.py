@@ -1,0 +1,103 @@
+"""The model behind the HTTP front: loading, ready or broken."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from utils.errors import (
+    CheckpointError,
+    ServiceError,
+    SettingsError,
+    UnhealthyError,
+    describe_exception,
+)
+from utils.settings import Settings
+
+if TYPE_CHECKING:
+    from utils.classifier import Classifier
+    from utils.handler import Handler
+
+log = logging.getLogger(__name__)
+
+# How long a broken server still answers (503) before it ends: for a load balancer to notice, and
+# for callers to be told rather than cut off.
+LAST_REPLIES_SECONDS = 5.0
+
+
+class Engine:
+    """Loads the model in a thread, scores, and calls ``stop`` once it no longer can."""
+
+    def __init__(self, settings: Settings, stop: Callable[[], None]) -> None:
+        self.state: Literal["loading", "ready", "broken"] = "loading"
+        self.model: str | None = None
+        self.handler: Handler | None = None
+        self.settled = asyncio.Event()  # no longer loading
+        self.broken = asyncio.Event()
+        self._settings = settings
+        self._stop = stop
+        self._loop = asyncio.get_running_loop()
+
+    def start(self) -> None:
+        """Begin to load; to be called in the event loop that will score."""
+        threading.Thread(target=self._load, name="loader", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop the threads that score."""
+        if self.handler is not None:
+            self.handler.close()
+
+    def require_ready(self) -> None:
+        """Raise :class:`UnhealthyError` while loading and once broken."""
+        if self.state == "loading":
+            raise UnhealthyError("the model is being loaded; try again")
+        if self.state == "broken":
+            raise UnhealthyError("the device failed; this worker is being replaced")
+
+    async def score(self, body: object, *, wait_for_room: bool) -> dict[str, Any]:
+        """Score the contract's ``input``; raise :class:`ServiceError` for what has no reply."""
+        self.require_ready()
+        assert self.handler is not None  # noqa: S101 - it is ready
+        return await self.handler.score(body, wait_for_room=wait_for_room)
+
+    def _load(self) -> None:
+        try:
+            # Here, not above: torch alone takes seconds, and the port is to be bound by then.
+            from utils.classifier import Classifier
+
+            classifier = Classifier.from_settings(self._settings)
+            (result,) = classifier.score(["good morning"])
+            if isinstance(result, ServiceError):
+                raise result
+        except (CheckpointError, SettingsError, ServiceError) as exc:
+            self._report(str(exc))
+        except Exception as exc:
+            self._report(describe_exception(exc))
+        else:
+            self._loop.call_soon_threadsafe(self._serve, classifier)
+
+    def _report(self, reason: str) -> None:
+        log.error("error: %s", reason)
+        self._loop.call_soon_threadsafe(self._break)
+
+    def _serve(self, classifier: Classifier) -> None:
+        from utils.handler import Handler
+
+        self.handler = Handler(classifier, self._settings, self._on_broken)
+        self.model = classifier.model_id
+        self.state = "ready"
+        self.settled.set()
+        log.info("ready")
+
+    def _on_broken(self) -> None:
+        # From the device thread.
+        self._loop.call_soon_threadsafe(self._break)
+
+    def _break(self) -> None:
+        self.state = "broken"
+        self.settled.set()
+        self.broken.set()
+        self._loop.call_later(LAST_REPLIES_SECONDS, self._stop)

@@ -1,0 +1,97 @@
+"""Around every request: its id, security headers, one log line, metrics, and the last resort."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.auth import PROBES
+from service.messages import error_response
+from service.metrics import Metrics
+from utils.errors import InternalError, UnhealthyError, describe_exception
+
+log = logging.getLogger(__name__)
+
+CLIENT_CLOSED: Final = 499  # never sent: there is nobody to send it to
+UNMATCHED: Final = "unmatched"
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+# What a route does not set itself. Scores and texts must stay out of caches.
+SECURITY_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+
+
+class Envelope:
+    """The outermost middleware. Logs method, route, status and duration: no path, no query."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        started = time.perf_counter()
+        status = CLIENT_CLOSED
+
+        async def send_wrapped(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_wrapped)
+        except ClientDisconnect:
+            status = CLIENT_CLOSED
+        except asyncio.CancelledError:  # it takes longer than the server, told to stop, waits
+            if status == CLIENT_CLOSED:
+                error = UnhealthyError("this worker is being stopped; try again")
+                await error_response(scope, error)(scope, receive, send_wrapped)
+        except Exception as exc:
+            # Let out, it would be logged with its message, which may quote a text.
+            log.error("request %s failed: %s", request_id, describe_exception(exc))
+            if status == CLIENT_CLOSED:
+                fault = InternalError("the request could not be answered")
+                await error_response(scope, fault)(scope, receive, send_wrapped)
+            # Else the server notices that the reply is cut short, and breaks the connection.
+        finally:
+            seconds = time.perf_counter() - started
+            method = scope["method"] if scope["method"] in METHODS else "OTHER"
+            route = getattr(scope.get("route"), "path", UNMATCHED)
+            error_type = scope.get("state", {}).get("error_type")
+            self._metrics.observe_request(method, route, status, seconds, error_type)
+            # Probes come every few seconds.
+            level = logging.DEBUG if route in PROBES else logging.INFO
+            log.log(
+                level,
+                "request %s %s %s %d %.1f ms",
+                request_id,
+                method,
+                route,
+                status,
+                seconds * 1e3,
+            )

@@ -1,0 +1,234 @@
+"""Asynchronous jobs: accept, run, tell, forget.
+
+A job is in the file before its caller gets an id and its answer is there before anyone is told, so
+that a process may die at any moment: what was accepted is run after the restart, what was answered
+stays as it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import logging
+import secrets
+import sqlite3
+from typing import Any, Final
+
+from service.auth import Caller
+from service.engine import Engine
+from service.metrics import Metrics
+from service.store import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    IN_PROGRESS,
+    IN_QUEUE,
+    Job,
+    NewJob,
+    Store,
+)
+from utils.errors import (
+    InternalError,
+    NotFoundError,
+    ServiceError,
+    UnhealthyError,
+    ValidationError,
+    describe_exception,
+)
+from utils.settings import Settings
+
+log = logging.getLogger(__name__)
+
+FINAL: Final = frozenset({COMPLETED, FAILED, CANCELLED})
+SWEEP_SECONDS: Final = 10.0
+DRAIN_SECONDS: Final = 20.0  # for jobs that run when the server is told to stop
+REST_SECONDS: Final = 1.0  # before trying again to write a file that could not be written
+TAKEN_AT_ONCE: Final = 32
+
+
+class Jobs:
+    """Runs jobs from the store on the engine, as many at once as the settings allow."""
+
+    def __init__(self, store: Store, engine: Engine, metrics: Metrics, settings: Settings) -> None:
+        self._store = store
+        self._engine = engine
+        self._metrics = metrics
+        self._settings = settings
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._told: dict[str, asyncio.Event] = {}  # for callers that wait
+        self._work = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.unanswered = 0  # jobs that waited or ran when last counted
+
+    def start(self) -> None:
+        """Begin with what the last process left, once the model is there."""
+        self._work.set()
+        work = (self._feed(), self._sweep(), self._give_up())
+        self._tasks = [asyncio.create_task(each) for each in work]
+
+    def drain(self) -> None:
+        """Start no further job, and tell those who wait for one that has not begun."""
+        self._stopping.set()
+        for job_id, told in self._told.items():
+            if job_id not in self._running:
+                told.set()
+
+    async def close(self) -> None:
+        """Let what runs finish, up to a limit; the rest stays in the file for the next process."""
+        self.drain()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._running:
+            await asyncio.wait(self._running.values(), timeout=DRAIN_SECONDS)
+        left = list(self._running.items())
+        for _, task in left:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in left), return_exceptions=True)
+        for job_id, _ in left:
+            await self._store.put_back(job_id, blameless=True)
+
+    async def submit(
+        self, caller: Caller, job_input: Any, *, prefix: str = "", retry_key: str | None = None
+    ) -> str:
+        """Accept a job; return its id, that of the first try if the retry key is known.
+
+        Raises as :meth:`~service.store.Store.add` and
+        :meth:`~service.engine.Engine.require_ready`.
+        """
+        self._engine.require_ready()
+        try:
+            text = json.dumps(job_input, allow_nan=False)
+        except RecursionError:
+            raise ValidationError("input: is nested too deeply") from None
+        job = NewJob(prefix + secrets.token_hex(16), self.owner(caller), text)
+        if retry_key is not None:
+            # Under the token, which is not in the file: a hash of a short text can be guessed.
+            hashed = [self._keyed(caller, value) for value in (f"key {retry_key}", f"body {text}")]
+            job = NewJob(job.id, job.owner, text, *hashed)
+        job_id = await self._store.add(job, self._settings.max_queue_jobs)
+        self._work.set()
+        return job_id
+
+    async def wait(self, job_id: str, owner: bytes, seconds: float) -> Job:
+        """Return a job once it is answered, or as it stands when the time is up.
+
+        Raises :class:`UnhealthyError` if the device breaks meanwhile.
+        """
+        told = self._told.setdefault(job_id, asyncio.Event())
+        try:
+            job = await self.get(job_id, owner)
+            if job.status in FINAL or (self._stopping.is_set() and job_id not in self._running):
+                return job
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await told.wait()
+            if self._engine.state == "broken":
+                self._engine.require_ready()  # raises
+            return await self.get(job_id, owner)
+        finally:
+            self._told.pop(job_id, None)
+
+    async def get(self, job_id: str, owner: bytes) -> Job:
+        """Return a job; raise :class:`NotFoundError` if this owner has none such."""
+        job = await self._store.get(job_id, owner)
+        if job is None:
+            raise NotFoundError("id: there is no such job, or no longer")
+        return job
+
+    async def cancel(self, job_id: str, owner: bytes) -> Job:
+        """Cancel a job that is not answered yet; return what became of it."""
+        await self.get(job_id, owner)
+        await self._store.finish(job_id, CANCELLED)
+        task = self._running.get(job_id)
+        if task is not None:
+            task.cancel()
+        self._tell(job_id)
+        return await self.get(job_id, owner)
+
+    async def count(self) -> dict[str, int]:
+        """Return how many jobs there are of each status."""
+        counts = await self._store.count()
+        self.unanswered = counts.get(IN_QUEUE, 0) + counts.get(IN_PROGRESS, 0)
+        return counts
+
+    def owner(self, caller: Caller) -> bytes:
+        """Return what the file knows a caller by."""
+        return self._keyed(caller, "owner")
+
+    def _keyed(self, caller: Caller, value: str) -> bytes:
+        return hmac.digest(self._store.salt + caller.token, value.encode(), "sha256")
+
+    async def _feed(self) -> None:
+        await self._engine.settled.wait()
+        while self._engine.state == "ready":
+            await self._work.wait()
+            self._work.clear()
+            room = min(self._settings.max_concurrency - len(self._running), TAKEN_AT_ONCE)
+            if room <= 0 or self._stopping.is_set():
+                continue  # a job that ends sets the event again
+            try:
+                taken = await self._store.take(room)
+            except sqlite3.Error as exc:
+                await self._rest(exc)
+                taken = []
+                self._work.set()
+            for job_id, text in taken:
+                self._running[job_id] = asyncio.create_task(self._run(job_id, text))
+            if len(taken) == room:
+                self._work.set()
+
+    async def _run(self, job_id: str, text: str) -> None:
+        try:
+            reply = await self._engine.score(json.loads(text), wait_for_room=True)
+            self._metrics.observe_reply(reply)
+            output = json.dumps(reply, ensure_ascii=False, allow_nan=False)
+            await self._finish(job_id, COMPLETED, output=output)
+        except UnhealthyError:
+            # For the process that replaces this one; unless this very job keeps breaking it.
+            await self._store.put_back(job_id, blameless=False)
+        except ServiceError as exc:
+            await self._fail(job_id, exc)
+        except Exception as exc:
+            log.error("a job failed: %s", describe_exception(exc))
+            await self._fail(job_id, InternalError("the job could not be scored"))
+        finally:
+            self._running.pop(job_id, None)
+            self._tell(job_id)
+            self._work.set()
+
+    async def _fail(self, job_id: str, error: ServiceError) -> None:
+        self._metrics.observe_error(str(error))
+        await self._finish(job_id, FAILED, error=str(error))
+
+    async def _finish(self, job_id: str, status: str, **answer: str) -> None:
+        """Write an answer, however long the disk is full: the job is not to be run twice."""
+        while True:
+            try:
+                await self._store.finish(job_id, status, **answer)
+                return
+            except sqlite3.Error as exc:
+                await self._rest(exc)
+
+    async def _rest(self, exc: sqlite3.Error) -> None:
+        log.error("JOBS_DB cannot be written: %s", exc)
+        await asyncio.sleep(REST_SECONDS)
+
+    def _tell(self, job_id: str) -> None:
+        told = self._told.get(job_id)
+        if told is not None:
+            told.set()
+
+    async def _give_up(self) -> None:
+        await self._engine.broken.wait()
+        for told in self._told.values():
+            told.set()
+
+    async def _sweep(self) -> None:
+        while True:
+            with contextlib.suppress(sqlite3.Error):  # the next round may fare better
+                await self._store.expire()
+            await asyncio.sleep(min(SWEEP_SECONDS, self._settings.job_ttl))

@@ -1,0 +1,123 @@
+"""What Prometheus reads: requests, latency, errors, windows, and what the device did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from service.engine import Engine
+
+if TYPE_CHECKING:
+    from utils.batcher import Counters
+
+# A time of creation beside every counter doubles the reply, and nobody reads it.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # theirs
+
+PREFIX = "hate_speech_"
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+WINDOW_BUCKETS = (1, 2, 4, 8, 16, 32)
+
+
+class Metrics:
+    """The counters of one application, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            f"{PREFIX}requests",
+            "Requests answered, by method, route template and status (499: the client hung up).",
+            ("method", "route", "code"),
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            f"{PREFIX}request_seconds",
+            "From a request's head to the end of its reply.",
+            ("method", "route"),
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self._errors = Counter(
+            f"{PREFIX}errors",
+            "Errors by code, those of single items and of failed jobs included.",
+            ("code",),
+            registry=self.registry,
+        )
+        self._windows = Histogram(
+            f"{PREFIX}text_windows",
+            "Windows that a scored text was read in.",
+            buckets=WINDOW_BUCKETS,
+            registry=self.registry,
+        )
+
+    def observe_request(
+        self, method: str, route: str, status: int, seconds: float, error_type: str | None
+    ) -> None:
+        """Count one request."""
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(method, route).observe(seconds)
+        if error_type is not None:
+            self._errors.labels(error_type).inc()
+
+    def observe_error(self, message: str) -> None:
+        """Count an error that is no reply of its own, by its ``<code>: <message>``."""
+        self._errors.labels(message.partition(":")[0]).inc()
+
+    def observe_reply(self, reply: Mapping[str, Any]) -> None:
+        """Count the texts of a reply."""
+        for item in reply.get("items", [reply]):
+            if "error" in item:
+                self.observe_error(item["error"])
+            else:
+                self._windows.observe(item["windows"])
+
+    def watch(self, engine: Engine, queued_jobs: Callable[[], int]) -> None:
+        """Report what these know at the moment they are asked."""
+        self.registry.register(_Live(engine, queued_jobs))
+
+
+class _Live(Collector):
+    def __init__(self, engine: Engine, queued_jobs: Callable[[], int]) -> None:
+        self._engine = engine
+        self._queued_jobs = queued_jobs
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the batcher's counters."""
+        engine = self._engine
+        ready = GaugeMetricFamily(f"{PREFIX}ready", "1 if texts can be scored.")
+        ready.add_metric((), float(engine.state == "ready"))
+        yield ready
+        jobs = GaugeMetricFamily(f"{PREFIX}queue_jobs", "Asynchronous jobs that wait or run.")
+        jobs.add_metric((), self._queued_jobs())
+        yield jobs
+        if engine.handler is None:
+            return
+        model = GaugeMetricFamily(f"{PREFIX}model", "The model served.", labels=("model",))
+        model.add_metric((engine.model or "",), 1)
+        yield model
+        batcher = engine.handler.batcher
+        queue = GaugeMetricFamily(f"{PREFIX}queue_texts", "Texts that wait or are being scored.")
+        queue.add_metric((), batcher.queued_texts)
+        yield queue
+        counters = batcher.counters
+        largest = GaugeMetricFamily(f"{PREFIX}largest_batch", "Sequences in the largest batch.")
+        largest.add_metric((), counters.largest_batch)
+        yield largest
+        yield from _totals(counters)
+
+
+def _totals(counters: Counters) -> Iterator[Metric]:
+    for name, help_text in {
+        "texts": "Texts taken in.",
+        "batches": "Forward passes.",
+        "shared_batches": "Forward passes with sequences of more than one request.",
+        "sequences": "Sequences scored; divided by batches: the mean batch size.",
+        "tokens": "Tokens scored; divided by batches: the mean batch in tokens.",
+        "padding": "Padding tokens, which attention alone reads, beside those.",
+    }.items():
+        family = CounterMetricFamily(f"{PREFIX}{name}", help_text)
+        family.add_metric((), getattr(counters, name))
+        yield family

@@ -1,0 +1,90 @@
+"""Limits on the connection, where no application can set them.
+
+uvicorn bounds how long an idle connection is kept, not how long a request's head may take, what
+becomes of a body after its reply, or how long a reply may wait for a client that reads nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_SECONDS: Final = 15.0  # for a request's line and headers, from connecting or the first byte
+LINGER_SECONDS: Final = 15.0  # for the rest of a body that nobody reads any more
+WRITE_SECONDS: Final = 60.0  # without the client taking anything
+MAX_CONNECTIONS: Final = 2048
+
+
+class GuardedProtocol(H11Protocol):
+    """uvicorn's h11 protocol (which bounds the size of a head) with deadlines."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._waiting_for: str | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._write_deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a connection, unless there are too many."""
+        # The parameter's type is uvicorn's.
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.abort()
+            return
+        self._watch(new=True)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the deadlines."""
+        super().connection_lost(exc)
+        for timer in (self._deadline, self._write_deadline):
+            if timer is not None:
+                timer.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, and see what is still missing."""
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        """Go on to what was pipelined, or to what remains of the body."""
+        super().on_response_complete()
+        self._watch()
+
+    def pause_writing(self) -> None:
+        """Give a client that does not read a while."""
+        super().pause_writing()
+        if self._write_deadline is None:
+            self._write_deadline = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Note that the client reads."""
+        super().resume_writing()
+        if self._write_deadline is not None:
+            self._write_deadline.cancel()
+            self._write_deadline = None
+
+    def _watch(self, *, new: bool = False) -> None:
+        """Start a deadline when what is waited for changes; data alone does not extend one."""
+        answered = self.cycle is None or self.cycle.response_complete
+        begun = new or self._waiting_for == "head" or bool(self.conn.trailing_data[0])
+        waiting_for = None
+        if answered and begun and self.conn.their_state is h11.IDLE:
+            waiting_for = "head"
+        elif answered and self.conn.their_state is h11.SEND_BODY:
+            waiting_for = "rest"
+        if waiting_for == self._waiting_for:
+            return
+        self._waiting_for = waiting_for
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if waiting_for is not None:
+            seconds = HEAD_SECONDS if waiting_for == "head" else LINGER_SECONDS
+            self._deadline = self.loop.call_later(seconds, self._expire)
+
+    def _expire(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.abort()

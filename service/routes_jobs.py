@@ -1,0 +1,202 @@
+"""Asynchronous jobs, in Runpod's shapes: its clients and the SingularityNET daemon fit unchanged.
+
+Every route is also there under ``/v2/{endpoint_id}``, where Runpod's clients look for it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Final
+
+from fastapi import APIRouter
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from service.auth import Caller
+from service.documents import (
+    EXAMPLE_TEXT,
+    JOB,
+    SCORING,
+    JobReply,
+    json_body,
+    score_input,
+)
+from service.jobs import Jobs
+from service.messages import read_json, read_query, until_gone
+from service.store import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE, Job
+from utils.errors import ValidationError
+from utils.settings import Settings
+
+MIN_WAIT_MS: Final = 1000
+MAX_WAIT_MS: Final = 300_000
+DEFAULT_WAIT_MS: Final = 90_000
+
+# What a header may hold and a person may want: a UUID, a hash, a name.
+_RETRY_KEY: Final = re.compile(r"[!-~]{1,255}")
+
+# The document says which inputs make sense, and that others are accepted as well.
+REFUSED_INPUT: Final = {"description": "Any other value makes a job that fails, with an `error`."}
+
+JOB_ID: Final = {"in": "path", "name": "job_id", "required": True, "schema": {"type": "string"}}
+
+
+def job_routes(settings: Settings) -> tuple[APIRouter, APIRouter]:
+    """Return the routes, and ``/health`` as Runpod's clients know it, for the prefix alone."""
+    router = APIRouter(tags=["jobs"])
+    body = json_body(
+        {
+            "type": "object",
+            "required": ["input"],
+            "additionalProperties": False,
+            "properties": {"input": {"anyOf": [score_input(settings), REFUSED_INPUT]}},
+        },
+        {"one": {"input": {"prompt": EXAMPLE_TEXT}}, "many": {"input": {"prompts": ["a", "b"]}}},
+    )
+    retry_key = {
+        "in": "header",
+        "name": "Idempotency-Key",
+        "description": "Makes a retry safe: the same key and body give the same id.",
+        "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+    }
+    wait = {
+        "in": "query",
+        "name": "wait",
+        "description": "Milliseconds to wait for the result.",
+        "schema": {
+            "type": "integer",
+            "minimum": MIN_WAIT_MS,
+            "maximum": MAX_WAIT_MS,
+            "default": DEFAULT_WAIT_MS,
+        },
+    }
+
+    @router.post(
+        "/run",
+        operation_id="run",
+        summary="Accept a job",
+        openapi_extra={**body, "parameters": [retry_key]},
+        responses={200: {"model": JobReply}, **SCORING},
+    )
+    async def run(request: Request) -> Response:
+        """Answer with an id at once; ask `/status/{job_id}` for the result.
+
+        What has been answered survives a restart. An input the contract refuses makes a job that
+        fails.
+        """
+        read_query(request, ())
+        key = request.headers.get("idempotency-key")
+        if key is not None and not _RETRY_KEY.fullmatch(key):
+            raise ValidationError("Idempotency-Key: must be 1 to 255 visible ASCII characters")
+        job_input = read_input(await read_json(request))
+        jobs: Jobs = request.app.state.jobs
+        job_id = await jobs.submit(caller_of(request), job_input, retry_key=key)
+        return JSONResponse({"id": job_id, "status": IN_QUEUE})
+
+    @router.post(
+        "/runsync",
+        operation_id="runsync",
+        summary="Accept a job and wait for it",
+        openapi_extra={**body, "parameters": [wait]},
+        responses={200: {"model": JobReply}, **SCORING},
+    )
+    async def runsync(request: Request) -> Response:
+        """Answer with the result, or with the job as it stands when the wait is over."""
+        milliseconds = read_wait(request)
+        job_input = read_input(await read_json(request))
+        jobs: Jobs = request.app.state.jobs
+        owner = jobs.owner(caller_of(request))
+        job_id = await jobs.submit(caller_of(request), job_input, prefix="sync-")
+        try:
+            job = await until_gone(request, jobs.wait(job_id, owner, milliseconds / 1000))
+        except ClientDisconnect:
+            await jobs.cancel(job_id, owner)  # nobody knows its id
+            raise
+        return job_response(job)
+
+    @router.get(
+        "/status/{job_id}",
+        operation_id="status",
+        summary="Ask for a job's result",
+        openapi_extra={"parameters": [JOB_ID]},
+        responses={200: {"model": JobReply}, **JOB},
+    )
+    async def status(request: Request) -> Response:
+        """Only the token that made a job may ask for it, and until its result expires."""
+        jobs: Jobs = request.app.state.jobs
+        owner = jobs.owner(caller_of(request))
+        return job_response(await jobs.get(request.path_params["job_id"], owner))
+
+    @router.post(
+        "/cancel/{job_id}",
+        operation_id="cancel",
+        summary="Cancel a job",
+        openapi_extra={"parameters": [JOB_ID]},
+        responses={200: {"model": JobReply}, **JOB},
+    )
+    async def cancel(request: Request) -> Response:
+        """Answer with what became of it; one that was answered stays answered."""
+        jobs: Jobs = request.app.state.jobs
+        owner = jobs.owner(caller_of(request))
+        return job_response(await jobs.cancel(request.path_params["job_id"], owner))
+
+    endpoint = APIRouter()
+
+    @endpoint.get("/health")
+    async def endpoint_health(request: Request) -> Response:
+        jobs: Jobs = request.app.state.jobs
+        counts = await jobs.count()
+        return JSONResponse(
+            {
+                "jobs": {
+                    "completed": counts.get(COMPLETED, 0),
+                    "failed": counts.get(FAILED, 0),
+                    "cancelled": counts.get(CANCELLED, 0),
+                    "inProgress": counts.get(IN_PROGRESS, 0),
+                    "inQueue": counts.get(IN_QUEUE, 0),
+                    "retried": 0,
+                },
+                "workers": {"ready": int(request.app.state.engine.state == "ready")},
+            }
+        )
+
+    endpoint.include_router(router)
+    return router, endpoint
+
+
+def caller_of(request: Request) -> Caller:
+    """Return who asks, as :class:`~service.auth.TokenGuard` found out."""
+    caller: Caller = request.scope["state"]["caller"]
+    return caller
+
+
+def read_input(body: Any) -> Any:
+    """Return a job's input; raise :class:`ValidationError` for what is no job."""
+    if not isinstance(body, dict) or "input" not in body:
+        raise ValidationError('body: must be an object with "input"')
+    if len(body) > 1:
+        raise ValidationError('body: may hold nothing but "input"')
+    return body["input"]
+
+
+def read_wait(request: Request) -> int:
+    """Return how many milliseconds the caller wants to wait."""
+    value = read_query(request, ("wait",)).get("wait", str(DEFAULT_WAIT_MS))
+    if not re.fullmatch(r"[0-9]{1,6}", value) or not MIN_WAIT_MS <= int(value) <= MAX_WAIT_MS:
+        raise ValidationError(f"wait: must be a whole number from {MIN_WAIT_MS} to {MAX_WAIT_MS}")
+    return int(value)
+
+
+def job_response(job: Job) -> Response:
+    """Return a job in Runpod's shape; its output is spliced in as the text it is stored as."""
+    head: dict[str, Any] = {}
+    if job.started is not None and job.finished is not None:
+        head["delayTime"] = round((job.started - job.created) * 1e3)
+        head["executionTime"] = round((job.finished - job.started) * 1e3)
+    head |= {"id": job.id, "status": job.status}
+    if job.error is not None:
+        head["error"] = job.error
+    body = json.dumps(head)
+    if job.output is not None:
+        body = f'{body[:-1]}, "output": {job.output}}}'
+    return Response(body, media_type="application/json")

@@ -1,0 +1,227 @@
+"""CSV, TSV and JSONL: read in chunks, written again in chunks with scores beside.
+
+A table is read twice: once to the end, so that a file that can't be read is refused before a reply
+begins, and once to be scored. Neither holds more than a chunk in memory.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, ClassVar, Final
+
+from utils.errors import ValidationError
+from utils.schema import LABELS
+
+TEXT: Final = "text"
+ADDED: Final = (*LABELS, "label", "windows", "error")
+
+# Without a limit one row could fill the memory.
+MAX_RECORD_CHARS: Final = 4 * 1024 * 1024
+csv.field_size_limit(MAX_RECORD_CHARS)
+
+Item = Mapping[str, Any]  # scores of a row, or its error
+
+
+class Table(ABC):
+    """An uploaded file, in chunks of at most ``rows``; a Parquet row group has a limit in bytes."""
+
+    media_type: ClassVar[str]
+    suffix: ClassVar[str]
+
+    def __init__(self, file: BinaryIO, rows: int, max_group_bytes: int) -> None:
+        self._file = file
+        self._rows = rows
+        self._max_group_bytes = max_group_bytes
+
+    @abstractmethod
+    def check(self) -> None:
+        """Read to the end; raise :class:`ValidationError` for a file that can't be scored."""
+
+    @abstractmethod
+    def chunks(self) -> Iterator[tuple[Any, list[Any]]]:
+        """Yield rows as they will be written again, and what stands in their ``text``."""
+
+    @abstractmethod
+    def write(self, rows: Any, items: Sequence[Item]) -> bytes:
+        """Return rows with their scores; the first call returns the head, if any, before them."""
+
+    def end(self) -> bytes:
+        """Return what follows the last row."""
+        return b""
+
+    def close(self) -> None:
+        """Let go of the file; a temporary one is gone then."""
+        self._file.close()
+
+
+class Csv(Table):
+    """RFC 4180 with a header line; quoted where needed."""
+
+    media_type = "text/csv; charset=utf-8"
+    suffix = "csv"
+    dialect: ClassVar[dict[str, Any]] = {"delimiter": ",", "strict": True}
+
+    def check(self) -> None:
+        """See :meth:`Table.check`."""
+        columns = self._columns()
+        if columns.count(TEXT) != 1:
+            raise ValidationError("file: its header must name one column text")
+        refuse_added(columns)
+        for _ in self._records():
+            pass
+
+    def chunks(self) -> Iterator[tuple[Any, list[Any]]]:
+        """See :meth:`Table.chunks`."""
+        columns = self._columns()
+        place = columns.index(TEXT)
+        yield [[*columns, *ADDED]], []
+        for rows in chunked(self._records(), self._rows):
+            yield rows, [row[place] for row in rows]
+
+    def write(self, rows: Any, items: Sequence[Item]) -> bytes:
+        """See :meth:`Table.write`."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n", **self.dialect)
+        if not items:  # the header
+            writer.writerows(rows)
+        for row, item in zip(rows, items, strict=False):
+            writer.writerow([*row, *(item.get(name, "") for name in ADDED)])
+        return text.getvalue().encode()
+
+    def _columns(self) -> list[str]:
+        return next(self._lines(), [])
+
+    def _records(self) -> Iterator[list[str]]:
+        lines = self._lines()
+        width = len(next(lines))
+        for number, row in enumerate(lines, start=1):
+            if len(row) != width:
+                raise ValidationError(
+                    f"file: row {number} has {len(row)} fields, the header {width}"
+                )
+            yield row
+
+    def _lines(self) -> Iterator[list[str]]:
+        self._file.seek(0)
+        text = io.TextIOWrapper(self._file, encoding="utf-8-sig", newline="")
+        source = Lines(text)
+        reader = csv.reader(source, **self.dialect)
+        try:
+            for row in reader:
+                source.chars = 0
+                if row:
+                    yield row
+        except UnicodeDecodeError:
+            raise ValidationError("file: is not UTF-8") from None
+        except csv.Error:
+            raise ValidationError(f"file: line {reader.line_num} cannot be read") from None
+        finally:
+            text.detach()
+
+
+class Tsv(Csv):
+    """Fields between tabs, as they stand: no quoting, no tab or line break inside (IANA)."""
+
+    media_type = "text/tab-separated-values; charset=utf-8"
+    suffix = "tsv"
+    dialect: ClassVar[dict[str, Any]] = {
+        "delimiter": "\t",
+        "quoting": csv.QUOTE_NONE,
+        "quotechar": None,
+    }
+
+
+class Jsonl(Table):
+    """One object a line; a line goes out as it came in, with keys added at its end."""
+
+    media_type = "application/jsonl"
+    suffix = "jsonl"
+
+    def check(self) -> None:
+        """See :meth:`Table.check`."""
+        for _ in self._objects():
+            pass
+
+    def chunks(self) -> Iterator[tuple[Any, list[Any]]]:
+        """See :meth:`Table.chunks`."""
+        for pairs in chunked(self._objects(), self._rows):
+            yield [line for line, _ in pairs], [record.get(TEXT) for _, record in pairs]
+
+    def write(self, rows: Any, items: Sequence[Item]) -> bytes:
+        """See :meth:`Table.write`."""
+        lines = []
+        for line, item in zip(rows, items, strict=True):
+            added = json.dumps({name: item.get(name) for name in ADDED}, ensure_ascii=False)
+            head = line[:-1].rstrip()
+            comma = "" if head == "{" else ", "
+            lines.append(f"{head}{comma}{added[1:]}\n")
+        return "".join(lines).encode()
+
+    def _objects(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        self._file.seek(0)
+        text = io.TextIOWrapper(self._file, encoding="utf-8-sig", newline="\n")
+        number = 0
+        try:
+            source = Lines(text)
+            for number, raw in enumerate(source, start=1):  # noqa: B007 - named in errors
+                source.chars = 0
+                line = raw.strip()
+                if line:
+                    yield line, _read_object(line)
+        except UnicodeDecodeError:
+            raise ValidationError("file: is not UTF-8") from None
+        except (ValueError, RecursionError):
+            raise ValidationError(f"file: line {number} is no JSON object") from None
+        except csv.Error:
+            raise ValidationError(f"file: line {number + 1} is too long") from None
+        finally:
+            text.detach()
+
+
+def _read_object(line: str) -> dict[str, Any]:
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        raise ValueError("no object")
+    refuse_added(record)
+    return record
+
+
+def refuse_added(columns: Sequence[str] | Mapping[str, Any]) -> None:
+    """Raise :class:`ValidationError` if a column of ours is there already."""
+    for name in ADDED:
+        if name in columns:
+            raise ValidationError(f"file: has a column {name} already; rename it")
+
+
+class Lines:
+    """The lines of a text file; raises :class:`csv.Error` for a record of too many characters.
+
+    Whoever reads sets ``chars`` to 0 after each record, which may be several lines.
+    """
+
+    def __init__(self, text: io.TextIOWrapper) -> None:
+        self.chars = 0
+        self._text = text
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._text.readline(MAX_RECORD_CHARS + 1):
+            self.chars += len(line)
+            if self.chars > MAX_RECORD_CHARS:
+                raise csv.Error("record too long")
+            yield line
+
+
+def chunked(rows: Iterator[Any], count: int) -> Iterator[list[Any]]:
+    """Yield lists of at most ``count`` rows."""
+    chunk = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == count:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,56 @@
+"""What a script of the project imports, directly and through the project's own modules."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Imports:
+    """Transitive imports of one script."""
+
+    files: frozenset[str]  # of the project, relative to its root, the script included
+    packages: frozenset[str]  # of others, by the name they are imported under
+
+
+def transitive_imports(root: Path, script: str) -> Imports:
+    """Follow every import statement, those inside functions and type checks too."""
+    waiting, files, packages = [root / script], set[Path](), set[str]()
+    while waiting:
+        file = waiting.pop()
+        if file in files:
+            continue
+        files.add(file)
+        for name in imported_names(file):
+            found = modules(root, name)
+            waiting += found
+            package = name.partition(".")[0]
+            if not found and package not in sys.stdlib_module_names:
+                packages.add(package)
+    return Imports(frozenset(str(f.relative_to(root)) for f in files), frozenset(packages))
+
+
+def imported_names(file: Path) -> list[str]:
+    """Return the dotted names after ``import``, and after ``from`` with and without the rest."""
+    names = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module, f"{file}: a relative import"
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
+
+
+def modules(root: Path, name: str) -> list[Path]:
+    """Return the project's files that importing a dotted name runs, packages first."""
+    found = []
+    parts = name.split(".")
+    for length in range(1, len(parts) + 1):
+        place = root.joinpath(*parts[:length])
+        candidates = (place / "__init__.py", place.with_name(f"{place.name}.py"))
+        found += [candidate for candidate in candidates if candidate.is_file()]
+    return found

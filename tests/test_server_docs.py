@@ -1,0 +1,88 @@
+"""The examples in the documentation of the HTTP server, run as they are printed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.http_server import TOKEN, HttpServer, http_server
+from tests.support.worker_process import ROOT, clean_environment
+from utils.settings import HTTP_SETTINGS, Settings
+
+PAGES = ("http.md", "nevermined.md")
+# These start the server; here it runs already, on a port of its own.
+STARTS = re.compile(r"^export TOKEN=.*\n(BEARER_TOKEN=.*server\.py)\n$")
+
+
+@pytest.fixture(scope="module")
+def server(
+    small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[HttpServer]:
+    with http_server(tmp_path_factory.mktemp("docs"), small_checkpoint) as server:
+        yield server.ready()
+
+
+def examples(page: str) -> list[tuple[str, str]]:
+    """Return the fenced examples that say what they are: language and text."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    found = []
+    for indent, language, body in re.findall(
+        r"^( *)```(sh|python)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL
+    ):
+        found.append((language, re.sub(rf"^{indent}", "", body, flags=re.MULTILINE)))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_example_does_what_it_says(page: str, server: HttpServer, tmp_path: Path) -> None:
+    environment = {
+        **clean_environment(tmp_path, None),
+        "URL": server.url,
+        "TOKEN": TOKEN,
+        "PYTHONWARNINGS": "error",
+    }
+    run = 0
+    for language, text in examples(page):
+        if STARTS.match(text):
+            continue
+        command = ["bash", "-euo", "pipefail", "-c"] if language == "sh" else [sys.executable, "-c"]
+        result = subprocess.run(
+            [*command, text],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert result.returncode == 0, f"{text}\n{result.stderr}\n{server.stderr[-2000:]}"
+        assert result.stdout or "openapi.json" in text, text
+        assert "FAILED" not in result.stdout, text
+        run += 1
+    assert run >= 2
+    scored = tmp_path / "scored.csv"
+    if page == "http.md":
+        assert scored.read_text().count("\n") == 3
+    else:
+        assert "401" in result.stdout or (tmp_path / "openapi.json").stat().st_size > 1000
+
+
+def test_the_operations_page_names_settings_and_metrics_that_exist(server: HttpServer) -> None:
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    known = {name.upper() for name in Settings.model_fields}
+    others = {"FAILED", "COMPLETED", "IN_QUEUE", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEBUG"}
+    named = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", text))
+    assert named - others <= known | {"OMP_NUM_THREADS"}
+    metrics = {f"hate_speech_{name.partition(':')[0]}" for name in server.metrics()}
+    assert set(re.findall(r"hate_speech_\w+", text)) <= metrics
+
+
+def test_the_http_page_names_every_limit_of_the_front() -> None:
+    text = " ".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in PAGES)
+    missing = [name.upper() for name in HTTP_SETTINGS if name.upper() not in text]
+    assert missing == ["MAX_QUEUE_JOBS"], "that one is on the page of operations"

@@ -1,0 +1,531 @@
+"""Who gets in over HTTP, what is refused before it costs anything, and what is never told."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import pytest
+import requests
+
+from tests.support.bad_inputs import MARKER
+from tests.support.http_server import (
+    BEARER,
+    FAULTY_SERVER,
+    OTHER_TOKEN,
+    SERVER,
+    TOKEN,
+    HttpServer,
+    free_port,
+    http_server,
+    together,
+)
+from tests.support.worker_process import ROOT, clean_environment
+from utils.settings import Settings
+
+MAX_BODY: Final = 100_000
+MAX_FILE: Final = 300_000
+ORIGIN: Final = "https://moderators.example"
+
+# Every route, what to send, and what the right token gets.
+GUARDED: Final = (
+    ("GET", "/", None, 200),
+    ("GET", "/score?text=hello", None, 200),
+    ("POST", "/score", {"text": "hello"}, 200),
+    ("POST", "/score/file", None, 415),
+    ("POST", "/run", {"input": {"prompt": "hello"}}, 200),
+    ("POST", "/runsync", {"input": {"prompt": "hello"}}, 200),
+    ("GET", "/status/none", None, 404),
+    ("POST", "/cancel/none", None, 404),
+    ("POST", "/v2/any/run", {"input": {"prompt": "hello"}}, 200),
+    ("POST", "/v2/any/runsync", {"input": {"prompt": "hello"}}, 200),
+    ("GET", "/v2/any/status/none", None, 404),
+    ("POST", "/v2/any/cancel/none", None, 404),
+    ("GET", "/v2/any/health", None, 200),
+    ("GET", "/metrics", None, 200),
+    ("GET", "/nowhere", None, 404),
+    ("GET", "/docs../score", None, 404),
+    ("DELETE", "/score", None, 405),
+    ("OPTIONS", "/score", None, 405),
+)
+OPEN: Final = (
+    ("/ping", 200),
+    ("/health", 200),
+    ("/docs", 200),
+    ("/docs/swagger-ui-bundle.js", 200),
+    ("/docs/swagger-ui.css", 200),
+    ("/docs/../score", 404),
+    ("/docs/%2e%2e/score", 404),
+    ("/openapi.json", 200),
+)
+WRONG: Final[tuple[Mapping[str, str], ...]] = (
+    {},
+    {"Authorization": f"Bearer {TOKEN}x"},
+    {"Authorization": f"Bearer {TOKEN[:-1]}"},
+    {"Authorization": "Bearer "},
+    {"Authorization": f"Basic {TOKEN}"},
+    {"Authorization": TOKEN},
+    {"Authorization": f"Bearer {OTHER_TOKEN},{TOKEN}"},
+    {"X-API-Key": "wrong"},
+    {"X-API-Key": ""},
+)
+RIGHT: Final[tuple[Mapping[str, str], ...]] = (
+    BEARER,
+    {"Authorization": f"bearer {OTHER_TOKEN}"},
+    {"X-API-Key": TOKEN},
+    # Behind a gateway, Authorization is the gateway's.
+    {"X-API-Key": TOKEN, "Authorization": "Bearer rpa_0123456789"},
+)
+
+
+@pytest.fixture(scope="module")
+def server(
+    small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[HttpServer]:
+    environment = {
+        "CORS_ORIGINS": ORIGIN,
+        "MAX_BODY_BYTES": str(MAX_BODY),
+        "MAX_FILE_BYTES": str(MAX_FILE),
+        "LOG_LEVEL": "DEBUG",
+        "PORT_HEALTH": str(free_port()),
+    }
+    with http_server(tmp_path_factory.mktemp("guard"), small_checkpoint, environment) as server:
+        server.health_port = int(environment["PORT_HEALTH"])
+        yield server.ready()
+
+
+def require_error(reply: requests.Response, status: int, code: str) -> None:
+    assert (reply.status_code, reply.json()["error_type"]) == (status, code), reply.text
+    assert reply.json().keys() == {"error", "error_type"}
+    assert MARKER not in reply.text
+
+
+@pytest.mark.parametrize(("method", "path", "body", "status"), GUARDED)
+def test_a_guarded_route_answers_the_right_token_and_no_other(
+    server: HttpServer, method: str, path: str, body: object, status: int
+) -> None:
+    for headers in WRONG:
+        reply = server.request(method, path, headers, json=body)
+        require_error(reply, 401, "unauthorized")
+        challenge = reply.headers["WWW-Authenticate"]
+        assert challenge.startswith("Bearer ")
+        assert ("invalid_token" in challenge) == bool(headers)
+    for headers in RIGHT:
+        assert server.request(method, path, headers, json=body).status_code == status
+
+
+@pytest.mark.parametrize(("path", "status"), OPEN)
+def test_an_open_path_needs_no_token_and_opens_no_other(
+    server: HttpServer, path: str, status: int
+) -> None:
+    with server.connect() as connection:  # a client library would tidy the path
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        assert read_all(connection).startswith(f"HTTP/1.1 {status} ")
+
+
+def test_the_second_port_has_the_probes_and_nothing_else(server: HttpServer) -> None:
+    base = f"http://127.0.0.1:{server.health_port}"
+    assert requests.get(f"{base}/ping", timeout=60).status_code == 200
+    assert requests.get(f"{base}/health", timeout=60).json()["status"] == "ready"
+    for path in ("/", "/score?text=hello", "/docs", "/openapi.json"):
+        reply = requests.get(base + path, headers=BEARER, timeout=60)
+        require_error(reply, 404, "not_found")
+
+
+def test_a_reply_carries_the_security_headers_and_no_banner(server: HttpServer) -> None:
+    for reply in (server.get("/score?text=a"), server.get("/nowhere"), server.get("/", headers={})):
+        assert reply.headers["X-Content-Type-Options"] == "nosniff"
+        assert reply.headers["X-Frame-Options"] == "DENY"
+        assert reply.headers["Referrer-Policy"] == "no-referrer"
+        assert reply.headers["Cache-Control"] == "no-store"
+        assert "default-src 'none'" in reply.headers["Content-Security-Policy"]
+        assert "Server" not in reply.headers
+
+
+def test_the_documentation_asks_nobody_else_for_anything(server: HttpServer) -> None:
+    page = server.get("/docs", headers={})
+    assert "script-src 'self';" in page.headers["Content-Security-Policy"]
+    assert "http" not in page.text
+    assert "<script>" not in page.text
+    assert "swagger" in server.get("/docs/swagger-ui-bundle.js", headers={}).text.lower()
+    assert '"openapi.json"' in server.get("/docs/start.js", headers={}).text
+
+
+def test_a_request_id_is_kept_if_sane_and_made_up_otherwise(server: HttpServer) -> None:
+    sane = {**BEARER, "X-Request-ID": "abc-123.X_y"}
+    assert server.get("/", headers=sane).headers["X-Request-ID"] == "abc-123.X_y"
+    for other in ("", "a" * 65, "a b", "a\tb", "<script>"):
+        given = server.get("/", headers={**BEARER, "X-Request-ID": other}).headers["X-Request-ID"]
+        assert given != other
+        assert len(given) == 16
+    assert "abc-123.X_y" in server.stderr
+
+
+def test_cors_lets_in_the_listed_origin_alone(server: HttpServer) -> None:
+    preflight = {
+        "Origin": ORIGIN,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type,x-api-key",
+    }
+    reply = server.request("OPTIONS", "/score", preflight)
+    assert reply.status_code == 200
+    assert reply.headers["Access-Control-Allow-Origin"] == ORIGIN
+    other = server.request("OPTIONS", "/score", {**preflight, "Origin": "https://evil.example"})
+    assert "Access-Control-Allow-Origin" not in other.headers
+    for headers in ({"Origin": ORIGIN}, {**BEARER, "Origin": ORIGIN}):  # a 401 can be read, too
+        reply = server.get("/score?text=a", headers=headers)
+        assert reply.headers["Access-Control-Allow-Origin"] == ORIGIN
+
+
+def test_a_path_says_which_methods_it_takes(server: HttpServer) -> None:
+    for method, path, allowed in (("PUT", "/score", "GET, POST"), ("GET", "/run", "POST")):
+        reply = server.request(method, path)
+        require_error(reply, 405, "method_not_allowed")
+        assert reply.headers["Allow"] == allowed
+
+
+# Bodies.
+
+
+def read_all(connection: socket.socket) -> str:
+    data = b""
+    while chunk := connection.recv(65536):
+        data += chunk
+    return data.decode()
+
+
+def raw_post(server: HttpServer, headers: str, *parts: bytes, path: str = "/score") -> str:
+    """Send a request byte by byte as given; return all that comes until the server closes."""
+    with server.connect() as connection:
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+            f"Content-Type: application/json\r\nConnection: close\r\n{headers}\r\n\r\n"
+        )
+        connection.sendall(head.encode())
+        for part in parts:
+            connection.sendall(part)
+        return read_all(connection)
+
+
+def test_a_body_over_the_limit_is_refused_however_it_comes(server: HttpServer) -> None:
+    fitting = json.dumps({"texts": ["x" * 9000] * 10}).encode()
+    assert len(fitting) < MAX_BODY
+    assert server.post("/score", data=fitting, headers=json_headers()).status_code == 200
+    large = json.dumps({"text": MARKER * MAX_BODY}).encode()[: MAX_BODY + 1]
+    require_error(server.post("/score", data=large, headers=json_headers()), 413, "too_large")
+    chunks = (large[i : i + 5000] for i in range(0, len(large), 5000))
+    require_error(server.post("/score", data=chunks, headers=json_headers()), 413, "too_large")
+    # Declared and never sent: refused before a byte of it.
+    for declared in (MAX_BODY + 1, 10**30):
+        reply = raw_post(server, f"Content-Length: {declared}")
+        assert reply.startswith(("HTTP/1.1 413 ", "HTTP/1.1 400 "))
+    # Chunked, whatever length is declared beside: what counts is what comes.
+    frames = [b"%x\r\n%s\r\n" % (50_000, b"x" * 50_000)] * 3
+    reply = raw_post(server, "Transfer-Encoding: chunked", *frames)
+    assert reply.startswith("HTTP/1.1 413 ")
+
+
+def json_headers() -> dict[str, str]:
+    return {**BEARER, "Content-Type": "application/json"}
+
+
+def test_the_file_route_has_a_limit_of_its_own(server: HttpServer) -> None:
+    row = f"{'x' * 98}\n"
+    fitting = "text\n" + row * 2000
+    assert MAX_BODY < len(fitting) < MAX_FILE
+    assert server.post("/score/file", files={"file": ("a.csv", fitting)}).status_code == 200
+    large = "text\n" + row * 4000
+    require_error(server.post("/score/file", files={"file": ("a.csv", large)}), 413, "too_large")
+
+
+BAD_BODIES: Final = {
+    "empty": b"",
+    "no_json": b'{"text": ' + MARKER.encode(),
+    "cut_off": b'{"text": "' + MARKER.encode(),
+    "not_utf8": b'{"text": "' + MARKER.encode() + b'\xff"}',
+    "utf16": json.dumps({"text": MARKER}).encode("utf-16"),
+    "byte_order_mark": b"\xef\xbb\xbf" + json.dumps({"text": MARKER}).encode(),
+    "nan": b'{"text": "a", "thresholds": {"hate": NaN}}',
+    "infinity": b'{"text": "a", "thresholds": {"hate": -Infinity}}',
+    "huge_float": b'{"text": "a", "thresholds": {"hate": 1e999}}',
+    "huge_integer": b'{"text": ' + b"9" * 5000 + b"}",
+    "deep": b'{"text": ' + b"[" * 20_000 + b"]" * 20_000 + b"}",
+    "deep_object": b'{"a":' * 9000 + b"1" + b"}" * 9000,
+    "array": b'["' + MARKER.encode() + b'"]',
+    "two_documents": b'{"text": "a"} {"text": "b"}',
+}
+
+
+@pytest.mark.parametrize("path", ["/score", "/run", "/runsync"])
+@pytest.mark.parametrize("name", BAD_BODIES)
+def test_a_body_that_is_no_sound_json_is_a_validation_error(
+    server: HttpServer, path: str, name: str
+) -> None:
+    reply = server.post(path, data=BAD_BODIES[name], headers=json_headers())
+    require_error(reply, 422, "validation")
+
+
+def test_json_is_read_only_if_it_is_declared(server: HttpServer) -> None:
+    body = json.dumps({"text": MARKER})
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "", "multipart/form-data"):
+        for path in ("/score", "/run", "/runsync"):
+            headers = {**BEARER, "Content-Type": kind}
+            require_error(server.post(path, data=body, headers=headers), 415, "unsupported_media")
+    good = {**BEARER, "Content-Type": "Application/JSON; charset=utf-8"}
+    assert server.post("/score", data=body, headers=good).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("", "text=", "text=a&text=b", "text=a&colour=red", "text=%ff", "text=a&prompt=b"),
+        *("explain=true", "text=a&explain=yes", "&".join(["text=a"] * 50)),
+    ],
+)
+def test_a_query_that_is_not_what_it_must_be_is_a_validation_error(
+    server: HttpServer, query: str
+) -> None:
+    require_error(server.get(f"/score?{query}"), 422, "validation")
+
+
+def test_texts_tokens_and_query_strings_are_never_logged(server: HttpServer) -> None:
+    server.get(f"/score?text={MARKER}")
+    server.get(f"/{MARKER}?text={MARKER}")
+    server.get(f"/status/{MARKER}")
+    server.post("/score", json={"text": MARKER, MARKER: 1})
+    server.post("/score", data=MARKER, headers=json_headers())
+    server.post("/score/file", files={"file": (f"{MARKER}.csv", f"text\n{MARKER}\n")})
+    server.post("/score/file", files={"file": (f"{MARKER}.exe", MARKER)})
+    server.finished(server.run({"prompt": MARKER}))
+    server.get("/", headers={"Authorization": f"Bearer {MARKER}", "X-Request-ID": f"{MARKER}!"})
+    raw_post(server, f"Bad Header {MARKER}")
+    assert MARKER not in server.stderr
+    assert TOKEN not in server.stderr
+    assert OTHER_TOKEN not in server.stderr
+    assert "text=" not in server.stderr
+    assert "POST /score/file 200" in server.stderr
+    assert "GET unmatched 404" in server.stderr
+    assert server.stdout == ""
+
+
+def test_under_uvicorns_own_command_nothing_is_logged_either(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    port = str(free_port())
+    command = ("-m", "uvicorn", "server:app", "--port", port, "--no-server-header")
+    with http_server(tmp_path, small_checkpoint, {"PORT": port}, command) as server:
+        server.ready()
+        assert server.get(f"/score?text={MARKER}").json()["text"] == MARKER
+        assert server.get(f"/{MARKER}", headers={}).status_code == 401
+        assert "Server" not in server.get("/").headers
+        server.terminate()
+        server.wait()
+        assert "GET /score 200" in server.stderr
+        assert MARKER not in server.stderr + server.stdout
+
+
+def test_settings_never_show_a_token() -> None:
+    settings = Settings.from_environment({"BEARER_TOKEN": f"{TOKEN}, {OTHER_TOKEN}"})
+    assert list(settings.tokens) == [TOKEN, OTHER_TOKEN]
+    shown = f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+    assert TOKEN not in shown
+    assert OTHER_TOKEN not in shown
+
+
+# How often, and who counts as one.
+
+
+def test_a_token_that_asks_too_often_is_told_when_to_come_back(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    with http_server(tmp_path, small_checkpoint, {"RATE_LIMIT": "10/minute;100/hour"}) as server:
+        server.ready()
+        replies = together(14, lambda _: server.get("/"))
+        refused = [reply for reply in replies if reply.status_code == 429]
+        assert len(refused) == 4
+        for reply in refused:
+            require_error(reply, 429, "rate_limited")
+            assert 1 <= int(reply.headers["Retry-After"]) <= 60
+        other = {"Authorization": f"Bearer {OTHER_TOKEN}"}
+        assert server.get("/", headers=other).status_code == 200
+        assert server.get("/health", headers={}).status_code == 200
+        for _ in range(12):  # a wrong token is nobody's
+            assert server.get("/", headers={"X-API-Key": "wrong"}).status_code == 401
+
+
+def test_an_anonymous_server_serves_whoever_asks_and_limits_by_address(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    environment = {
+        "BEARER_TOKEN": "",
+        "ALLOW_ANONYMOUS": "1",
+        "RATE_LIMIT": "10/hour",
+        "METRICS": "off",
+    }
+    with http_server(tmp_path, small_checkpoint, environment) as server:
+        server.ready()
+        # The Authorization is a gateway's.
+        for headers in ({}, {"Authorization": "Bearer rpa_0123456789"}):
+            assert server.get("/score?text=a", headers=headers).status_code == 200
+        assert server.get("/metrics", headers={}).status_code == 404
+        document = server.get("/openapi.json", headers={}).json()
+        assert "securitySchemes" not in document["components"]
+        codes = [server.get("/", headers={}).status_code for _ in range(8)]
+        assert codes == [200] * 7 + [429]
+        assert "everyone who can reach" in server.stderr
+
+
+UVICORN: Final = ["-m", "uvicorn", "server:app"]
+
+
+@pytest.mark.parametrize(
+    ("command", "environment", "words"),
+    [
+        ([SERVER], {}, ["BEARER_TOKEN", "ALLOW_ANONYMOUS"]),
+        (UVICORN, {}, ["BEARER_TOKEN", "ALLOW_ANONYMOUS"]),
+        ([SERVER], {"ALLOW_ANONYMOUS": "0"}, ["BEARER_TOKEN"]),
+        ([SERVER], {"BEARER_TOKEN": f"{MARKER} {MARKER}"}, ["BEARER_TOKEN", "ASCII"]),
+        ([SERVER], {"BEARER_TOKEN": TOKEN, "JOBS_DB": "/nowhere/jobs"}, ["JOBS_DB", "no such"]),
+        ([SERVER], {"BEARER_TOKEN": TOKEN, "RATE_LIMIT": "often"}, ["RATE_LIMIT", "600/minute"]),
+        ([SERVER], {"BEARER_TOKEN": TOKEN, "HOST": "192.0.2.1"}, ["PORT", "HOST"]),
+    ],
+)
+def test_a_server_that_must_not_start_says_why_in_one_line(
+    command: list[str], environment: dict[str, str], words: list[str], tmp_path: Path
+) -> None:
+    environment = {
+        **clean_environment(tmp_path, tmp_path / "nowhere"),
+        "JOBS_DB": str(tmp_path / "jobs.sqlite3"),
+        "PORT": str(free_port()),
+        **environment,
+    }
+    run = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith("error: ")
+    assert run.stderr.count("\n") == 1
+    assert all(word in run.stderr for word in words)
+    assert MARKER not in run.stderr
+    assert TOKEN not in run.stderr
+
+
+def test_a_model_that_does_not_load_ends_the_server_with_one_line(tmp_path: Path) -> None:
+    with http_server(tmp_path, tmp_path / "nowhere") as server:
+        assert server.wait() == 1
+        assert "error: MODEL_DIR=" in server.stderr
+        assert "Traceback" not in server.stderr
+
+
+# Slow clients; the deadlines are the real ones, made short.
+
+DEADLINE: Final = 2.0
+
+
+@pytest.fixture(scope="module")
+def impatient(
+    small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[HttpServer]:
+    folder = tmp_path_factory.mktemp("impatient")
+    command = (*FAULTY_SERVER, "--switches", str(folder), "--deadline", str(DEADLINE))
+    with http_server(folder, small_checkpoint, command=command) as server:
+        yield server.ready()
+
+
+def drip(server: HttpServer, first: bytes, drop: bytes, seconds: float = 60) -> tuple[str, float]:
+    """Send ``first``, then ``drop`` five times a second until the server has had enough."""
+    started = time.monotonic()
+    received = b""
+    with server.connect() as connection:
+        connection.sendall(first)
+        connection.settimeout(0.2)
+        while time.monotonic() < started + seconds:
+            try:
+                chunk = connection.recv(65536)
+                if not chunk:
+                    return received.decode(), time.monotonic() - started
+                received += chunk
+            except TimeoutError:
+                pass
+            except ConnectionError:
+                return received.decode(), time.monotonic() - started
+            try:
+                connection.sendall(drop)
+            except ConnectionError:
+                return received.decode(), time.monotonic() - started
+    raise AssertionError(f"still connected after {seconds} s; received {received!r}")
+
+
+SLOW_HEAD: Final = f"POST /score HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
+SLOW_BODY: Final = SLOW_HEAD + b"Content-Type: application/json\r\nContent-Length: 90000\r\n\r\n"
+
+
+def test_a_connection_that_never_finishes_its_head_is_closed(impatient: HttpServer) -> None:
+    replies = together(3, lambda i: drip(impatient, (b"", SLOW_HEAD, b"G")[i], b"x"))
+    assert [received for received, _ in replies] == ["", "", ""]
+    # Also after a request that was fine.
+    fine = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
+    received, _ = drip(impatient, fine + SLOW_HEAD, b"x")
+    assert received.startswith("HTTP/1.1 200 ")
+    # And the server is none the worse.
+    assert impatient.get("/ping").status_code == 200
+
+
+def test_a_body_that_drips_is_refused_and_the_connection_closed(impatient: HttpServer) -> None:
+    received, _ = drip(impatient, SLOW_BODY, b"x")
+    assert received.startswith("HTTP/1.1 422 ")
+    assert "body: comes too slowly" in received
+
+
+def test_a_body_that_nobody_reads_does_not_hold_the_connection(impatient: HttpServer) -> None:
+    unauthorised = SLOW_BODY.replace(TOKEN.encode(), b"wrong")
+    received, _ = drip(impatient, unauthorised, b"x")
+    assert received.startswith("HTTP/1.1 401 ")
+
+
+def test_an_idle_connection_is_closed(impatient: HttpServer) -> None:
+    received, _ = drip(impatient, b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n", b"")
+    assert received.startswith("HTTP/1.1 200 ")
+
+
+def test_a_head_of_unreasonable_size_is_refused(impatient: HttpServer) -> None:
+    with impatient.connect() as connection:
+        connection.sendall(SLOW_HEAD)
+        try:
+            for _ in range(100):
+                connection.sendall(b"X-Filler: " + b"x" * 10_000 + b"\r\n")
+            received = read_all(connection)
+        except ConnectionError:
+            received = "HTTP/1.1 400 "
+    assert received.startswith("HTTP/1.1 400 ")
+
+
+def test_a_client_that_does_not_read_its_reply_is_dropped(impatient: HttpServer) -> None:
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", impatient.port))
+    before = descriptors(impatient)
+    with connection:
+        # A few megabytes each: more than the kernel takes off the server's hands.
+        request = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
+        connection.sendall(request * 20)
+        deadline = time.monotonic() + 60
+        while descriptors(impatient) >= before and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert descriptors(impatient) < before
+
+
+def descriptors(server: HttpServer) -> int:
+    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
