@@ -4,8 +4,8 @@
 #   docker run --rm -p 8000:8000 -e BEARER_TOKEN=… hate-speech-detection server          HTTP
 # docs/runpod.md goes on from there; scripts/check-image builds this file for real, on a small base.
 
-# Any image with Python 3.11 or 3.12 and the torch that requirements.txt names will do. This digest
-# was read in two public repositories that pin it; the image was not pulled here.
+# Any image with Python 3.11 or 3.12, pip and the torch that requirements.txt names will do. This
+# digest was read in two public repositories that pin it; the image was not pulled here.
 ARG BASE_IMAGE=pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime@sha256:6acf597eeb8e376a96580dde4952f37cc017fef732bb40bfc73f28f25e3f64b4
 
 # The file is recorded in this image's history: no user or password in the URL.

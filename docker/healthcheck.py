@@ -1,8 +1,7 @@
 """Succeed while the container does its work: a server answers that it is ready, a worker lives.
 
 A queue worker listens nowhere and ends by itself when its device breaks, so its process is what
-there is to look at. What it runs is read from ``/proc``, not guessed from settings: Runpod sets
-``PORT`` for either kind.
+there is to look at. Which of the two runs is read from ``/proc``, not guessed from settings.
 """
 
 import http.client

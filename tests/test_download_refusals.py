@@ -281,11 +281,12 @@ def test_help_says_what_is_pinned_and_where_things_are() -> None:
 # Interruptions
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for_size(part: Path, size: int, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
+    while not (part.exists() and part.stat().st_size == size):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"the download did not get there: {process.communicate()}")
         time.sleep(0.02)
 
 
@@ -297,7 +298,7 @@ def test_interrupted_download_is_resumed_by_the_same_command(
     output, part = tmp_path / "out", tmp_path / ".out.partial" / "checkpoint.part"
     given = [str(argument) for argument in arguments_for(url, tokenizer, output)]
     process = start(given, environment(tmp_path))
-    wait_for(lambda: part.exists() and part.stat().st_size == CUT, process)
+    wait_for_size(part, CUT, process)
     code, _, err = call(*given)
     assert code == 1
     assert err == f"error: another run is at work in {part.parent}\n"

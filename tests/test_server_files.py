@@ -163,6 +163,11 @@ BAD_FILES: Final[dict[str, Bad]] = {
     "deep": ("a.jsonl", '{"text": ' + "[" * 50_000 + "]" * 50_000 + "}", 422),
     "line_without_end": ("a.jsonl", '{"text": "' + "x" * 5_000_000 + '"}', 422),
     "field_without_end": ("a.csv", 'text\n"' + "x\n" * 2_500_000 + '"', 422),
+    "row_without_end": (
+        "a.csv",
+        "text,b,c,d,e\n" + ",".join(['"' + "x\n" * 500_000 + '"'] * 5),
+        422,
+    ),
     "no_parquet": ("a.parquet", MARKER * 100, 422),
     "damaged_parquet": ("a.parquet", b"PAR1" + b"\x00" * 50 + b"PAR1", 422),
     "other_format": ("a.xlsx", MARKER, 415),

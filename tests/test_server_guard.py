@@ -254,6 +254,8 @@ BAD_BODIES: Final = {
     "nan": b'{"text": "a", "thresholds": {"hate": NaN}}',
     "infinity": b'{"text": "a", "thresholds": {"hate": -Infinity}}',
     "huge_float": b'{"text": "a", "thresholds": {"hate": 1e999}}',
+    "huge_float_in_a_job": b'{"input": {"prompt": "a", "thresholds": {"hate": 1e999}}}',
+    "nan_in_a_job": b'{"input": {"prompt": "a", "thresholds": {"hate": NaN}}}',
     "huge_integer": b'{"text": ' + b"9" * 5000 + b"}",
     "deep": b'{"text": ' + b"[" * 20_000 + b"]" * 20_000 + b"}",
     "deep_object": b'{"a":' * 9000 + b"1" + b"}" * 9000,

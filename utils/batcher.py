@@ -25,6 +25,7 @@ from typing import Generic, TypeVar
 import torch
 
 from utils.classifier import Classifier, Reading
+from utils.custom_model import group_bounds
 from utils.errors import (
     InternalError,
     OverloadedError,
@@ -327,9 +328,10 @@ class Batcher:
         counters = self.counters
         counters.batches += 1
         counters.sequences += len(batch)
-        lengths = [len(text.sequences[i]) for text, i in batch]
+        lengths = sorted(len(text.sequences[i]) for text, i in batch)
+        padded = sum((end - begin) * lengths[end - 1] for begin, end in group_bounds(lengths))
         counters.tokens += sum(lengths)
-        counters.padding += max(lengths) * len(batch) - sum(lengths)
+        counters.padding += padded - sum(lengths)
         counters.shared_batches += len({text.request for text, _ in batch}) > 1
         counters.largest_batch = max(counters.largest_batch, len(batch))
         for (text, index), row in zip(batch, rows, strict=True):

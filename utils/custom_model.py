@@ -139,13 +139,10 @@ def position_ids(sequence: Sequence[int], pad_token_id: int) -> Sequence[int]:
 
 
 def group_by_length(lengths: Sequence[int], device: torch.device | str) -> list[Group]:
-    """Cut ascending ``lengths`` into groups that waste little when padded to their longest."""
+    """Lay out the groups of ascending ``lengths``, each with its mask."""
     groups: list[Group] = []
-    begin = start = 0
-    for end in range(1, len(lengths) + 1):
-        limit = lengths[begin] * GROUP_STRETCH + GROUP_SLACK
-        if end < len(lengths) and lengths[end] <= limit:
-            continue
+    start = 0
+    for begin, end in group_bounds(lengths):
         group, longest = lengths[begin:end], lengths[end - 1]
         present = None
         if group[0] != longest:
@@ -153,8 +150,20 @@ def group_by_length(lengths: Sequence[int], device: torch.device | str) -> list[
             present = present.to(device)
         stop = start + sum(group)
         groups.append(Group(start, stop, len(group), longest, present))
-        begin, start = end, stop
+        start = stop
     return groups
+
+
+def group_bounds(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Cut ascending ``lengths`` where padding to the longest would begin to waste much."""
+    bounds: list[tuple[int, int]] = []
+    begin = 0
+    for end in range(1, len(lengths) + 1):
+        limit = lengths[begin] * GROUP_STRETCH + GROUP_SLACK
+        if end == len(lengths) or lengths[end] > limit:
+            bounds.append((begin, end))
+            begin = end
+    return bounds
 
 
 class Embeddings(nn.Module):
