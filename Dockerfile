@@ -110,6 +110,7 @@ USER 10001:10001
 # HTTP, once started as `docker run IMAGE server`.
 EXPOSE 8000
 # Generous: a start imports torch and reads the weights. A queue worker passes by being alive.
+# buildah and podman keep this line with --format docker only.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=120s --retries=3 \
     CMD ["python3", "-I", "/app/docker/healthcheck.py"]
 ENTRYPOINT ["/app/docker/entrypoint"]
