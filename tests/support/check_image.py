@@ -22,8 +22,8 @@ from tests.support.image_builder import (
     Buildah,
     CommandError,
     copy_context,
-    layers,
     make_base,
+    push_layers,
 )
 from tests.support.image_container import Container
 from tests.support.image_layers import check_layers, read_layer
@@ -104,9 +104,11 @@ def check_contents(buildah: Buildah, image: Image, folder: Path) -> str:
     assert environment["MODEL_DIR"] == MODEL_DIR
     assert environment["HF_HUB_OFFLINE"] == environment["TRANSFORMERS_OFFLINE"] == "1"
     assert "org.opencontainers.image.title" in image.config["Labels"]
-    base = [read_layer(path) for path in layers(buildah, BASE, folder / "base-layers")]
-    paths = layers(buildah, IMAGE, folder / "image-layers")
-    added = [read_layer(path) for path in paths[len(base) :]]
+    pushed = folder / "layers"
+    all_layers = [read_layer(path) for path in push_layers(buildah, IMAGE, pushed)]
+    shutil.rmtree(pushed)
+    count = buildah.count_layers(BASE)
+    base, added = all_layers[:count], all_layers[count:]
     check_layers(base, added)
     return f"{sum(layer.size for layer in added) / 1e6:,.0f} MB without the base"
 

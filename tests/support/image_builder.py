@@ -86,8 +86,14 @@ class Buildah:
 
     def config(self, image: str) -> dict[str, Any]:
         """Return an image's configuration: ``User``, ``Env``, ``Entrypoint`` and so on."""
-        config: dict[str, Any] = json.loads(self("inspect", "--type=image", image))
-        return dict(config["Docker"]["config"])
+        return dict(self._inspect(image)["config"])
+
+    def count_layers(self, image: str) -> int:
+        """Return how many layers an image has."""
+        return len(self._inspect(image)["rootfs"]["diff_ids"])
+
+    def _inspect(self, image: str) -> dict[str, Any]:
+        return dict(json.loads(self("inspect", "--type=image", image))["Docker"])
 
     def close(self) -> None:
         """Remove containers, images and the storage itself."""
@@ -179,7 +185,7 @@ def copy_context(folder: Path) -> Path:
     return Path(shutil.copytree(ROOT, folder / "context", ignore=left_out))
 
 
-def layers(buildah: Buildah, image: str, folder: Path) -> list[Path]:
+def push_layers(buildah: Buildah, image: str, folder: Path) -> list[Path]:
     """Write an image's layers, uncompressed; return them from the base up."""
     buildah("push", "--quiet", "--disable-compression", image, f"dir:{folder}")
     manifest = json.loads((folder / "manifest.json").read_text())
