@@ -239,6 +239,20 @@ def test_scoring_imports_neither_transformers_nor_the_oracles() -> None:
     assert run.stdout.strip() == "[]", run.stderr
 
 
+def test_loading_a_model_imports_no_part_of_torch_that_takes_seconds() -> None:
+    code = (
+        "import sys, torch; from utils.classifier import Classifier\n"
+        "from utils.settings import Settings\n"
+        "before = set(sys.modules)\n"
+        f"Classifier.from_settings(Settings(model_dir={str(checkpoints.EMBEDDED)!r}))\n"
+        "print(len(set(sys.modules) - before))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert int(run.stdout) < 50, run.stderr
+
+
 def test_the_folder_asked_for_is_served_or_nothing(
     tmp_path: Path, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -328,6 +329,23 @@ def test_a_pretrained_encoder_arrives_with_its_weights_and_its_token_ids(
             )
 
 
+def test_a_pretrained_tokenizer_that_cuts_and_adds_no_sentence_marks_is_set_right(
+    roberta: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bare"
+    shutil.copytree(roberta, folder)
+    bare = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    bare["post_processor"] = None
+    bare["truncation"] = {
+        "direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0
+    }  # fmt: skip
+    (folder / "tokenizer.json").write_text(json.dumps(bare), encoding="utf-8")
+    _, tok = pretrained_model(str(folder))
+    ids = tok.encode("near the small river far from the large brook").ids
+    assert len(ids) > 9
+    assert (ids[0], ids[-1]) == (0, 2)
+
+
 def test_a_pretrained_encoder_is_fine_tuned_into_a_sound_folder(
     roberta: Path, data: list[str], tmp_path: Path
 ) -> None:
@@ -529,10 +547,10 @@ def test_batches_hold_every_sample_once_with_texts_of_similar_length() -> None:
 def test_a_batch_computed_in_parts_has_the_gradient_of_the_whole(
     corpus: Corpus, tokenizer: Tokenizer
 ) -> None:
-    recipe = dataclasses.replace(MINI, token_dropout=0.0)
+    recipe = dataclasses.replace(MINI, token_dropout=0.0, class_weights=(4.0, 1.0, 2.0, 0.5))
     model = fresh_model(tokenizer.get_vocab_size(), 32, 1).eval()
     stage = Classification(model, tokenizer, corpus, recipe)
-    batch = stage.samples(np.random.default_rng(0))[:24]
+    batch = sorted(stage.samples(np.random.default_rng(0))[:24], key=lambda s: s.label)
 
     def gradient(parts: list[list[Sample]]) -> torch.Tensor:
         model.zero_grad()
