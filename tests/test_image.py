@@ -378,9 +378,12 @@ def test_health_check_asks_the_server(start_script: Any, name: str, status: int,
 
     server = start_script("server.py")
     with HTTPServer(("127.0.0.1", 0), Ping) as pings:
-        threading.Thread(target=pings.handle_request).start()
+        pings.timeout = 10
+        thread = threading.Thread(target=pings.handle_request)
+        thread.start()
         environment = {"PORT": "9", name: str(pings.server_address[1])}
         run = check_health(server, environment)
+        thread.join()
     assert run.returncode == code
     assert (f"/ping answers {status}" in run.stderr) == bool(code)
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -48,8 +49,9 @@ class WorkerProcess:
         self, command: Sequence[str], environment: Mapping[str, str], folder: Path
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._stdout = folder / "stdout"
-        self._stderr = folder / "stderr"
+        # A folder of its own: a second process may run beside it in the same one.
+        output = Path(tempfile.mkdtemp(prefix="output-", dir=folder))
+        self._stdout, self._stderr = output / "stdout", output / "stderr"
         with self._stdout.open("wb") as out, self._stderr.open("wb") as err:
             self.process = subprocess.Popen(
                 [sys.executable, *command],
