@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -15,7 +16,14 @@ import torch
 
 from utils.batcher import Batcher
 from utils.classifier import Classifier, Probabilities, Sequences
-from utils.errors import InternalError, ServiceError, TooLargeError, UnhealthyError, ValidationError
+from utils.errors import (
+    InternalError,
+    OverloadedError,
+    ServiceError,
+    TooLargeError,
+    UnhealthyError,
+    ValidationError,
+)
 from utils.schema import TextScore
 
 Forward = Callable[[Sequences], Probabilities]
@@ -283,6 +291,7 @@ def test_running_out_of_memory_halves_the_budget_and_scores_all(
         async with running(small_classifier, max_batch_tokens=4096) as batcher:
             results, _ = await batcher.score(TEXTS * 3)
             assert close_to(results, expected)
+            # Halved from what did not fit, not once for each piece of it that failed.
             assert 512 <= batcher._budget < 4096
             again, _ = await batcher.score(TEXTS * 3)
             assert close_to(again, expected)
@@ -317,6 +326,68 @@ def test_a_broken_device_answers_all_who_wait_and_all_who_come(
 
     asyncio.run(main())
     assert told == ["broken"]
+
+
+def test_a_device_that_gives_nothing_finite_any_more_is_broken(
+    small_classifier: Classifier, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with running(small_classifier) as batcher:
+            await batcher.score(TEXTS)
+            monkeypatch.setattr(device, "_forward", lambda rows: [[float("nan")] * 4 for _ in rows])
+            with pytest.raises(UnhealthyError):
+                await batcher.score(TEXTS)
+            assert batcher.broken
+
+    asyncio.run(main())
+
+
+def test_a_failed_pass_is_let_go_of_before_it_is_tried_again(
+    small_classifier: Classifier, device: Device
+) -> None:
+    class Tensor:
+        """Stands for what a forward pass holds in its frame."""
+
+    alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
+    seen: list[int] = []
+
+    def fault(sequences: Sequences) -> None:
+        seen.append(len(alive))
+        held = Tensor()
+        alive.add(held)
+        if sum(map(len, sequences)) > 600:
+            raise torch.OutOfMemoryError("no memory")
+
+    device.fault = fault
+
+    async def main() -> None:
+        async with running(small_classifier, max_batch_tokens=4096) as batcher:
+            await batcher.score(TEXTS * 3)
+
+    asyncio.run(main())
+    assert len(seen) > 3
+    assert max(seen) == 0
+
+
+def test_who_cannot_wait_goes_ahead_of_those_who_can(
+    small_classifier: Classifier, device: Device
+) -> None:
+    async def main() -> None:
+        async with running(small_classifier, max_queue_texts=41) as batcher:
+            held = await device.hold(batcher)
+            many = asyncio.create_task(batcher.score(TEXTS[:39]))
+            await asyncio.sleep(0)
+            waiting = asyncio.create_task(batcher.score(TEXTS[:5]))
+            await asyncio.sleep(0)
+            at_once = asyncio.create_task(batcher.score(["a"], wait_for_room=False))
+            await asyncio.sleep(0)
+            with pytest.raises(OverloadedError):
+                await batcher.score(["b"], wait_for_room=False)
+            device.open.set()
+            await asyncio.gather(held, many, waiting, at_once)
+            assert batcher._room == 41
+
+    asyncio.run(main())
 
 
 def test_a_cancelled_caller_is_dropped_and_gives_its_room_back(

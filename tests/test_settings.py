@@ -34,6 +34,8 @@ def test_values_are_read_by_name() -> None:
         ("MAX_BATCH_TOKENS", "100", "a whole number from 512 to 1048576"),
         ("MAX_WINDOWS", "1.5", "a whole number from 1 to 1024"),
         ("DEVICE", "gpu", "auto, cpu, cuda or cuda:N"),
+        ("DEVICE", "cuda:01", "auto, cpu, cuda or cuda:N"),
+        ("DEVICE", "cuda:300", "auto, cpu, cuda or cuda:N"),
         ("DTYPE", "int8", "auto, float32, bfloat16 or float16"),
         ("LOG_FORMAT", "xml", "text or json"),
         ("MAX_QUEUE_TEXTS", "10", "at least MAX_TEXTS_PER_REQUEST (1024)"),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict, deque
@@ -177,9 +178,12 @@ class Batcher:
         queued.
         """
         submitted = time.perf_counter()
-        if not wait_for_room and (self._waiters or len(texts) > self._room):
+        if wait_for_room:
+            await self._take_room(len(texts))
+        elif len(texts) <= self._room:
+            self._room -= len(texts)  # ahead of those who can wait
+        else:
             raise OverloadedError("the queue is full; try again")
-        await self._take_room(len(texts))
         request = _Request(
             texts,
             explain,
@@ -320,10 +324,20 @@ class Batcher:
     def _run(self, batch: list[_Sequence]) -> None:
         if self.broken:
             return
+        out_of_memory = False
         try:
             rows = self._classifier.probabilities([text.sequences[i] for text, i in batch])
         except Exception as exc:
-            self._recover(batch, exc)
+            log.warning("a batch of %d failed: %s", len(batch), describe_exception(exc))
+            out_of_memory = isinstance(exc, torch.OutOfMemoryError | MemoryError)
+            rows = []
+        # Not within the except block: the exception holds the failed pass's frames, and they hold
+        # its tensors, so there would be no memory to try again with.
+        if not rows:
+            self._recover(batch, out_of_memory)
+            return
+        if not any(map(_is_finite, rows)) and not self._device_answers():
+            self._break()
             return
         counters = self.counters
         counters.batches += 1
@@ -339,8 +353,8 @@ class Batcher:
             text.missing -= 1
             if text.missing:
                 continue
-            if text.request.explain:
-                # What follows may normalise and tokenise again: not this thread's work.
+            if text.request.explain or len(text.rows) > 1:
+                # What follows normalises and tokenises again: not this thread's work.
                 with self._lock:
                     if not text.request.dropped:
                         self._to_read.put(text.request, [text])
@@ -348,11 +362,12 @@ class Batcher:
             else:
                 self._advance(text)
 
-    def _recover(self, batch: list[_Sequence], exc: Exception) -> None:
+    def _recover(self, batch: list[_Sequence], out_of_memory: bool) -> None:
         """Find out whether texts, memory or the device are to blame for a failed batch."""
-        log.warning("a batch of %d failed: %s", len(batch), describe_exception(exc))
-        if isinstance(exc, torch.OutOfMemoryError | MemoryError) and len(batch) > 1:
-            self._budget = max(self._budget // 2, SMALLEST_BUDGET)
+        if out_of_memory and len(batch) > 1:
+            # Half of what did not fit, once: both halves of a batch may fail in their turn.
+            half = sum(len(text.sequences[i]) for text, i in batch) // 2
+            self._budget = max(min(self._budget, half), SMALLEST_BUDGET)
             log.warning("out of memory: a batch now reads at most %d tokens", self._budget)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -368,9 +383,12 @@ class Batcher:
 
     def _device_answers(self) -> bool:
         try:
-            self._classifier.probabilities(self._known_good)
+            rows = self._classifier.probabilities(self._known_good)
         except Exception as exc:
             log.error("the device failed on a text known to be good: %s", describe_exception(exc))
+            return False
+        if not all(map(_is_finite, rows)):
+            log.error("the device gives no finite score for a text known to be good")
             return False
         return True
 
@@ -408,6 +426,10 @@ class Batcher:
         self._open.discard(request)
         self._to_read.drop(request)
         self._to_score.drop(request)
+
+
+def _is_finite(row: Sequence[float]) -> bool:
+    return all(map(math.isfinite, row))
 
 
 def _resolve(done: asyncio.Future[None], error: ServiceError | None) -> None:

@@ -58,7 +58,7 @@ class Settings(BaseModel):
     device: Annotated[
         str,
         Field(
-            pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+            pattern=r"^(auto|cpu|cuda(:(0|[1-9][0-9]?))?)$",
             description="Where the model runs; `auto` takes the first GPU, else the CPU.",
             json_schema_extra={"allowed": "auto, cpu, cuda or cuda:N"},
         ),

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -314,6 +315,8 @@ def main() -> int:
         outcome = check()
         sys.stdout.write(f" {outcome} ({time.monotonic() - began:.0f} s)\n")
 
+    # Ended from outside, it cleans up as well.
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(143))
     try:
         with tempfile.TemporaryDirectory(prefix="check-image-", dir=parent) as folder:
             check_all(Path(folder), report)
