@@ -419,9 +419,10 @@ def test_a_text_that_the_device_fails_on_fails_alone(
         scores.check_items(items, list_of_many)
         assert plane.problems == []
         # There is memory for 600 tokens, a few of these texts; the budget began at 16,384.
-        budgets = re.findall(r"a batch now reads at most (\d+) tokens", held.worker.stderr)
-        assert list(map(int, budgets)) == [16_384 >> n for n in range(1, len(budgets) + 1)]
-        assert len(budgets) >= 2
+        found = re.findall(r"a batch now reads at most (\d+) tokens", held.worker.stderr)
+        budgets = list(map(int, found))
+        assert budgets == sorted(budgets, reverse=True)
+        assert 512 <= budgets[-1] <= 600
         assert MARKER not in held.worker.stdout + held.worker.stderr
 
 
