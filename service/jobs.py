@@ -14,6 +14,7 @@ import json
 import logging
 import secrets
 import sqlite3
+from collections.abc import Iterable
 from typing import Any, Final
 
 from service.auth import Caller
@@ -60,18 +61,20 @@ class Jobs:
         self._told: dict[str, asyncio.Event] = {}  # for callers that wait
         self._work = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._feeder: asyncio.Task[None] | None = None
+        self._watchers: list[asyncio.Task[None]] = []
         self.unanswered = 0  # jobs that waited or ran when last counted
 
     def start(self) -> None:
         """Begin with what the last process left, once the model is there."""
-        self._work.set()
-        work = (self._feed(), self._sweep(), self._give_up())
-        self._tasks = [asyncio.create_task(each) for each in work]
+        self._feeder = asyncio.create_task(self._feed())
+        watches = (self._begin(), self._sweep(), self._give_up())
+        self._watchers = [asyncio.create_task(each) for each in watches]
 
     def drain(self) -> None:
         """Start no further job, and tell those who wait for one that has not begun."""
         self._stopping.set()
+        self._work.set()
         for job_id, told in self._told.items():
             if job_id not in self._running:
                 told.set()
@@ -79,17 +82,19 @@ class Jobs:
     async def close(self) -> None:
         """Let what runs finish, up to a limit; the rest stays in the file for the next process."""
         self.drain()
-        for task in self._tasks:
+        for task in self._watchers:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        if self._feeder is not None:
+            # Not cancelled: jobs that are just being taken would be nobody's.
+            await asyncio.gather(self._feeder, return_exceptions=True)
         if self._running:
             await asyncio.wait(self._running.values(), timeout=DRAIN_SECONDS)
         left = list(self._running.items())
         for _, task in left:
             task.cancel()
         await asyncio.gather(*(task for _, task in left), return_exceptions=True)
-        for job_id, _ in left:
-            await self._store.put_back(job_id, blameless=True)
+        await self._put_back((job_id for job_id, _ in left), blameless=True)
 
     async def submit(
         self, caller: Caller, job_input: Any, *, prefix: str = "", retry_key: str | None = None
@@ -162,24 +167,41 @@ class Jobs:
     def _keyed(self, caller: Caller, value: str) -> bytes:
         return hmac.digest(self._store.salt + caller.token, value.encode(), "sha256")
 
-    async def _feed(self) -> None:
+    async def _begin(self) -> None:
         await self._engine.settled.wait()
-        while self._engine.state == "ready":
-            await self._work.wait()
+        self._work.set()
+
+    async def _feed(self) -> None:
+        while not self._stopping.is_set() and self._engine.state != "broken":
+            await self._work.wait()  # for the model, a job, room for one, or the end
             self._work.clear()
             room = min(self._settings.max_concurrency - len(self._running), TAKEN_AT_ONCE)
-            if room <= 0 or self._stopping.is_set():
-                continue  # a job that ends sets the event again
+            if room <= 0 or not self._may_start():
+                continue
             try:
                 taken = await self._store.take(room)
             except sqlite3.Error as exc:
                 await self._rest(exc)
                 taken = []
                 self._work.set()
+            if not self._may_start():  # any more
+                await self._put_back((job_id for job_id, _ in taken), blameless=True)
+                continue
             for job_id, text in taken:
                 self._running[job_id] = asyncio.create_task(self._run(job_id, text))
             if len(taken) == room:
                 self._work.set()
+
+    def _may_start(self) -> bool:
+        return self._engine.state == "ready" and not self._stopping.is_set()
+
+    async def _put_back(self, job_ids: Iterable[str], *, blameless: bool) -> None:
+        """Return jobs to the queue. Should that fail, the next start does it, and counts them."""
+        for job_id in job_ids:
+            try:
+                await self._store.put_back(job_id, blameless=blameless)
+            except sqlite3.Error as exc:
+                log.error("JOBS_DB cannot be written: %s", exc)
 
     async def _run(self, job_id: str, text: str) -> None:
         try:
@@ -189,7 +211,7 @@ class Jobs:
             await self._finish(job_id, COMPLETED, output=output)
         except UnhealthyError:
             # For the process that replaces this one; unless this very job keeps breaking it.
-            await self._store.put_back(job_id, blameless=False)
+            await self._put_back([job_id], blameless=False)
         except ServiceError as exc:
             await self._fail(job_id, exc)
         except Exception as exc:

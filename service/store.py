@@ -1,32 +1,18 @@
-"""The SQLite file of asynchronous jobs: what was accepted, and what came of it.
-
-One thread owns the connection and commits whatever waits for it together, so that many small jobs
-share the cost of reaching the disk. A commit is on the disk (``synchronous=FULL``) before its
-caller goes on. The file belongs to one process: SQLite's exclusive lock, which the system releases
-even after ``kill -9``.
-"""
+"""The file of asynchronous jobs: what was accepted, and what came of it."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
-import queue
 import secrets
 import sqlite3
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
+from service.database import Database, connect, why_not
 from utils.errors import OverloadedError, SettingsError, ValidationError
 
-Result = TypeVar("Result")
-
 SCHEMA_VERSION: Final = 1
-GROUP: Final = 256  # operations that share a commit, at most
 
 # A job that was running every time the process died is not tried again.
 MAX_ATTEMPTS: Final = 3
@@ -82,31 +68,28 @@ class Job:
 
 _COLUMNS: Final = "id, status, output, error, created, started, finished"
 
-_Operation = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]"]
-
 
 class Store:
-    """The file. Every method is one transaction; call them from one event loop."""
+    """The file. Every method is whole or not at all, and on the disk once it returns.
+
+    Call them from one event loop. All but ``close`` raise ``sqlite3.Error`` if the file can't be
+    written.
+    """
 
     def __init__(self, path: Path, ttl_seconds: float) -> None:
         """Open or create the file; raise :class:`SettingsError` if that can't be."""
         self._ttl = ttl_seconds
-        self._truncate = False  # what was deleted is still in the log of changes
         try:
-            self._connection = _connect(path)
-            self.salt = _prepare(self._connection)
+            connection = connect(path)
+            self.salt = _prepare(connection)
         except (OSError, sqlite3.Error) as exc:
-            reason = "another process has it open" if _is_locked(exc) else _reason(exc)
+            reason = why_not(exc)
             raise SettingsError(f"JOBS_DB={str(path)!r} cannot be opened: {reason}") from None
-        self._operations: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="jobs-db", daemon=True)
-        self._thread.start()
+        self._database = Database(connection)
 
     def close(self) -> None:
         """Write what waits, and close the file."""
-        self._operations.put(None)
-        self._thread.join()
-        self._connection.close()
+        self._database.close()
 
     async def add(self, job: NewJob, max_queued: int) -> str:
         """Accept a job, or find the one that was accepted under its retry key; return its id.
@@ -140,7 +123,7 @@ class Store:
             )
             return job.id
 
-        return await self._run(add)
+        return await self._database.run(add)
 
     async def take(self, count: int) -> list[tuple[str, str]]:
         """Start the ``count`` oldest waiting jobs; return ids and inputs."""
@@ -156,7 +139,7 @@ class Store:
             )
             return rows
 
-        return await self._run(take)
+        return await self._database.run(take)
 
     async def finish(
         self, job_id: str, status: str, output: str | None = None, error: str | None = None
@@ -170,7 +153,7 @@ class Store:
                 (status, output, error, time.time(), job_id, IN_QUEUE, IN_PROGRESS),
             )
 
-        await self._run(finish)
+        await self._database.run(finish)
 
     async def put_back(self, job_id: str, *, blameless: bool) -> None:
         """Return a job that was started to its place in the queue.
@@ -185,7 +168,7 @@ class Store:
                 (IN_QUEUE, int(blameless), job_id, IN_PROGRESS),
             )
 
-        await self._run(put_back)
+        await self._database.run(put_back)
 
     async def get(self, job_id: str, owner: bytes) -> Job | None:
         """Return a job of this owner whose result has not expired."""
@@ -198,7 +181,7 @@ class Store:
             ).fetchone()
             return Job(*row) if row else None
 
-        return await self._run(get)
+        return await self._database.run(get)
 
     async def count(self) -> dict[str, int]:
         """Return how many jobs there are of each status."""
@@ -206,7 +189,7 @@ class Store:
         def count(connection: sqlite3.Connection) -> dict[str, int]:
             return dict(connection.execute("SELECT status, count(*) FROM jobs GROUP BY status"))
 
-        return await self._run(count)
+        return await self._database.run(count)
 
     async def expire(self) -> None:
         """Delete what can't be asked for any more, from the log of changes too."""
@@ -214,75 +197,10 @@ class Store:
         def expire(connection: sqlite3.Connection) -> None:
             before = time.time() - self._ttl
             cursor = connection.execute("DELETE FROM jobs WHERE finished <= ?", (before,))
-            self._truncate = cursor.rowcount > 0
+            if cursor.rowcount:
+                self._database.empty_log()
 
-        await self._run(expire)
-
-    async def _run(self, operation: Callable[[sqlite3.Connection], Result]) -> Result:
-        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._operations.put((operation, done))
-        return await asyncio.shield(done)
-
-    def _work(self) -> None:
-        while (first := self._operations.get()) is not None:
-            group = [first]
-            stop = False
-            with contextlib.suppress(queue.Empty):
-                while len(group) < GROUP:
-                    following = self._operations.get_nowait()
-                    if following is None:
-                        stop = True
-                        break
-                    group.append(following)
-            self._commit(group)
-            if stop:
-                return
-
-    def _commit(self, group: list[_Operation]) -> None:
-        """Run operations in one transaction; one that raises has changed nothing yet."""
-        outcomes: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            for operation, done in group:
-                try:
-                    outcomes.append((done, operation(self._connection), None))
-                except (OverloadedError, ValidationError) as exc:
-                    outcomes.append((done, None, exc))
-            self._connection.execute("COMMIT")
-            if self._truncate:
-                self._truncate = False
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except sqlite3.Error as exc:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
-            outcomes = [(done, None, exc) for _, done in group]
-        for done, result, error in outcomes:
-            with contextlib.suppress(RuntimeError):  # the loop has closed
-                done.get_loop().call_soon_threadsafe(_resolve, done, result, error)
-
-
-def _resolve(done: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-    if done.done():
-        return
-    if error is None:
-        done.set_result(result)
-    else:
-        done.set_exception(error)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    # SQLite gives its companion files the mode of the file itself.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.fchmod(descriptor, 0o600)
-    finally:
-        os.close(descriptor)
-    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA secure_delete = ON")
-    return connection
+        await self._database.run(expire)
 
 
 def _prepare(connection: sqlite3.Connection) -> bytes:
@@ -308,13 +226,3 @@ def _prepare(connection: sqlite3.Connection) -> bytes:
         connection.execute("INSERT INTO meta (salt) VALUES (?)", (salt,))
     connection.execute("COMMIT")
     return salt
-
-
-def _is_locked(exc: Exception) -> bool:
-    return getattr(exc, "sqlite_errorcode", None) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-def _reason(exc: Exception) -> str:
-    if isinstance(exc, OSError):
-        return (exc.strerror or type(exc).__name__).lower()
-    return str(exc)

@@ -390,6 +390,54 @@ def test_who_cannot_wait_goes_ahead_of_those_who_can(
     asyncio.run(main())
 
 
+def test_who_waits_for_much_room_is_not_overtaken_for_ever(
+    small_classifier: Classifier, device: Device
+) -> None:
+    passes = threading.Semaphore(0)
+
+    def fault(_sequences: Sequences) -> None:
+        assert passes.acquire(timeout=30)
+
+    async def main() -> None:
+        # A budget of one token: each pass scores one text.
+        async with running(small_classifier, max_queue_texts=10, max_batch_tokens=1) as batcher:
+
+            async def at_once() -> bool:
+                try:
+                    await batcher.score(["a"], wait_for_room=False)
+                except OverloadedError:
+                    return False
+                return True
+
+            # A stream of callers, each of whom comes before the last one has been answered: there
+            # is never room for ten.
+            device.fault = fault
+            latest = asyncio.create_task(at_once())
+            await asyncio.sleep(0)
+            waiting = asyncio.create_task(batcher.score(TEXTS[:10]))
+            overtook = 0
+            try:
+                while overtook < 30:
+                    following = asyncio.create_task(at_once())
+                    await asyncio.sleep(0)
+                    passes.release()
+                    if not await latest:
+                        break
+                    assert not waiting.done()
+                    latest = following
+                    overtook += 1
+            finally:
+                passes.release(100)
+            assert overtook == 11, "ten texts, as many as there is room for, went ahead"
+            assert len((await waiting)[0]) == 10
+            await following
+            # Nobody waits: whoever comes is let in again.
+            assert all([await at_once() for _ in range(20)])
+            assert batcher._room == 10
+
+    asyncio.run(main())
+
+
 def test_a_cancelled_caller_is_dropped_and_gives_its_room_back(
     small_classifier: Classifier, device: Device
 ) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sqlite3
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
@@ -15,6 +17,10 @@ import pytest
 import requests
 import runpod
 
+from service.engine import Engine
+from service.jobs import Jobs
+from service.metrics import Metrics
+from service.store import NewJob, Store
 from tests.support.bad_inputs import BAD_INPUTS, MARKER
 from tests.support.checkpoints import SENTENCES
 from tests.support.http_server import (
@@ -29,6 +35,7 @@ from tests.support.http_server import (
 from tests.support.worker_process import wait_until
 from utils.classifier import Classifier
 from utils.schema import LABELS, TextScore
+from utils.settings import Settings
 
 OTHER = {"Authorization": f"Bearer {OTHER_TOKEN}"}
 
@@ -284,6 +291,92 @@ def test_a_job_that_keeps_killing_the_server_is_given_up(held: Held) -> None:
         reply = server.ready().status(culprit)
     assert reply["status"] == "FAILED"
     assert reply["error"].startswith("internal: the service died 3 times")
+
+
+# In this process: what no request from outside can time.
+
+
+def waiting_job(job_id: str) -> NewJob:
+    return NewJob(job_id, b"somebody", '{"prompt": "hello"}')
+
+
+def in_process(folder: Path, model_dir: Path) -> tuple[Store, Engine, Jobs]:
+    settings = Settings(model_dir=model_dir, device="cpu", dtype="float32")
+    store = Store(folder / "jobs.sqlite3", settings.job_ttl)
+    engine = Engine(settings, stop=lambda: None)
+    return store, engine, Jobs(store, engine, Metrics(), settings)
+
+
+@pytest.mark.parametrize("end", ["told_to_stop", "device_breaks"])
+def test_jobs_that_are_being_taken_at_the_end_are_charged_no_attempt(
+    held: Held, small_checkpoint: Path, end: str
+) -> None:
+    entered, gate = threading.Event(), threading.Event()
+
+    def occupy(_connection: sqlite3.Connection) -> None:
+        entered.set()
+        assert gate.wait(30)
+
+    async def main() -> None:
+        store, engine, jobs = in_process(held.folder, small_checkpoint)
+        async with asyncio.timeout(60):
+            engine.start()
+            await engine.settled.wait()
+            assert engine.state == "ready"
+            for i in range(5):
+                await store.add(waiting_job(f"job-{i}"), 10)
+            # A slow disk: jobs are asked for, and have not come when the service ends.
+            slow = asyncio.create_task(store._database.run(occupy))
+            await asyncio.to_thread(entered.wait, 30)
+            jobs.start()
+            while store._database._operations.qsize() < 2:  # the jobs, and the sweep
+                await asyncio.sleep(0.001)
+            if end == "device_breaks":
+                engine._break()
+                gate.set()
+                assert jobs._feeder is not None
+                await jobs._feeder
+            closing = asyncio.create_task(jobs.close())
+            await asyncio.sleep(0)
+            gate.set()
+            await asyncio.gather(slow, closing)
+        engine.close()
+        store.close()
+
+    asyncio.run(main())
+    rows = held.execute("SELECT id, status, attempts, started FROM jobs ORDER BY id")
+    assert rows == [(f"job-{i}", "IN_QUEUE", 0, None) for i in range(5)]
+
+
+def test_a_stop_while_the_model_loads_is_not_held_up(held: Held, small_checkpoint: Path) -> None:
+    async def main() -> None:
+        store, _, jobs = in_process(held.folder, small_checkpoint)  # an engine that never settles
+        async with asyncio.timeout(30):
+            await store.add(waiting_job("job"), 10)
+            jobs.start()
+            await asyncio.sleep(0)
+            await jobs.close()
+        store.close()
+
+    asyncio.run(main())
+    assert held.execute("SELECT status, attempts FROM jobs") == [("IN_QUEUE", 0)]
+
+
+def test_an_unforeseen_exception_does_not_stop_the_file(held: Held, small_checkpoint: Path) -> None:
+    def fault(connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM jobs")
+        raise LookupError
+
+    async def main() -> None:
+        store, _, _ = in_process(held.folder, small_checkpoint)
+        async with asyncio.timeout(30):
+            await store.add(waiting_job("job"), 10)
+            with pytest.raises(LookupError):
+                await store._database.run(fault)
+            assert await store.count() == {"IN_QUEUE": 1}
+        store.close()
+
+    asyncio.run(main())
 
 
 # Held, cancelled, full, stopped, broken.

@@ -76,6 +76,15 @@ class _Request:
 
 
 @dataclass(eq=False)
+class _Waiter:
+    """A caller that waits for room."""
+
+    texts: int
+    turn: asyncio.Future[None]
+    overtaken: int = 0  # texts let in ahead of it while it was the first in line
+
+
+@dataclass(eq=False)
 class _Text:
     """One text of a request, between its two stages."""
 
@@ -146,7 +155,7 @@ class Batcher:
         self._known_good = classifier.encode("a text known to be good").windows
         # Room is counted on the event loop alone, so it needs no lock.
         self._max_queue_texts = self._room = max_queue_texts
-        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiters: deque[_Waiter] = deque()
         # Everything below belongs to whoever holds the lock.
         self._lock = threading.Lock()
         self._work_to_read = threading.Condition(self._lock)
@@ -172,7 +181,7 @@ class Batcher:
     ) -> tuple[list[Result], Timing]:
         """Score texts; each gives its score or its own error, in order.
 
-        If the queue is full, waits for room first, or raises :class:`OverloadedError`. Raises
+        If there is no room for them, waits for it, or raises :class:`OverloadedError`. Raises
         :class:`TooLargeError` if the request asks for more tokens than one request may,
         :class:`UnhealthyError` if the device is broken. Cancelling the caller drops what is still
         queued.
@@ -180,9 +189,7 @@ class Batcher:
         submitted = time.perf_counter()
         if wait_for_room:
             await self._take_room(len(texts))
-        elif len(texts) <= self._room:
-            self._room -= len(texts)  # ahead of those who can wait
-        else:
+        elif not self._take_room_at_once(len(texts)):
             raise OverloadedError("the queue is full; try again")
         request = _Request(
             texts,
@@ -219,14 +226,14 @@ class Batcher:
         for thread in self._threads:
             thread.join()
 
-    # Room: first come, first served, on the event loop.
+    # Room, on the event loop: first come, first served among those who wait.
 
     async def _take_room(self, texts: int) -> None:
         if not self._waiters and texts <= self._room:
             self._room -= texts
             return
         turn = self._loop.create_future()
-        self._waiters.append((texts, turn))
+        self._waiters.append(_Waiter(texts, turn))
         try:
             await turn
         except asyncio.CancelledError:
@@ -236,14 +243,32 @@ class Batcher:
                 self._give_room(0)  # whoever stood behind may fit now
             raise
 
+    def _take_room_at_once(self, texts: int) -> bool:
+        """Take room though others wait for more than there is; return whether that may be.
+
+        Were all room kept for those who wait, a queue of large jobs would shut out everybody who
+        can't; were none, a steady stream of small requests would never let room for a thousand
+        texts come together. So as many texts as the queue holds may go ahead: whoever is first in
+        line has its turn after two queues' worth of texts at the latest, rather than one.
+        """
+        if texts > self._room:
+            return False
+        if self._waiters:
+            first = self._waiters[0]
+            if first.overtaken + texts > self._max_queue_texts:
+                return False
+            first.overtaken += texts
+        self._room -= texts
+        return True
+
     def _give_room(self, texts: int) -> None:
         self._room += texts
         # A caller that has been cancelled, but did not run yet, still stands in line.
-        self._waiters = deque(waiter for waiter in self._waiters if not waiter[1].cancelled())
-        while self._waiters and self._waiters[0][0] <= self._room:
-            needed, turn = self._waiters.popleft()
-            self._room -= needed
-            turn.set_result(None)
+        self._waiters = deque(waiter for waiter in self._waiters if not waiter.turn.cancelled())
+        while self._waiters and self._waiters[0].texts <= self._room:
+            first = self._waiters.popleft()
+            self._room -= first.texts
+            first.turn.set_result(None)
 
     # The reader thread.
 

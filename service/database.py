@@ -1,0 +1,135 @@
+"""One thread that owns an SQLite file and commits whatever waits for it together.
+
+So many small operations share the cost of reaching the disk. A commit is on the disk
+(``synchronous=FULL``) before its caller goes on. The file belongs to one process: SQLite's
+exclusive lock, which the system releases even after ``kill -9``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from utils.errors import ServiceError
+
+Result = TypeVar("Result")
+
+GROUP: Final = 256  # operations that share a commit, at most
+
+_Operation = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]"]
+
+
+class Database:
+    """Runs operations in the order they come, each whole or not at all."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        """Take over a connection made by :func:`connect`."""
+        self._connection = connection
+        self._log_holds_deleted = False
+        self._operations: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="jobs-db", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what waits, and close the file."""
+        self._operations.put(None)
+        self._thread.join()
+        self._connection.close()
+
+    async def run(self, operation: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Return what ``operation`` does, once it is on the disk.
+
+        It may raise :class:`~utils.errors.ServiceError` as long as it has written nothing, for it
+        shares its transaction. Whatever else it raises undoes those beside it as well, and all
+        their callers are told; so does ``sqlite3.Error``, as when the disk is full. The operation
+        of a caller that is cancelled is run all the same.
+        """
+        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._operations.put((operation, done))
+        return await asyncio.shield(done)
+
+    def empty_log(self) -> None:
+        """Have what an operation deleted leave the log of changes too; to be called within it."""
+        self._log_holds_deleted = True
+
+    def _work(self) -> None:
+        while (first := self._operations.get()) is not None:
+            group = [first]
+            stop = False
+            with contextlib.suppress(queue.Empty):
+                while len(group) < GROUP:
+                    following = self._operations.get_nowait()
+                    if following is None:
+                        stop = True
+                        break
+                    group.append(following)
+            self._commit(group)
+            if stop:
+                return
+
+    def _commit(self, group: list[_Operation]) -> None:
+        outcomes: list[tuple[asyncio.Future[Any], Any, Exception | None]] = []
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for operation, done in group:
+                try:
+                    outcomes.append((done, operation(self._connection), None))
+                except ServiceError as exc:
+                    outcomes.append((done, None, exc))
+            self._connection.execute("COMMIT")
+        except Exception as exc:  # a thread that died would have every later caller wait for ever
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            outcomes = [(done, None, exc) for _, done in group]
+        if self._log_holds_deleted:
+            # What was committed stands, whatever becomes of this; the next commit tries again.
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._log_holds_deleted = False
+        for done, result, error in outcomes:
+            with contextlib.suppress(RuntimeError):  # the loop has closed
+                done.get_loop().call_soon_threadsafe(_resolve, done, result, error)
+
+
+def _resolve(done: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(error)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open or create a file for this process, and nobody but its user.
+
+    Raises ``OSError`` and ``sqlite3.Error``; :func:`why_not` says them in words.
+    """
+    # SQLite gives its companion files the mode of the file itself.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+    connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA secure_delete = ON")
+    return connection
+
+
+def why_not(exc: OSError | sqlite3.Error) -> str:
+    """Return why a file could not be opened, for a person."""
+    if getattr(exc, "sqlite_errorcode", None) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return "another process has it open"
+    if isinstance(exc, OSError):
+        return (exc.strerror or type(exc).__name__).lower()
+    return str(exc)
