@@ -11,7 +11,9 @@ from torch import nn
 from transformers import RobertaConfig, RobertaModel
 
 from tests.support.checkpoints import random_model
-from utils.custom_model import CustomModel, ModelConfig, PackedBatch
+from utils import packing
+from utils.custom_model import CustomModel, ModelConfig
+from utils.packing import PackedBatch
 
 PAD = 1
 SIZES = ModelConfig(
@@ -79,15 +81,32 @@ MIXTURES = {
 }
 
 
+@pytest.fixture(params=["cpu", "cuda"])
+def grouped_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Group sequences as for this kind of device, wherever the tensors are."""
+    bounds = packing.group_bounds
+    kind: str = request.param
+    monkeypatch.setattr(
+        packing, "group_bounds", lambda lengths, _device: bounds(lengths, torch.device(kind))
+    )
+    return kind
+
+
 @pytest.mark.parametrize("padded", [False, True], ids=["unpadded", "padded"])
 @pytest.mark.parametrize("lengths", MIXTURES.values(), ids=MIXTURES.keys())
 @torch.inference_mode()
 def test_hidden_states_equal_those_of_transformers(
-    model: CustomModel, reference: nn.Module, lengths: list[int], padded: bool
+    model: CustomModel,
+    reference: nn.Module,
+    lengths: list[int],
+    padded: bool,
+    grouped_for: str,
 ) -> None:
     sequences = sequences_of(lengths)
     expected = expected_states(reference, sequences, padded)
     batch = PackedBatch.pack(sequences, PAD, "cpu")
+    needs_padding = len(set(lengths)) > 1 and grouped_for == "cuda"
+    assert any(group.places is not None for group in batch.groups) == needs_padding
     packed = model.model(batch)
     first_only = model.model(batch, first_only=True)
     assert sorted(batch.order) == list(range(len(sequences)))
@@ -98,6 +117,7 @@ def test_hidden_states_equal_those_of_transformers(
         torch.testing.assert_close(first_only[place], expected[original][0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.usefixtures("grouped_for")
 @torch.inference_mode()
 def test_every_length_from_3_to_512_equals_transformers(
     model: CustomModel, reference: nn.Module
@@ -132,7 +152,7 @@ def test_logits_come_in_the_order_given_and_do_not_depend_on_company(model: Cust
 
 def test_linear_layers_see_only_tokens_that_exist(model: CustomModel) -> None:
     rows: list[int] = []
-    widening = model.get_submodule("model.encoder.layer.0.intermediate.dense")
+    widening = model.get_submodule("model.encoder.layer.0.output.dense")
     hook = widening.register_forward_hook(
         lambda _module, inputs, _output: rows.append(inputs[0].shape[0])
     )
@@ -173,3 +193,9 @@ def test_an_empty_batch_and_an_empty_sequence_are_refused() -> None:
 def test_impossible_sizes_are_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):
         ModelConfig.from_dict({"num_attention_heads": 16, field: value})
+
+
+def test_padding_is_counted_as_the_groups_are_cut() -> None:
+    lengths = [20, 3, 3, 4, 21, 400]
+    assert packing.padding(lengths, torch.device("cpu")) == 0
+    assert packing.padding(lengths, torch.device("cuda")) == (4 - 3) * 2 + (21 - 20)

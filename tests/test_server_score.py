@@ -119,7 +119,7 @@ def test_callers_at_the_same_time_share_batches_and_get_their_own(
     assert grown["text_windows_count"] == 32 * 8 * 4
     assert grown["shared_batches_total"] > 0
     assert grown["batches_total"] < 128
-    assert grown["tokens_total"] > grown["padding_total"] > 0
+    assert grown["tokens_total"] > 0 == grown["padding_total"]  # on a CPU, nothing is padded
     assert after["queue_texts"] == 0
     assert after[f"model:{small_classifier.model_id}"] == 1
 

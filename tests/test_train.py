@@ -36,7 +36,8 @@ from training.sequences import (
 from training.stages import Classification, Pretraining, class_weights
 from training.vocabulary import train_tokenizer
 from utils import checkpoint
-from utils.custom_model import CustomModel, PackedBatch
+from utils.custom_model import CustomModel
+from utils.packing import PackedBatch
 from utils.schema import LABELS
 from utils.tweet_normalizer import normalize_tweet
 

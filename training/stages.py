@@ -18,7 +18,8 @@ from training.encoders import initialise
 from training.recipe import Recipe
 from training.sequences import Sample
 from training.vocabulary import BOS, EOS, MASK, PAD, special_id
-from utils.custom_model import CustomModel, ModelConfig, PackedBatch
+from utils.custom_model import CustomModel, ModelConfig
+from utils.packing import PackedBatch
 from utils.schema import LABELS
 
 

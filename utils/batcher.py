@@ -26,7 +26,6 @@ from typing import Generic, TypeVar
 import torch
 
 from utils.classifier import Classifier, Reading
-from utils.custom_model import group_bounds
 from utils.errors import (
     InternalError,
     OverloadedError,
@@ -35,6 +34,7 @@ from utils.errors import (
     UnhealthyError,
     describe_exception,
 )
+from utils.packing import padding
 from utils.schema import TextScore, Timing
 
 log = logging.getLogger(__name__)
@@ -367,10 +367,9 @@ class Batcher:
         counters = self.counters
         counters.batches += 1
         counters.sequences += len(batch)
-        lengths = sorted(len(text.sequences[i]) for text, i in batch)
-        padded = sum((end - begin) * lengths[end - 1] for begin, end in group_bounds(lengths))
+        lengths = [len(text.sequences[i]) for text, i in batch]
         counters.tokens += sum(lengths)
-        counters.padding += padded - sum(lengths)
+        counters.padding += padding(lengths, self._classifier.device)
         counters.shared_batches += len({text.request for text, _ in batch}) > 1
         counters.largest_batch = max(counters.largest_batch, len(batch))
         for (text, index), row in zip(batch, rows, strict=True):

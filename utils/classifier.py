@@ -69,6 +69,7 @@ class Classifier:
     ) -> None:
         self.model_id = checkpoint.model_id
         self.max_windows = max_windows
+        self.device = model.linear1.weight.device
         self._model = model
         self._tokenizer = tokenizer
         self._max_tokens = checkpoint.model.max_tokens

@@ -4,10 +4,8 @@ Module names follow the published checkpoint (``model.embeddings…``, ``model.e
 ``linear1``, ``linear2``), so its state dict loads key by key. ``transformers`` is not needed: its
 RoBERTa class costs seconds of every cold start, and its forward pass pays for padding.
 
-Batches are *packed*: the tokens of all sequences stand in one ``[tokens, hidden]`` matrix with
-nothing between them. Linear layers, which are nearly all of the work, see only tokens that exist.
-Attention alone looks across tokens; it runs over groups of sequences of similar length, each
-group padded to its own longest.
+Batches are packed (see :mod:`utils.packing`): linear layers, which are nearly all of the work, see
+only tokens that exist.
 """
 
 from __future__ import annotations
@@ -20,10 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# A group of sequences shares one attention call. Within it a sequence may be padded to at most
-# this many times its own length (plus a few tokens, so that very short ones group at all).
-GROUP_STRETCH = 1.15
-GROUP_SLACK = 4
+from utils.linear import Linear, by_rows
+from utils.packing import PackedBatch
 
 
 @dataclass(frozen=True)
@@ -71,101 +67,6 @@ class ModelConfig:
         return self.max_position_embeddings - self.pad_token_id - 1
 
 
-@dataclass(frozen=True)
-class Group:
-    """Neighbouring sequences of a packed batch that share one attention call."""
-
-    start: int  # first token in the packed matrix
-    end: int  # one past the last
-    count: int  # sequences
-    length: int  # tokens of the longest
-    present: Tensor | None  # [count, length] bool, True where a token exists; None: all do
-
-
-@dataclass(frozen=True)
-class PackedBatch:
-    """Sequences laid end to end, shortest first.
-
-    ``input_ids`` and ``position_ids`` are ``[tokens]`` int64; ``first`` is ``[sequences]`` int64,
-    where each sequence starts; ``order[i]`` says which of the caller's sequences stands at ``i``.
-    """
-
-    input_ids: Tensor
-    position_ids: Tensor
-    first: Tensor
-    order: list[int]
-    groups: list[Group]
-
-    @classmethod
-    def pack(
-        cls, sequences: Sequence[Sequence[int]], pad_token_id: int, device: torch.device | str
-    ) -> Self:
-        """Lay out token id lists of any mixture of lengths, none of them empty."""
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-        lengths = [len(sequences[i]) for i in order]
-        if not lengths or lengths[0] == 0:
-            raise ValueError("a batch needs at least one sequence, and each at least one token")
-        ids: list[int] = []
-        positions: list[int] = []
-        for i in order:
-            ids.extend(sequences[i])
-            positions.extend(position_ids(sequences[i], pad_token_id))
-        first = [0]
-        for length in lengths[:-1]:
-            first.append(first[-1] + length)
-        staged = torch.tensor([ids, positions]).to(device)
-        return cls(
-            staged[0],
-            staged[1],
-            torch.tensor(first).to(device),
-            order,
-            group_by_length(lengths, device),
-        )
-
-
-def position_ids(sequence: Sequence[int], pad_token_id: int) -> Sequence[int]:
-    """Return RoBERTa's positions: counted from the one after the padding id.
-
-    A padding id inside a sequence (a text can spell ``<pad>``) sits at the padding position and is
-    not counted, as in Hugging Face's ``create_position_ids_from_input_ids``.
-    """
-    if pad_token_id not in sequence:
-        return range(pad_token_id + 1, pad_token_id + 1 + len(sequence))
-    positions, position = [], pad_token_id
-    for token in sequence:
-        position += token != pad_token_id
-        positions.append(pad_token_id if token == pad_token_id else position)
-    return positions
-
-
-def group_by_length(lengths: Sequence[int], device: torch.device | str) -> list[Group]:
-    """Lay out the groups of ascending ``lengths``, each with its mask."""
-    groups: list[Group] = []
-    start = 0
-    for begin, end in group_bounds(lengths):
-        group, longest = lengths[begin:end], lengths[end - 1]
-        present = None
-        if group[0] != longest:
-            present = torch.arange(longest) < torch.tensor(group)[:, None]
-            present = present.to(device)
-        stop = start + sum(group)
-        groups.append(Group(start, stop, len(group), longest, present))
-        start = stop
-    return groups
-
-
-def group_bounds(lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """Cut ascending ``lengths`` where padding to the longest would begin to waste much."""
-    bounds: list[tuple[int, int]] = []
-    begin = 0
-    for end in range(1, len(lengths) + 1):
-        limit = lengths[begin] * GROUP_STRETCH + GROUP_SLACK
-        if end == len(lengths) or lengths[end] > limit:
-            bounds.append((begin, end))
-            begin = end
-    return bounds
-
-
 class Embeddings(nn.Module):
     """Word, position and type embeddings, summed and normalised."""
 
@@ -203,9 +104,9 @@ class SelfAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.query = Linear(config.hidden_size, config.hidden_size)
+        self.key = Linear(config.hidden_size, config.hidden_size)
+        self.value = Linear(config.hidden_size, config.hidden_size)
         self.dropout_prob = config.attention_probs_dropout_prob
 
     def forward(self, hidden: Tensor, batch: PackedBatch, first_only: bool) -> Tensor:
@@ -220,22 +121,19 @@ class SelfAttention(nn.Module):
         for group in batch.groups:
             tokens = slice(group.start, group.end)
             if first_only:
-                q = self._split(query[asked : asked + group.count].unsqueeze(1))
+                q = query[asked : asked + group.count].unsqueeze(1)
                 asked += group.count
             else:
-                q = self._split(unpack(query[tokens], group))
+                q = group.pad(query[tokens])
             context = F.scaled_dot_product_attention(
-                q,
-                self._split(unpack(key[tokens], group)),
-                self._split(unpack(value[tokens], group)),
+                self._split(q),
+                self._split(group.pad(key[tokens])),
+                self._split(group.pad(value[tokens])),
                 attn_mask=None if group.present is None else group.present[:, None, None, :],
                 dropout_p=self.dropout_prob if self.training else 0.0,
             )
             context = context.transpose(1, 2).flatten(2)
-            if first_only or group.present is None:
-                contexts.append(context.flatten(0, 1))
-            else:
-                contexts.append(context[group.present])
+            contexts.append(context.flatten(0, 1) if first_only else group.unpad(context))
         return torch.cat(contexts)
 
     def _split(self, hidden: Tensor) -> Tensor:
@@ -244,21 +142,12 @@ class SelfAttention(nn.Module):
         return hidden.view(count, length, self.heads, -1).transpose(1, 2)
 
 
-def unpack(hidden: Tensor, group: Group) -> Tensor:
-    """Give a group's tokens a padded ``[count, length, hidden]`` view, a copy only where needed."""
-    if group.present is None:
-        return hidden.view(group.count, group.length, -1)
-    padded = hidden.new_zeros(group.count, group.length, hidden.shape[-1])
-    padded[group.present] = hidden
-    return padded
-
-
 class ResidualOutput(nn.Module):
     """A projection back to the hidden size, added to what it started from, and normalised."""
 
     def __init__(self, config: ModelConfig, input_size: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(input_size, config.hidden_size)
+        self.dense = Linear(input_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -276,23 +165,17 @@ class Attention(nn.Module):
         self.self = SelfAttention(config)
         self.output = ResidualOutput(config, config.hidden_size)
 
-    def forward(self, hidden: Tensor, batch: PackedBatch, first_only: bool) -> Tensor:
-        """Return ``[tokens, hidden]``, or ``[sequences, hidden]`` with ``first_only``."""
-        context = self.self(hidden, batch, first_only)
-        residual: Tensor = self.output(context, hidden[batch.first] if first_only else hidden)
-        return residual
-
 
 class Intermediate(nn.Module):
     """The feed-forward block's widening half, with the exact GELU."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.dense = Linear(config.hidden_size, config.intermediate_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return ``[tokens, intermediate]``."""
-        return F.gelu(self.dense(hidden))
+        return self.dense.gelu(hidden)
 
 
 class Layer(nn.Module):
@@ -306,7 +189,12 @@ class Layer(nn.Module):
 
     def forward(self, hidden: Tensor, batch: PackedBatch, first_only: bool) -> Tensor:
         """Return ``[tokens, hidden]``, or ``[sequences, hidden]`` with ``first_only``."""
-        attended = self.attention(hidden, batch, first_only)
+        context = self.attention.self(hidden, batch, first_only)
+        residual = hidden[batch.first] if first_only else hidden
+        return by_rows(self._after_attention, context, residual)
+
+    def _after_attention(self, context: Tensor, residual: Tensor) -> Tensor:
+        attended = self.attention.output(context, residual)
         widened: Tensor = self.output(self.intermediate(attended), attended)
         return widened
 
@@ -331,7 +219,7 @@ class Pooler(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dense = Linear(config.hidden_size, config.hidden_size)
 
 
 class RobertaEncoder(nn.Module):
@@ -361,16 +249,15 @@ class CustomModel(nn.Module):
         super().__init__()
         self.config = config
         self.model = RobertaEncoder(config)
-        self.linear1 = nn.Linear(config.hidden_size, config.classifier_size)
+        self.linear1 = Linear(config.hidden_size, config.classifier_size)
         self.dropout = nn.Dropout(0.3)
-        self.linear2 = nn.Linear(config.classifier_size, config.num_labels)
+        self.linear2 = Linear(config.classifier_size, config.num_labels)
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return logits ``[sequences, labels]``, in the order the sequences were given in."""
         first = self.model(batch, first_only=True)
         logits = self.linear2(self.dropout(F.relu(self.linear1(first))))
-        restored = torch.empty_like(logits)
-        restored[torch.tensor(batch.order, device=logits.device)] = logits
+        restored: Tensor = logits[batch.places]
         return restored
 
     def forward_sequences(self, sequences: Sequence[Sequence[int]]) -> Tensor:

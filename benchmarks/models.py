@@ -1,0 +1,107 @@
+"""Models of a real one's shape with random weights, for speed alone, and the texts to run them on.
+
+Shapes are RoBERTa-base's and BERTweet-large's; vocabulary and tokenizer are the embedded
+checkpoint's, so that both sides of a comparison read the same tokens.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from utils import checkpoint as checkpoints
+from utils.checkpoint import Checkpoint
+from utils.classifier import Classifier
+from utils.custom_model import CustomModel, ModelConfig
+from utils.tweet_normalizer import normalize_tweet
+
+SAMPLE: Final = Path(__file__).resolve().parent / "data" / "sample.tsv"
+LARGE: Final = ModelConfig()
+BASE: Final = ModelConfig(
+    hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072
+)
+
+
+def embedded() -> Checkpoint:
+    """Return the embedded checkpoint."""
+    return checkpoints.describe(checkpoints.EMBEDDED)
+
+
+def sample_texts(path: Path = SAMPLE) -> list[str]:
+    """Return the ``text`` column of a tab-separated file, in the file's order."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [row["text"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+
+
+def write_checkpoint(path: Path, shape: ModelConfig = BASE) -> Checkpoint:
+    """Write a folder with random weights and the embedded checkpoint's tokenizer."""
+    mini = embedded()
+    config = dataclasses.replace(shape, vocab_size=mini.model.vocab_size)
+    return checkpoints.save(
+        path,
+        random_model(config).state_dict(),
+        config,
+        checkpoints.load_tokenizer(mini),
+        name="random",
+        provenance={"source": "random weights, for benchmarks"},
+        dtype=torch.float32,
+    )
+
+
+def random_model(config: ModelConfig) -> CustomModel:
+    """Return a model with weights as a training would begin with."""
+    generator = torch.Generator().manual_seed(7)
+    model = CustomModel(config).eval().requires_grad_(False)
+    for weight in model.parameters():
+        if weight.dim() == 2:
+            weight.normal_(std=0.02, generator=generator)
+    return model
+
+
+def classifier(dtype: torch.dtype, shape: ModelConfig = BASE) -> Classifier:
+    """Return the engine's classifier over a random model on the CPU."""
+    mini = embedded()
+    config = dataclasses.replace(shape, vocab_size=mini.model.vocab_size)
+    model = random_model(config).to(dtype)
+    checkpoint = dataclasses.replace(mini, model=config)
+    return Classifier(checkpoint, model, checkpoints.load_tokenizer(mini), max_windows=32)
+
+
+def transformers_model(dtype: torch.dtype, shape: ModelConfig = BASE) -> Any:
+    """Return transformers' own classifier of the same shape."""
+    import transformers
+
+    library: Any = transformers  # partly without types
+    config = library.RobertaConfig(
+        vocab_size=embedded().model.vocab_size,
+        hidden_size=shape.hidden_size,
+        num_hidden_layers=shape.num_hidden_layers,
+        num_attention_heads=shape.num_attention_heads,
+        intermediate_size=shape.intermediate_size,
+        max_position_embeddings=shape.max_position_embeddings,
+        type_vocab_size=shape.type_vocab_size,
+        pad_token_id=shape.pad_token_id,
+        num_labels=shape.num_labels,
+    )
+    return library.RobertaForSequenceClassification(config).eval().to(dtype)
+
+
+def transformers_tokenizer() -> Any:
+    """Return transformers' wrapper around the same ``tokenizer.json``."""
+    import transformers
+
+    library: Any = transformers
+    return library.PreTrainedTokenizerFast(
+        tokenizer_file=str(checkpoints.EMBEDDED / checkpoints.TOKENIZER),
+        pad_token="<pad>",
+        model_max_length=512,
+    )
+
+
+def normalized(texts: list[str]) -> list[str]:
+    """Return the texts as the model reads them."""
+    return [normalize_tweet(text) for text in texts]
