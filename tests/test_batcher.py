@@ -342,6 +342,25 @@ def test_a_device_that_gives_nothing_finite_any_more_is_broken(
     asyncio.run(main())
 
 
+def test_an_unforeseen_exception_on_the_device_thread_leaves_nobody_waiting(
+    small_classifier: Classifier, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        told: list[str] = []
+        async with running(small_classifier, on_broken=lambda: told.append("broken")) as batcher:
+            # One row too few is no exception of the forward pass: it is found later.
+            monkeypatch.setattr(
+                small_classifier, "probabilities", lambda sequences: device(sequences)[:-1]
+            )
+            with pytest.raises(UnhealthyError):
+                await batcher.score(TEXTS[:3])
+            with pytest.raises(UnhealthyError):
+                await batcher.score(TEXTS[:3])
+        assert told == ["broken"]
+
+    asyncio.run(main())
+
+
 def test_a_failed_pass_is_let_go_of_before_it_is_tried_again(
     small_classifier: Classifier, device: Device
 ) -> None:

@@ -329,7 +329,12 @@ class Batcher:
                 if self._closed:
                     return
                 batch = self._take_batch()
-            self._run(batch)
+            try:
+                self._run(batch)
+            except Exception as exc:
+                # Nobody else scores: without this thread every caller would wait for ever.
+                log.error("the device thread failed: %s", describe_exception(exc))
+                self._break()
 
     def _take_batch(self) -> list[_Sequence]:
         batch: list[_Sequence] = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from ctypes import c_float
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, get_args
 
@@ -210,6 +211,14 @@ def locate_error(error: ServiceError, place: str) -> ServiceError:
     return error
 
 
+def _reaches(score: float, threshold: float) -> bool:
+    """Compare in float32, the precision of scores and of the proto's fields.
+
+    A float32 that travels as the shortest decimal for it may come back as a double just above it.
+    """
+    return c_float(score).value >= c_float(threshold).value
+
+
 def _item(text: str, result: TextScore, thresholds: Mapping[str, float] | None) -> dict[str, Any]:
     scores = dict(zip(LABELS, result.scores, strict=True))
     item: dict[str, Any] = {
@@ -222,7 +231,7 @@ def _item(text: str, result: TextScore, thresholds: Mapping[str, float] | None) 
         item["window"] = list(result.window)
     if thresholds is not None:
         item["flagged"] = [
-            label for label in LABELS if scores[label] >= thresholds.get(label, math.inf)
+            label for label in LABELS if _reaches(scores[label], thresholds.get(label, math.inf))
         ]
     if result.words is not None:
         item["words"] = [

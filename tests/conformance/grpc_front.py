@@ -1,0 +1,93 @@
+"""gRPC, through the stand-in of SingularityNET's daemon: what service.proto makes of a case."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from tests.conformance.fronts import SECONDS, Answer, Front, read_job
+from tests.conformance.suite import LABELS, Case
+from tests.support.snet_client import write_config
+from tests.support.snet_daemon import PROTO, SnetDaemon, compile_proto, new_message
+
+
+@contextlib.contextmanager
+def grpc_front(folder: Path, service: str, token: str) -> Iterator[Front]:
+    """The proto's method, by a daemon whose ``service_endpoint`` is ``service``."""
+    config = write_config(folder, "--self-hosted", service, BEARER_TOKEN=token)
+    (method,) = compile_proto(PROTO)
+    with SnetDaemon(config) as daemon, grpc.insecure_channel(daemon.address) as channel:
+        call: Callable[..., Any] = channel.unary_unary(
+            f"/{method.containing_service.full_name}/{method.name}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=type(new_message(method, "output")).FromString,
+        )
+
+        def exchange(cases: Sequence[Case]) -> list[Any]:
+            return [attempt(question(case.input)) for case in cases]
+
+        def attempt(message: Message) -> Any:
+            try:
+                return call(message, timeout=SECONDS)
+            except grpc.RpcError as error:
+                if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                    raise  # the next one would be waited for as long
+                return error
+
+        yield Front("grpc", exchange, translate_grpc)
+
+
+def question(job_input: Any) -> Message:
+    """Return the proto's message; raise :class:`json_format.ParseError` if it has no such field."""
+    (method,) = compile_proto(PROTO)
+    return json_format.ParseDict({"input": job_input}, new_message(method, "input"))
+
+
+def over_grpc(job_input: Any) -> bool:
+    """Say whether the service is sent this very input if it is put into the proto's message."""
+    try:
+        message = question(job_input)
+    except (json_format.ParseError, UnicodeEncodeError):
+        return False
+    sent = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    # As text: to Python, True is 1.
+    as_text = [json.dumps(value, sort_keys=True) for value in (sent, {"input": job_input})]
+    return as_text[0] == as_text[1]
+
+
+def translate_grpc(raw: Message | grpc.RpcError, case: Case) -> Answer:
+    """Read the proto's message, in which what is not there reads as empty or zero."""
+    assert isinstance(raw, Message), f"an error of the call: {raw}"
+    fields = json_format.MessageToDict(
+        raw, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    if fields["status"] == "FAILED":
+        assert not raw.HasField("output"), "a failed job has output"
+        return read_job({name: fields[name] for name in ("id", "status", "error")})
+    assert fields.pop("error") == "", "a completed job has an error"
+    result = fields["output"]
+    head = {name: result.pop(name) for name in ("model", "timing")}
+    items = [read_result(item, case.input) for item in result.pop("items")]
+    if {"prompts", "texts"} & case.input.keys():
+        beside = {name: value for name, value in result.items() if value}
+        assert not beside, f"beside the items: {sorted(beside)}"
+        return {"reply": {"items": items, **head}}
+    return {"reply": {**read_result(result, case.input), **head}}
+
+
+def read_result(result: Mapping[str, Any], job_input: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what a proto's reader takes for not there, but for lists that were asked for."""
+    kept = {"text"}
+    if not result["error"]:
+        kept |= {"flagged"} if job_input.get("thresholds") is not None else set()
+        kept |= {"words"} if job_input.get("explain") else set()
+    return {
+        name: value for name, value in result.items() if value or name in kept or name in LABELS
+    }

@@ -1,0 +1,176 @@
+"""What holds for every reply whatever the model says, written by hand.
+
+A recording that breaks one of these is refused, so that recording can't bless nonsense; what a
+front answers is held to them too. Nothing here comes from the code under test.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from tests.conformance.suite import LABELS, differences, is_number, shown
+
+SUM_TOLERANCE: Final = 1e-5
+MODEL: Final = re.compile(r"[a-z0-9-]+@[0-9a-f]{12}")
+WINDOWS: Final = re.compile(
+    r"too_large: (.+): needs (\d+) windows of 512 tokens, the limit is (\d+)"
+)
+PLACES: Final = re.compile(
+    r"(input|explain|thresholds(\.(hate|abusing|neutral|spam))?|"
+    r"(prompts?|texts?)(, (prompts?|texts?))*|'.{1,41}'): .+"
+)
+CODES: Final = ("validation", "too_large")
+# Cc, Cf and white space that the cases use; the service's own notion is wider.
+INVISIBLE: Final = "\u00ad\u200b\u200d\u2060\ufeff\x00\x7f"
+
+
+def echo(text: str) -> str:
+    """Return a text as it comes back."""
+    return "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in text)
+
+
+def reply_faults(
+    request: Mapping[str, Any], reply: Mapping[str, Any], settings: Mapping[str, int]
+) -> Iterator[str]:
+    """Yield a line for each thing that is wrong with the reply to ``request``."""
+    name = next(name for name in ("prompt", "text", "prompts", "texts") if name in request)
+    item = {key: value for key, value in reply.items() if key not in ("model", "timing")}
+    if not MODEL.fullmatch(str(reply.get("model"))):
+        yield f"model: {shown(reply.get('model'))}"
+    yield from differences(None, reply.get("timing"), 0, "timing", "timing")
+    if name in ("prompt", "text"):
+        yield from item_faults(request, request[name], item, settings)
+        return
+    if item.keys() != {"items"} or len(item["items"]) != len(request[name]):
+        yield f"items: {shown(item)}"
+        return
+    for index, (value, found) in enumerate(zip(request[name], item["items"], strict=True)):
+        place = f"{name}[{index}]"
+        if "error" in found or item_error(value, place, request, settings):
+            faults = list(failed_item_faults(request, value, found, place, settings))
+        else:
+            faults = list(item_faults(request, value, found, settings))
+        yield from (f"items[{index}]: {fault}" for fault in faults)
+
+
+def failed_item_faults(
+    request: Mapping[str, Any],
+    value: Any,
+    found: Mapping[str, Any],
+    place: str,
+    settings: Mapping[str, int],
+) -> Iterator[str]:
+    """Yield what is wrong with the item of a text that can't be scored."""
+    error = item_error(value, place, request, settings)
+    windows = WINDOWS.fullmatch(str(found.get("error")))
+    if windows:  # how many depends on the tokeniser
+        limit = settings["MAX_WINDOWS"]
+        if windows[1] == place and int(windows[2]) > limit == int(windows[3]):
+            error = windows[0]
+    text = echo(value) if isinstance(value, str) else ""
+    yield from differences({"text": text, "error": error}, found, 0, "item")
+
+
+def item_error(
+    value: Any, place: str, request: Mapping[str, Any], settings: Mapping[str, int]
+) -> str | None:
+    """Return the error that a text among many must give, too many windows apart."""
+    if value is None:
+        return f"validation: {place}: must be a string, not null"
+    if not isinstance(value, str):
+        return f"validation: {place}: must be a string"
+    if not value:
+        return f"validation: {place}: must not be empty"
+    if len(value) > (limit := settings["MAX_TEXT_CHARS"]):
+        return f"too_large: {place}: has {len(value)} characters, the limit is {limit}"
+    if not value.strip().strip(INVISIBLE):
+        return f"validation: {place}: holds nothing but white space or invisible characters"
+    if request.get("explain") and (count := len(value.split())) > 256:
+        return f"too_large: {place}: has {count} words to explain, the limit is 256"
+    return None
+
+
+def item_faults(
+    request: Mapping[str, Any], value: str, item: Mapping[str, Any], settings: Mapping[str, int]
+) -> Iterator[str]:
+    """Yield what is wrong with the scores of one text."""
+    thresholds = request.get("thresholds")
+    keys = {"text", *LABELS, "label", "windows"}
+    keys |= {"flagged"} if thresholds is not None else set()
+    keys |= {"words"} if request.get("explain") else set()
+    keys |= {"window"} if item.get("windows") != 1 else set()
+    if item.keys() != keys:
+        yield f"keys: {sorted(item)}, expected {sorted(keys)}"
+        return
+    text = echo(value)
+    if item["text"] != text:
+        yield f"text: {shown(item['text'])}, sent {shown(text)}"
+    scores = {label: item[label] for label in LABELS}
+    if not all(is_number(score) and 0 <= score <= 1 for score in scores.values()):
+        yield f"scores: {shown(scores)}"
+        return
+    if abs(sum(scores.values()) - 1) > SUM_TOLERANCE:
+        yield f"scores: they sum to {sum(scores.values())}"
+    if scores.get(item["label"]) != max(scores.values()):
+        yield f"label: {shown(item['label'])} is not the largest of {scores}"
+    if thresholds is not None:
+        over = [
+            label for label in LABELS if label in thresholds and scores[label] >= thresholds[label]
+        ]
+        if item["flagged"] != over:
+            yield f"flagged: {shown(item['flagged'])}, expected {over}"
+    yield from window_faults(text, item, settings)
+    if request.get("explain"):
+        yield from word_faults(text, item)
+
+
+def window_faults(text: str, item: Mapping[str, Any], settings: Mapping[str, int]) -> Iterator[str]:
+    """Yield what is wrong with ``windows`` and ``window``."""
+    if type(item["windows"]) is not int or not 1 <= item["windows"] <= settings["MAX_WINDOWS"]:
+        yield f"windows: {shown(item['windows'])}"
+    elif item["windows"] > 1:
+        window = item["window"]
+        if [type(bound) for bound in window] != [int, int]:
+            yield f"window: {shown(window)}"
+        elif not 0 <= window[0] < window[1] <= len(text) or window == [0, len(text)]:
+            yield f"window: {window} is no part of {len(text)} code points"
+
+
+def word_faults(text: str, item: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with ``words``: each run of what is no white space, and its place."""
+    first, last = item.get("window", (0, len(text)))
+    runs = []
+    for white, group in itertools.groupby(enumerate(text), lambda pair: pair[1].isspace()):
+        places = [index for index, _ in group]
+        if not white and places[0] < last and places[-1] >= first:
+            runs.append((text[places[0] : places[-1] + 1], places[0], places[-1] + 1))
+    found = [(word.get("word"), word.get("start"), word.get("end")) for word in item["words"]]
+    if found != runs:
+        yield f"words: {shown(found)}, expected {shown(runs)}"
+    for word in item["words"]:
+        if word.keys() != {"word", "start", "end", *LABELS}:
+            yield f"words: one has the keys {sorted(word)}"
+        elif not all(is_number(word[label]) and -1 <= word[label] <= 1 for label in LABELS):
+            yield f"words: an influence of {shown(word)}"
+
+
+def error_faults(request: Any, error: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is wrong with an error: it is one line, names the field and quotes no value."""
+    if error.keys() != {"code", "message"} or error["code"] not in CODES:
+        yield f"error: {shown(error)}"
+        return
+    message = error["message"]
+    if not PLACES.fullmatch(message):
+        yield f"message: {shown(message)} is not one line that begins with a place"
+    values = request if isinstance(request, Mapping) else {"input": request}
+    for text in re.findall(r"[^\W\d_]{4,}", json.dumps(list(values.values()))):
+        if re.search(rf"\b{text}\b", message) and text not in MESSAGE_WORDS:
+            yield f"message: {shown(message)} quotes {text}"
+
+
+# What a message may say though the input holds it as well: names of the contract.
+MESSAGE_WORDS: Final = frozenset({*LABELS, "null", "true", "false"})
