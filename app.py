@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import CheckpointError, SettingsError, ValidationError
+from utils.libraries import set_library_defaults
 from utils.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,8 +70,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the worker; return the exit code."""
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-    # One reader thread tokenises; a pool of its own would only warn about forks.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    set_library_defaults(os.environ)
     local = options.test_input is not None or not (
         options.rp_serve_api or os.environ.get("RUNPOD_WEBHOOK_GET_JOB")
     )

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from utils.errors import SettingsError
+from utils.libraries import set_library_defaults
 from utils.settings import Settings
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    set_library_defaults(os.environ)
     try:
         settings = Settings.from_environment(os.environ)
 

@@ -1,0 +1,7 @@
+"""Measurements behind the claims; see README.md here. Run one with ``python -m benchmarks.NAME``."""
+
+import os
+
+from utils.libraries import set_library_defaults
+
+set_library_defaults(os.environ)  # as app.py and server.py do, before torch is imported

@@ -1,0 +1,69 @@
+"""Sixty-four callers at once with a tweet each, through the handler, against one after another.
+
+The Runpod handler in this process, RoBERTa-base's shape with random weights, float32. The callers
+share batches; the single caller has the device to itself, each time for one tweet.
+
+    python -m benchmarks.handler_concurrency
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Sequence
+
+import torch
+
+from benchmarks import models, report
+from utils.handler import Handler
+from utils.settings import Settings
+
+CALLERS = 64
+ALONE = 32  # tweets a round for the single caller
+EACH = 4  # tweets a round for each of the many
+TARGET = 3.0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = report.parser(__doc__, rounds=5)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    options = parser.parse_args(arguments)
+    classifier = models.classifier(getattr(torch, options.dtype))
+    handler = Handler(classifier, Settings.from_environment({"DEVICE": "cpu"}))
+    with asyncio.Runner() as runner:
+
+        def rate(callers: int, each: int) -> float:
+            return runner.run(tweets_per_second(handler, callers, each))
+
+        rate(CALLERS, 1), rate(1, ALONE)
+        ours, theirs = report.in_turn(
+            lambda: rate(CALLERS, EACH), lambda: rate(1, ALONE), options.rounds
+        )
+    handler.close()
+    figure = report.at_least(
+        f"{CALLERS} concurrent callers through the handler, base shape, {options.dtype}, texts/s",
+        "one caller at a time",
+        *(ours, theirs, TARGET),
+    )
+    report.publish([figure], options.json)
+
+
+async def tweets_per_second(handler: Handler, callers: int, each: int) -> float:
+    """Let callers send ``each`` tweets, one after another."""
+    texts = itertools.cycle(models.sample_texts())
+
+    async def caller(own: list[str]) -> None:
+        for text in own:
+            reply = await handler({"input": {"prompt": text}})
+            assert "label" in reply, reply
+
+    shares = [list(itertools.islice(texts, each)) for _ in range(callers)]
+    started = time.perf_counter()
+    await asyncio.gather(*map(caller, shares))
+    return callers * each / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()

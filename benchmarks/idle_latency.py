@@ -1,0 +1,92 @@
+"""What the handler adds to one tweet's forward pass while nothing else is going on.
+
+The embedded checkpoint, float32, one tweet at a time. The handler's time runs from the job to its
+reply: checking, normalising, tokenising, two hand-overs between threads, the pass, the reply. The
+bare pass gets the same tokens, packed already once it begins.
+
+    python -m benchmarks.idle_latency
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import median
+
+import torch
+
+from benchmarks import models, report
+from utils.checkpoint import load_model
+from utils.classifier import Classifier
+from utils.custom_model import CustomModel
+from utils.handler import Handler
+from utils.packing import PackedBatch
+from utils.settings import Settings
+
+TARGET_MS = 1.5
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = report.parser(__doc__, rounds=9)
+    parser.add_argument("--texts", type=report.positive, default=100, help="(%(default)s)")
+    options = parser.parse_args(arguments)
+    texts = models.sample_texts()[: options.texts]
+    settings = Settings.from_environment({"DEVICE": "cpu", "LOG_LEVEL": "ERROR"})
+    checkpoint = models.embedded()
+    model = load_model(checkpoint)
+    classifier = Classifier.from_settings(settings)
+    handler = Handler(classifier, settings)
+    sequences = [classifier.encode(text).windows for text in texts]
+    batches = [PackedBatch.pack(windows, 1, "cpu") for windows in sequences]
+
+    @torch.inference_mode()
+    def bare() -> float:
+        return median(timed(partial(model_scores, model, batch)) for batch in batches)
+
+    with asyncio.Runner() as runner:
+
+        async def one(text: str) -> float:
+            started = time.perf_counter()
+            reply = await handler({"input": {"prompt": text}})
+            seconds = time.perf_counter() - started
+            assert "label" in reply, reply
+            return seconds * 1e3
+
+        async def all_of_them() -> float:
+            return median([await one(text) for text in texts])
+
+        def through() -> float:
+            return runner.run(all_of_them())
+
+        through(), bare()
+        ours, theirs = report.in_turn(through, bare, options.rounds)
+    handler.close()
+    added = median(a - b for a, b in zip(ours, theirs, strict=True))
+    figure = report.Figure(
+        "one tweet through the idle handler, mini, ms more than",
+        "the bare forward pass on the same tokens",
+        ratio=added,
+        target=f"at most {TARGET_MS} ms more",
+        met=added <= TARGET_MS,
+        raw={"ours": round(median(ours), 3), "theirs": round(median(theirs), 3)},
+    )
+    report.publish([figure], options.json)
+
+
+def model_scores(model: CustomModel, batch: PackedBatch) -> object:
+    """Run the bare pass and wait for its result."""
+    return model(batch).tolist()
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Return how many milliseconds a call takes."""
+    started = time.perf_counter()
+    call()
+    return (time.perf_counter() - started) * 1e3
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Jobs per second through the real Runpod SDK loop: app.py against a handler that does nothing.
+
+Both workers run in turn before a stand-in of Runpod's job API on this machine, at MAX_CONCURRENCY
+256, a tweet a job, the embedded checkpoint. The clock runs from the first job's submission to the
+last answer, the worker being up already.
+
+    python -m benchmarks.sdk_loop
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import models, report
+from tests.support.control_plane import ControlPlane
+from tests.support.worker_process import APP, WorkerProcess, clean_environment
+from utils import checkpoint as checkpoints
+
+CONCURRENCY = 256
+TARGET = 0.8
+CONSTANT = str(Path(__file__).with_name("constant_worker.py"))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = report.parser(__doc__, rounds=3)
+    parser.add_argument("--jobs", type=report.positive, default=2048, help="(%(default)s)")
+    options = parser.parse_args(arguments)
+    ours, theirs = report.in_turn(
+        lambda: jobs_per_second(APP, options.jobs),
+        lambda: jobs_per_second(CONSTANT, options.jobs),
+        options.rounds,
+    )
+    figure = report.at_least(
+        f"jobs per second through the SDK loop, concurrency {CONCURRENCY}, mini",
+        "a handler that returns a constant",
+        *(ours, theirs, TARGET),
+        jobs=options.jobs,
+    )
+    report.publish([figure], options.json)
+
+
+def jobs_per_second(script: str, count: int) -> float:
+    """Start a worker, let it warm up, and time ``count`` jobs."""
+    inputs = [
+        {"prompt": text} for text in itertools.islice(itertools.cycle(models.sample_texts()), count)
+    ]
+    with tempfile.TemporaryDirectory() as name, ControlPlane() as plane:
+        folder = Path(name)
+        environment = {
+            **clean_environment(folder, checkpoints.EMBEDDED),
+            **plane.environment(),
+            "MAX_CONCURRENCY": str(CONCURRENCY),
+            "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
+        }
+        with WorkerProcess([script], environment, folder) as worker:
+            warm = plane.submit(*inputs[:CONCURRENCY])
+            wait(plane, warm, worker)
+            started = time.perf_counter()
+            job_ids = plane.submit(*inputs)
+            wait(plane, job_ids, worker)
+            seconds = time.perf_counter() - started
+        assert not plane.problems, plane.problems[:3]
+        assert all("error" not in (plane.answer(job_id) or {}) for job_id in job_ids)
+    return count / seconds
+
+
+def wait(plane: ControlPlane, job_ids: Sequence[str], worker: WorkerProcess) -> None:
+    """Wait until as many jobs are answered."""
+    plane.wait(
+        lambda: all(plane.answer(job_id) is not None for job_id in job_ids),
+        f"{len(job_ids)} answers",
+        watch=worker.require_running,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What is decided before torch is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.http_server import free_port
+from tests.support.worker_process import ROOT, clean_environment
+from utils.libraries import set_library_defaults
+
+
+def test_what_somebody_set_stays() -> None:
+    environment = {"OMP_WAIT_POLICY": "ACTIVE"}
+    set_library_defaults(environment)
+    assert environment == {"OMP_WAIT_POLICY": "ACTIVE", "TOKENIZERS_PARALLELISM": "false"}
+
+
+@pytest.mark.parametrize("entry", ["app", "server", "service.app", "benchmarks"])
+def test_threads_that_wait_sleep_before_torch_is_loaded(entry: str, tmp_path: Path) -> None:
+    """Set later, OpenMP would not see it: each entry point is watched importing torch."""
+    script = f"""
+import os, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("policy", os.environ.get("OMP_WAIT_POLICY"), flush=True)
+            os._exit(0)
+
+sys.meta_path.insert(0, Watch())
+import {entry}
+if {entry!r} == "service.app":
+    import service.app
+    service.app.load_app()
+elif {entry!r} != "benchmarks":
+    {entry}.main(["--test_input", '{{"input": {{"prompt": "a"}}}}'] if {entry!r} == "app" else [])
+import torch
+"""
+    environment = clean_environment(tmp_path, None) | {
+        "ALLOW_ANONYMOUS": "1",
+        "JOBS_DB": str(tmp_path / "jobs.sqlite3"),
+        "PORT": str(free_port()),
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "policy PASSIVE" in done.stdout, done.stdout + done.stderr
