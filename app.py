@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import CheckpointError, SettingsError, ValidationError
+from utils.errors import CheckpointError, ServiceError, SettingsError, ValidationError
 from utils.libraries import set_library_defaults
 from utils.settings import Settings
 
@@ -180,9 +180,10 @@ def check_fitness(classifier: Classifier, settings: Settings) -> None:
 
     if settings.device != "cpu" and not torch.cuda.is_available():
         raise RuntimeError("no CUDA device; set DEVICE=cpu to serve on a CPU on purpose")
-    (result,) = classifier.score(["good morning"])
-    if isinstance(result, Exception):
-        raise RuntimeError(f"the model does not score: {result}")
+    try:
+        classifier.warm_up(settings.max_batch_tokens)
+    except ServiceError as exc:
+        raise RuntimeError(f"the model does not score: {exc}") from None
 
 
 def exit_when_answered() -> None:

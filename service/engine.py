@@ -69,9 +69,7 @@ class Engine:
             from utils.classifier import Classifier
 
             classifier = Classifier.from_settings(self._settings)
-            (result,) = classifier.score(["good morning"])
-            if isinstance(result, ServiceError):
-                raise result
+            classifier.warm_up(self._settings.max_batch_tokens)
         except (CheckpointError, SettingsError, ServiceError) as exc:
             self._report(str(exc))
         except Exception as exc:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from utils import checkpoint as checkpoints
+from utils import classifier as classifiers
 from utils.classifier import MAX_EXPLAINED_WORDS, Classifier, choose_folder, locate
 from utils.errors import (
     CheckpointError,
@@ -19,6 +20,7 @@ from utils.errors import (
     TooLargeError,
     ValidationError,
 )
+from utils.linear import onednn_dtypes
 from utils.schema import TextScore
 from utils.settings import Settings
 from utils.tweet_normalizer import normalize_tweet
@@ -269,3 +271,36 @@ def test_a_device_that_is_not_there_is_refused(small_checkpoint: Path) -> None:
     absent = f"cuda:{torch.cuda.device_count()}"
     with pytest.raises(SettingsError, match="DEVICE"):
         Classifier.from_settings(Settings(model_dir=small_checkpoint, device=absent))
+
+
+@pytest.mark.skipif(not onednn_dtypes(), reason="this build of torch has no oneDNN")
+def test_after_warming_up_a_tweet_meets_no_new_shape(
+    small_classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes: set[tuple[int, int]] = set()
+    product = torch.ops.mkldnn._linear_pointwise
+
+    def watched(rows: torch.Tensor, weight: torch.Tensor, *rest: object) -> torch.Tensor:
+        shapes.add((len(rows), *weight.shape))
+        result: torch.Tensor = product(rows, weight, *rest)
+        return result
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", watched)
+    monkeypatch.setattr(classifiers, "WARM_UP_SECONDS", 60)  # a busy machine
+    small_classifier.warm_up(16_384)
+    built = set(shapes)
+    texts = [" ".join(["good"] * words) for words in range(1, 60)]
+    assert max(len(small_classifier.encode(text).windows[0]) for text in texts) > 60
+    for text in texts:
+        small_classifier.score([text])
+    assert shapes == built
+
+
+def test_warming_up_raises_what_keeps_the_model_from_scoring(
+    small_classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        small_classifier, "probabilities", lambda rows: [[float("nan")] * 4 for _ in rows]
+    )
+    with pytest.raises(InternalError):
+        small_classifier.warm_up(16_384)
