@@ -1,4 +1,4 @@
-"""Measurements behind the claims; see README.md here. Run one with ``python -m benchmarks.NAME``."""
+"""Measurements behind the claims; README.md here lists them. Run ``python -m benchmarks.NAME``."""
 
 import os
 

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     texts = models.sample_texts()[: options.texts]
     settings = Settings.from_environment({"DEVICE": "cpu", "LOG_LEVEL": "ERROR"})
     checkpoint = models.embedded()
-    model = load_model(checkpoint)
+    model = load_model(checkpoint, reorder=True)
     classifier = Classifier.from_settings(settings)
     handler = Handler(classifier, settings)
     sequences = [classifier.encode(text).windows for text in texts]

@@ -78,7 +78,7 @@ def measure(path: Path) -> dict[str, float]:
     read_seconds = min(read(weights) for _ in range(2))  # the first may be the page cache's
     resident_before = reset_peak()
     started = time.perf_counter()
-    model = checkpoints.load_model(checkpoints.describe(path))
+    model = checkpoints.load_model(checkpoints.describe(path), reorder=True)
     load_seconds = time.perf_counter() - started
     with torch.inference_mode():
         passes = []

@@ -17,6 +17,7 @@ from utils import checkpoint as checkpoints
 from utils.checkpoint import Checkpoint
 from utils.classifier import Classifier
 from utils.custom_model import CustomModel, ModelConfig
+from utils.linear import Linear
 from utils.tweet_normalizer import normalize_tweet
 
 SAMPLE: Final = Path(__file__).resolve().parent / "data" / "sample.tsv"
@@ -67,6 +68,9 @@ def classifier(dtype: torch.dtype, shape: ModelConfig = BASE) -> Classifier:
     mini = embedded()
     config = dataclasses.replace(shape, vocab_size=mini.model.vocab_size)
     model = random_model(config).to(dtype)
+    for module in model.model.encoder.modules():  # as it is loaded on a CPU
+        if isinstance(module, Linear):
+            module.reorder()
     checkpoint = dataclasses.replace(mini, model=config)
     return Classifier(checkpoint, model, checkpoints.load_tokenizer(mini), max_windows=32)
 

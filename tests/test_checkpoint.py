@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from utils import checkpoint as checkpoints
 from utils.checkpoint import CONFIG, TOKENIZER, WEIGHTS
 from utils.errors import CheckpointError
+from utils.linear import onednn_dtypes
 
 
 @pytest.fixture
@@ -158,3 +159,18 @@ def test_the_command_says_sound_or_why_not(
     (folder / TOKENIZER).unlink()
     assert checkpoints.main([str(folder)]) == 1
     assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@torch.inference_mode()
+def test_a_reordered_model_scores_the_same(folder: Path, dtype: torch.dtype) -> None:
+    checkpoint = checkpoints.describe(folder)
+    plain = checkpoints.load_model(checkpoint, dtype=dtype)
+    reordered = checkpoints.load_model(checkpoint, dtype=dtype, reorder=True)
+    sequences = [[0, *range(5, 5 + length), 2] for length in (1, 30, 7, 200)]
+    torch.testing.assert_close(
+        reordered.forward_sequences(sequences), plain.forward_sequences(sequences)
+    )
+    encoder = reordered.model.encoder.state_dict()
+    kept = any(key.endswith("dense.weight") for key in encoder)
+    assert kept == (dtype not in onednn_dtypes())

@@ -95,8 +95,8 @@ def test_converted_checkpoint_reproduces_the_published_stack(made: Path) -> None
         with torch.inference_mode():
             logits = model.forward_sequences(sequences)
         probabilities = torch.tensor(classifier.probabilities(sequences))
-        torch.testing.assert_close(logits, torch.tensor(case["logits"]), rtol=0, atol=2e-6)
-        torch.testing.assert_close(probabilities, torch.tensor(case["probs"]), rtol=0, atol=2e-6)
+        torch.testing.assert_close(logits, torch.tensor(case["logits"]), rtol=0, atol=1e-5)
+        torch.testing.assert_close(probabilities, torch.tensor(case["probs"]), rtol=0, atol=1e-5)
 
 
 def test_weights_keep_the_published_names_without_the_position_ids(made: Path) -> None:

@@ -110,3 +110,30 @@ def test_rows_are_not_parted_in_training() -> None:
 def test_it_is_a_linear_layer_to_everybody_else(layer: Linear) -> None:
     assert isinstance(layer, nn.Linear)
     assert set(layer.state_dict()) == {"weight", "bias"}
+
+
+@pytest.mark.skipif(not linear.onednn_dtypes(), reason="this build of torch has no oneDNN")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@torch.inference_mode()
+def test_reordered_weights_give_the_same_products(dtype: torch.dtype) -> None:
+    if dtype not in linear.onednn_dtypes():
+        pytest.skip("this processor's oneDNN has no bfloat16")
+    layer = Linear(48, 80).to(dtype).requires_grad_(False)
+    rows = torch.randn(700, 48, dtype=dtype)
+    plain, activated = layer(rows), layer.gelu(rows)
+    layer.reorder()
+    assert "weight" not in layer.state_dict()
+    torch.testing.assert_close(layer(rows), plain)
+    torch.testing.assert_close(layer.gelu(rows), activated)
+
+
+@torch.inference_mode()
+def test_weights_that_onednn_does_not_serve_stay_as_they_are() -> None:
+    half = Linear(48, 80).half().requires_grad_(False)
+    half.reorder()
+    assert half.weight.dtype == torch.float16
+    with pytest.MonkeyPatch.context() as switch:
+        switch.setattr(torch.backends.mkldnn, "enabled", False)
+        plain = Linear(48, 80).requires_grad_(False)
+        plain.reorder()
+    assert plain.weight.shape == (80, 48)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from collections import defaultdict
 from pathlib import Path
 
 import emoji
-import nltk
 import pytest
 import regex
 from hypothesis import assume, given, settings
@@ -25,8 +23,6 @@ from hypothesis import strategies as st
 from nltk.tokenize import TweetTokenizer
 from nltk.tokenize.casual import _replace_html_entities
 
-from benchmarks.normalizer import main as benchmark
-from benchmarks.normalizer import read_texts
 from utils._tweet_tokens import tokenize
 from utils.tweet_normalizer import NORMALIZER_VERSION, normalize_tweet
 
@@ -289,38 +285,3 @@ def test_no_repeated_pieces_take_50_ms(parts: tuple[str, list[str], str]) -> Non
     start, unit, end = parts
     text = repeat((start, "".join(unit), end), 10_000)[:10_000]
     assert any(seconds(text) < 0.050 for _ in range(5))
-
-
-@pytest.mark.parametrize(
-    "content", ["label\ttext\nneutral\tgood day\nspam\tbuy\n", "good day\nbuy\n", "good day\nbuy"]
-)
-def test_benchmark_reads_a_text_column_or_lines(content: str, tmp_path: Path) -> None:
-    path = tmp_path / "texts"
-    path.write_text(content, encoding="utf-8")
-    assert read_texts(path) == ["good day", "buy"]
-
-
-def test_benchmark_prints_both_speeds_and_their_ratio(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "benchmarks" / "normalizer.py"), "--rounds", "1"]
-    run = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
-    assert "500 texts" in run.stdout
-    assert f"NLTK {nltk.__version__}" in run.stdout
-    figures = re.findall(r"([\d,.]+)(?: texts/s)?$", run.stdout, re.MULTILINE)
-    ours, theirs, ratio = (float(figure.replace(",", "")) for figure in figures[-3:])
-    assert ratio == pytest.approx(ours / theirs, rel=0.05)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["missing.tsv"], "cannot read FILE: [Errno 2] No such file or directory: 'missing.tsv'"),
-        (["--rounds", "0"], "--rounds must be at least 1, not 0"),
-        ([os.devnull], "no texts in /dev/null"),
-    ],
-)
-def test_benchmark_refuses_bad_arguments_in_one_line(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        benchmark(arguments)
-    assert capsys.readouterr().err.splitlines()[-1].endswith(f"error: {message}")

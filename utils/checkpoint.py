@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from torch import Tensor
 
 from utils.custom_model import CustomModel, ModelConfig
 from utils.errors import CheckpointError
+from utils.linear import Linear
 from utils.schema import LABELS
 from utils.tweet_normalizer import NORMALIZER_VERSION
 
@@ -87,25 +89,57 @@ def describe(path: Path) -> Checkpoint:
 
 
 def load_model(
-    checkpoint: Checkpoint, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    checkpoint: Checkpoint,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    reorder: bool = False,
 ) -> CustomModel:
     """Load the weights strictly, straight to ``device`` and ``dtype``, in evaluation mode.
 
-    The file is mapped and read tensor by tensor, so that at most one tensor exists twice. Raises
-    :class:`CheckpointError` for a file that is damaged or does not fit its configuration.
+    The file is mapped. With ``reorder`` the encoder's linear layers keep a copy in oneDNN's order
+    instead (see :meth:`~utils.linear.Linear.reorder`); the file is then mapped anew for each layer,
+    so that nothing is in memory twice but one layer. Raises :class:`CheckpointError` for a file
+    that is damaged or does not fit its configuration.
     """
     with torch.device("meta"):
         model = CustomModel(checkpoint.model)
-    state: dict[str, Tensor] = {}
+    path = checkpoint.path / WEIGHTS
     try:
-        with safe_open(checkpoint.path / WEIGHTS, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 - safe_open is not a mapping
-                state[key] = file.get_tensor(key).to(device, dtype)
-        model.load_state_dict(state, strict=True, assign=True)
+        with safe_open(path, framework="pt") as file:
+            found = set(file.keys())
+        expected = model.state_dict().keys()
+        for fault, names in (("lacks", expected - found), ("has in excess", found - expected)):
+            if names:
+                raise RuntimeError(f"it {fault} {min(names)}")
+        for layer, keys in _by_layer(sorted(found)):
+            with safe_open(path, framework="pt") as file:
+                state = {key: file.get_tensor(key).to(device, dtype) for key in keys}
+            if reorder and layer:
+                # What is small would keep its layer's part of the file mapped.
+                state = {k: t.clone() if t.dim() == 1 else t for k, t in state.items()}
+            model.load_state_dict(state, strict=False, assign=True)
+            if reorder and layer:
+                for module in model.get_submodule(layer).modules():
+                    if isinstance(module, Linear):
+                        module.reorder()
     except (OSError, SafetensorError, RuntimeError) as exc:
         reason = str(exc).splitlines()[0]
         raise CheckpointError(f"{checkpoint.path}: {WEIGHTS} does not load: {reason}") from exc
     return model.requires_grad_(False).eval()
+
+
+def _by_layer(keys: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Group sorted keys by the encoder layer they belong to, ``""`` for none."""
+
+    def layer(key: str) -> str:
+        found = re.match(r"model\.encoder\.layer\.\d+(?=\.)", key)
+        return found.group() if found else ""
+
+    groups: dict[str, list[str]] = {}
+    for key in keys:
+        groups.setdefault(layer(key), []).append(key)
+    return list(groups.items())
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:

@@ -90,7 +90,8 @@ class Classifier:
         """
         checkpoint = checkpoints.describe(choose_folder(settings))
         device = choose_device(settings)
-        model = checkpoints.load_model(checkpoint, device, choose_dtype(settings, device))
+        dtype = choose_dtype(settings, device)
+        model = checkpoints.load_model(checkpoint, device, dtype, reorder=device.type == "cpu")
         tokenizer = checkpoints.load_tokenizer(checkpoint)
         log.info("serving %s on %s", checkpoint.model_id, device)
         return cls(checkpoint, model, tokenizer, settings.max_windows)

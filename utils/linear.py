@@ -28,17 +28,40 @@ ROWS_AT_ONCE: Final = 512
 class Linear(nn.Linear):
     """``nn.Linear`` for ``[rows, features]``, faster to infer with on a CPU."""
 
+    _reordered: Tensor | None = None
+
+    def reorder(self) -> None:
+        """Let oneDNN keep the weights in an order of its own, in place of them.
+
+        Short texts then take a fifth less time. The layer can do nothing but infer any more, and
+        its ``weight`` is gone. Where oneDNN does not serve, nothing happens.
+        """
+        if _may_serve(self.weight):
+            self._reordered = torch.ops.mkldnn._reorder_linear_weight(
+                self.weight.detach(), ROWS_AT_ONCE
+            )
+            del self.weight
+
     def forward(self, rows: Tensor) -> Tensor:
         """Return ``[rows, out_features]``."""
-        if not served_by_onednn(rows, self.weight):
+        if not self._served_by_onednn(rows):
             return super().forward(rows)
         return by_rows(lambda part: self._product(part, "none"), rows)
 
     def gelu(self, rows: Tensor) -> Tensor:
         """Return the exact GELU of ``forward(rows)``."""
-        if not served_by_onednn(rows, self.weight):
+        if not self._served_by_onednn(rows):
             return F.gelu(super().forward(rows))
         return by_rows(lambda part: self._product(part, "gelu"), rows)
+
+    def _served_by_onednn(self, rows: Tensor) -> bool:
+        """Whether oneDNN's product may stand in for torch's: no gradient, nothing to cast."""
+        return self._reordered is not None or (
+            rows.dtype == self.weight.dtype
+            and _may_serve(rows)
+            and not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled("cpu")
+        )
 
     def _product(self, rows: Tensor, activation: str) -> Tensor:
         count = rows.shape[0]
@@ -46,7 +69,9 @@ class Linear(nn.Linear):
         if missing:
             rows = F.pad(rows, (0, 0, 0, missing))
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
-            rows, self.weight, self.bias, activation, [], "none"
+            rows,
+            self.weight if self._reordered is None else self._reordered,
+            *(self.bias, activation, [], "none"),
         )
         return product[:count]
 
@@ -63,15 +88,11 @@ def by_rows(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     return torch.cat([function(*part) for part in parts])
 
 
-def served_by_onednn(rows: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN's product may stand in for torch's: it has no gradient and casts nothing."""
+def _may_serve(tensor: Tensor) -> bool:
     return (
-        rows.device.type == "cpu"
-        and rows.dtype == weight.dtype
-        and rows.dtype in onednn_dtypes()
+        tensor.device.type == "cpu"
+        and tensor.dtype in onednn_dtypes()
         and bool(torch.backends.mkldnn.enabled)
-        and not torch.is_grad_enabled()
-        and not torch.is_autocast_enabled("cpu")
     )
 
 
