@@ -12,7 +12,9 @@ import logging
 import math
 import re
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -41,6 +43,10 @@ log = logging.getLogger(__name__)
 
 WINDOW_OVERLAP: Final = 128
 MAX_EXPLAINED_WORDS: Final = 256
+
+# Offline, so many parts of so many texts are read ahead of the device.
+READ_AT_ONCE: Final = 128
+PARTS_AHEAD: Final = 32
 
 WARM_UP_TOKENS: Final = 128  # nearly every tweet is shorter
 WARM_UP_SECONDS: Final = 0.3
@@ -237,22 +243,39 @@ class Classifier:
             waiting[:] = again
             tokens = sum(len(sequence) for _, _, more in again for sequence in more)
 
-        for index, text in enumerate(texts):
-            reading = self.read(text, explain)
-            try:
-                sequences = next(reading)
-            except ServiceError as error:
-                results[index] = error
+        for index, (reading, begun) in enumerate(self._begin_ahead(texts, explain)):
+            if isinstance(begun, ServiceError):
+                results[index] = begun
                 progress(1)
                 continue
-            needed = sum(map(len, sequences))
+            needed = sum(map(len, begun))
             if waiting and tokens + needed > max_batch_tokens:
                 flush()
-            waiting.append((index, reading, sequences))
+            waiting.append((index, reading, begun))
             tokens += needed
         while waiting:
             flush()
         return results
+
+    def _begin_ahead(
+        self, texts: Sequence[str], explain: bool
+    ) -> Iterator[tuple[Reading, Sequences | ServiceError]]:
+        """Normalise and tokenise in a thread, a little ahead of who takes the results."""
+
+        def begin(part: Sequence[str]) -> list[tuple[Reading, Sequences | ServiceError]]:
+            return [begin_reading(self.read(text, explain)) for text in part]
+
+        ahead: deque[Future[list[tuple[Reading, Sequences | ServiceError]]]] = deque()
+        with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader:
+            try:
+                for start in range(0, len(texts), READ_AT_ONCE):
+                    ahead.append(reader.submit(begin, texts[start : start + READ_AT_ONCE]))
+                    if len(ahead) > PARTS_AHEAD:
+                        yield from ahead.popleft().result()
+                while ahead:
+                    yield from ahead.popleft().result()
+            finally:
+                reader.shutdown(wait=False, cancel_futures=True)  # whoever takes may have failed
 
     def _in_budget(self, sequences: Sequences, max_batch_tokens: int) -> Probabilities:
         """Score any number of sequences in passes of at most ``max_batch_tokens``."""
@@ -264,6 +287,14 @@ class Classifier:
                 start, tokens = index, 0
             tokens += len(sequence)
         return rows + self.probabilities(sequences[start:]) if sequences else rows
+
+
+def begin_reading(reading: Reading) -> tuple[Reading, Sequences | ServiceError]:
+    """Take a reading to its first sequences, or to the error of its text."""
+    try:
+        return reading, next(reading)
+    except ServiceError as error:
+        return reading, error
 
 
 def words_to_explain(text: str, start: int, end: int) -> list[re.Match[str]]:
