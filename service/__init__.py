@@ -13,6 +13,7 @@
     metrics.py        Prometheus
     documents.py      what OpenAPI says of all this
     routes_*.py       the routes
+    demo/             the page of GET /demo
 
 Nothing here imports torch before the port is bound.
 """

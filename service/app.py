@@ -22,11 +22,13 @@ from service.jobs import Jobs
 from service.limits import BodyLimiter, RateLimiter
 from service.messages import install_error_handlers
 from service.metrics import Metrics
+from service.routes_demo import demo_routes
 from service.routes_jobs import job_routes
 from service.routes_meta import meta_routes
 from service.routes_score import score_routes
 from service.store import Store
 from utils import logs
+from utils.libraries import set_library_defaults
 from utils.settings import SAFE_TOKEN_CHARS, Settings
 
 log = logging.getLogger(__name__)
@@ -84,6 +86,7 @@ def create_app(settings: Settings, stop: Callable[[], None] = terminate) -> Fast
     )
     jobs_router, endpoint_router = job_routes(settings)
     app.include_router(meta_routes(settings, metrics, app.version))
+    app.include_router(demo_routes(settings))
     app.include_router(score_routes(settings, metrics))
     app.include_router(jobs_router)
     app.include_router(endpoint_router, prefix="/v2/{endpoint_id}", include_in_schema=False)
@@ -149,6 +152,7 @@ def load_app() -> FastAPI:
     """Build the application from the environment; end the process with one line if it can't be."""
     from utils.errors import SettingsError
 
+    set_library_defaults(os.environ)
     try:
         return create_app(Settings.from_environment(os.environ))
     except SettingsError as exc:

@@ -18,8 +18,8 @@ from utils.settings import Settings
 # For probes and for people who want to know what this is. Everything else wants the token, paths
 # that do not exist included.
 PROBES: Final = frozenset({"/ping", "/health"})
-OPEN_PATHS: Final = PROBES | {"/docs", "/openapi.json"}
-OPEN_FOLDERS: Final = ("/docs/",)
+OPEN_PATHS: Final = PROBES | {"/docs", "/openapi.json", "/demo"}
+OPEN_FOLDERS: Final = ("/docs/", "/demo/")
 
 REALM: Final = 'Bearer realm="hate-speech-detection"'
 

@@ -65,7 +65,12 @@ def meta_routes(settings: Settings, metrics: Metrics, version: str) -> APIRouter
     )
     async def card(request: Request) -> Response:
         """Name, version, model, and where to go on."""
-        links = {"documentation": "/docs", "openapi": "/openapi.json", "health": "/health"}
+        links = {
+            "demo": "/demo",
+            "documentation": "/docs",
+            "openapi": "/openapi.json",
+            "health": "/health",
+        }
         return JSONResponse(
             {
                 "name": TITLE,

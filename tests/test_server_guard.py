@@ -51,6 +51,7 @@ GUARDED: Final = (
     ("GET", "/metrics", None, 200),
     ("GET", "/nowhere", None, 404),
     ("GET", "/docs../score", None, 404),
+    ("GET", "/demo../score", None, 404),
     ("DELETE", "/score", None, 405),
     ("OPTIONS", "/score", None, 405),
 )
@@ -63,6 +64,13 @@ OPEN: Final = (
     ("/docs/../score", 404),
     ("/docs/%2e%2e/score", 404),
     ("/openapi.json", 200),
+    ("/demo", 200),
+    ("/demo/demo.js", 200),
+    ("/demo/demo.css", 200),
+    ("/demo/icon.svg", 200),
+    ("/demo/none", 404),
+    ("/demo/../score", 404),
+    ("/demo/%2e%2e/score", 404),
 )
 WRONG: Final[tuple[Mapping[str, str], ...]] = (
     {},
@@ -133,7 +141,7 @@ def test_the_second_port_has_the_probes_and_nothing_else(server: HttpServer) -> 
     base = f"http://127.0.0.1:{server.health_port}"
     assert requests.get(f"{base}/ping", timeout=60).status_code == 200
     assert requests.get(f"{base}/health", timeout=60).json()["status"] == "ready"
-    for path in ("/", "/score?text=hello", "/docs", "/openapi.json"):
+    for path in ("/", "/score?text=hello", "/docs", "/openapi.json", "/demo"):
         reply = requests.get(base + path, headers=BEARER, timeout=60)
         require_error(reply, 404, "not_found")
 

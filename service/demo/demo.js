@@ -1,0 +1,244 @@
+// The page of GET /demo: sends what was typed to POST /score beside it, and shows the reply.
+//
+// The page's Content-Security-Policy forbids style attributes and markup made of strings, so text
+// goes in as text and a shade through the element's style object. The token is read from its field
+// at every request and kept nowhere else.
+
+const LABELS = ["hate", "abusing", "neutral", "spam"];
+// By status, before what the service itself says.
+const TITLES = {
+  401: "Token needed",
+  413: "Too large",
+  422: "Not accepted",
+  429: "Too many requests",
+  503: "Not ready",
+};
+// Influences below this, of a score from 0 to 1, must not look strong for want of stronger ones.
+const FULL_SHADE = 0.05;
+const LEAST_SHADE = 0.1; // of the strongest; below, a word stays plain
+const NAMED_WORDS = 3;
+
+const [form, text, explain, token, submit, stop] = byIds(
+  "form", "text", "explain", "token", "submit", "stop",
+);
+const [status, error, results, title, legend, items, facts] = byIds(
+  "status", "error", "results", "results-title", "legend", "items", "facts",
+);
+
+let running = null; // the AbortController of the request under way
+
+function byIds(...ids) {
+  return ids.map((id) => document.getElementById(id));
+}
+
+/** Make an element with properties (not attributes) and children: nodes, or strings as text. */
+function make(name, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(name), properties);
+  element.append(...children);
+  return element;
+}
+
+/** Say a probability in percent; 0 and 100 only of what is exactly that. */
+function percent(probability) {
+  if (probability > 0 && probability < 0.0005) return "< 0.1 %";
+  if (probability < 1 && probability >= 0.9995) return "> 99.9 %";
+  return `${(probability * 100).toFixed(1)} %`;
+}
+
+/** Say an influence in percentage points, with its sign. */
+function points(influence) {
+  return `${influence < 0 ? "−" : "+"}${Math.abs(influence * 100).toFixed(1)}`;
+}
+
+/** Return the text, its words shaded by their influence on the label that won. */
+function shadedText(item) {
+  // Offsets are code points; indices of a string are UTF-16 code units.
+  const characters = Array.from(item.text);
+  const cut = (from, to) => characters.slice(from, to).join("");
+  const [from, to] = item.window ?? [0, characters.length];
+  const words = item.words ?? [];
+  const scale = Math.max(FULL_SHADE, ...words.map((word) => Math.abs(word[item.label])));
+  const shown = make("p", { className: "text", dir: "auto" });
+  if (from > 0) shown.append(make("span", { className: "outside" }, cut(0, from)));
+  let at = from;
+  for (const word of words) {
+    const influence = word[item.label];
+    const strength = Math.abs(influence) / scale;
+    shown.append(cut(at, word.start));
+    at = word.end;
+    if (strength < LEAST_SHADE) {
+      shown.append(cut(word.start, word.end));
+      continue;
+    }
+    const mark = make(
+      "mark",
+      { className: influence < 0 ? "against" : "for", title: `${item.label} ${points(influence)}` },
+      cut(word.start, word.end),
+    );
+    mark.style.setProperty("--strength", strength.toFixed(3));
+    shown.append(mark);
+  }
+  shown.append(cut(at, to));
+  if (to < characters.length) {
+    shown.append(make("span", { className: "outside" }, cut(to)));
+  }
+  return shown;
+}
+
+/** Return one bar a label, the winner's among them marked. */
+function bars(item) {
+  const list = make("ul", { className: "bars" });
+  for (const label of LABELS) {
+    const meter = make("meter", { min: 0, max: 1, value: item[label], ariaLabel: label });
+    meter.ariaValueText = percent(item[label]);
+    const row = make(
+      "li",
+      { className: label === item.label ? "won" : "" },
+      make("span", { textContent: label, ariaHidden: "true" }), // the bar has that name
+      meter,
+      make("output", { textContent: percent(item[label]), ariaHidden: "true" }),
+    );
+    row.dataset.label = label;
+    list.append(row);
+  }
+  return list;
+}
+
+/** Name the words that did most, for those who see no shades. */
+function strongestWords(item) {
+  const side = (sign) =>
+    item.words
+      .filter((word) => word[item.label] * sign >= 0.0005) // would not show as 0.0
+      .sort((a, b) => (b[item.label] - a[item.label]) * sign)
+      .slice(0, NAMED_WORDS)
+      .map((word) => `“\u2068${word.word}\u2069” ${points(word[item.label])}`) // any direction
+      .join(", ") || "no word";
+  const said = `Raised by: ${side(1)}. Lowered by: ${side(-1)}.`;
+  return make("p", {
+    className: "words",
+    textContent: `Percentage points of ${item.label}. ${said}`,
+  });
+}
+
+/** Return a list item that shows the reply to one text; `behind` is the JSON to show with it. */
+function result(item, behind) {
+  const shown = make("li", { className: "card result" });
+  if ("error" in item) {
+    const text = make("p", { className: "text", dir: "auto", textContent: item.text });
+    shown.append(text, make("p", { className: "alert", textContent: item.error }));
+  } else {
+    shown.dataset.label = item.label;
+    const winner = make("strong", { className: "winner", textContent: item.label });
+    shown.append(shadedText(item), winner, bars(item));
+    if (item.words) shown.append(strongestWords(item));
+    if (item.windows > 1) {
+      const [from, to] = item.window;
+      shown.append(
+        make("p", {
+          className: "windows",
+          textContent:
+            `Too long to be read at once: of ${item.windows} overlapping windows, the least ` +
+            `neutral one speaks, characters ${from + 1} to ${to}.`,
+        }),
+      );
+    }
+  }
+  const json = make("pre", { textContent: JSON.stringify(behind, null, 2) });
+  shown.append(make("details", {}, make("summary", { textContent: "JSON" }), json));
+  return shown;
+}
+
+/** Say in one line what came back, for the status that screen readers announce. */
+function summary(replies, many) {
+  if (!many) return `${replies[0].label}, ${percent(replies[0][replies[0].label])}`;
+  const counts = LABELS.map((label) => [label, replies.filter((r) => r.label === label).length]);
+  counts.push(["not scored", replies.filter((reply) => "error" in reply).length]);
+  const named = counts.filter(([, count]) => count > 0).map(([name, count]) => `${count} ${name}`);
+  return `${replies.length} ${replies.length === 1 ? "text" : "texts"}: ${named.join(", ")}`;
+}
+
+/** Return the body of the request: one text as it stands, or the lines that are not empty. */
+function body() {
+  if (form.elements.mode.value === "one") return { text: text.value, explain: explain.checked };
+  const texts = text.value.split("\n").filter((line) => line.trim() !== "");
+  return { texts, explain: explain.checked };
+}
+
+/** Ask the service; return its reply, or throw an Error that can be shown. */
+async function ask(signal) {
+  const headers = { "Content-Type": "application/json" };
+  const secret = token.value.trim();
+  if (!/^[\x21-\x7e]*$/.test(secret)) throw new Error("Token: only visible ASCII can be sent.");
+  if (secret !== "") headers["X-API-Key"] = secret;
+  const options = { method: "POST", headers, body: JSON.stringify(body()), signal };
+  let response;
+  try {
+    response = await fetch("score", { ...options, cache: "no-store", redirect: "error" });
+  } catch (reason) {
+    if (signal.aborted) throw reason;
+    throw new Error("The service cannot be reached. Is the network up, is the server running?");
+  }
+  const reply = await response.json().catch((reason) => {
+    if (signal.aborted) throw reason;
+    return null;
+  });
+  if (response.ok && reply !== null) return reply;
+  if (response.status === 401) token.focus();
+  const said = reply?.error ?? "the answer is not this service's own; a proxy's, perhaps";
+  const wait = response.headers.get("Retry-After") ?? "";
+  const later = /^\d+$/.test(wait) ? ` Try again in ${wait} s.` : "";
+  const heading = TITLES[response.status] ?? "Failed";
+  throw new Error(`${heading} (${response.status}): ${said}.${later}`);
+}
+
+function show(reply) {
+  const many = "items" in reply;
+  const replies = many ? reply.items : [reply];
+  items.replaceChildren(...replies.map((item) => result(item, item)));
+  title.textContent = many ? "Results" : "Result";
+  legend.hidden = items.querySelector("mark") === null;
+  facts.textContent = `Model ${reply.model}, ${Math.round(reply.timing.compute_ms)} ms`;
+  results.hidden = false;
+  status.textContent = summary(replies, many);
+}
+
+async function score(event) {
+  event.preventDefault();
+  if (running !== null) return;
+  running = new AbortController();
+  const { signal } = running;
+  // What is shown must never be the answer to something else.
+  results.hidden = error.hidden = true;
+  items.replaceChildren();
+  error.textContent = "";
+  status.textContent = "Scoring …";
+  submit.ariaDisabled = "true";
+  stop.hidden = false;
+  try {
+    show(await ask(signal));
+  } catch (reason) {
+    status.textContent = signal.aborted ? "Stopped." : "";
+    error.textContent = signal.aborted ? "" : reason.message;
+    error.hidden = signal.aborted;
+  } finally {
+    running = null;
+    submit.ariaDisabled = null;
+    if (document.activeElement === stop) submit.focus();
+    stop.hidden = true;
+  }
+}
+
+form.addEventListener("submit", score);
+stop.addEventListener("click", () => running?.abort());
+text.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+  event.preventDefault();
+  form.requestSubmit();
+});
+for (const example of document.querySelectorAll("button[data-text]")) {
+  example.addEventListener("click", () => {
+    text.value = example.dataset.text;
+    form.elements.mode.value = "one";
+    form.requestSubmit();
+  });
+}

@@ -1,0 +1,48 @@
+"""A page to try the service in a browser; its files are in ``service/demo``."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Final
+
+from fastapi import APIRouter
+from starlette.responses import HTMLResponse, Response
+
+from utils.settings import Settings
+
+# Nothing inline, nothing from elsewhere, and no markup made of strings by a script.
+DEMO_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+DEMO_FILES: Final = {
+    "demo.css": "text/css",
+    "demo.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+SIGN_IN: Final = '<fieldset id="sign-in"'
+
+
+def demo_routes(settings: Settings) -> APIRouter:
+    """Return ``GET /demo`` and its files; without tokens to send, the page asks for none."""
+    router = APIRouter(include_in_schema=False)
+    folder = resources.files("service").joinpath("demo")
+    page = folder.joinpath("index.html").read_text(encoding="utf-8")
+    if not settings.tokens:
+        page = page.replace(SIGN_IN, f"{SIGN_IN} hidden disabled")
+
+    @router.get("/demo")
+    async def demo() -> Response:
+        return HTMLResponse(page, headers={"Content-Security-Policy": DEMO_POLICY})
+
+    def add(name: str, content: bytes, kind: str) -> None:
+        @router.get(f"/demo/{name}")
+        async def demo_file() -> Response:
+            return Response(
+                content, media_type=kind, headers={"Cache-Control": "public, max-age=3600"}
+            )
+
+    for name, kind in DEMO_FILES.items():
+        add(name, folder.joinpath(name).read_bytes(), kind)
+    return router

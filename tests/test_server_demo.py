@@ -1,0 +1,535 @@
+"""The page of ``GET /demo``, in a real browser, against a real server with the embedded model."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+
+from tests.support.http_server import (
+    FAULTY_SERVER,
+    SECONDS,
+    TOKEN,
+    HttpServer,
+    free_port,
+    http_server,
+)
+from tests.support.worker_process import ROOT
+from utils.schema import LABELS
+
+MINI: Final = ROOT / "checkpoints" / "mini"
+OWN_PATHS: Final = {"/demo", "/demo/demo.css", "/demo/demo.js", "/demo/icon.svg", "/score"}
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+SPAM: Final = "🎁🎁 Congratulations! You have won a free phone, claim it now at https://example.com"
+# Some of its words raise the score of the label that wins, one lowers it, others do nothing.
+MIXED: Final = "🎉 you won, what a stupid idiot"
+STRENGTH: Final = "mark => getComputedStyle(mark).getPropertyValue('--strength')"
+OpenPage = Callable[..., Page]
+
+# Composites the backgrounds under every text that shows, and returns those of too little contrast.
+# A probe on a canvas turns whatever CSS calls the colour into red, green, blue and alpha.
+LOW_CONTRAST: Final = """() => {
+  const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const rgba = (color) => {
+    context.clearRect(0, 0, 1, 1);
+    context.fillStyle = color;
+    context.fillRect(0, 0, 1, 1);
+    return [...context.getImageData(0, 0, 1, 1).data];
+  };
+  const over = (top, below) =>
+    [0, 1, 2].map((i) => (top[i] * top[3] + below[i] * (255 - top[3])) / 255);
+  const behind = (element) =>
+    element === null
+      ? [255, 255, 255]
+      : over(rgba(getComputedStyle(element).backgroundColor), behind(element.parentElement));
+  const luminance = (color) =>
+    color
+      .map((c) => c / 255)
+      .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+      .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const found = [];
+  let seen = 0;
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.textContent.trim() || !element.checkVisibility()) continue;
+    seen += 1;
+    const back = behind(element);
+    const pair = [over(rgba(getComputedStyle(element).color), back), back].map(luminance);
+    const contrast = (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+    if (contrast < 4.5) found.push(`${walker.currentNode.textContent}: ${contrast}`);
+  }
+  return { seen, found };
+}"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
+    environment = {"MAX_TEXT_CHARS": "4000"}
+    with http_server(tmp_path_factory.mktemp("demo"), MINI, environment) as server:
+        yield server.ready()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    executable = shutil.which("chromium") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("no Chromium; on Debian: apt-get install chromium")
+    with sync_playwright() as playwright:
+        # The sandbox does not run as root, and nothing but the page under test is opened.
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def requests_seen() -> list[str]:
+    """Every URL that the pages of one test asked for."""
+    return []
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """What the console said: errors of scripts, and what the policy forbade."""
+    return []
+
+
+@pytest.fixture
+def open_page(
+    browser: Browser, server: HttpServer, requests_seen: list[str], complaints: list[str]
+) -> Iterator[OpenPage]:
+    """Opens the page in a context of its own, the token filled in unless it is empty."""
+    contexts = []
+
+    def open_it(url: str = f"{server.url}/demo", token: str = TOKEN, **options: Any) -> Page:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(SECONDS * 1000)
+        context.on("request", lambda request: requests_seen.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(url)
+        if token:
+            page.get_by_label("Token").fill(token)
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+
+
+def send(page: Page, text: str) -> Locator:
+    """Type a text and press the button; return the results, one a text."""
+    page.get_by_role("textbox", name="Text", exact=True).fill(text)
+    page.get_by_role("button", name="Score").click()
+    return answered(page)
+
+
+def answered(page: Page) -> Locator:
+    """Wait until nothing is under way; return the results."""
+    expect(page.locator("#submit:not([aria-disabled])")).to_be_visible(timeout=SECONDS * 1000)
+    return page.locator("#items > li")
+
+
+def bar_values(result: Locator) -> list[float]:
+    """Return the four bars' values; they are found by the names that screen readers say."""
+    bars = [result.get_by_role("meter", name=label, exact=True) for label in LABELS]
+    return [float(bar.get_attribute("value") or "nan") for bar in bars]
+
+
+def marked(result: Locator) -> dict[str, str]:
+    """Return the shaded words, and whether they are for or against the label."""
+    found = result.locator("mark").all()
+    return {mark.inner_text(): mark.get_attribute("class") or "" for mark in found}
+
+
+# Without a browser.
+
+
+def test_the_page_and_its_files_need_no_token_and_have_their_types(server: HttpServer) -> None:
+    page = server.get("/demo", headers={})
+    assert page.status_code == 200
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert page.headers["Content-Security-Policy"] == POLICY
+    assert page.headers["Cache-Control"] == "no-store"
+    for name, kind in (
+        ("demo.css", "text/css; charset=utf-8"),
+        ("demo.js", "text/javascript; charset=utf-8"),
+        ("icon.svg", "image/svg+xml"),
+    ):
+        reply = server.get(f"/demo/{name}", headers={})
+        assert (reply.status_code, reply.headers["Content-Type"]) == (200, kind)
+        assert reply.headers["Cache-Control"] == "public, max-age=3600"
+        assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    for path, status in (("/demo/none", 404), ("/demo/../score", 401), ("/demos", 401)):
+        assert server.get(path, headers={}).status_code == status
+    assert "/demo" not in server.get("/openapi.json", headers={}).json()["paths"]
+    assert server.get("/").json()["links"]["demo"] == "/demo"
+
+
+# In a browser.
+
+
+def test_a_tweet_gets_the_services_own_scores_as_four_named_bars(
+    server: HttpServer, open_page: OpenPage, complaints: list[str]
+) -> None:
+    page = open_page()
+    text = "you are an idiot\nand & <you> know it"  # a line break is part of a tweet
+    result = send(page, text)
+    expect(result).to_have_count(1)
+    reply = server.post("/score", json={"text": text}).json()
+    expected = [reply[label] for label in LABELS]
+    assert bar_values(result) == pytest.approx(expected, abs=1e-5)
+    assert result.locator(".winner").inner_text() == reply["label"] == "abusing"
+    shown = result.get_by_role("listitem").all_inner_texts()
+    percent = f"{reply['abusing'] * 100:.1f} %"
+    assert percent in shown[LABELS.index("abusing")]
+    expect(page.get_by_role("status").first).to_have_text(f"abusing, {percent}")
+    assert result.locator(".text").text_content() == text
+    result.get_by_text("JSON", exact=True).click()
+    behind = json.loads(result.locator("pre").inner_text())
+    assert behind["model"] == reply["model"]
+    assert [word["word"] for word in behind["words"]] == text.split()
+    assert complaints == []
+
+
+def test_a_shade_covers_exactly_the_word_after_an_emoji(
+    server: HttpServer, open_page: OpenPage
+) -> None:
+    result = send(open_page(), MIXED)
+    reply = server.post("/score", json={"text": MIXED, "explain": True}).json()
+    influences = {word["word"]: word[reply["label"]] for word in reply["words"]}
+    strongest = max(influences, key=lambda word: abs(influences[word]))
+    scale = max(0.05, abs(influences[strongest]))
+    expected = {
+        word: "for" if influence > 0 else "against"
+        for word, influence in influences.items()
+        if abs(influence) >= 0.1 * scale
+    }
+    assert set(expected.values()) == {"for", "against"}
+    assert len(expected) < len(influences)
+    assert marked(result) == expected
+    assert result.locator(".text").text_content() == MIXED
+    # A stronger word has a stronger shade.
+    strengths = {
+        word: float(result.locator("mark", has_text=word).evaluate(STRENGTH)) for word in expected
+    }
+    for word, strength in strengths.items():
+        assert strength == pytest.approx(abs(influences[word]) / scale, abs=0.002)
+    # The sign shows without colours, and without eyes.
+    for word, side in expected.items():
+        mark = result.locator("mark", has_text=word)
+        expect(mark).to_have_css("border-bottom-style", "solid" if side == "for" else "dotted")
+        sign = "+" if side == "for" else "−"
+        points = f"{sign}{abs(influences[word]) * 100:.1f}"
+        assert mark.get_attribute("title") == f"{reply['label']} {points}"
+    expect(result.locator(".words")).to_contain_text(f"Raised by: “\u2068{strongest}\u2069” +")
+
+
+def test_many_texts_are_answered_in_order_and_a_bad_one_at_its_place(
+    server: HttpServer, open_page: OpenPage
+) -> None:
+    page = open_page()
+    page.get_by_label("many texts, one a line").check()
+    texts = ["good morning everyone", "x" * 4001, "you are an idiot"]
+    results = send(page, "\n \n".join(texts) + "\n")  # empty lines are no texts
+    expect(results).to_have_count(3)
+    items = server.post("/score", json={"texts": texts}).json()["items"]
+    assert [results.nth(i).locator(".text").text_content() for i in range(3)] == texts
+    for i in (0, 2):
+        expected = [items[i][label] for label in LABELS]
+        assert bar_values(results.nth(i)) == pytest.approx(expected, abs=1e-5)
+    assert results.nth(1).locator(".alert").inner_text() == items[1]["error"]
+    expect(results.nth(1).get_by_role("meter")).to_have_count(0)
+    expect(page.get_by_role("status").first).to_have_text(
+        "3 texts: 1 abusing, 1 neutral, 1 not scored"
+    )
+
+
+def test_a_text_of_several_windows_says_which_one_spoke(
+    server: HttpServer, open_page: OpenPage
+) -> None:
+    page = open_page()
+    text = f"{'what a lovely day 🌻 ' * 130}you are a stupid idiot"
+    reply = server.post("/score", json={"text": text, "explain": False}).json()
+    start, end = reply["window"]
+    assert reply["windows"] > 1
+    assert start > 0
+    page.get_by_label("Show what each word does").uncheck()
+    result = send(page, text)
+    said = result.locator(".windows").inner_text()
+    assert f"of {reply['windows']} " in said
+    assert f"characters {start + 1} to {end}." in said
+    assert result.locator(".outside").first.text_content() == text[:start]
+    assert result.locator(".text").text_content() == text
+
+
+def test_an_error_is_shown_as_text_and_takes_the_earlier_result_away(
+    open_page: OpenPage,
+) -> None:
+    page = open_page()
+    expect(send(page, "good morning")).to_have_count(1)
+    page.get_by_label("Token").fill("wrong")
+    expect(send(page, "good evening")).to_have_count(0)
+    alert = page.get_by_role("alert")
+    expect(alert).to_contain_text("401")
+    expect(alert).to_contain_text("a valid token is needed")
+    expect(page.get_by_role("region", name="Result")).to_be_hidden()
+    assert "neutral, " not in page.get_by_role("status").first.inner_text()
+    expect(page.get_by_label("Token")).to_be_focused()
+    page.keyboard.type("nöpe")  # no header could carry it
+    send(page, "good evening")
+    expect(alert).to_contain_text("ASCII")
+    page.get_by_label("Token").fill(TOKEN)
+    expect(send(page, "good evening")).to_have_count(1)
+    expect(alert).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("x" * 4001, "413"), ("w " * 300, "300 words to explain"), ("", "422")],
+)
+def test_a_text_that_is_refused_shows_the_services_own_words(
+    open_page: OpenPage, text: str, words: str
+) -> None:
+    page = open_page()
+    expect(send(page, text)).to_have_count(0)
+    expect(page.get_by_role("alert")).to_contain_text(words)
+
+
+def test_a_rate_limit_says_when_to_come_back_and_a_dead_server_that_it_is_gone(
+    open_page: OpenPage, tmp_path: Path
+) -> None:
+    with http_server(tmp_path, MINI, {"RATE_LIMIT": "1/hour"}) as server:
+        server.ready()
+        page = open_page(f"{server.url}/demo")
+        expect(send(page, "good morning")).to_have_count(1)
+        send(page, "good morning")
+        expect(page.get_by_role("alert")).to_contain_text("429")
+        expect(page.get_by_role("alert")).to_contain_text(re.compile(r"Try again in \d+ s\."))
+        server.terminate()
+        server.wait()
+        send(page, "good morning")
+        expect(page.get_by_role("alert")).to_contain_text("cannot be reached")
+
+
+def test_a_server_that_still_loads_says_so(
+    open_page: OpenPage, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    switches = tmp_path / "switches"
+    switches.mkdir()
+    (switches / "hold").touch()  # loading ends with a first text
+    command = (*FAULTY_SERVER, "--switches", str(switches))
+    with http_server(tmp_path, small_checkpoint, command=command) as server:
+        server.wait_ping(204)
+        page = open_page(f"{server.url}/demo")
+        send(page, "good morning")
+        expect(page.get_by_role("alert")).to_contain_text("Not ready (503): the model is being")
+        expect(page.get_by_role("alert")).to_contain_text(re.compile(r"Try again in \d+ s\."))
+        (switches / "hold").unlink()
+        server.ready()
+        expect(send(page, "good morning")).to_have_count(1)
+
+
+def test_one_request_at_a_time_which_can_be_stopped(
+    open_page: OpenPage, small_checkpoint: Path, tmp_path: Path, requests_seen: list[str]
+) -> None:
+    switches = tmp_path / "switches"
+    switches.mkdir()
+    command = (*FAULTY_SERVER, "--switches", str(switches))
+    with http_server(tmp_path, small_checkpoint, command=command) as server:
+        server.ready()
+        (switches / "hold").touch()
+        page = open_page(f"{server.url}/demo")
+        page.get_by_role("textbox", name="Text", exact=True).fill("good morning")
+        for _ in range(3):
+            page.keyboard.press("Control+Enter")
+        page.get_by_role("button", name="Score").click(force=True)  # it says that it is disabled
+        expect(page.get_by_role("status").first).to_have_text("Scoring …")
+        page.get_by_role("button", name="Stop").click()
+        expect(page.get_by_role("status").first).to_have_text("Stopped.")
+        assert sum(url.endswith("/score") for url in requests_seen) == 1
+        expect(page.get_by_role("alert")).to_be_hidden()
+        expect(page.get_by_role("button", name="Score")).to_be_focused()
+        (switches / "hold").unlink()
+        expect(send(page, "good morning")).to_have_count(1)
+
+
+def test_an_anonymous_server_asks_for_no_token(open_page: OpenPage, tmp_path: Path) -> None:
+    environment = {"BEARER_TOKEN": "", "ALLOW_ANONYMOUS": "1"}
+    with http_server(tmp_path, MINI, environment) as server:
+        server.ready()
+        page = open_page(f"{server.url}/demo", token="")
+        expect(page.get_by_label("Token")).to_be_hidden()
+        expect(send(page, "good morning")).to_have_count(1)
+
+
+def test_the_keyboard_alone_will_do(open_page: OpenPage) -> None:
+    page = open_page(token="")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("textbox", name="Text", exact=True)).to_be_focused()
+    page.keyboard.type("good morning")
+    for _ in range(6):  # three examples, the mode, the words
+        page.keyboard.press("Tab")
+    expect(page.get_by_label("Token")).to_be_focused()
+    assert page.get_by_label("Token").evaluate("it => getComputedStyle(it).outlineStyle") == "solid"
+    page.keyboard.type(TOKEN)
+    for _ in range(6):
+        page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Control+Enter")
+    expect(answered(page)).to_have_count(1)
+    for _ in range(8):
+        page.keyboard.press("Tab")
+    expect(page.locator("summary")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("pre")).to_be_visible()
+
+
+def test_the_page_asks_for_its_own_paths_alone_and_complains_of_nothing(
+    server: HttpServer, open_page: OpenPage, requests_seen: list[str], complaints: list[str]
+) -> None:
+    page = open_page()
+    for name in ("a greeting", "spam", "an insult"):
+        page.get_by_role("button", name=name).click()
+        expect(answered(page)).to_have_count(1)
+    assert {url.removeprefix(server.url) for url in requests_seen} <= OWN_PATHS
+    assert sum(url.endswith("/score") for url in requests_seen) == 3
+    assert complaints == []
+
+
+def test_behind_a_proxys_path_it_asks_below_that_path(
+    server: HttpServer, open_page: OpenPage, browser: Browser, requests_seen: list[str]
+) -> None:
+    def proxy(route: Route) -> None:
+        path = urlsplit(route.request.url).path.removeprefix("/models/tweets")
+        route.fulfill(response=route.fetch(url=server.url + path))
+
+    page = open_page()
+    requests_seen.clear()
+    outside = f"http://127.0.0.1:{free_port()}"
+    page.route(f"{outside}/models/tweets/**", proxy)
+    page.goto(f"{outside}/models/tweets/demo")
+    page.get_by_label("Token").fill(TOKEN)
+    expect(send(page, "good morning")).to_have_count(1)
+    assert {url.removeprefix(f"{outside}/models/tweets") for url in requests_seen} <= OWN_PATHS
+
+
+def test_markup_in_a_text_stays_text(
+    open_page: OpenPage, requests_seen: list[str], complaints: list[str]
+) -> None:
+    page = open_page()
+    text = "<img/src=x/onerror=alert(1)> <b>you</b> idiot <script>alert(2)</script>"
+    result = send(page, text)
+    assert result.locator(".text").text_content() == text
+    assert page.locator("main img, #results b, #results script").count() == 0
+    assert not [url for url in requests_seen if urlsplit(url).path not in OWN_PATHS]
+    assert complaints == []
+
+
+def test_the_policy_stops_markup_made_of_strings(
+    open_page: OpenPage, complaints: list[str]
+) -> None:
+    page = open_page()
+    page.evaluate("() => { try { document.body.innerHTML = '<b>x</b>' } catch { } }")
+    expect(page.get_by_role("button", name="Score")).to_be_visible()
+    assert complaints, "the browser reports what the policy forbade"
+
+
+def test_the_token_stays_in_the_pages_memory(
+    server: HttpServer, open_page: OpenPage, requests_seen: list[str]
+) -> None:
+    page = open_page()
+    headers = []
+    page.on("request", lambda request: headers.append(request.headers.get("x-api-key")))
+    expect(send(page, "good morning")).to_have_count(1)
+    assert headers == [TOKEN]
+    assert page.get_by_label("Token").get_attribute("type") == "password"
+    assert TOKEN not in json.dumps(page.context.storage_state(indexed_db=True))
+    stored = "() => JSON.stringify([{...localStorage}, {...sessionStorage}, history.state])"
+    assert TOKEN not in page.evaluate(stored)
+    assert TOKEN not in page.content()
+    assert not [url for url in [page.url, *requests_seen] if TOKEN in url]
+    page.reload()
+    assert page.get_by_label("Token").input_value() == ""
+
+
+def test_a_narrow_phone_scrolls_in_one_direction_alone(open_page: OpenPage) -> None:
+    page = open_page(viewport={"width": 320, "height": 640})
+    page.get_by_label("many texts, one a line").check()
+    expect(send(page, f"{SPAM}\n{'x' * 3000}\n{'y' * 4001}")).to_have_count(3)
+    for summary in page.locator("summary").all():
+        summary.click()
+    assert page.evaluate("() => document.documentElement.scrollWidth") == 320
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_has_enough_contrast_in_either_scheme(
+    open_page: OpenPage, scheme: Literal["light", "dark"]
+) -> None:
+    page = open_page(color_scheme=scheme)
+    page.get_by_label("many texts, one a line").check()
+    lines = ["good morning everyone", "you are an idiot", SPAM, "x" * 4001]
+    expect(send(page, "\n".join(lines))).to_have_count(4)
+    page.locator("summary").first.click()
+    audit = page.evaluate(LOW_CONTRAST)
+    assert audit["seen"] > 40
+    assert audit["found"] == []
+    red, green, blue = map(
+        int,
+        re.findall(r"\d+", page.evaluate("() => getComputedStyle(document.body).backgroundColor")),
+    )
+    assert (red + green + blue > 384) == (scheme == "light")
+
+
+def test_who_wants_no_motion_gets_none(
+    open_page: OpenPage, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    switches = tmp_path / "switches"
+    switches.mkdir()
+    command = (*FAULTY_SERVER, "--switches", str(switches))
+    with http_server(tmp_path, small_checkpoint, command=command) as server:
+        server.ready()
+        (switches / "hold").touch()
+        for preference, count in (("no-preference", 1), ("reduce", 0)):
+            page = open_page(f"{server.url}/demo", reduced_motion=preference)
+            page.get_by_role("textbox", name="Text", exact=True).fill("good morning")
+            page.keyboard.press("Control+Enter")
+            expect(page.get_by_role("status").first).to_have_text("Scoring …")
+            assert page.evaluate("() => document.getAnimations().length") == count
+
+
+def test_a_screen_reader_finds_names_and_values(open_page: OpenPage) -> None:
+    page = open_page()
+    result = send(page, "good morning")
+    expect(page.locator("form")).to_match_aria_snapshot("""
+        - textbox "Text"
+        - group "Examples":
+          - button "a greeting"
+          - button "spam"
+          - button "an insult"
+        - group "Read it as":
+          - radio "one text" [checked]
+          - radio "many texts, one a line"
+        - checkbox /Show what each word does/ [checked]
+        - group:
+          - textbox "Token"
+        - button "Score"
+    """)
+    expect(page.get_by_role("region", name="Result")).to_be_visible()
+    for label in LABELS:
+        bar = result.get_by_role("meter", name=label, exact=True)
+        expect(bar).to_have_attribute("aria-valuetext", re.compile(r"^[<>]? ?\d+\.\d %$"))
+    assert page.title() == "Hate-speech detection: demo"
+    assert page.locator("html").get_attribute("lang") == "en"
