@@ -64,7 +64,8 @@ COPY fetching/__init__.py fetching/folder.py fetching/http.py fetching/options.p
 COPY utils/__init__.py utils/_tweet_tokens.py utils/checkpoint.py utils/classifier.py \
      utils/custom_model.py utils/emoji_names.tsv utils/errors.py utils/linear.py \
      utils/packing.py utils/pickle_reader.py utils/pickle_values.py utils/schema.py \
-     utils/settings.py utils/torch_file.py utils/tweet_normalizer.py utils/unpickle.py ./utils/
+     utils/settings.py utils/spans.py utils/torch_file.py utils/tweet_normalizer.py \
+     utils/unpickle.py ./utils/
 COPY --from=fetching /fetched checkpoints/.bertweet-large.partial
 ARG CHECKPOINT
 ARG CHECKPOINT_SHA256

@@ -34,9 +34,11 @@ BENCHMARKS: Final[Mapping[str, Sequence[str]]] = {
     "http_throughput": (),
     "handler_concurrency": (),
     "idle_latency": (),
+    "scaling": (),
     "sdk_loop": (),
     "original_way": (),
     "normalizer": (),
+    "reading": (),
     "load_sweep": ("--plot", str(HERE / "load_sweep.svg")),
 }
 

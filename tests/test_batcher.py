@@ -404,7 +404,7 @@ def test_who_cannot_wait_goes_ahead_of_those_who_can(
                 await batcher.score(["b"], wait_for_room=False)
             device.open.set()
             await asyncio.gather(held, many, waiting, at_once)
-            assert batcher._room == 41
+            assert batcher.queued_texts == 0
 
     asyncio.run(main())
 
@@ -452,7 +452,7 @@ def test_who_waits_for_much_room_is_not_overtaken_for_ever(
             await following
             # Nobody waits: whoever comes is let in again.
             assert all([await at_once() for _ in range(20)])
-            assert batcher._room == 10
+            assert batcher.queued_texts == 0
 
     asyncio.run(main())
 
@@ -479,7 +479,7 @@ def test_a_cancelled_caller_is_dropped_and_gives_its_room_back(
             results, _ = await waiting
             await held
             assert len(results) == 30
-            assert batcher._room == 41
+            assert batcher.queued_texts == 0
             assert sum(map(len, device.batches)) == 31, "the cancelled texts were scored"
 
     asyncio.run(main())
@@ -497,7 +497,7 @@ def test_callers_wait_for_room_in_the_order_they_came(
             assert batcher.counters.requests == 1, "taken in beyond the room there is"
             device.open.set()
             await asyncio.gather(held, big, small)
-            assert batcher._room == 10
+            assert batcher.queued_texts == 0
 
     asyncio.run(main())
 

@@ -12,7 +12,7 @@ import torch
 
 from utils import checkpoint as checkpoints
 from utils import classifier as classifiers
-from utils.classifier import MAX_EXPLAINED_WORDS, Classifier, choose_folder, locate
+from utils.classifier import Classifier, choose_folder
 from utils.errors import (
     CheckpointError,
     InternalError,
@@ -23,6 +23,7 @@ from utils.errors import (
 from utils.linear import onednn_dtypes
 from utils.schema import TextScore
 from utils.settings import Settings
+from utils.spans import MAX_EXPLAINED_WORDS, locate
 from utils.tweet_normalizer import normalize_tweet
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -18,10 +18,8 @@ import logging
 import math
 import threading
 import time
-from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
 
 import torch
 
@@ -35,12 +33,12 @@ from utils.errors import (
     describe_exception,
 )
 from utils.packing import padding
+from utils.queues import FairQueue, Room
 from utils.schema import TextScore, Timing
 
 log = logging.getLogger(__name__)
 
 Result = TextScore | ServiceError
-Item = TypeVar("Item")
 
 # A budget halved after running out of memory does not fall below the longest sequence.
 SMALLEST_BUDGET = 512
@@ -76,15 +74,6 @@ class _Request:
 
 
 @dataclass(eq=False)
-class _Waiter:
-    """A caller that waits for room."""
-
-    texts: int
-    turn: asyncio.Future[None]
-    overtaken: int = 0  # texts let in ahead of it while it was the first in line
-
-
-@dataclass(eq=False)
 class _Text:
     """One text of a request, between its two stages."""
 
@@ -95,39 +84,6 @@ class _Text:
     rows: list[list[float] | None] = field(default_factory=list)
     missing: int = 0
     settled: bool = False  # several of its sequences may fail; it has one result
-
-
-class FairQueue(Generic[Item]):
-    """A queue of queues, one for each request; ``take`` gives each its turn. Not thread-safe."""
-
-    def __init__(self) -> None:
-        self._lanes: OrderedDict[_Request, deque[Item]] = OrderedDict()
-
-    def __bool__(self) -> bool:
-        return bool(self._lanes)
-
-    def put(self, request: _Request, items: Sequence[Item]) -> None:
-        """Queue ``items`` behind what the request has waiting already."""
-        if items:
-            self._lanes.setdefault(request, deque()).extend(items)
-
-    def peek(self) -> Item:
-        """Return what ``take`` would."""
-        return next(iter(self._lanes.values()))[0]
-
-    def take(self) -> Item:
-        """Remove and return the next item, and send its request to the back."""
-        request, lane = next(iter(self._lanes.items()))
-        item = lane.popleft()
-        if lane:
-            self._lanes.move_to_end(request)
-        else:
-            del self._lanes[request]
-        return item
-
-    def drop(self, request: _Request) -> None:
-        """Forget what a request has waiting."""
-        self._lanes.pop(request, None)
 
 
 _Sequence = tuple[_Text, int]  # a text and the index of one of its sequences
@@ -153,15 +109,13 @@ class Batcher:
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
         self._known_good = classifier.encode("a text known to be good").windows
-        # Room is counted on the event loop alone, so it needs no lock.
-        self._max_queue_texts = self._room = max_queue_texts
-        self._waiters: deque[_Waiter] = deque()
+        self._room = Room(max_queue_texts)  # used on the event loop alone: it needs no lock
         # Everything below belongs to whoever holds the lock.
         self._lock = threading.Lock()
         self._work_to_read = threading.Condition(self._lock)
         self._work_for_device = threading.Condition(self._lock)
-        self._to_read: FairQueue[_Text] = FairQueue()
-        self._to_score: FairQueue[_Sequence] = FairQueue()
+        self._to_read: FairQueue[_Request, _Text] = FairQueue()
+        self._to_score: FairQueue[_Request, _Sequence] = FairQueue()
         self._open: set[_Request] = set()
         self._closed = False
         self._threads = [
@@ -174,7 +128,7 @@ class Batcher:
     @property
     def queued_texts(self) -> int:
         """How many texts wait or are being scored."""
-        return self._max_queue_texts - self._room
+        return self._room.taken
 
     async def score(
         self, texts: Sequence[str], explain: bool = False, *, wait_for_room: bool = True
@@ -188,8 +142,8 @@ class Batcher:
         """
         submitted = time.perf_counter()
         if wait_for_room:
-            await self._take_room(len(texts))
-        elif not self._take_room_at_once(len(texts)):
+            await self._room.take(len(texts))
+        elif not self._room.take_at_once(len(texts)):
             raise OverloadedError("the queue is full; try again")
         request = _Request(
             texts,
@@ -212,7 +166,7 @@ class Batcher:
         finally:
             with self._lock:
                 self._forget(request)
-            self._give_room(len(texts))
+            self._room.give(len(texts))
         finished = time.perf_counter()
         started = finished if request.started is None else request.started
         return request.results, Timing((started - submitted) * 1e3, (finished - started) * 1e3)
@@ -225,50 +179,6 @@ class Batcher:
             self._work_for_device.notify_all()
         for thread in self._threads:
             thread.join()
-
-    # Room, on the event loop: first come, first served among those who wait.
-
-    async def _take_room(self, texts: int) -> None:
-        if not self._waiters and texts <= self._room:
-            self._room -= texts
-            return
-        turn = self._loop.create_future()
-        self._waiters.append(_Waiter(texts, turn))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self._give_room(texts)  # the room came just as the caller left
-            else:
-                self._give_room(0)  # whoever stood behind may fit now
-            raise
-
-    def _take_room_at_once(self, texts: int) -> bool:
-        """Take room though others wait for more than there is; return whether that may be.
-
-        Were all room kept for those who wait, a queue of large jobs would shut out everybody who
-        can't; were none, a steady stream of small requests would never let room for a thousand
-        texts come together. So as many texts as the queue holds may go ahead: whoever is first in
-        line has its turn after two queues' worth of texts at the latest, rather than one.
-        """
-        if texts > self._room:
-            return False
-        if self._waiters:
-            first = self._waiters[0]
-            if first.overtaken + texts > self._max_queue_texts:
-                return False
-            first.overtaken += texts
-        self._room -= texts
-        return True
-
-    def _give_room(self, texts: int) -> None:
-        self._room += texts
-        # A caller that has been cancelled, but did not run yet, still stands in line.
-        self._waiters = deque(waiter for waiter in self._waiters if not waiter.turn.cancelled())
-        while self._waiters and self._waiters[0].texts <= self._room:
-            first = self._waiters.popleft()
-            self._room -= first.texts
-            first.turn.set_result(None)
 
     # The reader thread.
 

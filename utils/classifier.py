@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -37,12 +36,12 @@ from utils.errors import (
 from utils.linear import ROW_STEP
 from utils.schema import LABELS, TextScore, WordInfluence
 from utils.settings import Settings
+from utils.spans import locate, words_to_explain
 from utils.tweet_normalizer import normalize_tweet
 
 log = logging.getLogger(__name__)
 
 WINDOW_OVERLAP: Final = 128
-MAX_EXPLAINED_WORDS: Final = 256
 
 # Offline, so many parts of so many texts are read ahead of the device.
 READ_AT_ONCE: Final = 128
@@ -55,7 +54,6 @@ NEUTRAL: Final = LABELS.index("neutral")
 
 # White space, controls and what Unicode says is not shown: nothing there for a reader.
 _INVISIBLE = regex.compile(r"[\s\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}]*")
-_WORD = re.compile(r"\S+")
 
 Sequences = list[list[int]]
 Probabilities = list[list[float]]
@@ -297,55 +295,10 @@ def begin_reading(reading: Reading) -> tuple[Reading, Sequences | ServiceError]:
         return reading, error
 
 
-def words_to_explain(text: str, start: int, end: int) -> list[re.Match[str]]:
-    """Find the white-space separated runs of ``text`` that reach into code points ``[start, end)``.
-
-    Raises :class:`TooLargeError` for more than ``MAX_EXPLAINED_WORDS`` of them.
-    """
-    words = [word for word in _WORD.finditer(text) if word.start() < end and word.end() > start]
-    if len(words) > MAX_EXPLAINED_WORDS:
-        raise TooLargeError(
-            f"has {len(words)} words to explain, the limit is {MAX_EXPLAINED_WORDS}"
-        )
-    return words
-
-
 def require_finite(rows: Probabilities) -> None:
     """Raise :class:`InternalError` for NaN or infinity, which no JSON reply can hold."""
     if not all(map(math.isfinite, itertools.chain.from_iterable(rows))):
         raise InternalError("the model gave no finite score for this text")
-
-
-def locate(text: str, normalized: str, start: int, end: int) -> tuple[int, int]:
-    """Map code points ``[start, end)`` of the normalised text back to the text as sent.
-
-    Normalising keeps the order of what it keeps, so the place is found by bisection: the shortest
-    prefix of the text that normalises to as many characters, white space apart (the normaliser
-    moves it). A prefix may end inside a token and normalise a little differently, so a bound can
-    be off by part of a token.
-    """
-    before = _dense_length(normalized[:start])
-    until = _dense_length(normalized[:end])
-    first = 0 if before == 0 else _shortest_prefix(text, before + 1) - 1
-    last = len(text)
-    if until < _dense_length(normalized):
-        last = _shortest_prefix(text, until)
-    return first, max(last, first + 1)
-
-
-def _dense_length(text: str) -> int:
-    return sum(map(len, text.split()))
-
-
-def _shortest_prefix(text: str, length: int) -> int:
-    low, high = 0, len(text)
-    while low < high:
-        middle = (low + high) // 2
-        if _dense_length(normalize_tweet(text[:middle])) >= length:
-            high = middle
-        else:
-            low = middle + 1
-    return low
 
 
 def choose_folder(settings: Settings) -> Path:

@@ -1,0 +1,68 @@
+"""A model, not a measurement: what a worker on a GPU should score, and a million tweets cost.
+
+No GPU was at hand. The model takes the arithmetic that BERTweet-large needs for a tweet, a GPU's
+published peak, and the share of it that an encoder like this gets, which is an assumption to be
+replaced by a measurement of yours. Two things on the host's side were measured (results.json) and
+cap it: one thread's normalising and tokenising, and the SDK's jobs per second.
+
+    python -m benchmarks.fleet_model [--texts-per-job 64] [--price-per-hour 0.7]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from benchmarks import models, report
+from benchmarks.run_all import RESULTS
+from benchmarks.useful_work import operations
+
+TOKENS: Final = 30  # of a tweet, as in the sample
+# Dense half-precision tensor peaks with 32-bit sums, from the makers' data sheets, in TFLOP/s.
+PEAKS: Final[Mapping[str, float]] = {
+    "RTX A4000, 16 GB": 77,
+    "L4, 24 GB": 121,
+    "RTX 4090, 24 GB": 165,
+    "A100, 80 GB": 312,
+    "H100, 80 GB": 989,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--share", type=float, default=0.35, help="of the peak that is reached (%(default)s)"
+    )
+    parser.add_argument(
+        "--busy", type=float, default=0.6, help="of the paid time that is work (%(default)s)"
+    )
+    parser.add_argument("--texts-per-job", type=report.positive, default=64, help="(%(default)s)")
+    parser.add_argument("--price-per-hour", type=float, help="of one worker, in your currency")
+    options = parser.parse_args(arguments)
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    host = host_limit(results, options.texts_per_job)
+    print("| GPU | tweets/s, a busy worker | limited by | paid GPU hours a million tweets |")
+    print("| --- | ---: | --- | ---: |")
+    for name, peak in PEAKS.items():
+        device = options.share * peak * 1e12 / operations(models.LARGE, TOKENS, 1)
+        rate = min(device, host)
+        hours = 1e6 / rate / 3600 / options.busy
+        cost = "" if options.price_per_hour is None else f" ({hours * options.price_per_hour:.2f})"
+        limit = "the GPU" if device <= host else "the host"
+        print(f"| {name} | {rate:,.0f} | {limit} | {hours:.2f}{cost} |")
+
+
+def host_limit(results: Mapping[str, Any], texts_per_job: int) -> float:
+    """Return the tweets per second that one worker's processor lets through."""
+    reading = min(figure["raw"]["theirs"] for figure in results["reading"]["figures"])
+    (loop,) = results["sdk_loop"]["figures"]
+    return min(float(reading), float(loop["raw"]["ours"]) * texts_per_job)
+
+
+if __name__ == "__main__":
+    main()

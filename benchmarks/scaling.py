@@ -1,0 +1,63 @@
+"""How the cost of a token grows with a text's length, and falls with the size of a batch.
+
+Forward passes alone, RoBERTa-base's shape, random weights, each against 64 texts of 32 tokens.
+
+    python -m benchmarks.scaling [--dtype bfloat16]
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from benchmarks import models, report
+from utils.classifier import Classifier
+
+LENGTH, TEXTS = 32, 64
+LENGTHS = (8, 64, 128, 256, 512)  # of texts, 2,048 tokens in all
+BATCHES = (1, 4, 16, 256)  # texts of 32 tokens
+SECONDS = 1.0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = report.parser(__doc__, rounds=3)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    options = parser.parse_args(arguments)
+    classifier = models.classifier(getattr(torch, options.dtype))
+    shapes = [(LENGTH * TEXTS // length, length) for length in LENGTHS]
+    shapes += [(texts, LENGTH) for texts in BATCHES]
+    figures = []
+    for texts, length in shapes:
+        ours, theirs = report.in_turn(
+            partial(tokens_per_second, classifier, texts, length),
+            partial(tokens_per_second, classifier, TEXTS, LENGTH),
+            options.rounds,
+        )
+        figures.append(
+            report.at_least(
+                f"{texts} texts of {length} tokens, base shape, {options.dtype}, tokens/s",
+                f"{TEXTS} texts of {LENGTH} tokens",
+                *(ours, theirs, None),
+            )
+        )
+    report.publish(figures, options.json)
+
+
+def tokens_per_second(classifier: Classifier, texts: int, length: int) -> float:
+    """Run passes for a second."""
+    batch = [[0, *range(10, 8 + length), 2]] * texts
+    classifier.probabilities(batch)
+    started = time.perf_counter()
+    passes = 0
+    while time.perf_counter() - started < SECONDS:
+        classifier.probabilities(batch)
+        passes += 1
+    return passes * texts * length / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()
