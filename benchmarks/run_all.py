@@ -31,7 +31,7 @@ BENCHMARKS: Final[Mapping[str, Sequence[str]]] = {
     "load": (),
     "offline_throughput": (),
     "useful_work": (),
-    "http_throughput": (),
+    "http_throughput": ("--rounds", "3"),
     "handler_concurrency": (),
     "idle_latency": (),
     "scaling": (),
@@ -39,7 +39,7 @@ BENCHMARKS: Final[Mapping[str, Sequence[str]]] = {
     "original_way": (),
     "normalizer": (),
     "reading": (),
-    "load_sweep": ("--plot", str(HERE / "load_sweep.svg")),
+    "load_sweep": ("--rounds", "2", "--plot", str(HERE / "load_sweep.svg")),
 }
 
 

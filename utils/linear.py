@@ -12,6 +12,7 @@ for each layer, whatever comes.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from functools import cache
 from typing import Final
@@ -99,6 +100,9 @@ def _may_serve(tensor: Tensor) -> bool:
 @cache
 def onednn_dtypes() -> frozenset[torch.dtype]:
     """Return the dtypes that this build's oneDNN multiplies on this processor."""
+    # Elsewhere oneDNN stands on other kernels, which nobody here has measured.
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return frozenset()
     if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return frozenset()
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():

@@ -1,0 +1,167 @@
+"""Load over HTTP, and what became of it: a closed loop of clients, or arrivals on a schedule.
+
+Everything is sent from one event loop in the script's own process; the servers have theirs. One
+tweet a request, one request a connection at a time, connections kept alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import aiohttp
+
+# The servers close connections that are idle for 5 s: one that is about to be closed must not be
+# picked for the next request.
+KEEPALIVE_SECONDS: Final = 2.0
+REPLY_SECONDS: Final = 300.0
+
+
+class LoadError(Exception):
+    """A server does not start, or does not answer as it must; the message says why."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to send tweets, and how."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: Callable[[str], Mapping[str, Any]]  # of a text
+    scores: Callable[[Any], Sequence[float]]  # of a reply
+
+
+@dataclass
+class Outcome:
+    """What became of the requests of one run, or of several."""
+
+    seconds: float = 0.0  # from the first request's time to the last reply
+    latencies: list[float] = field(default_factory=list)  # seconds, of those that were answered
+    refused: Counter[str] = field(default_factory=Counter)  # by status and error type
+
+    @property
+    def rate(self) -> float:
+        """Answered requests a second."""
+        return len(self.latencies) / self.seconds
+
+    def add(self, other: Outcome) -> None:
+        """Count another run's requests, and its time, in."""
+        self.seconds += other.seconds
+        self.latencies += other.latencies
+        self.refused += other.refused
+
+    def percentile(self, percent: int) -> float:
+        """Return a percentile of the latencies, of which there must be some, in ms."""
+        ranked = sorted(self.latencies)
+        return ranked[-(-len(ranked) * percent // 100) - 1] * 1e3
+
+
+def closed_loop(target: Target, texts: Sequence[str], clients: int, seconds: float) -> Outcome:
+    """Have every client send its next tweet once the last is answered.
+
+    After ``seconds`` nobody sends any more. The rate counts the time until the last reply, so it is
+    a little lower than while all clients were busy. Raises :class:`LoadError` at the first request
+    that is not answered by scores.
+    """
+
+    async def run() -> Outcome:
+        async with session(target) as http:
+            outcome = Outcome()
+            supply = itertools.cycle(texts)
+            begun = time.perf_counter()
+
+            async def client() -> None:
+                while (now := time.perf_counter()) < begun + seconds and not outcome.refused:
+                    await exchange(http, target, next(supply), now, outcome)
+
+            await asyncio.gather(*(client() for _ in range(clients)))
+            outcome.seconds = time.perf_counter() - begun
+            if outcome.refused:
+                raise LoadError(f"{target.url} does not score: {', '.join(outcome.refused)}")
+            return outcome
+
+    return asyncio.run(run())
+
+
+def open_loop(
+    target: Target, texts: Sequence[str], rate: float, seconds: float, seed: int
+) -> Outcome:
+    """Send tweets at random times, ``rate`` a second on average, answered or not.
+
+    A latency counts from the time that the request was due: if the client is late, or waits for a
+    connection, that is part of it.
+    """
+
+    async def run() -> Outcome:
+        outcome = Outcome()
+        schedule = zip(itertools.cycle(texts), arrivals(rate, seconds, seed), strict=False)
+        async with session(target) as http:
+            begun = time.perf_counter()
+            async with asyncio.TaskGroup() as group:
+                for text, offset in schedule:
+                    due = begun + offset
+                    await asyncio.sleep(due - time.perf_counter())
+                    group.create_task(exchange(http, target, text, due, outcome))
+            outcome.seconds = max(seconds, time.perf_counter() - begun)
+        return outcome
+
+    return asyncio.run(run())
+
+
+def arrivals(rate: float, seconds: float, seed: int) -> Iterator[float]:
+    """Yield the times, in seconds, of a Poisson process; something comes at once, too."""
+    chance = random.Random(seed)
+    now = 0.0
+    while now < seconds:
+        yield now
+        now += chance.expovariate(rate)
+
+
+@asynccontextmanager
+async def session(target: Target) -> AsyncIterator[aiohttp.ClientSession]:
+    """Open connections as they are needed, without a bound of the client's own."""
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
+        headers={**target.headers, "Content-Type": "application/json"},
+        timeout=aiohttp.ClientTimeout(total=REPLY_SECONDS),
+        trust_env=False,
+    ) as http:
+        yield http
+
+
+async def exchange(
+    http: aiohttp.ClientSession, target: Target, text: str, due: float, outcome: Outcome
+) -> None:
+    """Send one tweet and note when its reply was there; a 200 must hold four scores."""
+    data = json.dumps(target.body(text)).encode()
+    try:
+        async with http.post(target.url, data=data) as response:
+            raw = await response.read()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        outcome.refused[type(error).__name__] += 1
+        return
+    latency = time.perf_counter() - due
+    if response.status != 200:
+        outcome.refused[f"{response.status} {error_type(raw)}".strip()] += 1
+        return
+    scores = target.scores(json.loads(raw))
+    if len(scores) == 4 and abs(sum(scores) - 1) < 1e-3:
+        outcome.latencies.append(latency)
+    else:
+        outcome.refused["200 without four scores"] += 1
+
+
+def error_type(raw: bytes) -> str:
+    """Return the contract's error code, or nothing."""
+    try:
+        return str(json.loads(raw)["error_type"])
+    except (ValueError, KeyError, TypeError):
+        return ""

@@ -1,0 +1,226 @@
+"""Sixty-four clients over HTTP, a tweet a request: server.py against infinity-emb's /classify.
+
+RoBERTa-base's shape with random weights, float32, on the CPU. Every client sends its next tweet
+once the last is answered. Both servers are processes of their own, started once and loaded in
+turn; an idle one costs nothing. Both check a bearer token, and run with the threads and batch
+sizes they choose themselves. Infinity gets its texts normalised already, and needs no
+normaliser: that favours it.
+
+Infinity needs other packages than this project. It lives in a virtual environment of its own, made
+at the first run from benchmarks/requirements-infinity.txt; TORCH_INDEX_URL is heeded as in
+scripts/install.
+
+    python -m benchmarks.http_throughput [--infinity-python /path/to/venv/bin/python]
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import torch
+from tqdm import tqdm
+
+from benchmarks import clients, models, report, servers
+from tests.support.http_server import BEARER, TOKEN, free_port
+
+CLIENTS: Final = 64
+WARM_UP_SECONDS: Final = 5.0
+TARGET_RATE: Final = 1.8
+TARGET_P99: Final = 1.0
+
+REQUIREMENTS: Final = Path(__file__).resolve().parent / "requirements-infinity.txt"
+MODEL: Final = "random"  # the name that requests give
+THEIR_PACKAGES: Final = ("infinity-emb", "torch", "transformers", "tokenizers", "fastapi")
+OUR_PACKAGES: Final = ("torch", "tokenizers", "fastapi")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = report.parser(__doc__, rounds=5)
+    parser.add_argument(
+        "--infinity-python",
+        type=Path,
+        metavar="PATH",
+        help="interpreter of a virtual environment with infinity-emb (default: make one in the "
+        "temporary folder, and keep it there)",
+    )
+    parser.add_argument(
+        "--seconds", type=report.positive, default=30, metavar="N", help="a round (%(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    python = options.infinity_python or environment()
+    try:
+        versions = packages(python)
+    except (OSError, subprocess.CalledProcessError):
+        parser.error(f"--infinity-python: {python} is no interpreter with infinity-emb")
+    try:
+        ours, theirs = measure(python, options.rounds, options.seconds)
+    except clients.LoadError as error:
+        raise SystemExit(f"error: {error}") from None
+    report.publish(figures(ours, theirs, versions), options.json)
+
+
+class Side:
+    """One server, and how it did in each round."""
+
+    def __init__(self, target: clients.Target, texts: list[str]) -> None:
+        self.outcomes: list[clients.Outcome] = []
+        self._target = target
+        self._texts = texts
+
+    def run(self, seconds: float) -> float:
+        """Load it for one round; return answered requests a second."""
+        self.outcomes.append(clients.closed_loop(self._target, self._texts, CLIENTS, seconds))
+        return self.outcomes[-1].rate
+
+    def percentiles(self, percent: int) -> list[float]:
+        """Return each round's percentile of the latencies, in ms."""
+        return [outcome.percentile(percent) for outcome in self.outcomes]
+
+
+def measure(python: Path, rounds: int, seconds: float) -> tuple[Side, Side]:
+    """Start both servers and load them in turn; return how both did."""
+    texts = models.sample_texts()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        models.write_checkpoint(folder / "checkpoint")
+        write_transformers_checkpoint(folder / "transformers")
+        with (
+            servers.ours(folder / "ours", folder / "checkpoint") as our_target,
+            infinity(folder / "theirs", folder / "transformers", python) as their_target,
+            tqdm(total=2 * rounds, unit="run", leave=False) as bar,
+        ):
+            ours = Side(our_target, texts)
+            theirs = Side(their_target, models.normalized(texts))
+            for side in (ours, theirs):
+                side.run(WARM_UP_SECONDS)
+                side.outcomes.clear()
+
+            def load(side: Side) -> float:
+                rate = side.run(seconds)
+                bar.update()
+                return rate
+
+            report.in_turn(partial(load, ours), partial(load, theirs), rounds)
+    return ours, theirs
+
+
+def figures(ours: Side, theirs: Side, versions: dict[str, dict[str, str]]) -> list[report.Figure]:
+    """Compare throughput and the slowest hundredth."""
+    against = f"infinity-emb {versions['theirs']['infinity-emb']}, /classify, normalised texts"
+    return [
+        report.at_least(
+            f"HTTP throughput, {CLIENTS} clients, base shape, float32, requests/s",
+            against,
+            [outcome.rate for outcome in ours.outcomes],
+            [outcome.rate for outcome in theirs.outcomes],
+            TARGET_RATE,
+            requests=sum(len(each.latencies) for each in (*ours.outcomes, *theirs.outcomes)),
+            **{f"versions_{side}": each for side, each in versions.items()},
+        ),
+        report.at_most(
+            f"HTTP latency, {CLIENTS} clients, base shape, float32, 99th percentile, ms",
+            against,
+            *(ours.percentiles(99), theirs.percentiles(99), TARGET_P99),
+            median_ours=round(median(ours.percentiles(50)), 1),
+            median_theirs=round(median(theirs.percentiles(50)), 1),
+            median_rounds=[
+                [round(value, 1) for value in pair]
+                for pair in zip(ours.percentiles(50), theirs.percentiles(50), strict=True)
+            ],
+        ),
+    ]
+
+
+def write_transformers_checkpoint(folder: Path) -> None:
+    """Write what ``from_pretrained`` reads, by transformers 4 as well as 5."""
+    models.transformers_model(torch.float32).save_pretrained(folder)
+    models.transformers_tokenizer().save_pretrained(folder)
+    # Version 5 names a class that 4 has not. RoBERTa needs no token types.
+    settings = folder / "tokenizer_config.json"
+    config: dict[str, Any] = json.loads(settings.read_text(encoding="utf-8"))
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    config["model_input_names"] = ["input_ids", "attention_mask"]
+    settings.write_text(json.dumps(config), encoding="utf-8")
+
+
+@contextmanager
+def infinity(folder: Path, model: Path, python: Path) -> Iterator[clients.Target]:
+    """Serve a transformers checkpoint by infinity-emb; ``folder`` holds what it writes."""
+    folder.mkdir()
+    port = free_port()
+    environment = servers.environment_of(folder) | {
+        "HF_HUB_OFFLINE": "1",
+        "DO_NOT_TRACK": "1",
+        "INFINITY_API_KEY": TOKEN,
+    }
+    command = (
+        *(str(python), "-m", "infinity_emb.cli", "v2", "--host", "127.0.0.1", "--port", str(port)),
+        *("--model-id", str(model), "--served-model-name", MODEL, "--no-model-warmup"),
+        *("--engine", "torch", "--device", "cpu", "--dtype", "float32", "--no-bettertransformer"),
+    )
+    with servers.process(command, environment, folder, port, "/health"):
+        yield clients.Target(
+            f"http://127.0.0.1:{port}/classify",
+            BEARER,
+            lambda text: {"model": MODEL, "input": [text]},
+            lambda reply: [each["score"] for each in reply["data"][0]],
+        )
+
+
+def environment() -> Path:
+    """Return the interpreter of infinity's virtual environment, made if it is not there yet.
+
+    It lies in the temporary folder, under a name that tells this user's, and the pins'.
+    """
+    pins = REQUIREMENTS.read_bytes()
+    name = f"infinity-emb-{os.getuid()}-{hashlib.sha256(pins).hexdigest()[:12]}"
+    folder = Path(tempfile.gettempdir()) / name
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise SystemExit(f"error: {folder} belongs to somebody else")
+    python = folder / "bin" / "python"
+    complete = folder / "complete"
+    if not complete.exists():
+        print(f"Installing infinity-emb into {folder} (takes minutes) ...", file=sys.stderr)
+        pinned = [line for line in pins.decode().splitlines() if line.startswith("torch==")]
+        index = os.environ.get("TORCH_INDEX_URL")
+        from_index = ["--index-url", index] if index else []
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        for command in (
+            [sys.executable, "-m", "venv", str(folder)],
+            [*pip, *from_index, *pinned],
+            [*pip, "-r", str(REQUIREMENTS)],
+        ):
+            subprocess.run(command, check=True)
+        complete.touch()
+    return python
+
+
+def packages(python: Path) -> dict[str, dict[str, str]]:
+    """Return the versions of what both sides are made of."""
+    program = "import json, sys; from importlib.metadata import version as v; " + (
+        "print(json.dumps({name: v(name) for name in sys.argv[1:]}))"
+    )
+    command = [str(python), "-c", program, *THEIR_PACKAGES]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return {
+        "ours": {name: metadata.version(name) for name in OUR_PACKAGES},
+        "theirs": json.loads(done.stdout),
+    }
+
+
+if __name__ == "__main__":
+    main()
