@@ -13,10 +13,21 @@ from tests.support.worker_process import ROOT, clean_environment
 from utils.libraries import set_library_defaults
 
 
-def test_what_somebody_set_stays() -> None:
-    environment = {"OMP_WAIT_POLICY": "ACTIVE"}
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "7"}),
+    ],
+)
+def test_what_somebody_set_stays(given: dict[str, str], expected: dict[str, str]) -> None:
+    environment = dict(given)
     set_library_defaults(environment)
-    assert environment == {"OMP_WAIT_POLICY": "ACTIVE", "TOKENIZERS_PARALLELISM": "false"}
+    assert environment == {**expected, "TOKENIZERS_PARALLELISM": "false"}
+
+
+NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 @pytest.mark.parametrize("entry", ["app", "server", "service.app", "benchmarks"])
@@ -28,7 +39,7 @@ import os, sys
 class Watch:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
-            print("policy", os.environ.get("OMP_WAIT_POLICY"), flush=True)
+            print("policy", *map(os.environ.get, {NAMES!r}), flush=True)
             os._exit(0)
 
 sys.meta_path.insert(0, Watch())
@@ -54,4 +65,4 @@ import torch
         text=True,
         timeout=60,
     )
-    assert "policy PASSIVE" in done.stdout, done.stdout + done.stderr
+    assert "policy PASSIVE 3000" in done.stdout, done.stdout + done.stderr
