@@ -34,6 +34,7 @@ BENCHMARKS: Final[Mapping[str, Sequence[str]]] = {
     "http_throughput": ("--rounds", "3"),
     "handler_concurrency": (),
     "idle_latency": (),
+    "busy_neighbour": (),
     "scaling": (),
     "sdk_loop": (),
     "original_way": (),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import normalizer, report, run_all
+from benchmarks import fleet_model, normalizer, report, run_all
 from tests.support.worker_process import ROOT
 
 Json = Mapping[str, Any]
@@ -109,3 +110,18 @@ def test_the_readme_holds_the_table_of_the_recorded_results() -> None:
     ordered = {name: recorded[name] for name in run_all.BENCHMARKS if name in recorded}
     assert run_all.table(ordered) in run_all.README.read_text(encoding="utf-8")
     assert set(ordered) == set(run_all.BENCHMARKS)
+
+
+def test_the_page_of_performance_holds_the_model_of_the_recorded_results(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fleet_model.main([])
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out in page
+
+
+def test_a_price_makes_hours_a_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    fleet_model.main(["--price-per-hour", "2", "--busy", "1", "--share", "0.1"])
+    line = capsys.readouterr().out.splitlines()[2]
+    hours, cost = (float(number) for number in re.findall(r"(\d+\.\d+) \((\d+\.\d+)\)", line)[0])
+    assert cost == pytest.approx(2 * hours, abs=0.02)

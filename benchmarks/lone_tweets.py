@@ -1,0 +1,51 @@
+"""Score one tweet after another for some seconds; print the mean of their times in milliseconds.
+
+Run as a file, so that nothing is set for the libraries but what the environment and ``--ours`` set:
+
+    python benchmarks/lone_tweets.py [--ours] [--seconds 4]
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import sys
+import time
+from pathlib import Path
+from statistics import mean
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from utils.libraries import set_library_defaults  # noqa: E402 - found by the line above
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ours", action="store_true", help="with this engine's library settings")
+    parser.add_argument("--seconds", type=float, default=4.0, help="(%(default)s)")
+    options = parser.parse_args()
+    if options.ours:
+        set_library_defaults(os.environ)
+
+    from utils.classifier import Classifier
+    from utils.settings import Settings
+
+    classifier = Classifier.from_settings(Settings.from_environment({"DEVICE": "cpu"}))
+    with (HERE / "data" / "sample.tsv").open(encoding="utf-8", newline="") as file:
+        texts = [
+            row["text"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        ]
+    classifier.warm_up(4096)
+    times: list[float] = []
+    began = time.perf_counter()
+    while (started := time.perf_counter()) - began < options.seconds:
+        classifier.score([texts[len(times) % len(texts)]])
+        times.append((time.perf_counter() - started) * 1e3)
+    print(mean(times))
+
+
+if __name__ == "__main__":
+    main()
