@@ -94,7 +94,9 @@ def serve(app: FastAPI, sockets: list[socket.socket]) -> None:
     """Run uvicorn on bound sockets until a signal, which also has the jobs stop at once."""
     import uvicorn
 
-    from service.protocol import GuardedProtocol
+    from service.protocol import GuardedProtocol, connections_that_fit
+
+    GuardedProtocol.max_connections = connections_that_fit()
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import queue
 import sqlite3
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import Any, Final, TypeVar
 from utils.errors import ServiceError
 
 Result = TypeVar("Result")
+
+MAGIC: Final = b"SQLite format 3\0"  # how a database begins, unless it is new
 
 GROUP: Final = 256  # operations that share a commit, at most
 
@@ -112,12 +115,20 @@ def connect(path: Path) -> sqlite3.Connection:
 
     Raises ``OSError`` and ``sqlite3.Error``; :func:`why_not` says them in words.
     """
-    # SQLite gives its companion files the mode of the file itself.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        # Nothing of a foreign file is to be touched; reading a pipe would wait for ever.
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise sqlite3.DatabaseError("not a regular file")
+        if os.read(descriptor, len(MAGIC)) not in (b"", MAGIC):
+            raise sqlite3.DatabaseError("file is not a database")
         os.fchmod(descriptor, 0o600)
     finally:
         os.close(descriptor)
+    # SQLite gives new companion files the mode of the file; these are left by a process that died.
+    for suffix in ("-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).chmod(0o600)
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     connection.execute("PRAGMA journal_mode = WAL")

@@ -17,6 +17,7 @@ from service.auth import PROBES
 from service.messages import error_response
 from service.metrics import Metrics
 from utils.errors import InternalError, UnhealthyError, describe_exception
+from utils.logs import FIELDS
 
 log = logging.getLogger(__name__)
 
@@ -94,4 +95,14 @@ class Envelope:
                 route,
                 status,
                 seconds * 1e3,
+                extra={
+                    FIELDS: {
+                        "request_id": request_id,
+                        "method": method,
+                        "route": route,
+                        "status": status,
+                        "milliseconds": round(seconds * 1e3, 1),
+                        "error_type": error_type,
+                    }
+                },
             )

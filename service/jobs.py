@@ -38,6 +38,7 @@ from utils.errors import (
     ValidationError,
     describe_exception,
 )
+from utils.schema import parse_request
 from utils.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -101,19 +102,28 @@ class Jobs:
     ) -> str:
         """Accept a job; return its id, that of the first try if the retry key is known.
 
-        Raises as :meth:`~service.store.Store.add` and
-        :meth:`~service.engine.Engine.require_ready`.
+        An input that the contract refuses is answered at once, and not kept. Raises as
+        :meth:`~service.store.Store.add` and :meth:`~service.engine.Engine.require_ready`.
         """
         self._engine.require_ready()
+        refusal = None
         try:
-            text = json.dumps(job_input, allow_nan=False)
-        except RecursionError:
-            raise ValidationError("input: is nested too deeply") from None
-        job = NewJob(prefix + secrets.token_hex(16), self.owner(caller), text)
+            parse_request(job_input, self._settings)
+        except ServiceError as exc:
+            refusal = str(exc)
+            self._metrics.observe_error(refusal)
+        text = ""
+        if refusal is None or retry_key is not None:
+            try:
+                text = json.dumps(job_input, allow_nan=False)
+            except RecursionError:
+                raise ValidationError("input: is nested too deeply") from None
+        hashed: list[bytes] = []
         if retry_key is not None:
             # Under the token, which is not in the file: a hash of a short text can be guessed.
             hashed = [self._keyed(caller, value) for value in (f"key {retry_key}", f"body {text}")]
-            job = NewJob(job.id, job.owner, text, *hashed)
+        kept = text if refusal is None else None
+        job = NewJob(prefix + secrets.token_hex(16), self.owner(caller), kept, refusal, *hashed)
         job_id = await self._store.add(job, self._settings.max_queue_jobs)
         self._work.set()
         return job_id

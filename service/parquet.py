@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 # A row group as it is written.
 GROUP_ROWS: Final = 4096
 GROUP_BYTES: Final = 16 * 1024 * 1024
+# Bytes of a value, by physical type; of a string, of its offset.
+WIDTHS: Final = {
+    **{"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12},
+    **{"FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4},
+}
+# Texts of a chunk, as far as one row allows.
+CHUNK_BYTES: Final = 4 * 1024 * 1024
 
 
 class Parquet(Table):
@@ -38,7 +45,8 @@ class Parquet(Table):
         import pyarrow as pa
 
         try:
-            source = self._open()
+            # As dictionaries: decoded, a file of kilobytes may hold gigabytes.
+            source = self._open(dictionaries=True)
             columns = source.schema_arrow.names
             if columns.count(TEXT) != 1:
                 raise ValidationError("file: must have one column text")
@@ -50,10 +58,19 @@ class Parquet(Table):
             refuse_added(columns)
             limit = self._max_group_bytes
             groups = range(source.metadata.num_row_groups)
-            if any(source.metadata.row_group(i).total_byte_size > limit for i in groups):
+            if any(
+                source.metadata.row_group(i).total_byte_size > limit
+                or fixed_bytes(source, i, self._rows) > limit
+                for i in groups
+            ):
                 raise TooLargeError(f"file: has a row group of more than {limit} bytes")
-            for batch in source.iter_batches(self._rows):
-                batch.validate(full=True)
+            for group in groups:  # pyarrow cannot join nested dictionaries of several
+                for batch in source.iter_batches(self._rows, row_groups=[group]):
+                    batch.validate(full=True)
+                    if sum(map(decoded_bytes, batch.columns)) > limit:
+                        raise TooLargeError(
+                            f"file: has {len(batch)} rows of more than {limit} bytes"
+                        )
         except (pa.ArrowException, OSError):
             raise ValidationError("file: cannot be read as Parquet") from None
 
@@ -62,7 +79,8 @@ class Parquet(Table):
         source = self._open()
         self._begin(source.schema_arrow)
         for batch in source.iter_batches(self._rows):
-            yield batch, batch.column(TEXT).to_pylist()
+            for part in parts_of(batch, CHUNK_BYTES):
+                yield part, part.column(TEXT).to_pylist()
 
     def write(self, rows: Any, items: Sequence[Item]) -> bytes:
         """See :meth:`Table.write`."""
@@ -86,11 +104,17 @@ class Parquet(Table):
         self._writer.close()
         return self._sink.take()
 
-    def _open(self) -> Any:
+    def _open(self, *, dictionaries: bool = False) -> Any:
         import pyarrow.parquet as pq
 
         self._file.seek(0)
-        return pq.ParquetFile(self._file)
+        source = pq.ParquetFile(self._file)
+        if not dictionaries:
+            return source
+        columns = map(source.schema.column, range(len(source.schema)))
+        strings = [each.path for each in columns if each.physical_type == "BYTE_ARRAY"]
+        self._file.seek(0)
+        return pq.ParquetFile(self._file, read_dictionary=strings)
 
     def _begin(self, schema: pa.Schema) -> None:
         import pyarrow as pa
@@ -107,6 +131,81 @@ class Parquet(Table):
         if self._waiting:
             self._writer.write_table(pa.Table.from_batches(self._waiting))
             self._waiting = []
+
+
+def fixed_bytes(source: Any, group: int, rows: int) -> int:
+    """Return what values of fixed width take once decoded, by a row group's own count of them.
+
+    A row may hold many, as a list does, and a billion equal ones are a few bytes of the file.
+    """
+    metadata = source.metadata.row_group(group)
+    size = 0
+    for place in range(metadata.num_columns):
+        kind = source.schema.column(place)
+        width = WIDTHS.get(kind.physical_type) or kind.length
+        count = metadata.column(place).num_values
+        size += width * (count if kind.max_repetition_level else min(count, rows))
+    return size
+
+
+def decoded_bytes(column: Any) -> int:
+    """Return how much a column holds once each of its rows has a value of its own."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_struct(column.type):
+        return sum(map(decoded_bytes, column.flatten()))
+    if pa.types.is_map(column.type):
+        first, last = column.offsets[0].as_py(), column.offsets[-1].as_py()
+        sides = (column.keys, column.items)
+        return sum(decoded_bytes(side.slice(first, last - first)) for side in sides)
+    if pa.types.is_nested(column.type):  # lists: their offsets, and what they hold
+        return 4 * len(column) + decoded_bytes(column.flatten())
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    values = column.dictionary
+    if not _is_binary(values.type):
+        return int(column.nbytes)
+    lengths = pc.binary_length(values).cast(pa.int64()).take(column.indices)
+    return int(column.indices.nbytes) + (pc.sum(lengths).as_py() or 0)
+
+
+def parts_of(batch: Any, most: int) -> Iterator[Any]:
+    """Cut a batch where its texts, as objects of their own, would take more than ``most`` bytes."""
+    start = size = 0
+    for row, length in enumerate(text_bytes(batch.column(TEXT))):
+        if row > start and size + length > most:
+            yield batch.slice(start, row - start)
+            start, size = row, 0
+        size += length
+    if len(batch) > start:
+        yield batch.slice(start)
+
+
+def text_bytes(column: Any) -> list[int]:
+    """Return the length of each text of a column in bytes, 0 for none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        lengths = pc.binary_length(column.dictionary).take(column.indices)
+    else:
+        lengths = pc.binary_length(column)
+    return [length or 0 for length in lengths.to_pylist()]
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return any(
+        test(kind)
+        for test in (
+            pa.types.is_string,
+            pa.types.is_large_string,
+            pa.types.is_binary,
+            pa.types.is_large_binary,
+        )
+    )
 
 
 def _added_type(name: str) -> pa.DataType:

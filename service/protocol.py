@@ -7,7 +7,9 @@ becomes of a body after its reply, or how long a reply may wait for a client tha
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+import logging
+import resource
+from typing import Any, ClassVar, Final
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -16,10 +18,31 @@ HEAD_SECONDS: Final = 15.0  # for a request's line and headers, from connecting 
 LINGER_SECONDS: Final = 15.0  # for the rest of a body that nobody reads any more
 WRITE_SECONDS: Final = 60.0  # without the client taking anything
 MAX_CONNECTIONS: Final = 2048
+RESERVED_DESCRIPTORS: Final = 128  # for everything else that is open
+
+log = logging.getLogger("service.protocol")
+
+
+def connections_that_fit() -> int:
+    """Raise this process's limit of open files if it may; return how many connections it leaves.
+
+    Over that limit the system itself would refuse connections, and everything else.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + RESERVED_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(1, min(MAX_CONNECTIONS, soft - RESERVED_DESCRIPTORS))
 
 
 class GuardedProtocol(H11Protocol):
     """uvicorn's h11 protocol (which bounds the size of a head) with deadlines."""
+
+    max_connections: ClassVar[int] = MAX_CONNECTIONS
+    _told: ClassVar[bool] = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -31,7 +54,10 @@ class GuardedProtocol(H11Protocol):
         """Take a connection, unless there are too many."""
         # The parameter's type is uvicorn's.
         super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
+        if len(self.connections) > self.max_connections:
+            if not self._told:
+                type(self)._told = True  # once: it may be an attack
+                log.warning("%d connections: further ones are cut off", self.max_connections)
             transport.abort()
             return
         self._watch(new=True)

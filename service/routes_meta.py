@@ -98,6 +98,8 @@ def meta_routes(settings: Settings, metrics: Metrics, version: str) -> APIRouter
         status = {"ready": 200, "loading": 204, "broken": 503}
         return Response(status_code=status[request.app.state.engine.state])
 
+    router.head("/ping", include_in_schema=False)(ping)  # what monitors send
+
     @router.get(
         "/health",
         operation_id="health",
@@ -111,6 +113,8 @@ def meta_routes(settings: Settings, metrics: Metrics, version: str) -> APIRouter
         body = {"status": engine.state, "model": engine.model}
         return JSONResponse(body, 200 if engine.state == "ready" else 503)
 
+    router.head("/health", include_in_schema=False)(health)
+
     if settings.metrics != "off":
 
         @router.get(
@@ -119,7 +123,10 @@ def meta_routes(settings: Settings, metrics: Metrics, version: str) -> APIRouter
             summary="For Prometheus",
             openapi_extra=OPEN if settings.metrics == "open" else {},
             response_class=PlainTextResponse,
-            responses={200: {"description": "Prometheus text format."}, **errors()},
+            responses={
+                200: {"description": "Prometheus text format."},
+                **({} if settings.metrics == "open" else errors()),
+            },
         )
         async def metrics_text(request: Request) -> Response:
             """Requests, latency, errors, batches, windows, queues."""

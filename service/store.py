@@ -48,7 +48,8 @@ class NewJob:
 
     id: str
     owner: bytes
-    input: str
+    input: str | None
+    error: str | None = None  # it has failed already
     retry_key: bytes | None = None
     retry_body: bytes | None = None
 
@@ -113,12 +114,14 @@ class Store:
             ).fetchone()
             if waiting >= max_queued:
                 raise OverloadedError(f"{waiting} jobs wait already; try again")
+            now = time.time()
+            done = None if job.error is None else now
             connection.execute(
-                "INSERT INTO jobs (id, owner, status, input, created, retry_key, retry_body)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO jobs (id, owner, status, input, error, created, started, finished,"
+                " retry_key, retry_body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    *(job.id, job.owner, IN_QUEUE, job.input, time.time()),
-                    *(job.retry_key, job.retry_body),
+                    *(job.id, job.owner, IN_QUEUE if done is None else FAILED, job.input),
+                    *(job.error, now, done, done, job.retry_key, job.retry_body),
                 ),
             )
             return job.id

@@ -10,8 +10,8 @@ import csv
 import io
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, ClassVar, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, ClassVar, Final, NoReturn
 
 from utils.errors import ValidationError
 from utils.schema import LABELS
@@ -22,6 +22,7 @@ ADDED: Final = (*LABELS, "label", "windows", "error")
 # Without a limit one row could fill the memory.
 MAX_RECORD_CHARS: Final = 4 * 1024 * 1024
 csv.field_size_limit(MAX_RECORD_CHARS)
+CHUNK_CHARS: Final = 1024 * 1024
 
 Item = Mapping[str, Any]  # scores of a row, or its error
 
@@ -79,7 +80,7 @@ class Csv(Table):
         columns = self._columns()
         place = columns.index(TEXT)
         yield [[*columns, *ADDED]], []
-        for rows in chunked(self._records(), self._rows):
+        for rows in chunked(self._records(), self._rows, lambda row: sum(map(len, row))):
             yield rows, [row[place] for row in rows]
 
     def write(self, rows: Any, items: Sequence[Item]) -> bytes:
@@ -148,7 +149,7 @@ class Jsonl(Table):
 
     def chunks(self) -> Iterator[tuple[Any, list[Any]]]:
         """See :meth:`Table.chunks`."""
-        for pairs in chunked(self._objects(), self._rows):
+        for pairs in chunked(self._objects(), self._rows, lambda pair: len(pair[0])):
             yield [line for line, _ in pairs], [record.get(TEXT) for _, record in pairs]
 
     def write(self, rows: Any, items: Sequence[Item]) -> bytes:
@@ -183,11 +184,15 @@ class Jsonl(Table):
 
 
 def _read_object(line: str) -> dict[str, Any]:
-    record = json.loads(line)
+    record = json.loads(line, parse_constant=_refuse)
     if not isinstance(record, dict):
         raise ValueError("no object")
     refuse_added(record)
     return record
+
+
+def _refuse(_constant: str) -> NoReturn:
+    raise ValueError("JSON to Python alone")
 
 
 def refuse_added(columns: Sequence[str] | Mapping[str, Any]) -> None:
@@ -215,13 +220,15 @@ class Lines:
             yield line
 
 
-def chunked(rows: Iterator[Any], count: int) -> Iterator[list[Any]]:
-    """Yield lists of at most ``count`` rows."""
-    chunk = []
+def chunked(rows: Iterator[Any], count: int, chars: Callable[[Any], int]) -> Iterator[list[Any]]:
+    """Yield lists of at most ``count`` rows, closed once they hold ``CHUNK_CHARS``."""
+    chunk: list[Any] = []
+    size = 0
     for row in rows:
         chunk.append(row)
-        if len(chunk) == count:
+        size += chars(row)
+        if len(chunk) == count or size >= CHUNK_CHARS:
             yield chunk
-            chunk = []
+            chunk, size = [], 0
     if chunk:
         yield chunk

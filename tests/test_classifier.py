@@ -12,7 +12,7 @@ import torch
 
 from utils import checkpoint as checkpoints
 from utils import classifier as classifiers
-from utils.classifier import Classifier, choose_folder
+from utils.classifier import Classifier, Probabilities, Sequences, choose_folder
 from utils.errors import (
     CheckpointError,
     InternalError,
@@ -295,6 +295,27 @@ def test_after_warming_up_a_tweet_meets_no_new_shape(
     for text in texts:
         small_classifier.score([text])
     assert shapes == built
+
+
+def test_on_a_gpu_a_full_batch_that_does_not_fit_is_no_reason_not_to_start(
+    small_classifier: Classifier,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sizes: list[int] = []
+    probabilities = small_classifier.probabilities
+
+    def limited(sequences: Sequences) -> Probabilities:
+        sizes.append(sum(map(len, sequences)))
+        if sizes[-1] > 1000:
+            raise torch.OutOfMemoryError("out of memory")
+        return probabilities(sequences)
+
+    monkeypatch.setattr(small_classifier, "probabilities", limited)
+    monkeypatch.setattr(small_classifier, "device", torch.device("cuda"))
+    small_classifier.warm_up(16_384)
+    assert max(sizes) == 16_384
+    assert "does not fit" in caplog.text
 
 
 def test_warming_up_raises_what_keeps_the_model_from_scoring(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -113,6 +114,31 @@ def test_an_unknown_key_is_shown_shortened_and_on_one_line() -> None:
     assert len(str(caught.value)) < 120
     assert "\n" not in str(caught.value)
     str(caught.value).encode()
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (lambda names: names, "'name 0': is not a known field"),
+        (lambda names: {"prompt": SECRET, **names}, "'name 0': is not a known field"),
+        (
+            lambda names: {"prompt": SECRET, "thresholds": names},
+            "thresholds: labels are hate, abusing, neutral, spam",
+        ),
+    ],
+    ids=["keys", "keys_after_a_known_one", "labels"],
+)
+def test_of_many_unknown_names_only_the_first_costs_memory(place: Any, message: str) -> None:
+    body = place({f"name {i}": 0.5 for i in range(200_000)})
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValidationError) as caught:
+            parse(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert caught.value.message == message
+    assert peak < 1_000_000
 
 
 def test_lone_surrogates_are_read_and_echoed_as_replacement_characters() -> None:

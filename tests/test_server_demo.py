@@ -1,4 +1,4 @@
-"""The page of ``GET /demo``, in a real browser, against a real server with the embedded model."""
+"""The pages of /demo and /docs, in a real browser, against a real server with the mini model."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ POLICY: Final = (
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 SPAM: Final = "🎁🎁 Congratulations! You have won a free phone, claim it now at https://example.com"
+NEARLY_CERTAIN: Final = "you are a stupid idiot, shut up"
 # Some of its words raise the score of the label that wins, one lowers it, others do nothing.
 MIXED: Final = "🎉 you won, what a stupid idiot"
 STRENGTH: Final = "mark => getComputedStyle(mark).getPropertyValue('--strength')"
@@ -533,3 +534,178 @@ def test_a_screen_reader_finds_names_and_values(open_page: OpenPage) -> None:
         expect(bar).to_have_attribute("aria-valuetext", re.compile(r"^[<>]? ?\d+\.\d %$"))
     assert page.title() == "Hate-speech detection: demo"
     assert page.locator("html").get_attribute("lang") == "en"
+
+
+# What people read around the scores.
+
+
+def test_the_legend_shows_with_the_shades_it_explains_and_only_then(open_page: OpenPage) -> None:
+    page = open_page()
+    legend = page.locator("#legend")
+    expect(legend).to_be_hidden()
+    expect(send(page, MIXED)).to_have_count(1)
+    expect(legend).to_be_visible()
+    expect(legend).to_contain_text("raises or lowers the score of the label that won")
+    page.get_by_label("Show what each word does").uncheck()
+    expect(send(page, MIXED).locator("mark")).to_have_count(0)
+    expect(legend).to_be_hidden()
+
+
+def test_the_words_that_lower_a_score_are_named(server: HttpServer, open_page: OpenPage) -> None:
+    reply = server.post("/score", json={"text": MIXED, "explain": True}).json()
+    words = sorted(reply["words"], key=lambda word: word[reply["label"]])
+    lowering = [word for word in words if word[reply["label"]] <= -0.0005][:3]
+    named = [f"“\u2068{w['word']}\u2069” −{-w[reply['label']] * 100:.1f}" for w in lowering]
+    assert named
+    result = send(open_page(), MIXED)
+    expect(result.locator(".words")).to_contain_text(f"Lowered by: {', '.join(named)}.")
+
+
+def test_a_probability_that_is_next_to_nothing_is_not_called_nothing(
+    server: HttpServer, open_page: OpenPage
+) -> None:
+    text = NEARLY_CERTAIN
+    reply = server.post("/score", json={"text": text}).json()
+    tiny = [label for label in LABELS if 0 < reply[label] < 0.0005]
+    assert tiny
+    result = send(open_page(), text)
+    for label in tiny:
+        row = result.get_by_role("listitem").nth(LABELS.index(label))
+        expect(row).to_contain_text("< 0.1 %")
+        bar = result.get_by_role("meter", name=label, exact=True)
+        expect(bar).to_have_attribute("aria-valuetext", "< 0.1 %")
+
+
+def test_the_model_and_its_time_stand_below_the_results(
+    server: HttpServer, open_page: OpenPage
+) -> None:
+    page = open_page()
+    send(page, "good morning")
+    model = server.post("/score", json={"text": "good morning"}).json()["model"]
+    facts = page.locator("#facts")
+    expect(facts).to_have_text(re.compile(rf"^Model {re.escape(model)}, \d+ ms$"))
+    expect(facts).to_be_visible()
+
+
+def test_what_stands_after_the_window_that_spoke_is_greyed(
+    server: HttpServer, open_page: OpenPage
+) -> None:
+    page = open_page()
+    text = f"you are a stupid idiot {'what a lovely day 🌻 ' * 130}"
+    start, end = server.post("/score", json={"text": text}).json()["window"]
+    assert start == 0
+    page.get_by_label("Show what each word does").uncheck()
+    result = send(page, text)
+    outside = result.locator(".outside")
+    expect(outside).to_have_count(1)
+    assert outside.text_content() == text[end:]
+    colour = "it => getComputedStyle(it).color"
+    assert outside.evaluate(colour) != result.locator(".text").evaluate(colour)
+    assert outside.evaluate(colour) == page.locator("#facts").evaluate(colour)
+
+
+def test_meta_and_enter_submit_as_control_does(open_page: OpenPage) -> None:
+    page = open_page()
+    field = page.get_by_role("textbox", name="Text", exact=True)
+    field.fill("good morning")
+    field.press("Enter")  # alone, a new line
+    assert field.input_value() == "good morning\n"
+    expect(page.locator("#items > li")).to_have_count(0)
+    field.press("Meta+Enter")
+    expect(answered(page)).to_have_count(1)
+    assert field.input_value() == "good morning\n"
+
+
+def test_an_example_is_one_text_whatever_was_chosen_before(open_page: OpenPage) -> None:
+    page = open_page()
+    page.get_by_label("many texts, one a line").check()
+    page.get_by_role("button", name="spam").click()
+    expect(answered(page)).to_have_count(1)
+    expect(page.get_by_label("one text")).to_be_checked()
+    expect(page.get_by_role("heading", name="Result", exact=True)).to_be_visible()
+    example = page.get_by_role("button", name="spam").get_attribute("data-text")
+    assert page.get_by_role("textbox", name="Text", exact=True).input_value() == example
+
+
+def test_a_token_that_was_pasted_with_spaces_is_sent_without(open_page: OpenPage) -> None:
+    page = open_page(token=f" \t{TOKEN}  ")
+    headers = []
+    page.on("request", lambda request: headers.append(request.headers.get("x-api-key")))
+    expect(send(page, "good morning")).to_have_count(1)
+    assert headers == [TOKEN]
+
+
+def test_the_status_is_announced_and_the_results_have_a_heading(open_page: OpenPage) -> None:
+    page = open_page()
+    status = page.locator("#status")
+    # A live region is announced only if it was there, empty, before.
+    element = status.element_handle()
+    assert element is not None
+    expect(status).to_have_role("status")
+    expect(status).to_be_empty()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Hate-speech detection")
+    expect(page.get_by_role("heading", level=2)).to_have_count(0)
+    send(page, "good morning")
+    assert (element.text_content() or "").startswith("neutral, ")
+    assert element.evaluate("it => it.isConnected && it.ariaLive !== 'off' && !it.ariaHidden")
+    expect(page.get_by_role("heading", level=2)).to_have_text("Result")
+    page.get_by_label("many texts, one a line").check()
+    send(page, "good morning")
+    expect(page.get_by_role("heading", level=2)).to_have_text("Results")
+    expect(page.get_by_role("region", name="Results")).to_be_visible()
+    assert element.text_content() == "1 text: 1 neutral"
+
+
+# GET /docs, the documentation of the routes.
+
+
+def test_the_documentation_lists_every_operation_and_asks_nobody_else(
+    server: HttpServer, open_page: OpenPage, requests_seen: list[str], complaints: list[str]
+) -> None:
+    page = open_page(f"{server.url}/docs", token="")
+    document = server.get("/openapi.json", headers={}).json()
+    expected = {
+        (method.upper(), path) for path, methods in document["paths"].items() for method in methods
+    }
+    assert len(expected) == 11
+    operations = page.locator(".opblock")
+    expect(operations).to_have_count(len(expected))
+    shown = {
+        (
+            operation.locator(".opblock-summary-method").inner_text(),
+            # Swagger UI lets long paths break, by spaces of no width.
+            operation.locator(".opblock-summary-path").inner_text().replace("\u200b", ""),
+        )
+        for operation in operations.all()
+    }
+    assert shown == expected
+    expect(page.get_by_role("heading", name="Hate-speech detection")).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    local = [url for url in requests_seen if not url.startswith("data:")]
+    assert {url.removeprefix(server.url) for url in local} == {
+        *("/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/docs/start.js"),
+        *("/docs/favicon.png", "/openapi.json"),
+    }
+    assert complaints == []
+
+
+def test_the_documentation_signs_in_and_tries_a_request_out(
+    server: HttpServer, open_page: OpenPage, requests_seen: list[str], complaints: list[str]
+) -> None:
+    page = open_page(f"{server.url}/docs", token="")
+    page.locator(".auth-wrapper > .authorize").click()
+    dialog = page.locator(".dialog-ux")
+    scheme = dialog.locator(".auth-container", has_text="X-API-Key")
+    scheme.locator("input").fill(TOKEN)
+    scheme.get_by_role("button", name="Apply credentials").click()
+    expect(scheme.get_by_role("button", name="Remove authorization")).to_be_visible()
+    dialog.get_by_role("button", name="Close").last.click()
+    operation = page.locator("#operations-score-score")
+    operation.locator(".opblock-summary-control").click()
+    operation.get_by_role("button", name="Try it out").click()
+    operation.get_by_role("button", name="Execute").click()
+    reply = operation.locator(".live-responses-table .response")
+    expect(reply.locator(".response-col_status").first).to_contain_text("200")
+    expect(reply.locator(".response-col_description").first).to_contain_text('"neutral"')
+    assert sum(url == f"{server.url}/score" for url in requests_seen) == 1
+    assert complaints == []

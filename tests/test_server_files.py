@@ -248,6 +248,23 @@ def test_a_large_file_is_streamed_in_constant_memory_and_leaves_nothing(
     wait_until(lambda: temporary_files(server) == 0, "the upload to be removed")
 
 
+def test_a_small_parquet_file_that_would_fill_the_memory_is_refused(server: HttpServer) -> None:
+    column = pa.DictionaryArray.from_arrays(
+        pa.array([0] * 256, pa.int32()), pa.array(["x" * 3_000_000])
+    )
+    sink = io.BytesIO()
+    pq.write_table(
+        pa.table({"text": column}), sink, store_schema=False, dictionary_pagesize_limit=4_000_000
+    )
+    assert len(sink.getvalue()) < 1_000_000
+    upload(server, "warm.parquet", b"")
+    before = peak_memory(server)
+    reply = upload(server, "a.parquet", sink.getvalue())
+    assert (reply.status_code, reply.json()["error_type"]) == (413, "too_large")
+    assert peak_memory(server) - before < 300_000_000, "what it would have been, decoded, and more"
+    wait_until(lambda: temporary_files(server) == 0, "the upload to be removed")
+
+
 def test_an_upload_is_removed_when_the_client_goes_away(server: HttpServer) -> None:
     content = "text\n" + ("a " * 100 + "\n") * 20_000
     scored = server.metrics()["texts_total"]

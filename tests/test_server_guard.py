@@ -239,6 +239,45 @@ def test_a_body_over_the_limit_is_refused_however_it_comes(server: HttpServer) -
     assert reply.startswith("HTTP/1.1 413 ")
 
 
+def test_two_lengths_at_once_are_answered_and_the_limit_holds(server: HttpServer) -> None:
+    """RFC 9112, 6.3: chunks go before a declared length."""
+    body = json.dumps({"text": "good morning"}).encode()
+    chunk = b"%x\r\n%s\r\n" % (len(body), body)
+    for length in (0, 5, len(body), MAX_BODY):
+        both = f"Content-Length: {length}\r\nTransfer-Encoding: chunked"
+        reply = raw_post(server, both, chunk, b"0\r\n\r\n")
+        assert reply.startswith("HTTP/1.1 200 ")
+        assert reply.count("HTTP/1.1 ") == 1
+        frames = [b"%x\r\n%s\r\n" % (50_000, b"x" * 50_000)] * 3
+        assert raw_post(server, both, *frames).startswith("HTTP/1.1 413 ")
+
+
+def test_a_declared_length_that_is_not_the_bodys_is_answered_and_nothing_hangs(
+    server: HttpServer,
+) -> None:
+    body = json.dumps({"text": MARKER}).encode()
+    # Less than what comes: cut off, and what follows is no part of a request.
+    reply = raw_post(server, f"Content-Length: {len(body) - 1}", body)
+    assert reply.startswith("HTTP/1.1 422 ")
+    assert reply.count("HTTP/1.1 ") == 1
+    # Kept open, it would be the next request, and is none.
+    with server.connect() as connection:
+        head = SLOW_HEAD + b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n"
+        connection.sendall(head + b'{}{"text": "a"}\r\n\r\n')
+        reply = read_all(connection)
+    assert [reply.count(f"HTTP/1.1 {status} ") for status in (200, 422, 400)] == [0, 1, 1]
+    # More than what comes, and the client sends no more.
+    with server.connect() as connection:
+        head = SLOW_HEAD + b"Content-Type: application/json\r\nContent-Length: 900\r\n\r\n"
+        connection.sendall(head + body)
+        connection.shutdown(socket.SHUT_WR)
+        reply = read_all(connection)
+    assert reply == "" or reply.startswith("HTTP/1.1 4")
+    assert MARKER not in reply
+    for lengths in ("Content-Length: 2\r\nContent-Length: 30", "Content-Length: -1"):
+        assert raw_post(server, lengths, body).startswith("HTTP/1.1 400 ")
+
+
 def json_headers() -> dict[str, str]:
     return {**BEARER, "Content-Type": "application/json"}
 

@@ -197,7 +197,11 @@ class Classifier:
         if isinstance(result, ServiceError):
             raise result
         if self.device.type != "cpu":
-            self.probabilities([self._of_length(64)] * max(1, max_batch_tokens // 64))
+            try:
+                self.probabilities([self._of_length(64)] * max(1, max_batch_tokens // 64))
+            except torch.OutOfMemoryError:  # smaller batches may do: the batcher finds out
+                log.warning("a batch of %d tokens does not fit: lower it", max_batch_tokens)
+                torch.cuda.empty_cache()
             return
         until = time.perf_counter() + WARM_UP_SECONDS
         for length in range(ROW_STEP, WARM_UP_TOKENS + 1, ROW_STEP):

@@ -10,12 +10,15 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from typing import Final
 
 from utils.settings import Settings
 
+FIELDS: Final = "fields"  # log.info(…, extra={FIELDS: {"request_id": …}})
+
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC, ISO 8601), level, logger, message."""
+    """One JSON object a line: time (UTC, ISO 8601), level, logger, message, and given fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Render one record."""
@@ -25,6 +28,7 @@ class JsonFormatter(logging.Formatter):
                 "level": record.levelname,
                 "logger": record.name,
                 "message": record.getMessage(),
+                **getattr(record, FIELDS, {}),
             }
         )
 
