@@ -80,18 +80,28 @@ def transformers_model(dtype: torch.dtype, shape: ModelConfig = BASE) -> Any:
     import transformers
 
     library: Any = transformers  # partly without types
-    config = library.RobertaConfig(
-        vocab_size=embedded().model.vocab_size,
-        hidden_size=shape.hidden_size,
-        num_hidden_layers=shape.num_hidden_layers,
-        num_attention_heads=shape.num_attention_heads,
-        intermediate_size=shape.intermediate_size,
-        max_position_embeddings=shape.max_position_embeddings,
-        type_vocab_size=shape.type_vocab_size,
-        pad_token_id=shape.pad_token_id,
-        num_labels=shape.num_labels,
-    )
+    sizes = dataclasses.replace(shape, vocab_size=embedded().model.vocab_size)
+    config = roberta_config(sizes)
     return library.RobertaForSequenceClassification(config).eval().to(dtype)
+
+
+def roberta_config(sizes: ModelConfig) -> Any:
+    """Return transformers' configuration of these sizes."""
+    import transformers
+
+    library: Any = transformers
+    return library.RobertaConfig(
+        vocab_size=sizes.vocab_size,
+        hidden_size=sizes.hidden_size,
+        num_hidden_layers=sizes.num_hidden_layers,
+        num_attention_heads=sizes.num_attention_heads,
+        intermediate_size=sizes.intermediate_size,
+        max_position_embeddings=sizes.max_position_embeddings,
+        type_vocab_size=sizes.type_vocab_size,
+        pad_token_id=sizes.pad_token_id,
+        layer_norm_eps=sizes.layer_norm_eps,
+        num_labels=sizes.num_labels,
+    )
 
 
 def transformers_tokenizer() -> Any:

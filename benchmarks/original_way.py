@@ -97,18 +97,7 @@ def write_original(folder: Path) -> None:
     library: Any = transformers  # partly without types
     mini = models.embedded()
     sizes = mini.model
-    config = library.RobertaConfig(
-        vocab_size=sizes.vocab_size,
-        hidden_size=sizes.hidden_size,
-        num_hidden_layers=sizes.num_hidden_layers,
-        num_attention_heads=sizes.num_attention_heads,
-        intermediate_size=sizes.intermediate_size,
-        max_position_embeddings=sizes.max_position_embeddings,
-        type_vocab_size=sizes.type_vocab_size,
-        pad_token_id=sizes.pad_token_id,
-        layer_norm_eps=sizes.layer_norm_eps,
-    )
-    encoder = library.RobertaModel(config)
+    encoder = library.RobertaModel(models.roberta_config(sizes))
     model = OriginalModel(encoder, sizes.hidden_size, sizes.classifier_size, sizes.num_labels)
     weights = load_file(mini.path / checkpoints.WEIGHTS)
     model.load_state_dict({key: value.float() for key, value in weights.items()})

@@ -161,7 +161,7 @@ def allowed_methods(request: Request) -> list[str]:
     routes = request.app.router.routes
     return [
         method
-        for method in ("GET", "POST")
+        for method in ("GET", "HEAD", "POST")
         if any(
             route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes
         )

@@ -192,7 +192,12 @@ def test_cors_lets_in_the_listed_origin_alone(server: HttpServer) -> None:
 
 
 def test_a_path_says_which_methods_it_takes(server: HttpServer) -> None:
-    for method, path, allowed in (("PUT", "/score", "GET, POST"), ("GET", "/run", "POST")):
+    cases = (
+        ("PUT", "/score", "GET, POST"),
+        ("GET", "/run", "POST"),
+        ("PUT", "/ping", "GET, HEAD"),
+    )
+    for method, path, allowed in cases:
         reply = server.request(method, path)
         require_error(reply, 405, "method_not_allowed")
         assert reply.headers["Allow"] == allowed
