@@ -138,7 +138,11 @@ def test_large_texts_that_fit_are_read_a_few_at_a_time_and_come_back_as_they_wer
     assert after.column("label").to_pylist() == ["spam"] * len(text)
 
 
-@pytest.mark.parametrize("make", [pa.array, lambda rows: pa.array(rows).dictionary_encode()])
+@pytest.mark.parametrize(
+    "make",
+    [pa.array, lambda rows: pa.array(rows).dictionary_encode()],
+    ids=["strings", "dictionary"],
+)
 def test_a_batch_is_cut_where_its_texts_get_too_long_and_nowhere_else(make: Any) -> None:
     rows = ["", "éé", None, "abc", "x" * 20, "a", None, "", "bcdefg", "h"]
     batch = pa.record_batch({"text": make(rows), "id": list(range(len(rows)))})
@@ -195,7 +199,9 @@ def jsonl_file(texts: list[str]) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("kind", "write"), [(Csv, csv_file), (Tsv, tsv_file), (Jsonl, jsonl_file)], ids=str
+    ("kind", "write"),
+    [(Csv, csv_file), (Tsv, tsv_file), (Jsonl, jsonl_file)],
+    ids=["csv", "tsv", "jsonl"],
 )
 def test_a_chunk_closes_once_it_holds_many_characters(kind: type[Table], write: Any) -> None:
     texts = [*(str(i % 10) * WIDE for i in range(11)), *(f"short {i}" for i in range(9))]
