@@ -2,8 +2,9 @@
 
 No GPU was at hand. The model takes the arithmetic that BERTweet-large needs for a tweet, a GPU's
 published peak, and the share of it that an encoder like this gets, which is an assumption to be
-replaced by a measurement of yours. Two things on the host's side were measured (results.json) and
-cap it: one thread's normalising and tokenising, and the SDK's jobs per second.
+replaced by a measurement of yours. Two things on the host's side cap it: one thread's normalising
+and tokenising, as measured (results.json), and the jobs that the SDK hands out, about
+MAX_CONCURRENCY a second.
 
     python -m benchmarks.fleet_model [--texts-per-job 64] [--price-per-hour 0.7]
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from benchmarks import models, report
 from benchmarks.run_all import RESULTS
@@ -26,7 +27,7 @@ PEAKS: Final[Mapping[str, float]] = {
     "L4, 24 GB": 121,
     "RTX 4090, 24 GB": 165,
     "A100, 80 GB": 312,
-    "H100, 80 GB": 989,
+    "H100 SXM, 80 GB": 989,
 }
 
 
@@ -42,26 +43,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--busy", type=float, default=0.6, help="of the paid time that is work (%(default)s)"
     )
     parser.add_argument("--texts-per-job", type=report.positive, default=64, help="(%(default)s)")
+    parser.add_argument(
+        "--concurrency", type=report.positive, default=256, help="MAX_CONCURRENCY (%(default)s)"
+    )
     parser.add_argument("--price-per-hour", type=float, help="of one worker, in your currency")
     options = parser.parse_args(arguments)
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    host = host_limit(results, options.texts_per_job)
+    reading = min(float(figure["raw"]["theirs"]) for figure in results["reading"]["figures"])
+    jobs = float(options.concurrency * options.texts_per_job)
     print("| GPU | tweets/s, a busy worker | limited by | paid GPU hours a million tweets |")
     print("| --- | ---: | --- | ---: |")
     for name, peak in PEAKS.items():
         device = options.share * peak * 1e12 / operations(models.LARGE, TOKENS, 1)
-        rate = min(device, host)
+        rate, limit = min((device, "the GPU"), (reading, "reading"), (jobs, "MAX_CONCURRENCY"))
         hours = 1e6 / rate / 3600 / options.busy
         cost = "" if options.price_per_hour is None else f" ({hours * options.price_per_hour:.2f})"
-        limit = "the GPU" if device <= host else "the host"
         print(f"| {name} | {rate:,.0f} | {limit} | {hours:.2f}{cost} |")
-
-
-def host_limit(results: Mapping[str, Any], texts_per_job: int) -> float:
-    """Return the tweets per second that one worker's processor lets through."""
-    reading = min(figure["raw"]["theirs"] for figure in results["reading"]["figures"])
-    (loop,) = results["sdk_loop"]["figures"]
-    return min(float(reading), float(loop["raw"]["ours"]) * texts_per_job)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,7 @@
 
 Both score one tweet a request with the weights of the embedded checkpoint in float32. The old way
 is rebuilt from transformers: the module is unpickled, the tokenizer read from its folder, the tweet
-normalised and scored, request by request, imports not counted. BERTweet-large is thirty times as
-large; there the difference grows with it.
+normalised and scored, request by request, imports not counted.
 
     python -m benchmarks.original_way
 """

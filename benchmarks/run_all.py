@@ -52,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), help="run these alone")
-    parser.add_argument("--quick", action="store_true", help="two rounds of each; no good figures")
+    parser.add_argument(
+        "--quick", action="store_true", help="two rounds of each, printed and not kept"
+    )
     options = parser.parse_args(arguments)
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     failed = []
@@ -65,14 +67,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed.append(name)
             continue
         results[name] = {**found, "minutes": round((time.monotonic() - started) / 60, 1)}
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        if options.quick:
+            print(table({name: results[name]}))
+        else:
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    for name in failed:
+        print(f"failed: {name}", file=sys.stderr)
+    if options.quick:
+        return 1 if failed else 0
     ordered = {name: results[name] for name in BENCHMARKS if name in results}
     text = README.read_text(encoding="utf-8")
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     README.write_text(f"{head}{BEGIN}\n\n{table(ordered)}\n{END}{tail}", encoding="utf-8")
-    for name in failed:
-        print(f"failed: {name}", file=sys.stderr)
     return 1 if failed else 0
 
 

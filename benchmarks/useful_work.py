@@ -7,7 +7,7 @@ keys and values of all tokens, everything else of the first token of each text.
 
 The bare products are the layers' own shapes at ``ROWS`` rows, weighted as the model weights them,
 by the fastest of what torch has: ``linear``, ``matmul``, and oneDNN's product with weights
-reordered beforehand, which the engine does not do (it maps the checkpoint instead of copying it).
+reordered beforehand, as the engine's are.
 
     python -m benchmarks.useful_work [--dtype bfloat16]
 """

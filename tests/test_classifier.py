@@ -314,7 +314,7 @@ def test_on_a_gpu_a_full_batch_that_does_not_fit_is_no_reason_not_to_start(
     monkeypatch.setattr(small_classifier, "probabilities", limited)
     monkeypatch.setattr(small_classifier, "device", torch.device("cuda"))
     small_classifier.warm_up(16_384)
-    assert max(sizes) == 16_384
+    assert 0.9 * 16_384 < max(sizes) <= 16_384
     assert "does not fit" in caplog.text
 
 
@@ -326,3 +326,13 @@ def test_warming_up_raises_what_keeps_the_model_from_scoring(
     )
     with pytest.raises(InternalError):
         small_classifier.warm_up(16_384)
+
+
+@pytest.mark.skipif(not onednn_dtypes(), reason="this build of torch has no oneDNN")
+def test_a_cpu_serves_weights_in_the_order_of_onednn(small_checkpoint: Path) -> None:
+    settings = Settings.from_environment(
+        {"MODEL_DIR": str(small_checkpoint), "DEVICE": "cpu", "DTYPE": "float32"}
+    )
+    encoder = Classifier.from_settings(settings)._model.model.encoder.state_dict()
+    assert encoder
+    assert not any(key.endswith("dense.weight") for key in encoder)

@@ -19,12 +19,16 @@ from utils.libraries import set_library_defaults
         ({}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, {"OMP_WAIT_POLICY": "ACTIVE"}),
         ({"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "7"}),
+        (
+            {"OMP_WAIT_POLICY": "ACTIVE", "TOKENIZERS_PARALLELISM": "true"},
+            {"OMP_WAIT_POLICY": "ACTIVE", "TOKENIZERS_PARALLELISM": "true"},
+        ),
     ],
 )
 def test_what_somebody_set_stays(given: dict[str, str], expected: dict[str, str]) -> None:
     environment = dict(given)
     set_library_defaults(environment)
-    assert environment == {**expected, "TOKENIZERS_PARALLELISM": "false"}
+    assert environment == {"TOKENIZERS_PARALLELISM": "false", **expected}
 
 
 NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")

@@ -123,6 +123,7 @@ def load_model(
                 for module in model.get_submodule(layer).modules():
                     if isinstance(module, Linear):
                         module.reorder()
+            del state  # before the next layer is read
     except (OSError, SafetensorError, RuntimeError) as exc:
         reason = str(exc).splitlines()[0]
         raise CheckpointError(f"{checkpoint.path}: {WEIGHTS} does not load: {reason}") from exc

@@ -197,10 +197,15 @@ class Classifier:
         if isinstance(result, ServiceError):
             raise result
         if self.device.type != "cpu":
+            # Of several lengths: a masked group runs other kernels than one of a single length.
+            lengths = [56 + index % 9 for index in range(max(1, max_batch_tokens // 64))]
+            fits = True
             try:
-                self.probabilities([self._of_length(64)] * max(1, max_batch_tokens // 64))
-            except torch.OutOfMemoryError:  # smaller batches may do: the batcher finds out
-                log.warning("a batch of %d tokens does not fit: lower it", max_batch_tokens)
+                self.probabilities([self._of_length(length) for length in lengths])
+            except torch.OutOfMemoryError:
+                fits = False
+            if not fits:  # out of the except block, which would hold on to the pass's tensors
+                log.warning("MAX_BATCH_TOKENS=%d does not fit: lower it", max_batch_tokens)
                 torch.cuda.empty_cache()
             return
         until = time.perf_counter() + WARM_UP_SECONDS

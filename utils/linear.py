@@ -2,8 +2,8 @@
 
 ``torch.nn.functional.linear`` computes float32 with MKL, which leaves AVX-512 unused on processors
 of other makers: oneDNN, which torch has on board and its compiler uses, took half the time there
-and no more elsewhere. Its operators are not a documented interface, so they are used only where
-they exist, and only to infer; ``torch.backends.mkldnn.enabled = False`` does without them.
+(``benchmarks/useful_work.py``). Its operators are not a documented interface, so they are used only
+where they exist, and only to infer; ``torch.backends.mkldnn.enabled = False`` does without them.
 
 oneDNN builds a primitive for every shape it meets, which costs about as long as a short text does.
 So rows are rounded up to a multiple of ``ROW_STEP`` and taken ``ROWS_AT_ONCE`` at most: 64 shapes
@@ -15,12 +15,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from functools import cache
-from typing import Final
+from typing import Final, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+OPERATORS: Final = (*("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported"),)
 ROW_STEP: Final = 8
 # Also keeps a layer's widest intermediate result within a processor's caches.
 ROWS_AT_ONCE: Final = 512
@@ -34,14 +35,20 @@ class Linear(nn.Linear):
     def reorder(self) -> None:
         """Let oneDNN keep the weights in an order of its own, in place of them.
 
-        Short texts then take a fifth less time. The layer can do nothing but infer any more, and
-        its ``weight`` is gone. Where oneDNN does not serve, nothing happens.
+        The product then need not reorder them again and again. The layer can do nothing but infer
+        any more, and its ``weight`` is gone. Where oneDNN does not serve, nothing happens.
         """
         if _may_serve(self.weight):
             self._reordered = torch.ops.mkldnn._reorder_linear_weight(
                 self.weight.detach(), ROWS_AT_ONCE
             )
             del self.weight
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if self._reordered is not None:
+            raise RuntimeError("a layer in oneDNN's order can be neither moved nor cast")
+        moved: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
+        return moved
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return ``[rows, out_features]``."""
@@ -103,7 +110,7 @@ def onednn_dtypes() -> frozenset[torch.dtype]:
     # Elsewhere oneDNN stands on other kernels, which nobody here has measured.
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return frozenset()
-    if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not torch._C._has_mkldnn or not all(hasattr(torch.ops.mkldnn, name) for name in OPERATORS):
         return frozenset()
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return frozenset({torch.float32, torch.bfloat16})
