@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import operator
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -54,10 +55,8 @@ def at_least(
     **raw: Any,
 ) -> Figure:
     """Compare rates, where more is better: ``ours / theirs``."""
-    ratio = median(a / b for a, b in zip(ours, theirs, strict=True))
-    wanted = "" if target is None else f"at least {target:g}"
-    met = None if target is None else ratio >= target
-    return Figure(name, against, ratio, wanted, met, _raw(ours, theirs, raw))
+    aim = ("at least", operator.ge, target)
+    return _compare(name, against, ours, theirs, aim, raw)
 
 
 def at_most(
@@ -69,9 +68,22 @@ def at_most(
     **raw: Any,
 ) -> Figure:
     """Compare costs, where less is better: ``ours / theirs``."""
+    aim = ("at most", operator.le, target)
+    return _compare(name, against, ours, theirs, aim, raw)
+
+
+def _compare(
+    name: str,
+    against: str,
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    aim: tuple[str, Callable[[float, float], bool], float | None],
+    raw: Mapping[str, Any],
+) -> Figure:
+    words, reaches, target = aim
     ratio = median(a / b for a, b in zip(ours, theirs, strict=True))
-    wanted = "" if target is None else f"at most {target:g}"
-    met = None if target is None else ratio <= target
+    wanted = "" if target is None else f"{words} {target:g}"
+    met = None if target is None else reaches(ratio, target)
     return Figure(name, against, ratio, wanted, met, _raw(ours, theirs, raw))
 
 
