@@ -62,7 +62,7 @@ COPY download.py ./
 COPY fetching/__init__.py fetching/folder.py fetching/http.py fetching/options.py \
      fetching/tokenizer.py fetching/workplace.py ./fetching/
 COPY utils/__init__.py utils/_tweet_tokens.py utils/checkpoint.py utils/classifier.py \
-     utils/custom_model.py utils/emoji_names.tsv utils/errors.py utils/linear.py \
+     utils/custom_model.py utils/emoji_names.tsv utils/encoder.py utils/errors.py utils/linear.py \
      utils/packing.py utils/pickle_reader.py utils/pickle_values.py utils/schema.py \
      utils/settings.py utils/spans.py utils/torch_file.py utils/tweet_normalizer.py \
      utils/unpickle.py ./utils/

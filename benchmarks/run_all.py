@@ -30,6 +30,7 @@ BENCHMARKS: Final[Mapping[str, Sequence[str]]] = {
     "cold_start": (),
     "load": (),
     "offline_throughput": (),
+    "bulk_local": (),
     "useful_work": (),
     "http_throughput": ("--rounds", "3"),
     "handler_concurrency": (),

@@ -26,7 +26,8 @@ from tests.support.http_server import (
     together,
 )
 from tests.support.worker_process import clean_environment
-from utils.classifier import _INVISIBLE, Classifier
+from utils.classifier import Classifier
+from utils.encoder import INVISIBLE
 from utils.schema import LABELS, TextScore
 
 
@@ -175,7 +176,7 @@ def test_the_document_is_what_a_platform_imports(server: HttpServer) -> None:
 def test_the_documented_pattern_is_what_the_classifier_calls_visible() -> None:
     pattern = re.compile(VISIBLE)
     for code in [c for c in range(0x10000) if not 0xD800 <= c < 0xE000]:
-        assert bool(pattern.search(chr(code))) != bool(_INVISIBLE.fullmatch(chr(code))), hex(code)
+        assert bool(pattern.search(chr(code))) != bool(INVISIBLE.fullmatch(chr(code))), hex(code)
     assert regex.search(VISIBLE, "👋")
 
 

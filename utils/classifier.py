@@ -14,24 +14,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-import regex
 import torch
 from tokenizers import Tokenizer
 
 from utils import checkpoint as checkpoints
 from utils.checkpoint import Checkpoint
 from utils.custom_model import CustomModel
+from utils.encoder import Encoded, Encoder
 from utils.errors import (
     CheckpointError,
     InternalError,
     ServiceError,
     SettingsError,
-    TooLargeError,
-    ValidationError,
 )
 from utils.linear import ROW_STEP
 from utils.schema import LABELS, TextScore, WordInfluence
@@ -40,8 +37,6 @@ from utils.spans import locate, words_to_explain
 from utils.tweet_normalizer import normalize_tweet
 
 log = logging.getLogger(__name__)
-
-WINDOW_OVERLAP: Final = 128
 
 # Offline, so many parts of so many texts are read ahead of the device.
 READ_AT_ONCE: Final = 128
@@ -52,22 +47,10 @@ WARM_UP_SECONDS: Final = 0.3
 
 NEUTRAL: Final = LABELS.index("neutral")
 
-# White space, controls and what Unicode says is not shown: nothing there for a reader.
-_INVISIBLE = regex.compile(r"[\s\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}]*")
-
 Sequences = list[list[int]]
 Probabilities = list[list[float]]
 # Yields token sequences, is sent [len(sequences)][labels] probabilities, returns the score.
 Reading = Generator[Sequences, Probabilities, TextScore]
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A text as the model reads it."""
-
-    normalized: str
-    windows: Sequences  # token ids, special tokens included, each at most the model's length
-    spans: list[tuple[int, int]]  # of each window, code points into ``normalized``
 
 
 class Classifier:
@@ -77,13 +60,14 @@ class Classifier:
         self, checkpoint: Checkpoint, model: CustomModel, tokenizer: Tokenizer, max_windows: int
     ) -> None:
         self.model_id = checkpoint.model_id
+        self.thresholds = checkpoint.thresholds
         self.max_windows = max_windows
         self.device = model.linear1.weight.device
         self._model = model
         self._tokenizer = tokenizer
         self._max_tokens = checkpoint.model.max_tokens
-        nothing = tokenizer.encode("").ids
-        self._begin, self._end = nothing[0], nothing[-1]
+        self.encoder = Encoder(tokenizer, checkpoint.model.max_tokens, max_windows)
+        self._begin, self._end = self.encoder.begin, self.encoder.end
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -106,28 +90,7 @@ class Classifier:
         Raises :class:`ValidationError` if nothing visible is left, :class:`TooLargeError` if the
         text needs more than ``max_windows``.
         """
-        normalized = normalize_tweet(text)
-        if _INVISIBLE.fullmatch(normalized):
-            raise ValidationError("holds nothing but white space or invisible characters")
-        encoding = self._tokenizer.encode(normalized)
-        ids, offsets = encoding.ids, encoding.offsets
-        if len(ids) <= self._max_tokens:
-            return Encoded(normalized, [ids], [(0, len(normalized))])
-        room = self._max_tokens - 2
-        overlap = min(WINDOW_OVERLAP, room // 2)  # the half: for models of very few positions
-        content, offsets = ids[1:-1], offsets[1:-1]
-        starts = range(0, len(content) - overlap, room - overlap)
-        if len(starts) > self.max_windows:
-            raise TooLargeError(
-                f"needs {len(starts)} windows of {self._max_tokens} tokens, "
-                f"the limit is {self.max_windows}"
-            )
-        cuts = [(start, min(start + room, len(content))) for start in starts]
-        return Encoded(
-            normalized,
-            [[self._begin, *content[start:end], self._end] for start, end in cuts],
-            [(offsets[start][0], offsets[end - 1][1]) for start, end in cuts],
-        )
+        return self.encoder.encode(text)
 
     def read(self, text: str, explain: bool = False) -> Reading:
         """Read one text; see :data:`Reading` for what is yielded, sent and returned.
@@ -264,6 +227,34 @@ class Classifier:
             flush()
         return results
 
+    def score_windows(
+        self,
+        texts: Sequence[Sequences],
+        max_batch_tokens: int = 16_384,
+        progress: Callable[[int], object] = lambda _texts: None,
+    ) -> list[TextScore | ServiceError]:
+        """Score texts that an :class:`Encoder` has read elsewhere, each given by its windows.
+
+        In order, as :meth:`score` does, but without ``window``. Sequences of similar length share
+        a pass, the longest first: what does not fit into memory shows at once. ``progress`` is
+        called with the number of texts finished since the last call.
+        """
+        flat = [(index, sequence) for index, windows in enumerate(texts) for sequence in windows]
+        flat.sort(key=lambda pair: -len(pair[1]))
+        found: list[Probabilities] = [[] for _ in texts]
+        while flat:
+            tokens = itertools.accumulate(len(sequence) for _, sequence in flat)
+            fitting = itertools.takewhile(lambda total: total <= max_batch_tokens, tokens)
+            count = max(1, sum(1 for _ in fitting))
+            batch, flat = flat[:count], flat[count:]
+            done = 0
+            rows = self.probabilities([sequence for _, sequence in batch])
+            for (index, _), row in zip(batch, rows, strict=True):
+                found[index].append(row)
+                done += len(found[index]) == len(texts[index])
+            progress(done)
+        return [spoken_for(rows) for rows in found]
+
     def _begin_ahead(
         self, texts: Sequence[str], explain: bool
     ) -> Iterator[tuple[Reading, Sequences | ServiceError]]:
@@ -302,6 +293,15 @@ def begin_reading(reading: Reading) -> tuple[Reading, Sequences | ServiceError]:
         return reading, next(reading)
     except ServiceError as error:
         return reading, error
+
+
+def spoken_for(rows: Probabilities) -> TextScore | ServiceError:
+    """Return the score of a text by its windows' probabilities, in any order."""
+    try:
+        require_finite(rows)
+    except ServiceError as error:
+        return error
+    return TextScore(min(rows, key=lambda row: row[NEUTRAL]), len(rows), None, None)
 
 
 def require_finite(rows: Probabilities) -> None:

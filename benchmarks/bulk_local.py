@@ -1,0 +1,99 @@
+"""Bulk scoring on this machine against the classifier alone, offline, on the same texts.
+
+What ``score.py`` does between the first row and the last part of scores (reading CSV, normalising
+and tokenising in other processes, scoring, writing the parts) against ``Classifier.score`` of the
+same list. Loading the model and writing the output are left out, and printed.
+
+    python -m benchmarks.bulk_local [--readers N]
+"""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks import models, report
+from bulk.local import LocalEngine, default_readers
+from bulk.plan import Job, make_plan
+from bulk.run import run
+from utils import checkpoint as checkpoints
+from utils.classifier import Classifier
+from utils.settings import Settings
+
+TARGET = 0.9
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = report.parser(__doc__, rounds=3)
+    parser.add_argument(
+        "--readers", type=int, default=default_readers(), metavar="N", help="(%(default)s)"
+    )
+    parser.add_argument(
+        "--mini-texts", type=report.positive, default=20_000, help="for mini (%(default)s)"
+    )
+    parser.add_argument(
+        "--base-texts", type=report.positive, default=512, help="for the base shape (%(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    settings = Settings(model_dir=checkpoints.EMBEDDED, device="cpu", dtype="float32")
+    figures = [
+        compare(name, classifier, count, options.readers, options.rounds)
+        for name, classifier, count in (
+            ("mini checkpoint", Classifier.from_settings(settings), options.mini_texts),
+            ("base shape, float32", models.classifier(torch.float32), options.base_texts),
+        )
+    ]
+    report.publish(figures, options.json)
+
+
+def compare(
+    name: str, classifier: Classifier, count: int, readers: int, rounds: int
+) -> report.Figure:
+    """Measure rows per second of both."""
+    sample = models.sample_texts()
+    texts = [sample[index % len(sample)] for index in range(count)]
+    whole: list[float] = []
+
+    def bulk() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "in.csv"
+            with source.open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows([["text"], *([text] for text in texts)])
+            out = str(Path(folder) / "out.csv")
+            settings = Settings()
+            job = Job(str(source), out, "text", 4096, "", None, include_text=False)
+            started = time.perf_counter()
+            outcome = run(
+                make_plan(job, settings), lambda: LocalEngine(classifier, settings, readers)
+            )
+            assert outcome is not None
+            whole.append(time.perf_counter() - started)
+            return outcome.scored / outcome.seconds
+
+    def alone() -> float:
+        started = time.perf_counter()
+        classifier.score(texts)
+        return len(texts) / (time.perf_counter() - started)
+
+    classifier.score(texts[:256])
+    ours, theirs = report.in_turn(bulk, alone, rounds)
+    return report.at_least(
+        f"bulk scoring, {name}, rows/s",
+        "Classifier.score",
+        ours,
+        theirs,
+        TARGET,
+        rows=count,
+        readers=readers,
+        whole_run_s=[round(seconds, 2) for seconds in whole],
+    )
+
+
+if __name__ == "__main__":
+    main()

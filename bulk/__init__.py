@@ -1,0 +1,1 @@
+"""Bulk scoring: files of texts in, files of scores out; see ``score.py``."""

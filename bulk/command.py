@@ -1,0 +1,209 @@
+"""The command line of score.py."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.util
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any, Final
+
+from tqdm import tqdm
+
+from bulk.engine import EngineError
+from bulk.errors import RunError
+from bulk.files import Place
+from bulk.plan import Job, make_plan, receipt_of
+from bulk.run import Outcome, run
+from utils.errors import CheckpointError, SettingsError, describe_exception
+from utils.schema import LABELS
+from utils.settings import Settings
+
+DESCRIPTION = """\
+Score a file of tweets, or many: every row goes out as it came in, in the same order, with its
+scores beside it: hate, abusing, neutral, spam, label (the largest), windows (in how many parts a
+long text was read) and error (why a row has none of these).
+
+IN is a file, a folder, a glob in quotes, or a URL that fsspec knows (s3://…, with s3fs installed):
+.csv and .tsv with a header, .jsonl or .ndjson, each also as .gz or .zst, and .parquet. OUT is a
+file of the same format, compressed or not; without such an ending it is a folder, which gets a file
+of the same name for each input.
+
+The model, the device and the limits come from environment variables, as everywhere: MODEL_DIR,
+DEVICE, DTYPE, MAX_BATCH_TOKENS, MAX_TEXT_CHARS, MAX_WINDOWS. The README lists them.
+
+Interrupted (Ctrl-C, SIGTERM, kill -9, even a power cut), the same command goes on: what is scored
+is kept in OUT.partial. OUT appears when it is complete. OUT.run.json beside it names the model.
+"""
+
+EPILOG = """\
+examples:
+  python score.py tweets.csv scored.csv
+  python score.py tweets.jsonl.zst scored.jsonl.gz --text-column body --report report.html
+  python score.py 'archive/2024-*.parquet' scored/
+  MODEL_DIR=checkpoints/mine python score.py s3://bucket/tweets/ s3://bucket/scored/
+
+docs/bulk.md has an example of each engine, and how to plan for a billion rows.
+"""
+
+# Imported with the parser, so they import neither torch nor ray before an engine is made.
+ENGINES: Final[Mapping[str, str]] = {
+    "local": "bulk.local",
+    "ray": "bulk.ray_data",
+    "runpod": "bulk.runpod_api",
+}
+GROUPS: Final[Mapping[str, str]] = {
+    "local": "--engine local: on this machine's device",
+    "ray": "--engine ray: on a Ray cluster, or on all devices of this machine",
+    "runpod": "--engine runpod: on a Runpod endpoint",
+}
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="score.py",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("source", metavar="IN", help="file, folder, glob or URL")
+    add("out", metavar="OUT", help="file or folder that is not there yet")
+    add("--text-column", default="text", metavar="NAME", help="default: %(default)s")
+    add("--engine", choices=list(ENGINES), default="local", help="default: %(default)s")
+    add(
+        "--chunk-rows",
+        type=_chunk_rows,
+        default=4096,
+        metavar="N",
+        help="rows in a part: what is lost at most when a run is killed, for each part in flight "
+        "(default: %(default)s)",
+    )
+    add(
+        "--prefix",
+        default="",
+        metavar="P",
+        help="put P before the names of the new columns, where IN has columns of these names",
+    )
+    add("--report", metavar="FILE.html", help="also write a page of figures about the scores")
+    add(
+        "--include-text",
+        action="store_true",
+        help="show the texts of the report's examples, not their row numbers alone",
+    )
+    for name, module in ENGINES.items():
+        if importlib.util.find_spec(module):
+            importlib.import_module(module).add_arguments(parser.add_argument_group(GROUPS[name]))
+    return parser.parse_args(arguments)
+
+
+def _chunk_rows(value: str) -> int:
+    if not value.isdecimal() or not 1 <= int(value) <= 1_000_000:
+        raise argparse.ArgumentTypeError("must be a whole number from 1 to 1000000")
+    return int(value)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit code: 1 after an error, 130 after an interruption."""
+    options = parse(arguments)
+    try:
+        with interruptible():
+            settings = Settings.from_environment(os.environ)
+            logging.basicConfig(
+                level=settings.log_level, format="%(message)s", handlers=[_PastBars()]
+            )
+            return score(options, settings)
+    except (RunError, EngineError, CheckpointError, SettingsError) as exc:
+        fault = str(exc)
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on from here")
+        return 130
+    except OSError as exc:
+        place = f"{exc.filename}: " if exc.filename else ""
+        fault = f"{place}{exc.strerror or describe_exception(exc)}"
+    except Exception as exc:  # its message may quote a text
+        fault = f"unexpected: {describe_exception(exc)}"
+    say(f"error: {' '.join(fault.split())}")
+    return 1
+
+
+def score(options: argparse.Namespace, settings: Settings) -> int:
+    """Plan, run and sum up."""
+    job = Job(
+        options.source,
+        options.out,
+        options.text_column,
+        options.chunk_rows,
+        options.prefix,
+        options.report,
+        options.include_text,
+    )
+    if job.include_text and not job.report:
+        raise RunError("--include-text: goes with --report")
+    if job.report:
+        folder = Place.of(job.report.rpartition("/")[0] or ".")
+        if folder.is_local and not folder.fs.isdir(folder.path):
+            raise RunError(f"--report {job.report}: there is no such folder")
+    plan = make_plan(job, settings)
+    module: Any = importlib.import_module(ENGINES[options.engine])
+    outcome = run(plan, lambda: module.make_engine(options, settings))
+    if outcome is None:
+        if job.report and not Place.of(job.report).exists():
+            raise RunError(f"{plan.out}: is finished, without a report; remove it to score again")
+        model = (receipt_of(plan) or {}).get("model")
+        say(f"{plan.out} is finished, by {model}; remove it to score again")
+    else:
+        say(f"wrote {plan.out}\n{summary(outcome)}")
+    return 0
+
+
+def summary(outcome: Outcome) -> str:
+    """Return what a run came to, in a few lines."""
+    counted = outcome.statistics
+    scored = counted.rows - counted.errors.total()
+    lines = [f"{counted.rows:,} rows, {scored:,} scored by {outcome.model}"]
+    lines += [
+        f"  {label:<8} {counted.labels[label]:>12,}  {counted.labels[label] / max(1, scored):7.2%}"
+        for label in LABELS
+    ]
+    if counted.long_texts:
+        lines.append(f"  {counted.long_texts:,} read in several windows")
+    lines += [f"  error {code}: {count:,}" for code, count in sorted(counted.errors.items())]
+    if outcome.scored:
+        rate = outcome.scored / max(outcome.seconds, 1e-9)
+        lines.append(f"  {outcome.scored:,} rows in {outcome.seconds:,.1f} s: {rate:,.0f} rows/s")
+    return "\n".join(lines)
+
+
+def say(message: str) -> None:
+    """Write to standard error, past any progress bar."""
+    tqdm.write(message, file=sys.stderr)
+
+
+class _PastBars(logging.Handler):
+    """Writes log lines where a progress bar leaves room."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        say(self.format(record))
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Have SIGTERM do what Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

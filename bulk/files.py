@@ -1,0 +1,223 @@
+"""Where a run reads and writes: files, folders, globs and whatever else fsspec can open."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, Final, Self, cast
+
+import fsspec
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+
+from bulk.errors import RunError
+
+KINDS: Final[Mapping[str, str]] = {
+    ".csv": "CSV",
+    ".tsv": "TSV",
+    ".jsonl": "JSONL",
+    ".ndjson": "JSONL",
+    ".parquet": "Parquet",
+}
+COMPRESSIONS: Final[Mapping[str, str]] = {".gz": "gzip", ".zst": "zstd"}
+FORMATS: Final = ".csv, .tsv, .jsonl, .ndjson (each also with .gz or .zst) or .parquet"
+PARTIAL: Final = ".partial"
+
+# What file systems call the version of a file; the first one there tells a changed file.
+VERSIONS: Final = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a file's name says about it."""
+
+    kind: str  # one of KINDS' values
+    compression: str | None  # pyarrow's name
+
+    @classmethod
+    def of(cls, name: str) -> Self | None:
+        """Tell by the name's end; ``None`` for any other file."""
+        path = PurePosixPath(name.lower())
+        compression = COMPRESSIONS.get(path.suffix)
+        if compression:
+            path = path.with_suffix("")
+        kind = KINDS.get(path.suffix)
+        if kind is None or (kind == "Parquet" and compression):
+            return None
+        return cls(kind, compression)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A path in some file system."""
+
+    fs: Any
+    path: str
+
+    @classmethod
+    def of(cls, url: str) -> Self:
+        """Read a path or URL; raise :class:`RunError` for what fsspec can't open."""
+        try:
+            fs, path = fsspec.url_to_fs(url)
+        except (ImportError, ValueError) as exc:
+            raise RunError(f"{url}: {str(exc).splitlines()[0]}") from None
+        return cls(fs, path.rstrip("/") or "/")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine, where a rename is one step and a lock holds."""
+        return isinstance(self.fs, LocalFileSystem)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return PurePosixPath(self.path).name
+
+    def __truediv__(self, name: str) -> Place:
+        return Place(self.fs, f"{self.path}/{name}")
+
+    def __str__(self) -> str:
+        return self.path if self.is_local else str(self.fs.unstrip_protocol(self.path))
+
+    def beside(self, suffix: str) -> Place:
+        """Return the place of this name and a suffix."""
+        return Place(self.fs, self.path + suffix)
+
+    def exists(self) -> bool:
+        """Say whether there is a file, or a folder that is not empty."""
+        if not self.fs.exists(self.path):
+            return False
+        return not self.fs.isdir(self.path) or bool(self.fs.ls(self.path, detail=False))
+
+    def make_folder(self) -> None:
+        """Make a folder and those above it; one that is there is fine."""
+        self.fs.makedirs(self.path, exist_ok=True)
+
+    def names(self) -> list[str]:
+        """List a folder, empty if there is none."""
+        if not self.fs.isdir(self.path):
+            return []
+        self.fs.invalidate_cache(self.path)
+        return sorted(PurePosixPath(path).name for path in self.fs.ls(self.path, detail=False))
+
+    def read(self) -> bytes:
+        """Return a whole file; raise :class:`FileNotFoundError`."""
+        return cast(bytes, self.fs.cat_file(self.path))
+
+    def write(self, data: bytes) -> None:
+        """Write a small file in one step: whoever looks sees all of it or none."""
+        if not self.is_local:  # object stores show an object when it is complete
+            self.fs.pipe_file(self.path, data)
+            return
+        temporary = f"{self.path}.tmp"
+        with self.named_in_errors():
+            try:
+                with open(temporary, "wb") as file:  # noqa: PTH123 - a path of fsspec's
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())  # else a power cut may leave the name without data
+                os.replace(temporary, self.path)  # noqa: PTH105 - a path of fsspec's
+            except OSError:
+                if self.fs.exists(temporary):
+                    self.fs.rm_file(temporary)
+                raise
+
+    @contextlib.contextmanager
+    def named_in_errors(self) -> Iterator[None]:
+        """Have errors of a file that is open, such as a full disk's, name the file."""
+        try:
+            yield
+        except OSError as exc:
+            if exc.filename is not None or exc.errno is None:
+                raise
+            raise OSError(exc.errno, os.strerror(exc.errno), self.path) from exc
+
+    def sync(self) -> None:
+        """Have a file on this machine survive a power cut from now on."""
+        if self.is_local:
+            with open(self.path, "rb") as file:  # noqa: PTH123 - a path of fsspec's
+                os.fsync(file.fileno())
+
+    def move(self, target: Place) -> None:
+        """Rename a file or folder; one step on this machine, file by file in an object store."""
+        if self.is_local:
+            os.rename(self.path, target.path)  # noqa: PTH104 - a path of fsspec's
+            return
+        if not self.fs.isdir(self.path):
+            self.fs.mv(self.path, target.path)
+            return
+        for path in sorted(self.fs.find(self.path)):
+            self.fs.mv(path, target.path + path[len(self.path) :])
+
+    def remove(self) -> None:
+        """Remove a file or folder, if it is there."""
+        if self.is_local:
+            shutil.rmtree(self.path, ignore_errors=True)
+        elif self.fs.exists(self.path):
+            self.fs.rm(self.path, recursive=True)
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file to be scored."""
+
+    place: Place
+    name: str  # below IN, as OUT will name it
+    format: Format
+    size: int | None  # bytes
+    version: str  # changes with the file
+
+    def open(self) -> tuple[BinaryIO, BinaryIO]:
+        """Return the file and, to be read, what is in it; decompressed if it is compressed."""
+        raw = cast(BinaryIO, self.place.fs.open(self.place.path, "rb"))
+        if self.format.compression is None:
+            return raw, raw
+        return raw, cast(BinaryIO, pa.CompressedInputStream(raw, self.format.compression))
+
+
+def find_inputs(url: str, out: Place) -> tuple[list[Input], bool]:
+    """Return the files that a path, folder, glob or URL names, in order, and whether it is many.
+
+    Raises :class:`RunError` if there is none, or one of an unknown format.
+    """
+    place = Place.of(url)
+    fs = place.fs
+    if fs.isfile(place.path):
+        return [_input(place, place.name, fs.info(place.path))], False
+    if fs.isdir(place.path):
+        root, found = place.path, fs.find(place.path, detail=True)
+    elif any(sign in place.path for sign in "*?["):
+        found = {
+            path: info
+            for path, info in fs.glob(place.path, detail=True).items()
+            if info["type"] == "file"
+        }
+        parts = PurePosixPath(place.path).parts
+        fixed = [any(sign in part for sign in "*?[") for part in parts].index(True)
+        root = str(PurePosixPath(*parts[:fixed])) if fixed else ""
+    else:
+        raise RunError(f"{url}: there is no such file or folder")
+    inputs = []
+    for path in sorted(found):
+        name = path[len(root) :].lstrip("/")
+        hidden = any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
+        ours = f"{path}/".startswith((f"{out.path}/", f"{out.path}{PARTIAL}/"))
+        unfinished = any(part.endswith(PARTIAL) for part in PurePosixPath(name).parts)
+        if hidden or ours or unfinished or Format.of(name) is None:
+            continue
+        inputs.append(_input(Place(fs, path), name, found[path]))
+    if not inputs:
+        raise RunError(f"{url}: holds no file whose name ends in {FORMATS}")
+    return inputs, True
+
+
+def _input(place: Place, name: str, info: Mapping[str, Any]) -> Input:
+    form = Format.of(name)
+    if form is None:
+        raise RunError(f"{place}: its name must end in {FORMATS}")
+    version = next((str(info[key]) for key in VERSIONS if info.get(key) is not None), "")
+    return Input(place, name, form, info.get("size"), version)

@@ -1,0 +1,155 @@
+"""The engine in this process: one device, texts read ahead in other processes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
+
+from bulk.engine import Chunk, EngineError, ScoredChunk
+from bulk.readers import Read, Readers
+from bulk.rows import read_values, row_of
+from utils.errors import InternalError, ServiceError, describe_exception
+from utils.schema import TextScore
+from utils.settings import Settings
+
+if TYPE_CHECKING:
+    from utils.classifier import Classifier
+
+# Texts a reader gets at once.
+READ_AT_ONCE: Final = 256
+# Chunks between the input and the output: one is scored, the others are read or written.
+CHUNKS_AT_ONCE: Final = 3
+SMALLEST_BUDGET: Final = 512
+
+
+def default_readers() -> int:
+    """Return how many reading processes this machine has use for.
+
+    One keeps up with 20,000 tweets a second, which few devices do.
+    """
+    everywhere = not hasattr(os, "sched_getaffinity")  # macOS
+    cores = (os.cpu_count() or 1) if everywhere else len(os.sched_getaffinity(0))
+    return max(1, min(4, cores // 2))
+
+
+def add_arguments(group: Any) -> None:
+    """Add the engine's options to a group of an argument parser."""
+    group.add_argument(
+        "--readers",
+        type=_readers,
+        default=default_readers(),
+        metavar="N",
+        help="processes that normalise and tokenise ahead of the device; 0: none, this one does it "
+        "(default here: %(default)s)",
+    )
+
+
+def _readers(value: str) -> int:
+    if not value.isdecimal() or int(value) > 256:
+        raise argparse.ArgumentTypeError("must be a whole number from 0 to 256")
+    return int(value)
+
+
+def make_engine(options: argparse.Namespace, settings: Settings) -> LocalEngine:
+    """Load the model that ``settings`` choose.
+
+    Raises :class:`utils.errors.CheckpointError` and :class:`utils.errors.SettingsError`.
+    """
+    from utils.classifier import Classifier  # loads torch
+
+    return LocalEngine(Classifier.from_settings(settings), settings, options.readers)
+
+
+class LocalEngine:
+    """See :class:`bulk.engine.Engine`. Chunks come in order."""
+
+    def __init__(self, classifier: Classifier, settings: Settings, readers: int) -> None:
+        self._classifier = classifier
+        self._settings = settings
+        self._budget = settings.max_batch_tokens
+        self._stopped = threading.Event()
+        self._readers = Readers(classifier.encoder, readers)
+        self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
+
+    def score(
+        self, chunks: Iterable[Chunk], progress: Callable[[int], object]
+    ) -> Iterator[ScoredChunk]:
+        """See :meth:`bulk.engine.Engine.score`."""
+        pending: deque[Future[ScoredChunk]] = deque()
+        for chunk in chunks:
+            pending.append(self._begin(chunk, progress))
+            if len(pending) == CHUNKS_AT_ONCE:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+    def close(self) -> None:
+        """See :meth:`bulk.engine.Engine.close`; a pass on the device ends by itself, unheard."""
+        self._stopped.set()
+        self._readers.close()
+        self._device.shutdown(wait=False, cancel_futures=True)
+
+    def _begin(self, chunk: Chunk, progress: Callable[[int], object]) -> Future[ScoredChunk]:
+        texts, faults = read_values(chunk.texts, self._settings)
+        sound = [text for index, text in enumerate(texts) if index not in faults]
+        starts = range(0, len(sound), READ_AT_ONCE)
+        parts = [self._readers.submit(sound[start : start + READ_AT_ONCE]) for start in starts]
+
+        def finish() -> ScoredChunk:
+            results = iter(self._score(parts, progress))
+            rows = [row_of(faults.get(index) or next(results)) for index in range(len(texts))]
+            progress(len(faults))
+            return ScoredChunk(chunk.index, rows, self._classifier.model_id)
+
+        return self._device.submit(finish)
+
+    def _score(
+        self, parts: Sequence[Future[Read]], progress: Callable[[int], object]
+    ) -> list[TextScore | ServiceError]:
+        """Score what readers have read; runs in the device's thread."""
+        texts = [text for part in parts for text in part.result().unpack()]
+        places = [index for index, text in enumerate(texts) if not isinstance(text, ServiceError)]
+        windows = [text for text in texts if not isinstance(text, ServiceError)]
+        results: list[TextScore | ServiceError] = [
+            text if isinstance(text, ServiceError) else InternalError("not scored")
+            for text in texts
+        ]
+        progress(len(texts) - len(windows))
+        for index, result in zip(places, self._score_windows(windows, progress), strict=True):
+            results[index] = result
+        return results
+
+    def _score_windows(
+        self, windows: list[list[list[int]]], progress: Callable[[int], object]
+    ) -> list[TextScore | ServiceError]:
+        """Score in passes that fit into the device's memory."""
+        import torch
+
+        told = 0
+        while True:
+            done = 0
+
+            def tell(count: int) -> None:
+                nonlocal done, told
+                if self._stopped.is_set():
+                    raise EngineError("stopped")
+                done += count
+                if done > told:
+                    progress(done - told)
+                    told = done
+
+            try:
+                return self._classifier.score_windows(windows, self._budget, tell)
+            except torch.OutOfMemoryError:
+                pass  # the rest is done out of this block, which holds on to the pass's tensors
+            except RuntimeError as exc:
+                raise EngineError(f"the device failed: {describe_exception(exc)}") from exc
+            if self._budget <= SMALLEST_BUDGET:
+                raise EngineError("the device has too little memory for a single text")
+            self._budget //= 2
+            torch.cuda.empty_cache()

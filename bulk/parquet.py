@@ -1,0 +1,114 @@
+"""Parquet, a batch of rows at a time; every column keeps its type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bulk.scores import SCORES
+from bulk.tables import BLOCK_ROWS, Block, Head, Table, Writer
+
+# A batch as it is read, as far as one row allows.
+BATCH_BYTES: Final = 16 * 1024 * 1024
+# A row group as it is written.
+GROUP_ROWS: Final = 65_536
+GROUP_BYTES: Final = 16 * 1024 * 1024
+
+
+class ParquetTable(Table):
+    """A Parquet file whose text column holds strings."""
+
+    def head(self) -> Head:
+        """See :meth:`Table.head`."""
+        with self._open() as source:
+            schema = source.schema_arrow
+        if schema.names.count(self.column) != 1:
+            raise self.error(f"must have one column {self.column} (--text-column)")
+        if not _holds_strings(schema.field(self.column).type):
+            raise self.error(f"its column {self.column} must hold strings")
+        self.refuse_added(schema.names)
+        return Head(schema)
+
+    def count(self, progress: Callable[[int], object]) -> int:
+        """See :meth:`Table.count`; the file itself says it."""
+        with self._open() as source:
+            rows: int = source.metadata.num_rows
+        progress(self.source.size or 0)
+        return rows
+
+    def blocks(self) -> Iterator[Block]:
+        """See :meth:`Table.blocks`."""
+        for batch in self._batches(None):
+            yield Block(batch, batch.column(self.column).to_pylist())
+
+    def texts(self) -> Iterator[list[Any]]:
+        """See :meth:`Table.texts`; reads no other column."""
+        for batch in self._batches([self.column]):
+            yield batch.column(self.column).to_pylist()
+
+    def _batches(self, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+        row = 0
+        try:
+            with self._open() as source:
+                for group in range(source.metadata.num_row_groups):
+                    size = source.metadata.row_group(group)
+                    of_row = size.total_byte_size // max(1, size.num_rows) + 1
+                    rows = max(1, min(BLOCK_ROWS, BATCH_BYTES // of_row))
+                    for batch in source.iter_batches(rows, row_groups=[group], columns=columns):
+                        yield batch
+                        row += len(batch)
+        except (pa.ArrowException, OSError) as exc:
+            raise self.error(f"can't be read after row {row}") from exc
+
+    def _open(self) -> Any:
+        raw, _ = self.source.open()
+        try:
+            # Without a buffer pyarrow would hold all of a row group's pages at once.
+            return pq.ParquetFile(raw, buffer_size=1024 * 1024, pre_buffer=False)
+        except (pa.ArrowException, OSError):
+            raw.close()
+            raise self.error("can't be read as Parquet") from None
+
+
+def _holds_strings(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(test(kind) for test in tests)
+
+
+class ParquetWriter(Writer):
+    """Writes row groups of about ``GROUP_ROWS`` rows."""
+
+    def __init__(self, file: BinaryIO, head: Head, added: Sequence[str]) -> None:
+        super().__init__(file, head, added)
+        self._schema = head.columns
+        for name, field in zip(added, SCORES, strict=True):
+            self._schema = self._schema.append(field.with_name(name))
+        self._writer = pq.ParquetWriter(file, self._schema)
+        self._waiting: list[pa.Table] = []
+
+    def write(self, block: Block, scores: pa.Table) -> None:
+        """See :meth:`Writer.write`."""
+        rows = pa.Table.from_batches([block.rows])
+        self._waiting.append(
+            pa.Table.from_arrays([*rows.columns, *scores.columns], schema=self._schema)
+        )
+        if (
+            sum(map(len, self._waiting)) >= GROUP_ROWS
+            or sum(table.nbytes for table in self._waiting) >= GROUP_BYTES
+        ):
+            self._flush()
+
+    def close(self) -> None:
+        """See :meth:`Writer.close`."""
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting))
+            self._waiting = []

@@ -1,0 +1,159 @@
+"""What a run is: its inputs, its outputs, and how it is told from any other run."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from bulk.errors import RunError
+from bulk.files import FORMATS, PARTIAL, Format, Input, Place, find_inputs
+from bulk.parquet import ParquetTable, ParquetWriter
+from bulk.tables import Table, Writer
+from bulk.texts import CsvTable, CsvWriter, JsonlTable, JsonlWriter, TsvTable, TsvWriter
+from utils.settings import Settings
+
+TABLES: Final[Mapping[str, type[Table]]] = {
+    "CSV": CsvTable,
+    "TSV": TsvTable,
+    "JSONL": JsonlTable,
+    "Parquet": ParquetTable,
+}
+WRITERS: Final[Mapping[str, type[Writer]]] = {
+    "CSV": CsvWriter,
+    "TSV": TsvWriter,
+    "JSONL": JsonlWriter,
+    "Parquet": ParquetWriter,
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the command line asks for, whatever the engine."""
+
+    source: str
+    out: str
+    text_column: str
+    chunk_rows: int
+    prefix: str
+    report: str | None
+    include_text: bool
+
+
+@dataclass(frozen=True)
+class Output:
+    """One file to be written, from one input or several."""
+
+    name: str  # below OUT; "" for OUT itself
+    format: Format
+    inputs: list[Input]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, before anything is read."""
+
+    job: Job
+    out: Place
+    outputs: list[Output]
+    inputs: list[Input]
+    options: Mapping[str, Any]  # on which the outcome depends, beside model and inputs
+
+    @property
+    def partial(self) -> Place:
+        """The folder that holds what there is until OUT is complete."""
+        return self.out.beside(PARTIAL)
+
+    @property
+    def receipt(self) -> Place:
+        """The file beside OUT that says of which run OUT is the outcome."""
+        return self.out.beside(".run.json")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells this run from others, as JSON holds it."""
+        files = [[each.name, each.size, each.version] for each in self.inputs]
+        return {**self.options, "inputs": files}
+
+    def table(self, source: Input) -> Table:
+        """Return an input as a table."""
+        return TABLES[source.format.kind](source, self.job.text_column, self.job.prefix)
+
+
+def make_plan(job: Job, settings: Settings) -> Plan:
+    """Look at IN and OUT; raise :class:`RunError` if they do not go together."""
+    out = Place.of(job.out)
+    inputs, many = find_inputs(job.source, out)
+    form = None if job.out.endswith("/") else Format.of(out.name)
+    if form is not None:
+        for each in inputs:
+            if each.format.kind != form.kind:
+                raise RunError(
+                    f"{out}: is {form.kind}, but {each.place} is {each.format.kind}; "
+                    "rows keep their format"
+                )
+        outputs = [Output("", form, inputs)]
+    elif many or job.out.endswith("/") or not PurePosixPath(out.name).suffix:
+        outputs = [Output(each.name, each.format, [each]) for each in inputs]
+    else:
+        raise RunError(f"{out}: its name must end in {FORMATS}; a folder's in /")
+    options = {
+        "--text-column": job.text_column,
+        "--chunk-rows": job.chunk_rows,
+        "--prefix": job.prefix,
+        "MAX_TEXT_CHARS": settings.max_text_chars,
+        "MAX_WINDOWS": settings.max_windows,
+    }
+    return Plan(job, out, outputs, inputs, options)
+
+
+def receipt_of(plan: Plan) -> dict[str, Any] | None:
+    """Return what is noted about OUT if it is the outcome of this very run; ``None`` if none is.
+
+    Raises :class:`RunError` if something else is there.
+    """
+    if not plan.out.exists():
+        return None
+    receipt = read_json(plan.receipt)
+    if receipt is None or receipt.get("run") != plan.fingerprint():
+        raise RunError(
+            f"{plan.out}: exists already, and is not the outcome of this input and these options; "
+            "remove it or choose another name"
+        )
+    return receipt
+
+
+def read_json(place: Place) -> dict[str, Any] | None:
+    """Return an object that was written to a file; ``None`` if there is none."""
+    try:
+        value = json.loads(place.read())
+    except (FileNotFoundError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+@contextlib.contextmanager
+def locked(folder: Place) -> Iterator[None]:
+    """Hold a folder on this machine for this process; a killed one lets go of it.
+
+    Raises :class:`RunError` if another process holds it. An object store knows no such lock.
+    """
+    if not folder.is_local:
+        yield
+        return
+    while True:
+        folder.make_folder()
+        with open(f"{folder.path}/lock", "wb") as file:  # noqa: PTH123 - a path of fsspec's
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"{folder}: another run is writing there") from None
+            # Whoever held it may have finished, and removed it, in between.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(file.name)):  # noqa: PTH116
+                    yield
+                    return

@@ -1,0 +1,189 @@
+"""Processes that normalise and tokenise ahead of the device.
+
+Each has a pipe of its own and nothing else: it ends when the pipe does, so none outlives a run that
+was killed; and one that dies is seen at once, replaced, and its texts are read again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from array import array
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Final
+
+from bulk.engine import EngineError
+from utils.encoder import Encoder, EncoderState, Windows
+from utils.errors import ServiceError
+
+# A reader gives way to the threads that compute; on idle cores it makes no difference.
+NICENESS: Final = 10
+DEAD: Final = "processes that read texts die; is memory short? lower --readers, and run again"
+
+
+@dataclass(frozen=True)
+class Read:
+    """Texts as the model reads them, packed to travel between processes."""
+
+    ids: bytes  # int32, of all windows, end to end
+    lengths: bytes  # int32, tokens of each window
+    counts: bytes  # int32, windows of each text; 0 for one that has an error
+    errors: dict[int, ServiceError]
+
+    def unpack(self) -> list[Windows | ServiceError]:
+        """Return each text's windows, or its error."""
+        ids, lengths, counts = array("i"), array("i"), array("i")
+        ids.frombytes(self.ids)
+        lengths.frombytes(self.lengths)
+        counts.frombytes(self.counts)
+        flat, window, start = ids.tolist(), 0, 0
+        texts: list[Windows | ServiceError] = []
+        for index, count in enumerate(counts):
+            if not count:
+                texts.append(self.errors[index])
+                continue
+            windows = []
+            for length in lengths[window : window + count]:
+                windows.append(flat[start : start + length])
+                start += length
+            window += count
+            texts.append(windows)
+        return texts
+
+
+def read_texts(encoder: Encoder, texts: Sequence[str]) -> Read:
+    """Read texts; one that can't be read gives its error."""
+    ids, lengths, counts = array("i"), array("i"), array("i")
+    errors: dict[int, ServiceError] = {}
+    for index, text in enumerate(texts):
+        try:
+            windows = encoder.encode(text).windows
+        except ServiceError as error:
+            errors[index] = error
+            windows = []
+        counts.append(len(windows))
+        for window in windows:
+            lengths.append(len(window))
+            ids.extend(window)
+    return Read(ids.tobytes(), lengths.tobytes(), counts.tobytes(), errors)
+
+
+def serve(connection: Connection, state: EncoderState) -> None:
+    """Read what comes, until the pipe ends; the main function of a reader."""
+    os.nice(NICENESS)
+    encoder = Encoder.from_state(state)
+    connection.send(None)  # ready
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            connection.send(read_texts(encoder, connection.recv()))
+
+
+class Reader:
+    """One process."""
+
+    def __init__(self, state: EncoderState) -> None:
+        self._state = state
+        self._ready = False
+        self._start()
+
+    def wait(self) -> None:
+        """Wait until the process is ready; raise as :meth:`read`."""
+        if not self._ready:
+            self._connection.recv()
+            self._ready = True
+
+    def read(self, texts: Sequence[str]) -> Read:
+        """Have texts read; raise :class:`EOFError` or :class:`OSError` if the process is dead."""
+        self.wait()
+        self._connection.send(texts)
+        found = self._connection.recv()
+        assert isinstance(found, Read)  # noqa: S101 - for mypy: serve sends nothing else
+        return found
+
+    def restart(self) -> None:
+        """Put a new process in the place of a dead one."""
+        self.stop()
+        self._start()
+
+    def stop(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        # Not daemonic would mean that an interpreter on its way out waits for it.
+        self._process = context.Process(target=serve, args=(theirs, self._state), daemon=True)
+        resource_tracker.ensure_running()  # it would undo the mask
+        with _interrupts_blocked():
+            self._process.start()
+        theirs.close()
+        self._ready = False
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Have processes that are started now take no notice of Ctrl-C, which reaches them, too."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Readers:
+    """Several readers, each with a thread here that waits for it; none reads in this process."""
+
+    def __init__(self, encoder: Encoder, count: int) -> None:
+        self._encoder = encoder
+        self._closed = False
+        self._idle: SimpleQueue[Reader] = SimpleQueue()
+        self._all = [Reader(encoder.state()) for _ in range(count)]
+        try:
+            for reader in self._all:
+                reader.wait()
+                self._idle.put(reader)
+        except (EOFError, OSError):
+            raise EngineError(DEAD) from None
+        self._threads = ThreadPoolExecutor(max(count, 1), thread_name_prefix="reader")
+
+    def submit(self, texts: Sequence[str]) -> Future[Read]:
+        """Have texts read, soon; the future may raise :class:`EngineError`."""
+        if self._all:
+            return self._threads.submit(self._read, texts)
+        done: Future[Read] = Future()
+        done.set_result(read_texts(self._encoder, texts))
+        return done
+
+    def close(self) -> None:
+        """End all processes; what they had is lost."""
+        self._closed = True
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for reader in self._all:
+            reader.stop()
+        self._threads.shutdown()
+        self._all = []
+
+    def _read(self, texts: Sequence[str]) -> Read:
+        reader = self._idle.get()
+        try:
+            try:
+                return reader.read(texts)
+            except (EOFError, OSError):
+                if self._closed:
+                    raise
+                reader.restart()
+            return reader.read(texts)
+        except (EOFError, OSError):
+            raise EngineError(DEAD) from None
+        finally:
+            self._idle.put(reader)

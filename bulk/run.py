@@ -1,0 +1,243 @@
+"""A run: check the input, score what is missing, write the output beside the scores.
+
+What is scored is kept in ``OUT.partial``, and OUT appears in one step when it is complete. So a run
+may be killed at any moment, and goes on when it is started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final, NoReturn, cast
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from bulk.engine import Chunk, Engine, EngineError
+from bulk.errors import RunError
+from bulk.files import Place
+from bulk.plan import WRITERS, Output, Plan, locked, read_json, receipt_of
+from bulk.report import render
+from bulk.scores import ScoreFiles, ScoreReader, require_model
+from bulk.statistics import Statistics
+from bulk.tables import Head, Writer
+
+# A chunk ends early when its texts are this long together, so that memory stays bounded.
+CHUNK_CHARS: Final = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to."""
+
+    statistics: Statistics
+    model: str | None  # None if there was no row
+    scored: int  # rows, in this session
+    seconds: float  # it took to score them
+
+
+def run(plan: Plan, make_engine: Callable[[], Engine]) -> Outcome | None:
+    """Do what is left of a run; return ``None`` if nothing was.
+
+    Raises :class:`RunError`, :class:`EngineError`, and what the file systems raise.
+    """
+    if receipt_of(plan) and not plan.partial.exists():
+        return None
+    with locked(plan.partial):
+        if receipt_of(plan):  # killed, or finished by another process, just before its end
+            finish(plan)
+            return None
+        rows = begin(plan)
+        files = ScoreFiles(plan.partial / "scores")
+        files.make()
+        scored, seconds, chunks = score_missing(plan, sum(rows), files, make_engine)
+        reader = ScoreReader(files, chunks)
+        statistics = write_outputs(plan, sum(rows), reader)
+        reader.end()
+        if plan.job.report is not None:
+            page = render(statistics, reader.model, plan.out.name, len(plan.inputs))
+            Place.of(plan.job.report).write(page.encode())
+        receipt = {"run": plan.fingerprint(), "model": reader.model, **statistics.counts()}
+        plan.receipt.write(json.dumps(receipt, indent=1).encode())
+        finish(plan)
+    return Outcome(statistics, reader.model, scored, seconds)
+
+
+def finish(plan: Plan) -> None:
+    """Have OUT appear, if it has not, and remove what is no longer needed."""
+    output = plan.partial / "output"
+    if output.exists():
+        (output if plan.outputs[0].name else output / plan.out.name).move(plan.out)
+    plan.partial.remove()
+
+
+def begin(plan: Plan) -> list[int]:
+    """Return the rows of each input; check them all, unless that was done before.
+
+    Raises :class:`RunError` if what was begun is another run.
+    """
+    note = plan.partial / "run.json"
+    fingerprint = plan.fingerprint()
+    begun = read_json(note)
+    if begun is None and note.exists():
+        raise RunError(f"{note}: can't be read; remove {plan.partial} to begin anew")
+    if begun is None:
+        for name in ("scores", "output"):  # a run that was being removed
+            (plan.partial / name).remove()
+        try:
+            rows = check(plan)
+        except RunError:
+            plan.partial.remove()  # there is nothing in it to go on from
+            raise
+        note.write(json.dumps({"run": fingerprint, "rows": rows}).encode())
+        return rows
+    other = [key for key, value in fingerprint.items() if begun["run"].get(key) != value]
+    if other == ["inputs"]:
+        raise other_run(plan, "of other files, or changed ones")
+    if other:
+        raise other_run(plan, f"with another {', '.join(other)}")
+    return cast(list[int], begun["rows"])
+
+
+def other_run(plan: Plan, what: str) -> RunError:
+    """Return the error of a command that is not the one that was begun."""
+    return RunError(
+        f"{plan.partial}: holds a run {what}; give the same command, or remove it to begin anew"
+    )
+
+
+def check(plan: Plan) -> list[int]:
+    """Read all inputs once; return the rows of each. Raises :class:`RunError`."""
+    for output in plan.outputs:
+        require_common_head(plan, output)
+    sizes = [source.size for source in plan.inputs]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    with bar("checking", total, "B") as shown:
+        return [plan.table(source).count(shown.update) for source in plan.inputs]
+
+
+def require_common_head(plan: Plan, output: Output) -> None:
+    """Raise :class:`RunError` if inputs can't be scored, or not be written to one output."""
+    first, *others = output.inputs
+    head = plan.table(first).head()
+    for source in others:
+        if plan.table(source).head() != head:
+            raise RunError(f"{source.place}: its columns are not those of {first.place}")
+
+
+def chunks_of(plan: Plan) -> Iterator[Chunk]:
+    """Cut the texts of all inputs, in order, into chunks; the same ones every time."""
+    index = chars = 0
+    texts: list[Any] = []
+    for source in plan.inputs:
+        for more in plan.table(source).texts():
+            for text in more:
+                texts.append(text)
+                chars += len(text) if isinstance(text, str) else 0
+                if len(texts) == plan.job.chunk_rows or chars >= CHUNK_CHARS:
+                    yield Chunk(index, texts)
+                    index, chars, texts = index + 1, 0, []
+    if texts:
+        yield Chunk(index, texts)
+
+
+def score_missing(
+    plan: Plan, rows: int, files: ScoreFiles, make_engine: Callable[[], Engine]
+) -> tuple[int, float, int]:
+    """Score the chunks that are not there yet; return rows, seconds, and chunks in all."""
+    there = files.indices()
+    kept = files.read(min(there))[1] if there else None
+    waiting: dict[int, int] = {}  # rows of chunks that the engine has
+    count = scored = 0
+    started = time.monotonic()
+
+    with bar("scoring", rows, "rows") as shown:
+
+        def missing() -> Iterator[Chunk]:
+            nonlocal count
+            for chunk in chunks_of(plan):
+                count = chunk.index + 1
+                if chunk.index in there:
+                    shown.initial += len(chunk.texts)
+                    shown.update(len(chunk.texts))
+                else:
+                    waiting[chunk.index] = len(chunk.texts)
+                    yield chunk
+
+        chunks = missing()
+        first = next(chunks, None)
+        if first is None:
+            return 0, 0.0, count
+        with contextlib.closing(make_engine()) as engine:
+            started = time.monotonic()
+            for done in engine.score(_with(first, chunks), shown.update):
+                if waiting.pop(done.index, None) != len(done.rows):
+                    raise EngineError(f"the engine lost or repeated rows of part {done.index}")
+                kept = kept or done.model
+                require_model(done.model, kept)
+                files.write(done)
+                scored += len(done.rows)
+        if waiting:
+            raise EngineError(f"the engine left {len(waiting)} parts without scores; run it again")
+    return scored, time.monotonic() - started, count
+
+
+def _with(first: Chunk, others: Iterator[Chunk]) -> Iterator[Chunk]:
+    yield first
+    yield from others
+
+
+def write_outputs(plan: Plan, rows: int, reader: ScoreReader) -> Statistics:
+    """Write all outputs into the partial folder, rows and scores side by side."""
+    statistics = Statistics(keep_texts=plan.job.include_text)
+    folder = plan.partial / "output"
+    folder.remove()
+    with bar("writing", rows, "rows") as shown:
+        for output in plan.outputs:
+            place = folder / (output.name or plan.out.name)
+            Place(place.fs, place.path.rpartition("/")[0]).make_folder()
+            head = plan.table(output.inputs[0]).head()
+            with writing(plan, output, place, head) as writer:
+                for source in output.inputs:
+                    first = 1
+                    for block in plan.table(source).blocks():
+                        scores = reader.take(len(block.texts))
+                        with place.named_in_errors():
+                            writer.write(block, scores)
+                        statistics.add(source.name, first, block.texts, scores)
+                        first += len(block.texts)
+                        shown.update(len(block.texts))
+    return statistics
+
+
+@contextlib.contextmanager
+def writing(plan: Plan, output: Output, place: Place, head: Head) -> Iterator[Writer]:
+    """Open a file to be written, compressed as its name says."""
+    with contextlib.ExitStack() as open_files:
+        file = cast(BinaryIO, open_files.enter_context(place.fs.open(place.path, "wb")))
+        if output.format.compression:
+            packed = pa.CompressedOutputStream(file, output.format.compression)
+            file = cast(BinaryIO, open_files.enter_context(packed))
+        added = plan.table(output.inputs[0]).added
+        writer = WRITERS[output.format.kind](file, head, added)
+        yield writer
+        with place.named_in_errors():
+            writer.close()
+            open_files.close()
+            place.sync()
+
+
+def bar(name: str, total: int | None, unit: str) -> tqdm[NoReturn]:
+    """Return a progress bar on standard error; a log gets a line every ten seconds."""
+    return tqdm(
+        desc=name,
+        total=total,
+        unit=unit if unit == "B" else f" {unit}",
+        unit_scale=unit == "B" or (total or 0) >= 1_000_000,
+        mininterval=0.1 if sys.stderr.isatty() else 10.0,
+        file=sys.stderr,
+    )

@@ -1,0 +1,92 @@
+"""What ``score.py`` can be told about a Runpod endpoint, and the engine that comes of it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from bulk.engine import EngineError
+from utils.settings import Settings
+
+if TYPE_CHECKING:
+    from bulk.runpod_engine import RunpodEngine
+
+_MOST_IN_FLIGHT: Final = 200  # the platform's own limit on concurrent submissions
+
+
+class ArgumentGroup(Protocol):
+    """What :mod:`argparse` calls a group of arguments."""
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        """See :meth:`argparse.ArgumentParser.add_argument`."""
+        ...
+
+
+def add_arguments(group: ArgumentGroup) -> None:
+    """Add what the engine can be told on the command line."""
+    group.add_argument("--endpoint", metavar="ID", help="id of the queue endpoint")
+    group.add_argument(
+        "--in-flight",
+        type=_whole(1, _MOST_IN_FLIGHT),
+        default=8,
+        metavar="N",
+        help="jobs submitted and not finished at once; two or more for each worker (%(default)s)",
+    )
+    group.add_argument(
+        "--job-texts",
+        type=_whole(1, 100_000),
+        metavar="N",
+        help="texts in one job at most (MAX_TEXTS_PER_REQUEST, the workers' own limit)",
+    )
+    group.add_argument(
+        "--job-timeout",
+        type=_whole(10, 259_200),
+        default=600,
+        metavar="SECONDS",
+        help="how long a worker may be at work on a job (%(default)s)",
+    )
+    group.add_argument(
+        "--queue-timeout",
+        type=_whole(10, 259_200),
+        default=1800,
+        metavar="SECONDS",
+        help="give up when no worker takes a job for so long (%(default)s)",
+    )
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}")
+        return int(text)
+
+    return read
+
+
+def make_engine(options: argparse.Namespace, settings: Settings) -> RunpodEngine:
+    """Return the engine that the command line asks for; the key is the environment's.
+
+    Raises :class:`EngineError` for a missing key or endpoint, or an address that is not safe.
+    """
+    # Imported late: a command line that chooses another engine has no use for an HTTP client.
+    from bulk.runpod_engine import RunpodEngine
+    from bulk.runpod_http import BASE_URL, BASE_URL_VARIABLE, Endpoint, Pace
+    from bulk.runpod_jobs import Jobs, Limits
+
+    if not options.endpoint:
+        raise EngineError("--endpoint is missing: the id of the Runpod endpoint")
+    endpoint = Endpoint(
+        os.environ.get(BASE_URL_VARIABLE, "").strip() or BASE_URL,
+        options.endpoint,
+        os.environ.get("RUNPOD_API_KEY", "").strip(),
+        Pace.for_jobs(options.in_flight),
+    )
+    return RunpodEngine(
+        endpoint,
+        Jobs(endpoint, Limits(job=options.job_timeout, queue=options.queue_timeout)),
+        settings,
+        in_flight=options.in_flight,
+        job_texts=options.job_texts or settings.max_texts_per_request,
+    )

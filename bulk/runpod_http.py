@@ -1,0 +1,250 @@
+"""Requests to one Runpod endpoint: repeated where that may help, held back when told to.
+
+Runpod allows 1000 ``/run`` and 2000 ``/status`` requests in 10 s, and 100 ``/cancel``, 20 of them
+at once; above it answers 429, as it does when too many jobs are queued.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import ipaddress
+import json
+import logging
+import random
+import re
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+import httpx2
+
+from bulk.engine import EngineError
+
+log = logging.getLogger(__name__)
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # else a line for every poll of every job
+
+BASE_URL: Final = "https://api.runpod.ai/v2"
+BASE_URL_VARIABLE: Final = "RUNPOD_ENDPOINT_BASE_URL"  # the Runpod SDK's name for it
+
+_RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+_TIMEOUT: Final = httpx2.Timeout(30.0, connect=15.0)
+_CANCEL_SECONDS: Final = 5.0
+_CANCELS_AT_ONCE: Final = 10
+_LONGEST_RETRY_AFTER: Final = 3600.0
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How often to ask and to try again, in seconds; chance adds up to a half to each wait."""
+
+    first_poll: float = 0.5  # each further one 1.5 times as long
+    longest_poll: float = 5.0
+    first_retry: float = 1.0  # each further one twice as long
+    longest_retry: float = 60.0
+    tries: int = 8  # of one request, and of one job
+
+    @classmethod
+    def for_jobs(cls, in_flight: int) -> Self:
+        """Return a pace at which so many jobs together ask at most 100 times a second."""
+        return cls(
+            first_poll=max(cls.first_poll, in_flight / 100),
+            longest_poll=max(cls.longest_poll, in_flight / 20),
+        )
+
+
+class StoppedError(EngineError):
+    """The engine was closed in the meantime."""
+
+    def __init__(self) -> None:
+        super().__init__("stopped")
+
+
+class Endpoint:
+    """One endpoint, for any number of threads. The key is in a header, and in nothing that shows.
+
+    Raises :class:`EngineError` for a key or an address that must not be used.
+    """
+
+    def __init__(self, base_url: str, endpoint_id: str, key: str, pace: Pace) -> None:
+        if not _ID.fullmatch(endpoint_id):
+            raise EngineError("--endpoint: must be an endpoint's id, such as abc123def456")
+        if not key:
+            raise EngineError("RUNPOD_API_KEY is not set; the runpod engine needs it")
+        if not re.fullmatch(r"[!-~]+", key):
+            raise EngineError("RUNPOD_API_KEY must be visible ASCII characters only")
+        self.id = endpoint_id
+        self.pace = pace
+        self._stop = threading.Event()
+        self._not_before = 0.0  # nobody asks before, by time.monotonic()
+        self._lock = threading.Lock()
+        self._cancelling = threading.Semaphore(_CANCELS_AT_ONCE)
+        self._client = httpx2.Client(
+            base_url=f"{require_safe(base_url)}/{endpoint_id}/",
+            headers={
+                "Authorization": f"Bearer {key}",
+                "Content-Type": "application/json",
+                "User-Agent": "hate-speech-detection bulk",
+            },
+            timeout=_TIMEOUT,
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
+            # A proxy would see what goes to this machine in clear.
+            trust_env=base_url.startswith("https:"),
+        )
+
+    def stop(self) -> None:
+        """Have every wait, and every further request, raise :class:`StoppedError`."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, a little longer by chance; raise :class:`StoppedError` when the engine is closed.
+
+        Never shorter: it may be a server's wish.
+        """
+        if self._stop.wait(seconds * random.uniform(1.0, 1.5)):  # noqa: S311 - no secret
+            raise StoppedError
+
+    def back_off(self, failures: int) -> float:
+        """Return the seconds to wait after so many failures in a row."""
+        return min(self.pace.first_retry * 2.0 ** (failures - 1), self.pace.longest_retry)
+
+    def call(self, method: str, path: str, content: bytes | None = None) -> _Reply:
+        """Send a request until there is an answer to it: a success, 404 or 413.
+
+        Raises :class:`EngineError` for an answer that no repetition mends, and after
+        ``Pace.tries`` failures.
+        """
+        shown = f"/{path.partition('/')[0]}"
+        for failures in range(1, self.pace.tries + 1):
+            self._wait_for_turn()
+            wait = self.back_off(failures)
+            try:
+                response = self._client.request(method, path, content=content)
+            except httpx2.RequestError as exc:
+                reason = f"no answer ({type(exc).__name__})"
+            else:
+                status = response.status_code
+                if response.is_success:
+                    with contextlib.suppress(ValueError, RecursionError):
+                        body = json.loads(response.content)
+                        if isinstance(body, dict):
+                            return _Reply(status, body)
+                    reason = "an answer that is no JSON object"
+                elif status in (HTTPStatus.NOT_FOUND, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
+                    return _Reply(status, {})
+                elif status in _RETRIED:
+                    reason = f"HTTP {status}"
+                    wait = max(wait, self._asked_wait(response))
+                    if status == HTTPStatus.TOO_MANY_REQUESTS:
+                        self._hold_all(wait)
+                else:
+                    raise EngineError(self._refusal(status, shown))
+            if failures < self.pace.tries:
+                log.warning("%s: %s; trying again in about %.1f s", shown, reason, wait)
+                self.sleep(wait)
+        raise EngineError(
+            f"endpoint {self.id}: {shown} failed {self.pace.tries} times in a row, at last with "
+            f"{reason}; run the same command later to go on"
+        )
+
+    def cancel(self, job_id: str) -> None:
+        """Ask for a job's end; whether it works makes no difference to the results."""
+        with self._cancelling, contextlib.suppress(httpx2.RequestError, RuntimeError):
+            # RuntimeError: the connections were closed meanwhile.
+            self._client.post(f"cancel/{job_id}", timeout=_CANCEL_SECONDS)
+
+    def _wait_for_turn(self) -> None:
+        if self._stop.is_set():
+            raise StoppedError
+        while (left := self._not_before - time.monotonic()) > 0:
+            if self._stop.wait(left):
+                raise StoppedError
+
+    def _hold_all(self, seconds: float) -> None:
+        """Have every thread wait: the limit is the endpoint's, not the request's."""
+        with self._lock:
+            self._not_before = max(self._not_before, time.monotonic() + seconds)
+
+    def _asked_wait(self, response: httpx2.Response) -> float:
+        seconds = retry_after(response.headers)
+        if seconds > _LONGEST_RETRY_AFTER:
+            raise EngineError(
+                f"endpoint {self.id}: asks for a pause of {seconds / 3600:.1f} hours; "
+                "run the same command then to go on"
+            )
+        return seconds
+
+    def _refusal(self, status: int, shown: str) -> str:
+        if status == HTTPStatus.UNAUTHORIZED:
+            return f"endpoint {self.id}: HTTP 401, RUNPOD_API_KEY is not accepted"
+        if status == HTTPStatus.FORBIDDEN:
+            return f"endpoint {self.id}: HTTP 403, RUNPOD_API_KEY may not use this endpoint"
+        return f"endpoint {self.id}: HTTP {status} to {shown}, which no repetition mends"
+
+
+@dataclass(frozen=True)
+class _Reply:
+    """An answer: its status, and its body if it was a success."""
+
+    status: int
+    body: dict[str, Any]
+
+
+def require_safe(base_url: str) -> str:
+    """Return an API's address without a slash at its end; what can't be one is refused.
+
+    Raises :class:`EngineError` unless it is https, or http to this machine: the key would travel
+    for all to read.
+    """
+    try:
+        parts = urlsplit(base_url)
+        host = parts.hostname or ""
+        sound = bool(host) and not parts.query and not parts.fragment and "@" not in parts.netloc
+        _ = parts.port
+    except ValueError:
+        sound = False
+    if not sound or parts.scheme not in ("http", "https"):
+        raise EngineError(f"{BASE_URL_VARIABLE}: must be an address such as {BASE_URL}")
+    if parts.scheme == "http" and not _is_this_machine(host):
+        raise EngineError(
+            f"{BASE_URL_VARIABLE}: must begin with https://, or the key would travel in clear"
+        )
+    return base_url.rstrip("/")
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Return the seconds that a server asks to wait, 0 if it does not; RFC 9110 section 10.2.3.
+
+    A date is held to the server's own clock, if it tells the time.
+    """
+    text = headers.get("retry-after", "").strip()
+    if text.isdecimal():
+        return float(text)
+    until = _read_date(text)
+    now = _read_date(headers.get("date", "")) or datetime.now(UTC)
+    return max(0.0, (until - now).total_seconds()) if until else 0.0
+
+
+def _read_date(text: str) -> datetime | None:
+    try:
+        date = email.utils.parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)

@@ -1,0 +1,225 @@
+"""Texts to scores by jobs on a Runpod endpoint: submitted, asked after, tried again, given up."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import re
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+from bulk.engine import EngineError, RowScore
+from bulk.runpod_http import Endpoint
+from utils.schema import LABELS
+
+log = logging.getLogger(__name__)
+
+_FINAL: Final = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
+# Beyond a job's time to live, for the platform to notice it first.
+_GRACE_SECONDS: Final = 60.0
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+# What our own workers answer: it names a field, and never quotes a text.
+_OUR_ERROR = re.compile(r"(validation|too_large|unhealthy|internal): [^\r\n]{1,200}")
+_WHERE = re.compile(r"^(validation|too_large): (?:texts(?:\[\d+\])?|input): ")
+
+
+class _TooLargeError(Exception):
+    """The job asks for more than one may; the message is the worker's ``too_large: …``."""
+
+
+class _FailedError(Exception):
+    """A job brought nothing, and the next try may; the message says why."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a job may take, in seconds."""
+
+    job: float  # at work
+    queue: float  # until a worker takes it
+
+
+class Jobs:
+    """Scores texts on an endpoint, in any number of threads."""
+
+    def __init__(self, endpoint: Endpoint, limits: Limits) -> None:
+        self._endpoint = endpoint
+        self._limits = limits
+        # The platform deletes a job after its time to live, so that one nobody asks after (its
+        # id was in a lost reply) ends by itself.
+        lifetime = limits.job + limits.queue
+        self._policy = {
+            "executionTimeout": int(limits.job * 1000),
+            "ttl": int(lifetime * 1000),
+        }
+        self._lifetime = lifetime
+        self._worker_seen = 0.0  # when a job was last at work, by time.monotonic()
+        self._lock = threading.Lock()
+        self._model: str | None = None
+
+    @property
+    def model(self) -> str:
+        """The id of the model behind the endpoint; asked for if no reply has told it yet."""
+        if self._model is None:
+            self.score([""])
+        if self._model is None:
+            raise EngineError(f"endpoint {self._endpoint.id}: its worker names no model")
+        return self._model
+
+    def score(self, texts: Sequence[str]) -> list[RowScore]:
+        """Score texts in one job; in several if the worker refuses so many at once.
+
+        Raises :class:`EngineError`.
+        """
+        try:
+            return self._score_at_once(texts)
+        except _TooLargeError as exc:
+            if len(texts) == 1:
+                return [_error_row(str(exc))]
+        middle = len(texts) // 2
+        return [*self.score(texts[:middle]), *self.score(texts[middle:])]
+
+    def _score_at_once(self, texts: Sequence[str]) -> list[RowScore]:
+        question = {"input": {"texts": list(texts)}, "policy": self._policy}
+        content = json.dumps(question, ensure_ascii=False).encode()
+        tries = self._endpoint.pace.tries
+        for failures in range(1, tries + 1):
+            try:
+                output = self._run(content)
+                rows, model = read_output(output, texts)
+                self._require_same_model(model)
+                return rows
+            except _FailedError as exc:
+                reason = str(exc)
+            if failures < tries:
+                log.warning("a job %s; submitting it again", reason)
+                self._endpoint.sleep(self._endpoint.back_off(failures))
+        raise EngineError(
+            f"endpoint {self._endpoint.id}: a job failed {tries} times, at last it {reason}; look "
+            "at the endpoint's log, then run the same command to go on"
+        )
+
+    def _run(self, content: bytes) -> Any:
+        """Submit a job and return its output.
+
+        Raises :class:`_FailedError`, :class:`_TooLargeError` and :class:`EngineError`.
+        """
+        reply = self._endpoint.call("POST", "run", content)
+        if reply.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            raise _TooLargeError("too_large: text: is larger than what Runpod takes in one job")
+        if reply.status == HTTPStatus.NOT_FOUND:
+            raise EngineError(
+                f"endpoint {self._endpoint.id}: HTTP 404, there is no such endpoint for this key"
+            )
+        job_id = reply.body.get("id")
+        if not isinstance(job_id, str) or not _JOB_ID.fullmatch(job_id):
+            raise EngineError(f"endpoint {self._endpoint.id}: /run answers without a job's id")
+        try:
+            job = self._wait(job_id)
+        except _FailedError:
+            raise  # it is gone
+        except BaseException:
+            self._endpoint.cancel(job_id)
+            raise
+        if job["status"] == "COMPLETED":
+            if "output" not in job:
+                raise _FailedError("completed without an output")
+            return job["output"]
+        raise self._failure(job)
+
+    def _wait(self, job_id: str) -> Mapping[str, Any]:
+        """Ask, ever less often, until the job is over; return what the platform says of it."""
+        pace = self._endpoint.pace
+        submitted = time.monotonic()
+        delay = pace.first_poll
+        while True:
+            self._endpoint.sleep(delay)
+            delay = min(delay * 1.5, pace.longest_poll)
+            reply = self._endpoint.call("GET", f"status/{job_id}")
+            if reply.status != HTTPStatus.OK:
+                raise _FailedError("is no longer known to the endpoint")
+            status = reply.body.get("status")
+            now = time.monotonic()
+            if status != "IN_QUEUE":
+                self._worker_seen = now
+            if status in _FINAL:
+                return reply.body
+            if now - max(submitted, self._worker_seen) > self._limits.queue:
+                raise EngineError(
+                    f"endpoint {self._endpoint.id}: no worker took a job in "
+                    f"{self._limits.queue:.0f} s; look at its workers and its maximum of them, "
+                    "then run the same command to go on"
+                )
+            if now - submitted > self._lifetime + _GRACE_SECONDS:
+                self._endpoint.cancel(job_id)
+                raise _FailedError("was not done in time")
+
+    def _failure(self, job: Mapping[str, Any]) -> Exception:
+        """Turn a job that ended otherwise than well into what is to be raised for it."""
+        error = job.get("error")
+        ours = isinstance(error, str) and _OUR_ERROR.fullmatch(error)
+        if not ours or job["status"] != "FAILED":
+            # Of others' errors nothing is shown: they may quote a text.
+            return _FailedError(f"ended as {job['status']}")
+        if ours[1] == "too_large":
+            return _TooLargeError(error)
+        if ours[1] == "validation":
+            return EngineError(
+                f"endpoint {self._endpoint.id}: its worker refuses the job ({error}); "
+                "does it run this version of the service?"
+            )
+        return _FailedError(f"failed ({error})")
+
+    def _require_same_model(self, model: str) -> None:
+        with self._lock:
+            if self._model is None:
+                self._model = model
+            if self._model != model:
+                raise EngineError(
+                    f"endpoint {self._endpoint.id}: its workers serve {self._model} and {model}; "
+                    "wait until they all serve one, then run the same command to go on"
+                )
+
+
+def read_output(output: Any, texts: Sequence[str]) -> tuple[list[RowScore], str]:
+    """Read a worker's reply to ``texts``; return their rows, in order, and the model's id.
+
+    Raises :class:`EngineError` unless it is the contract's reply to these very texts.
+    """
+    try:
+        items, model = output["items"], output["model"]
+        rows = [_read_item(item, text) for item, text in zip(items, texts, strict=True)]
+        if not isinstance(model, str) or not re.fullmatch(r"[!-~]{1,200}", model):
+            raise ValueError("no model id")
+    except (KeyError, TypeError, ValueError):
+        raise EngineError(
+            "the endpoint's reply is not this service's; does it run this version of it?"
+        ) from None
+    return rows, model
+
+
+def _read_item(item: Mapping[str, Any], text: str) -> RowScore:
+    if item["text"] != text:
+        raise ValueError("not the text that was sent")
+    if "error" in item:
+        error = item["error"]
+        if not isinstance(error, str) or not _OUR_ERROR.fullmatch(error):
+            raise ValueError("not our error")
+        return _error_row(error)
+    scores = tuple(float(item[label]) for label in LABELS)
+    windows = item["windows"]
+    if not all(math.isfinite(score) and 0 <= score <= 1 for score in scores):
+        raise ValueError("no probabilities")
+    if item["label"] not in LABELS or not isinstance(windows, int) or windows < 1:
+        raise ValueError("no label or no windows")
+    return RowScore(scores, item["label"], windows, None)
+
+
+def _error_row(error: str) -> RowScore:
+    """Return a row that has only an error, which names the field ``text``."""
+    return RowScore(None, None, None, _WHERE.sub(r"\1: text: ", error))

@@ -1,0 +1,121 @@
+"""The scores of chunks, each in a small file of its own until the output is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bulk.engine import ScoredChunk
+from bulk.errors import RunError
+from bulk.files import Place
+from utils.schema import LABELS
+
+# The columns that a run adds.
+SCORES: Final = pa.schema(
+    [
+        *(pa.field(label, pa.float32()) for label in LABELS),
+        pa.field("label", pa.string()),
+        pa.field("windows", pa.int32()),
+        pa.field("error", pa.string()),
+    ]
+)
+MODEL: Final = b"model"
+
+
+class ScoreFiles:
+    """A folder of scored chunks, named by their index; no file is ever seen half written."""
+
+    def __init__(self, folder: Place) -> None:
+        self._folder = folder
+
+    def make(self) -> None:
+        """Make the folder."""
+        self._folder.make_folder()
+
+    def indices(self) -> set[int]:
+        """Return which chunks are there."""
+        matches = (re.fullmatch(r"(\d{8,})\.parquet", name) for name in self._folder.names())
+        return {int(match[1]) for match in matches if match}
+
+    def write(self, chunk: ScoredChunk) -> None:
+        """Keep a chunk."""
+        rows = chunk.rows
+        table = pa.table(
+            [
+                *(
+                    pa.array([row.scores and row.scores[i] for row in rows], pa.float32())
+                    for i in range(len(LABELS))
+                ),
+                pa.array([row.label for row in rows], pa.string()),
+                pa.array([row.windows for row in rows], pa.int32()),
+                pa.array([row.error for row in rows], pa.string()),
+            ],
+            schema=SCORES.with_metadata({MODEL: chunk.model.encode()}),
+        )
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        self._place(chunk.index).write(sink.getvalue().to_pybytes())
+
+    def read(self, index: int) -> tuple[pa.Table, str]:
+        """Return a chunk's scores and the model that gave them.
+
+        Raises :class:`RunError` if the file is not there or damaged.
+        """
+        place = self._place(index)
+        try:
+            table = pq.read_table(pa.BufferReader(place.read()))
+            return table, table.schema.metadata[MODEL].decode()
+        except (pa.ArrowException, OSError, KeyError, TypeError):
+            raise RunError(f"{place}: can't be read; remove it, and run again") from None
+
+    def _place(self, index: int) -> Place:
+        return self._folder / f"{index:08}.parquet"
+
+
+class ScoreReader:
+    """All scores of a run, in the order of its rows."""
+
+    def __init__(self, files: ScoreFiles, chunks: int) -> None:
+        self.model: str | None = None
+        self._files = files
+        self._tables = self._read(chunks)
+        self._rest = SCORES.empty_table()
+
+    def take(self, count: int) -> pa.Table:
+        """Return the scores of the next ``count`` rows."""
+        parts = [self._rest]
+        have = len(self._rest)
+        while have < count:
+            table = next(self._tables, None)
+            if table is None:
+                raise RunError("the scores have fewer rows than the input: has it changed?")
+            parts.append(table)
+            have += len(table)
+        whole: Any = pa.concat_tables(parts)
+        self._rest = whole.slice(count)
+        return whole.slice(0, count)
+
+    def end(self) -> None:
+        """Raise :class:`RunError` if scores are left."""
+        if len(self._rest) or next(self._tables, None) is not None:
+            raise RunError("the scores have more rows than the input: has it changed?")
+
+    def _read(self, chunks: int) -> Iterator[pa.Table]:
+        for index in range(chunks):
+            table, model = self._files.read(index)
+            self.model = self.model or model
+            require_model(model, self.model)
+            yield table.replace_schema_metadata(None)
+
+
+def require_model(model: str, kept: str | None) -> None:
+    """Raise :class:`RunError` for scores of another model than those that are kept."""
+    if kept is not None and model != kept:
+        raise RunError(
+            f"a part of the scores is by {kept}, this engine is {model}: run it with the former, "
+            "or remove the .partial folder"
+        )

@@ -1,0 +1,93 @@
+"""What the summary and the report tell, collected while the output is written.
+
+Memory is bounded: counts, histograms and a few examples.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pyarrow as pa
+
+from utils.schema import LABELS
+
+BINS: Final = 40
+EXAMPLES: Final = 10
+SHOWN_CHARS: Final = 280
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row worth looking at."""
+
+    file: str
+    row: int  # from 1, within its file
+    scores: tuple[float, ...]
+    label: str
+    text: str | None  # only if texts are to be shown
+
+
+@dataclass
+class Statistics:
+    """Counts over all rows."""
+
+    keep_texts: bool = False
+    rows: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)  # by code
+    long_texts: int = 0  # read in several windows
+    bins: list[list[int]] = field(default_factory=lambda: [[0] * BINS for _ in LABELS])
+    # Heaps of (certainty, -place in the run, example); the first is what goes first.
+    _most: list[tuple[float, int, Example]] = field(default_factory=list)
+    _least: list[tuple[float, int, Example]] = field(default_factory=list)
+
+    def add(self, file: str, first: int, texts: Sequence[Any], scores: pa.Table) -> None:
+        """Count rows of one file, the first of which is number ``first``."""
+        columns = [column.to_pylist() for column in scores.columns]
+        for index, (*row, label, windows, error) in enumerate(zip(*columns, strict=True)):
+            self.rows += 1
+            if error is not None:
+                self.errors[error.partition(":")[0]] += 1
+                continue
+            self.labels[label] += 1
+            self.long_texts += windows > 1
+            for counts, score in zip(self.bins, row, strict=True):
+                counts[min(int(score * BINS), BINS - 1)] += 1
+            certainty = max(row)
+            for heap, worth in ((self._most, certainty), (self._least, -certainty)):
+                # Of equals, which copies of one text are, the first row stays.
+                if (len(heap) < EXAMPLES or worth > heap[0][0]) and not any(
+                    _alike(example.scores, row) for _, _, example in heap
+                ):
+                    text = str(texts[index])[: SHOWN_CHARS + 1] if self.keep_texts else None
+                    example = Example(file, first + index, tuple(row), label, text)
+                    push = heapq.heappush if len(heap) < EXAMPLES else heapq.heapreplace
+                    push(heap, (worth, -self.rows, example))
+
+    @property
+    def most_certain(self) -> list[Example]:
+        """Rows whose largest score is largest, the most certain first."""
+        return [example for _, _, example in sorted(self._most, reverse=True)]
+
+    @property
+    def least_certain(self) -> list[Example]:
+        """Rows whose largest score is smallest, the least certain first."""
+        return [example for _, _, example in sorted(self._least, reverse=True)]
+
+    def counts(self) -> dict[str, Any]:
+        """Return what a few numbers tell."""
+        return {
+            "rows": self.rows,
+            "labels": {label: self.labels[label] for label in LABELS},
+            "errors": dict(sorted(self.errors.items())),
+            "long_texts": self.long_texts,
+        }
+
+
+def _alike(left: Sequence[float], right: Sequence[float]) -> bool:
+    """Say whether scores are those of one text, which differ a little between batches."""
+    return all(abs(a - b) < 1e-6 for a, b in zip(left, right, strict=True))

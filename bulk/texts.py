@@ -1,0 +1,241 @@
+"""CSV, TSV and JSONL: the service's formats for uploads, here from and to any file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO, ClassVar, NoReturn
+
+import pyarrow as pa
+
+from bulk.tables import BLOCK_ROWS, Block, Head, Table, Writer
+from service.tables import MAX_RECORD_CHARS, Csv, Lines, Tsv, chunked
+
+
+class TextTable(Table):
+    """A file of lines. A row that can't be read stops the run: no output could hold it."""
+
+    newline: ClassVar[str]
+
+    def count(self, progress: Callable[[int], object]) -> int:
+        """See :meth:`Table.count`."""
+        rows = seen = 0
+        for row, place in self._rows():
+            rows += 1
+            self.check(row, rows)
+            if place > seen:
+                progress(place - seen)
+                seen = place
+        return rows
+
+    def blocks(self) -> Iterator[Block]:
+        """See :meth:`Table.blocks`."""
+        rows = (row for row, _ in self._rows())
+        for block in chunked(rows, BLOCK_ROWS, self.chars):
+            yield Block(block, self.texts_of(block))
+
+    @abstractmethod
+    def records(self, lines: Lines) -> Iterator[Any]:
+        """Yield rows as they stand in the file, from its very first line."""
+
+    @abstractmethod
+    def check(self, row: Any, number: int) -> None:
+        """Raise :class:`RunError` for a row that can't be scored and written again."""
+
+    @abstractmethod
+    def chars(self, row: Any) -> int:
+        """Return about how much memory a row takes."""
+
+    @abstractmethod
+    def texts_of(self, rows: list[Any]) -> list[Any]:
+        """Return the text of each row."""
+
+    def _rows(self) -> Iterator[tuple[Any, int]]:
+        """Yield rows, and how far into the file its reader has come, in bytes."""
+        raw, content = self.source.open()
+        number = 0
+        with raw, io.TextIOWrapper(content, encoding="utf-8-sig", newline=self.newline) as text:
+            try:
+                for number, row in enumerate(self.records(Lines(text)), start=1):  # noqa: B007 - named in errors
+                    yield row, raw.tell()
+            except UnicodeDecodeError:
+                raise self.error(f"row {number + 1} or one soon after it is not UTF-8") from None
+            except csv.Error:
+                raise self.error(
+                    f"row {number + 1} can't be read: its quotes are wrong, or it is longer than "
+                    f"{MAX_RECORD_CHARS} characters"
+                ) from None
+            except (pa.ArrowException, OSError) as exc:
+                if self.source.format.compression is None:
+                    raise
+                raise self.error(f"can't be decompressed after row {number}") from exc
+
+
+class CsvTable(TextTable):
+    """RFC 4180 with a header line."""
+
+    newline = ""
+    dialect: ClassVar[dict[str, Any]] = Csv.dialect
+
+    def head(self) -> Head:
+        """See :meth:`Table.head`."""
+        raw, content = self.source.open()
+        # What is not UTF-8 may be in a row: that is told with the row's number.
+        with raw, io.TextIOWrapper(content, "utf-8-sig", "replace", newline="") as text:
+            try:
+                columns = next((row for row in csv.reader(Lines(text), **self.dialect) if row), [])
+            except (csv.Error, pa.ArrowException, OSError):
+                raise self.error("its header can't be read") from None
+        if columns.count(self.column) != 1:
+            raise self.error(f"its header must name one column {self.column} (--text-column)")
+        self.refuse_added(columns)
+        return Head(columns)
+
+    def records(self, lines: Lines) -> Iterator[list[str]]:
+        """See :meth:`TextTable.records`."""
+        header: list[str] = []
+        for row in csv.reader(lines, **self.dialect):
+            lines.chars = 0
+            if row and header:
+                yield row
+            elif row:
+                header = row
+                self._width, self._place = len(row), row.index(self.column)
+
+    def check(self, row: list[str], number: int) -> None:
+        """See :meth:`TextTable.check`."""
+        if len(row) != self._width:
+            raise self.error(f"row {number} has {len(row)} fields, the header {self._width}")
+
+    def chars(self, row: list[str]) -> int:
+        """See :meth:`TextTable.chars`."""
+        return sum(map(len, row))
+
+    def texts_of(self, rows: list[list[str]]) -> list[Any]:
+        """See :meth:`TextTable.texts_of`."""
+        return [row[self._place] for row in rows]
+
+
+class TsvTable(CsvTable):
+    """Fields between tabs, as they stand, with a header line (IANA)."""
+
+    dialect = Tsv.dialect
+
+
+class JsonlTable(TextTable):
+    """One object a line."""
+
+    newline = "\n"
+
+    def head(self) -> Head:
+        """See :meth:`Table.head`; here each row has its own columns."""
+        return Head(None)
+
+    def count(self, progress: Callable[[int], object]) -> int:
+        """See :meth:`Table.count`; a column of texts that no row has is refused."""
+        self._has_texts = False
+        rows = super().count(progress)
+        if rows and not self._has_texts:
+            raise self.error(f"no row has a {self.column} (--text-column)")
+        return rows
+
+    def records(self, lines: Lines) -> Iterator[str]:
+        """See :meth:`TextTable.records`."""
+        for raw in lines:
+            lines.chars = 0
+            if line := raw.strip():
+                yield line
+
+    def check(self, row: str, number: int) -> None:
+        """See :meth:`TextTable.check`."""
+        try:
+            record = json.loads(row, parse_constant=_refuse)
+        except (ValueError, RecursionError):
+            record = None
+        if not isinstance(record, dict):
+            raise self.error(f"row {number} is no JSON object")
+        self._has_texts |= self.column in record
+        if not record.keys().isdisjoint(self.added):
+            self.refuse_added(list(record))
+
+    def chars(self, row: str) -> int:
+        """See :meth:`TextTable.chars`."""
+        return len(row)
+
+    def texts_of(self, rows: list[str]) -> list[Any]:
+        """See :meth:`TextTable.texts_of`."""
+        return [json.loads(row).get(self.column) for row in rows]
+
+
+def _refuse(_constant: str) -> NoReturn:
+    raise ValueError("JSON to Python alone")
+
+
+class CsvWriter(Writer):
+    """Writes lines quoted where needed."""
+
+    dialect: ClassVar[dict[str, Any]] = Csv.dialect
+
+    def __init__(self, file: BinaryIO, head: Head, added: Sequence[str]) -> None:
+        super().__init__(file, head, added)
+        self._rows([[*head.columns, *added]])
+
+    def write(self, block: Block, scores: pa.Table) -> None:
+        """See :meth:`Writer.write`."""
+        cells = [column.cast(pa.string()).fill_null("").to_pylist() for column in scores.columns]
+        self._rows([*row, *more] for row, *more in zip(block.rows, *cells, strict=True))
+
+    def close(self) -> None:
+        """See :meth:`Writer.close`; nothing follows."""
+
+    def _rows(self, rows: Any) -> None:
+        lines = _Lines()
+        # With the terminator \r\n Python quotes a field that holds either of the two.
+        csv.writer(lines, lineterminator="\r\n", **self.dialect).writerows(rows)
+        self._file.write("".join(lines.lines).encode())
+
+
+class TsvWriter(CsvWriter):
+    """Writes fields between tabs, as they stand."""
+
+    dialect = Tsv.dialect
+
+
+class _Lines:
+    """Takes a CSV writer's lines, and ends each with \\n."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def write(self, line: str) -> None:
+        """Take one line, \\r\\n included."""
+        self.lines.append(f"{line[:-2]}\n")
+
+
+class JsonlWriter(Writer):
+    """Writes each line as it came in, with keys added at its end."""
+
+    def write(self, block: Block, scores: pa.Table) -> None:
+        """See :meth:`Writer.write`."""
+        keys = [json.dumps(name, ensure_ascii=False) for name in self._added]
+        cells = [_json_cells(column) for column in scores.columns]
+        lines = []
+        for line, *values in zip(block.rows, *cells, strict=True):
+            head = line[:-1].rstrip()
+            comma = "" if head == "{" else ", "
+            more = ", ".join(f"{key}: {value}" for key, value in zip(keys, values, strict=True))
+            lines.append(f"{head}{comma}{more}}}\n")
+        self._file.write("".join(lines).encode())
+
+    def close(self) -> None:
+        """See :meth:`Writer.close`; nothing follows."""
+
+
+def _json_cells(column: Any) -> list[str]:
+    if pa.types.is_string(column.type):
+        return [json.dumps(value, ensure_ascii=False) for value in column.to_pylist()]
+    cells: list[str] = column.cast(pa.string()).fill_null("null").to_pylist()
+    return cells

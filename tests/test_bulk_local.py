@@ -1,0 +1,202 @@
+"""The engine in this process: the same scores as the classifier's, whoever reads the texts."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from bulk.engine import Chunk, EngineError, RowScore
+from bulk.local import LocalEngine
+from bulk.readers import Readers
+from utils.classifier import Classifier
+from utils.encoder import Encoder, EncoderState
+from utils.errors import ServiceError
+from utils.schema import LABELS
+from utils.settings import Settings
+
+SETTINGS = Settings(max_windows=4)
+TEXTS = [
+    *(f"number {index} of {'many ' * (index % 40)}" for index in range(700)),
+    "long " * 300,  # several windows
+    "\u200b",
+    "too many windows " * 500,
+    "",
+    "a lone surrogate \ud800",
+]
+
+
+@pytest.fixture(scope="module")
+def classifier(small_classifier: Classifier) -> Classifier:
+    small_classifier.encoder = Encoder(small_classifier._tokenizer, 512, SETTINGS.max_windows)
+    return small_classifier
+
+
+def chunks(texts: Sequence[Any] = TEXTS, size: int = 300) -> Iterator[Chunk]:
+    for start in range(0, len(texts), size):
+        yield Chunk(start // size, list(texts[start : start + size]))
+
+
+def score(engine: LocalEngine, *of: Any) -> list[RowScore]:
+    told: list[int] = []
+    found = list(engine.score(chunks(*of), told.append))
+    assert [chunk.index for chunk in found] == list(range(len(found)))
+    rows = [row for chunk in found for row in chunk.rows]
+    assert sum(told) == len(rows)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def rows(classifier: Classifier) -> list[RowScore]:
+    engine = LocalEngine(classifier, SETTINGS, 0)
+    try:
+        return score(engine)
+    finally:
+        engine.close()
+
+
+@pytest.fixture
+def engine(classifier: Classifier) -> Iterator[LocalEngine]:
+    made = LocalEngine(classifier, SETTINGS, 2)
+    yield made
+    made.close()
+    made.close()  # twice does no harm
+
+
+def test_rows_are_what_the_classifier_says_one_by_one(
+    classifier: Classifier, rows: list[RowScore]
+) -> None:
+    for index in [*range(0, 700, 50), 700]:
+        text, row = TEXTS[index], rows[index]
+        (expected,) = classifier.score([text])
+        assert not isinstance(expected, ServiceError)
+        assert row.scores == pytest.approx(expected.scores, abs=1e-6)
+        assert row.label == LABELS[max(range(4), key=lambda i: expected.scores[i])]
+        assert (row.windows, row.error) == (expected.windows, None)
+    assert (rows[700].windows or 0) > 1
+
+
+def test_rows_without_scores_name_the_field(rows: list[RowScore]) -> None:
+    invisible, long, empty, surrogate = rows[701:]
+    assert invisible.error == (
+        "validation: text: holds nothing but white space or invisible characters"
+    )
+    assert long.error
+    assert re.fullmatch(
+        "too_large: text: needs [0-9]+ windows of 512 tokens, the limit is 4", long.error
+    )
+    assert empty.error == "validation: text: must not be empty"
+    assert surrogate.error is None
+    assert (invisible.scores, invisible.label, invisible.windows) == (None, None, None)
+
+
+def test_processes_that_read_ahead_change_no_bit(engine: LocalEngine, rows: list[RowScore]) -> None:
+    assert score(engine) == rows
+
+
+def test_a_reader_that_is_killed_costs_nothing_but_time(
+    engine: LocalEngine, rows: list[RowScore]
+) -> None:
+    dead = [reader._process.pid for reader in engine._readers._all]
+    for process in dead:
+        assert process
+        os.kill(process, signal.SIGKILL)
+    assert score(engine) == rows
+    assert not {reader._process.pid for reader in engine._readers._all} & set(dead)
+
+
+class Broken(Encoder):
+    """Arrives elsewhere as something that no process survives."""
+
+    def state(self) -> EncoderState:
+        return EncoderState("{}", 512, 1)
+
+
+def test_readers_that_die_again_and_again_end_the_run(
+    classifier: Classifier, engine: LocalEngine
+) -> None:
+    with pytest.raises(EngineError, match="memory short"):
+        Readers(Broken(classifier._tokenizer, 512, 1), 1)
+    for reader in engine._readers._all:
+        reader._state = EncoderState("{}", 512, 1)
+        reader._process.kill()
+    with pytest.raises(EngineError, match="memory short"):
+        list(engine.score(chunks(), lambda _rows: None))
+
+
+def test_a_pass_that_does_not_fit_into_memory_is_cut(
+    classifier: Classifier, rows: list[RowScore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = classifier.probabilities
+
+    def small_device(sequences: list[list[int]]) -> list[list[float]]:
+        if sum(map(len, sequences)) > 2000:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(sequences)
+
+    monkeypatch.setattr(classifier, "probabilities", small_device)
+    engine = LocalEngine(classifier, SETTINGS, 0)
+    found = score(engine)
+    engine.close()
+    for row, expected in zip(found, rows, strict=True):
+        assert (row.windows, row.error) == (expected.windows, expected.error)
+        if row.scores and expected.scores:
+            assert row.scores == pytest.approx(expected.scores, abs=1e-6)
+
+
+def test_a_device_too_small_for_one_text_ends_the_run(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_sequences: list[list[int]]) -> list[list[float]]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(classifier, "probabilities", full)
+    engine = LocalEngine(classifier, SETTINGS, 0)
+    with pytest.raises(EngineError, match="too little memory"):
+        score(engine)
+    engine.close()
+
+
+def test_a_score_that_is_no_number_is_the_error_of_its_row_alone(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = classifier.probabilities
+    cursed = classifier.encode("cursed").windows[0]
+
+    def faulty(sequences: list[list[int]]) -> list[list[float]]:
+        found = real(sequences)
+        return [
+            [float("nan")] * 4 if sequence == cursed else row
+            for sequence, row in zip(sequences, found, strict=True)
+        ]
+
+    monkeypatch.setattr(classifier, "probabilities", faulty)
+    engine = LocalEngine(classifier, SETTINGS, 0)
+    found = score(engine, ["fine", "cursed", "fine, too"])
+    engine.close()
+    assert [row.error for row in found] == [
+        None,
+        "internal: the model gave no finite score for this text",
+        None,
+    ]
+
+
+def test_no_more_than_a_few_chunks_are_read_ahead(engine: LocalEngine) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Chunk]:
+        nonlocal taken
+        while True:
+            yield Chunk(taken, ["a", "b"])
+            taken += 1
+
+    scored = engine.score(endless(), lambda _rows: None)
+    for _ in range(5):
+        next(scored)
+    assert taken <= 8
+    scored.close()  # type: ignore[attr-defined]  # it is a generator

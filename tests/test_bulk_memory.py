@@ -1,0 +1,60 @@
+"""A run's memory does not grow with its input."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.bulk_runs import SECONDS, environment
+from tests.support.worker_process import ROOT
+
+FEW, MANY = 5_000, 100_000
+# Beside an empty text, which costs no time on the device.
+ROW_BYTES = 1000
+SCRIPT = """
+import sys
+import score
+from tests.support.memory import resident
+code = score.main(sys.argv[1:])
+print(resident("VmHWM"))
+sys.exit(code)
+"""
+
+
+def write(path: Path, rows: int) -> None:
+    """Write rows that differ; a Parquet file gets all of them in one row group."""
+    others = [f"{index}-{'y' * ROW_BYTES}" for index in range(rows)]
+    if path.suffix == ".parquet":
+        table = pa.table({"text": [""] * rows, "other": others})
+        pq.write_table(table, path, row_group_size=rows, use_dictionary=False, compression="none")
+    else:
+        path.write_text("text,other\n" + "".join(f",{other}\n" for other in others))
+
+
+def peak(folder: Path, suffix: str, rows: int) -> int:
+    """Return the bytes that a run of so many rows took at most."""
+    source, out = folder / f"{rows}{suffix}", folder / f"out-{rows}{suffix}"
+    write(source, rows)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, source, out, "--readers", "0"],
+        env={**environment(folder), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_twenty_times_the_rows_take_the_same_memory(suffix: str, tmp_path: Path) -> None:
+    few, many = peak(tmp_path, suffix, FEW), peak(tmp_path, suffix, MANY)
+    grown = (MANY - FEW) * ROW_BYTES
+    # As a whole in memory it would be that, or several times as much; Parquet's writer keeps a row
+    # group, which ends at 16 MiB, encoded and not.
+    assert many - few < (0.2 if suffix == ".csv" else 0.6) * grown, f"{few} {many}"

@@ -1,0 +1,227 @@
+"""What can't be done is said in one line, before hours of work, and quotes no text."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import score
+from tests.support.bulk_runs import MINI, SECONDS, environment
+from tests.support.worker_process import ROOT
+
+SECRET = "nobody-may-read-this"
+
+
+@pytest.fixture
+def refuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Run in a folder, and return the one line of an error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODEL_DIR", str(MINI))
+
+    def run(*arguments: str) -> str:
+        assert score.main([*arguments, "--readers", "0"]) == 1
+        lines = capsys.readouterr().err.splitlines()
+        (line,) = (line for line in lines if line.startswith("error: "))
+        assert line == lines[-1]
+        assert SECRET not in "".join(lines)
+        return line.removeprefix("error: ").replace(f"{tmp_path}/", "")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.csv", "", "its header must name one column text (--text-column)"),
+        ("a.csv", "text,text\n", "its header must name one column text (--text-column)"),
+        ("a.csv", f"body\n{SECRET}\n", "its header must name one column text (--text-column)"),
+        (
+            "a.csv",
+            "text,spam,label\n",
+            "has spam, label already; --prefix names the new ones apart",
+        ),
+        ("a.csv", f"text,id\na,1\n{SECRET}\n", "row 2 has 1 fields, the header 2"),
+        ("a.csv", f"text\na\n{SECRET},{SECRET}\n", "row 2 has 2 fields, the header 1"),
+        (
+            "a.csv",
+            f'text\na\nb\n"{SECRET}" x\n',
+            "row 3 can't be read: its quotes are wrong, or it is longer than 4194304 characters",
+        ),
+        (
+            "a.csv",
+            "text\na\n" + "b" * 4_194_305,
+            "row 2 can't be read: its quotes are wrong, or it is longer than 4194304 characters",
+        ),
+        ("a.tsv", f"text\tid\na\t1\n{SECRET}\n", "row 2 has 1 fields, the header 2"),
+        ("a.jsonl", f'{{"text": "a"}}\n["{SECRET}"]\n', "row 2 is no JSON object"),
+        ("a.jsonl", f'{{"text": "{SECRET}"\n', "row 1 is no JSON object"),
+        ("a.jsonl", '{"text": NaN}\n', "row 1 is no JSON object"),
+        ("a.jsonl", "[" * 100_000, "row 1 is no JSON object"),
+        (
+            "a.jsonl",
+            '{"text": "a"}\n{"text": "b", "error": 1}\n',
+            "has error already; --prefix names the new ones apart",
+        ),
+        ("a.jsonl", f'{{"body": "{SECRET}"}}\n', "no row has a text (--text-column)"),
+        ("a.parquet", SECRET, "can't be read as Parquet"),
+        ("a.csv.gz", SECRET, "its header can't be read"),
+    ],
+)
+def test_a_file_that_cannot_be_scored(
+    name: str, data: str, message: str, refuse: Callable[..., str]
+) -> None:
+    Path(name).write_text(data)
+    assert refuse(name, "out" + name[1:]) == f"{name}: {message}"
+    assert [str(path) for path in Path().iterdir()] == [name]
+
+
+def test_a_file_that_ends_too_soon_or_is_not_utf_8(refuse: Callable[..., str]) -> None:
+    whole = pa.compress(b"text\n" + b"a tweet\n" * 100_000, codec="gzip", asbytes=True)
+    Path("a.csv.gz").write_bytes(whole[: len(whole) // 2])
+    assert "a.csv.gz: can't be decompressed after row " in refuse("a.csv.gz", "out.csv")
+    Path("a.csv").write_bytes(b"text\nfine\ncaf\xe9\n")
+    assert "a.csv: row 1 or one soon after it is not UTF-8" in refuse("a.csv", "b.csv")
+
+
+def test_parquet_whose_texts_are_none(refuse: Callable[..., str]) -> None:
+    pq.write_table(pa.table({"text": [1, 2], "body": ["a", "b"], "label": ["x", "y"]}), "a.parquet")
+    assert refuse("a.parquet", "b.parquet") == "a.parquet: its column text must hold strings"
+    assert "must have one column no" in refuse("a.parquet", "b.parquet", "--text-column", "no")
+    assert "has label already" in refuse("a.parquet", "b.parquet", "--text-column", "body")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("none.csv", "b.csv"), "none.csv: there is no such file or folder"),
+        (("a.txt", "b.csv"), "a.txt: its name must end in .csv, .tsv,"),
+        (("empty", "b.csv"), "empty: holds no file whose name ends in .csv"),
+        (("*.pdf", "b.csv"), "*.pdf: holds no file whose name ends in .csv"),
+        (("a.csv", "b.txt"), "b.txt: its name must end in .csv"),
+        (("a.csv", "b.jsonl"), "b.jsonl: is JSONL, but a.csv is CSV; rows keep their format"),
+        (("a.csv", "a.csv"), "a.csv: exists already, and is not the outcome of this input"),
+        (("a.csv", "full"), "full: exists already, and is not the outcome of this input"),
+        (("many", "b.csv"), "many/2.csv: its columns are not those of many/1.csv"),
+        (("s3://bucket/a.csv", "b.csv"), "s3://bucket/a.csv: Install s3fs to access S3"),
+        (("nosuch://a.csv", "b.csv"), "nosuch://a.csv: Protocol not known: nosuch"),
+        (("a.csv", "b.csv", "--report", "no/r.html"), "--report no/r.html: there is no such"),
+        (("a.csv", "b.csv", "--include-text"), "--include-text: goes with --report"),
+        (("a.csv", "a.csv/b.csv"), "a.csv/b.csv.partial: Not a directory"),
+    ],
+)
+def test_a_command_that_cannot_be_carried_out(
+    arguments: tuple[str, ...], message: str, refuse: Callable[..., str]
+) -> None:
+    Path("a.csv").write_text("text\na\n")
+    Path("a.txt").write_text("text\na\n")
+    Path("empty").mkdir()
+    for name, header in {"many/1.csv": "text,a", "many/2.csv": "text,b", "full/x.csv": "a"}.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(f"{header}\n")
+    assert refuse(*arguments).startswith(message)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "x", "1000001"])
+def test_options_out_of_range_are_named(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        score.main(["a.csv", "b.csv", "--chunk-rows", value])
+    assert ended.value.code == 2
+    assert "--chunk-rows: must be a whole number" in capsys.readouterr().err
+
+
+def test_a_bad_setting_is_named(
+    refuse: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("a.csv").write_text("text\na\n")
+    monkeypatch.setenv("MODEL_DIR", "nowhere")
+    assert refuse("a.csv", "b.csv") == "MODEL_DIR=nowhere is not a folder"
+    monkeypatch.setenv("DTYPE", "int4")
+    assert "DTYPE='int4' is not allowed" in refuse("a.csv", "b.csv")
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(
+    tmp_path: Path,
+) -> None:
+    """A limit on the size of files stands for the disk's: what is written ends in the middle."""
+    source, out = tmp_path / "a.csv", tmp_path / "b.csv"
+    source.write_text("text,other\n" + f",{'x' * 100}\n" * 2000)
+    command = [sys.executable, ROOT / "score.py", source, out, "--readers", "0"]
+    limited = ["bash", "-c", 'ulimit -f 64; exec "$@"', "bash", *command]
+    for run, code in ((limited, 1), (command, 0)):
+        done = subprocess.run(
+            list(map(str, run)),
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert out.exists() == (code == 0)
+        if code:
+            full = f"{out}.partial/output/b.csv"
+            assert done.stderr.splitlines()[-1] == f"error: {full}: File too large"
+    assert len(out.read_text().splitlines()) == 2001
+
+
+def test_help_teaches_and_loads_no_engine() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / "score.py"), "--help"],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0
+    for word in (
+        "examples:",
+        "--engine",
+        "--readers",
+        "--chunk-rows",
+        "OUT.partial",
+        "docs/bulk.md",
+    ):
+        assert word in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "bulk.readers" in imported
+    assert not imported & {"torch", "ray", "transformers"}
+
+
+def test_threads_that_wait_sleep_before_torch_is_loaded(tmp_path: Path) -> None:
+    """Set later, OpenMP would not see it: the command is watched importing torch."""
+    (tmp_path / "a.csv").write_text("text\na\n")
+    script = """
+import os, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"), flush=True)
+            os._exit(0)
+
+sys.meta_path.insert(0, Watch())
+import score
+score.main(["a.csv", "b.csv"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**environment(tmp_path), "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.stdout == "PASSIVE\n", done.stderr
+
+
+def test_an_engine_that_is_unknown_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        score.main(["a.csv", "b.csv", "--engine", "abacus"])
+    assert "--engine" in capsys.readouterr().err

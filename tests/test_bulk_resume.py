@@ -1,0 +1,301 @@
+"""A run that is killed, at any moment, goes on to the very bytes of one that was not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+import score
+from tests.support.bulk_runs import MINI, SECONDS, environment, run_score
+from tests.support.worker_process import ROOT
+
+ROWS = 600
+OPTIONS = ("--chunk-rows", "100", "--readers", "1")
+# Each is where the next run is killed; the last leaves nothing to do.
+MOMENTS = [
+    ("bulk.run:check", 1, "before"),  # a folder, and nothing in it
+    ("os:replace", 1, "before"),  # run.json is written, not yet under its name
+    ("os:replace", 2, "before"),  # run.json is there, a part is written, not yet under its name
+    ("os:replace", 2, "after"),  # one part more
+    ("utils.classifier:Classifier.score_windows", 1, "before"),
+    ("utils.classifier:Classifier.probabilities", 2, "after"),
+    ("bulk.local:LocalEngine.close", 1, "before"),  # every part is there
+    ("bulk.texts:CsvWriter.write", 1, "after"),
+    ("bulk.run:render", 1, "before"),  # the output is there, not yet under its name
+    ("os:replace", 1, "before"),  # the report is written, not yet under its name
+    ("os:replace", 2, "before"),  # so is what tells that OUT is finished
+    ("os:rename", 1, "before"),  # all is there but OUT
+    ("os:rename", 1, "after"),  # OUT is there, and so is what it was made of
+]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("source") / "in.csv"
+    rng = random.Random(5)
+    words = ["good", "morning", "win", "a", "free", "phone", "you", "are", "scum", "river"]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "text"])
+        for index in range(ROWS):
+            writer.writerow([index, " ".join(rng.choices(words, k=rng.randint(0, 30)))])
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    done = run_score(folder, source, folder / "out.csv", *OPTIONS, "--report", folder / "r.html")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_killed_at_every_stage_the_run_goes_on_to_the_same_bytes(
+    source: Path, expected: Path, tmp_path: Path
+) -> None:
+    out, report = tmp_path / "out.csv", tmp_path / "r.html"
+    command = (source, out, *OPTIONS, "--report", report)
+    for moment in MOMENTS:
+        assert not out.exists()
+        killed = run_score(tmp_path, *command, moment=moment)
+        assert killed.returncode == -signal.SIGKILL, (moment, killed.stderr)
+    assert (out.exists(), (tmp_path / "out.csv.partial").exists()) == (True, True)
+    again = run_score(tmp_path, *command)
+    model = json.loads((expected / "out.csv.run.json").read_text())["model"]
+    assert (again.returncode, again.stderr.strip()) == (
+        0,
+        f"{out} is finished, by {model}; remove it to score again",
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "out.csv",
+        "out.csv.run.json",
+        "r.html",
+    ]
+    for name in ("out.csv", "out.csv.run.json", "r.html"):
+        assert (tmp_path / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+def start(home: Path, source: Path, out: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, ROOT / "score.py", source, out, "--chunk-rows", "20", "--readers", "1"],
+        cwd=ROOT,
+        env=environment(home),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_parts(out: Path, count: int) -> None:
+    scores = out.with_name(out.name + ".partial") / "scores"
+    until = time.monotonic() + SECONDS
+    while len(list(scores.glob("*.parquet"))) < count:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def long_source(source: Path, tmp_path: Path) -> Path:
+    """So many rows that a run is still at it when a test gets to it."""
+    header, *rows = source.read_text().splitlines()
+    path = tmp_path / "long.csv"
+    path.write_text("\n".join([header, *rows * 100]))
+    return path
+
+
+def readers_of(process: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = path.read_text().partition(") ")
+            command = (path.parent / "cmdline").read_bytes()
+        except OSError:  # it has just ended
+            continue
+        if int(rest.split()[1]) == process and b"spawn_main" in command:
+            found.append(int(name.split()[0]))
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_a_run_says_how_it_goes_on_and_leaves_no_process(
+    number: signal.Signals, long_source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.csv"
+    process = start(tmp_path, long_source, out)
+    wait_for_parts(out, 2)
+    readers = readers_of(process.pid)
+    (blocked,) = re.findall(r"SigBlk:\s*(\w+)", Path(f"/proc/{readers[0]}/status").read_text())
+    assert int(blocked, 16) & 1 << (signal.SIGINT - 1)  # it would print a traceback
+    os.killpg(process.pid, number)  # as a terminal does: every process of the run gets it
+    _, stderr = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
+    assert stderr.splitlines()[-1] == "interrupted; the same command goes on from here"
+    assert "Traceback" not in stderr
+    assert not out.exists()
+    assert len(readers) == 1
+    assert not Path(f"/proc/{readers[0]}").exists()
+
+
+def test_readers_of_a_killed_run_end_and_the_lock_is_free(
+    long_source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.csv"
+    process = start(tmp_path, long_source, out)
+    wait_for_parts(out, 2)
+    (reader,) = readers_of(process.pid)
+    second = run_score(tmp_path, long_source, out, "--chunk-rows", "20")
+    assert second.returncode == 1
+    assert second.stderr.splitlines() == [f"error: {out}.partial: another run is writing there"]
+    process.kill()
+    process.communicate(timeout=SECONDS)
+    until = time.monotonic() + SECONDS
+    while Path(f"/proc/{reader}").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not Path(f"/proc/{reader}").exists()
+    third = start(tmp_path, long_source, out)
+    before = len(list((tmp_path / "out.csv.partial" / "scores").iterdir()))
+    wait_for_parts(out, before + 2)
+    third.kill()
+    third.communicate(timeout=SECONDS)
+
+
+@pytest.fixture
+def begun(
+    source: Path, expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """The command of a run whose parts are there and whose OUT is not."""
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    copy = tmp_path / "in.csv"
+    copy.write_bytes(source.read_bytes())
+    command = [str(copy), str(tmp_path / "out.csv"), "--chunk-rows", "100", "--readers", "0"]
+    monkeypatch.setattr("bulk.run.write_outputs", interrupt)
+    assert score.main(command) == 130
+    monkeypatch.undo()
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    return command
+
+
+def interrupt(*_arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        (["--text-column", "id"], "--text-column"),
+        (["--chunk-rows", "99"], "--chunk-rows"),
+        (["--prefix", "p_"], "--prefix"),
+    ],
+)
+def test_another_command_does_not_go_on_with_a_run(
+    more: list[str], what: str, begun: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert score.main([*begun, *more]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"holds a run with another {what}" in line
+
+
+def test_a_changed_input_does_not_go_on_with_a_run(
+    begun: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path(begun[0]).open("a") as file:
+        file.write("7,one more\n")
+    capsys.readouterr()
+    assert score.main(begun) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "holds a run of other files, or changed ones" in line
+
+
+def test_another_model_does_not_go_on_with_a_run(
+    begun: list[str],
+    small_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    part = tmp_path / "out.csv.partial" / "scores" / "00000002.parquet"
+    part.unlink()
+    monkeypatch.setenv("MODEL_DIR", str(small_checkpoint))
+    assert score.main(begun) == 1
+    assert f"is by {MINI.name}@" in capsys.readouterr().err.splitlines()[-1]
+    assert not part.exists()
+
+
+def test_a_damaged_part_is_named(
+    begun: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = tmp_path / "out.csv.partial" / "scores" / "00000002.parquet"
+    part.write_bytes(part.read_bytes()[:50])
+    assert score.main(begun) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: {part}: can't be read; remove it, and run again"
+    )
+    part.unlink()
+    assert score.main(begun) == 0
+    assert "\n  100 rows in " in capsys.readouterr().err  # no other part was scored again
+
+
+def test_an_unreadable_note_of_a_run_costs_no_scores(
+    begun: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = tmp_path / "out.csv.partial" / "run.json"
+    note.write_bytes(b"")
+    assert score.main(begun) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {note}: can't be read")
+    assert len(list((tmp_path / "out.csv.partial" / "scores").iterdir())) == ROWS // 100
+
+
+def test_a_folder_half_moved_in_an_object_store_is_completed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    fs = fsspec.filesystem("memory")
+    for name in ("a.csv", "b.csv", "c.csv"):
+        fs.pipe_file(f"/half/in/{name}", b"text\ngood morning\n")
+    command = ["memory://half/in", "memory://half/out", "--readers", "0"]
+    moved: list[str] = []
+    real = type(fs).mv
+
+    def once(self: Any, path: str, target: str) -> None:
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(target)
+        real(self, path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(fs), "mv", once)
+        assert score.main(command) == 130
+    assert [len(fs.find(f"/half/{folder}")) for folder in ("out", "out.partial/output")] == [1, 2]
+    assert score.main(command) == 0
+    assert len(fs.find("/half/out")) == 3
+    assert not fs.exists("/half/out.partial")
+
+
+def test_a_finished_output_of_another_input_is_no_success(
+    begun: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score.main(begun) == 0
+    assert score.main(begun) == 0
+    assert capsys.readouterr().err.splitlines()[-1].endswith("; remove it to score again")
+    assert score.main([*begun, "--report", str(tmp_path / "r.html")]) == 1
+    assert "is finished, without a report" in capsys.readouterr().err.splitlines()[-1]
+    Path(begun[0]).write_text("text\nanother\n")
+    assert score.main(begun) == 1
+    assert "is not the outcome of this input" in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,89 @@
+"""A text as the model reads it: normalised, tokenised, cut into windows. Without torch.
+
+So processes that only read texts ahead of a device start fast and stay small.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+import regex
+from tokenizers import Tokenizer
+
+from utils.errors import TooLargeError, ValidationError
+from utils.tweet_normalizer import normalize_tweet
+
+WINDOW_OVERLAP: Final = 128
+
+# White space, controls and what Unicode says is not shown: nothing there for a reader.
+INVISIBLE: Final = regex.compile(r"[\s\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}]*")
+
+Windows = list[list[int]]  # token ids of each, special tokens included
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A text as the model reads it."""
+
+    normalized: str
+    windows: Windows  # each at most the model's length
+    spans: list[tuple[int, int]]  # of each window, code points into ``normalized``
+
+
+@dataclass(frozen=True)
+class EncoderState:
+    """What makes an encoder, fit to be sent to another process."""
+
+    tokenizer: str  # as in tokenizer.json
+    max_tokens: int
+    max_windows: int
+
+
+class Encoder:
+    """Reads texts for one model."""
+
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int, max_windows: int) -> None:
+        self._tokenizer = tokenizer
+        self._max_tokens = max_tokens
+        self._max_windows = max_windows
+        nothing = tokenizer.encode("").ids
+        self.begin, self.end = nothing[0], nothing[-1]
+
+    @classmethod
+    def from_state(cls, state: EncoderState) -> Self:
+        """Return an encoder equal to the one whose state this is."""
+        return cls(Tokenizer.from_str(state.tokenizer), state.max_tokens, state.max_windows)
+
+    def state(self) -> EncoderState:
+        """Return what makes an equal encoder elsewhere."""
+        return EncoderState(self._tokenizer.to_str(), self._max_tokens, self._max_windows)
+
+    def encode(self, text: str) -> Encoded:
+        """Normalise, tokenise and cut into windows.
+
+        Raises :class:`ValidationError` if nothing visible is left, :class:`TooLargeError` if the
+        text needs more than ``max_windows``.
+        """
+        normalized = normalize_tweet(text)
+        if INVISIBLE.fullmatch(normalized):
+            raise ValidationError("holds nothing but white space or invisible characters")
+        encoding = self._tokenizer.encode(normalized)
+        ids, offsets = encoding.ids, encoding.offsets
+        if len(ids) <= self._max_tokens:
+            return Encoded(normalized, [ids], [(0, len(normalized))])
+        room = self._max_tokens - 2
+        overlap = min(WINDOW_OVERLAP, room // 2)  # the half: for models of very few positions
+        content, offsets = ids[1:-1], offsets[1:-1]
+        starts = range(0, len(content) - overlap, room - overlap)
+        if len(starts) > self._max_windows:
+            raise TooLargeError(
+                f"needs {len(starts)} windows of {self._max_tokens} tokens, "
+                f"the limit is {self._max_windows}"
+            )
+        cuts = [(start, min(start + room, len(content))) for start in starts]
+        return Encoded(
+            normalized,
+            [[self.begin, *content[start:end], self.end] for start, end in cuts],
+            [(offsets[start][0], offsets[end - 1][1]) for start, end in cuts],
+        )
