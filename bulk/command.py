@@ -32,8 +32,8 @@ long text was read) and error (why a row has none of these).
 
 IN is a file, a folder, a glob in quotes, or a URL that fsspec knows (s3://…, with s3fs installed):
 .csv and .tsv with a header, .jsonl or .ndjson, each also as .gz or .zst, and .parquet. OUT is a
-file of the same format, compressed or not; without such an ending it is a folder, which gets a file
-of the same name for each input.
+file whose name says in the same way how it is written, whatever IN's format; without such an ending
+it is a folder, which gets a file of the same name and format for each input.
 
 The model, the device and the limits come from environment variables, as everywhere: MODEL_DIR,
 DEVICE, DTYPE, MAX_BATCH_TOKENS, MAX_TEXT_CHARS, MAX_WINDOWS. The README lists them.
@@ -45,6 +45,7 @@ is kept in OUT.partial. OUT appears when it is complete. OUT.run.json beside it 
 EPILOG = """\
 examples:
   python score.py tweets.csv scored.csv
+  python score.py tweets.csv scored.parquet
   python score.py tweets.jsonl.zst scored.jsonl.gz --text-column body --report report.html
   python score.py 'archive/2024-*.parquet' scored/
   MODEL_DIR=checkpoints/mine python score.py s3://bucket/tweets/ s3://bucket/scored/

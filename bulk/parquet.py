@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bulk.scores import SCORES
-from bulk.tables import BLOCK_ROWS, Block, Head, Table, Writer
+from bulk.tables import BLOCK_ROWS, Block, Head, Inspector, Table, Writer
 
 # A batch as it is read, as far as one row allows.
 BATCH_BYTES: Final = 16 * 1024 * 1024
@@ -32,11 +32,19 @@ class ParquetTable(Table):
         self.refuse_added(schema.names)
         return Head(schema)
 
-    def count(self, progress: Callable[[int], object]) -> int:
-        """See :meth:`Table.count`; the file itself says it."""
+    def count(self, progress: Callable[[int], object], inspect: Inspector | None = None) -> int:
+        """See :meth:`Table.count`; the file itself says it, unless rows are to be inspected."""
         with self._open() as source:
             rows: int = source.metadata.num_rows
-        progress(self.source.size or 0)
+        size = self.source.size or 0
+        if inspect is None:
+            progress(size)
+            return rows
+        seen = 0
+        for block in self.blocks():
+            inspect(block.rows, seen + 1)
+            progress(size * (seen + len(block.texts)) // rows - size * seen // rows)
+            seen += len(block.texts)
         return rows
 
     def blocks(self) -> Iterator[Block]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+from bulk.conversion import Conversion
 from bulk.errors import RunError
 from bulk.files import FORMATS, PARTIAL, Format, Input, Place, find_inputs
 from bulk.parquet import ParquetTable, ParquetWriter
@@ -79,6 +80,13 @@ class Plan:
         files = [[each.name, each.size, each.version] for each in self.inputs]
         return {**self.options, "inputs": files}
 
+    def conversion(
+        self, output: Output, kinds: Mapping[str, str | None] | None = None
+    ) -> Conversion:
+        """Return what an output is made of; ``kinds`` is what an earlier check has learnt."""
+        tables = [self.table(source) for source in output.inputs]
+        return Conversion(output.format.kind, tables, kinds)
+
     def table(self, source: Input) -> Table:
         """Return an input as a table."""
         return TABLES[source.format.kind](source, self.job.text_column, self.job.prefix)
@@ -90,12 +98,6 @@ def make_plan(job: Job, settings: Settings) -> Plan:
     inputs, many = find_inputs(job.source, out)
     form = None if job.out.endswith("/") else Format.of(out.name)
     if form is not None:
-        for each in inputs:
-            if each.format.kind != form.kind:
-                raise RunError(
-                    f"{out}: is {form.kind}, but {each.place} is {each.format.kind}; "
-                    "rows keep their format"
-                )
         outputs = [Output("", form, inputs)]
     elif many or job.out.endswith("/") or not PurePosixPath(out.name).suffix:
         outputs = [Output(each.name, each.format, [each]) for each in inputs]

@@ -10,13 +10,14 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, NoReturn, cast
 
 import pyarrow as pa
 from tqdm import tqdm
 
+from bulk.conversion import Conversion
 from bulk.engine import Chunk, Engine, EngineError
 from bulk.errors import RunError
 from bulk.files import Place
@@ -51,12 +52,12 @@ def run(plan: Plan, make_engine: Callable[[], Engine]) -> Outcome | None:
         if receipt_of(plan):  # killed, or finished by another process, just before its end
             finish(plan)
             return None
-        rows = begin(plan)
+        rows, conversions = begin(plan)
         files = ScoreFiles(plan.partial / "scores")
         files.make()
         scored, seconds, chunks = score_missing(plan, sum(rows), files, make_engine)
         reader = ScoreReader(files, chunks)
-        statistics = write_outputs(plan, sum(rows), reader)
+        statistics = write_outputs(plan, conversions, sum(rows), reader)
         reader.end()
         if plan.job.report is not None:
             page = render(statistics, reader.model, plan.out.name, len(plan.inputs))
@@ -75,8 +76,8 @@ def finish(plan: Plan) -> None:
     plan.partial.remove()
 
 
-def begin(plan: Plan) -> list[int]:
-    """Return the rows of each input; check them all, unless that was done before.
+def begin(plan: Plan) -> tuple[list[int], list[Conversion]]:
+    """Return the rows of each input, and how the outputs are made; check all, unless that is done.
 
     Raises :class:`RunError` if what was begun is another run.
     """
@@ -89,18 +90,20 @@ def begin(plan: Plan) -> list[int]:
         for name in ("scores", "output"):  # a run that was being removed
             (plan.partial / name).remove()
         try:
-            rows = check(plan)
+            rows, conversions = check(plan)
         except RunError:
             plan.partial.remove()  # there is nothing in it to go on from
             raise
-        note.write(json.dumps({"run": fingerprint, "rows": rows}).encode())
-        return rows
+        kinds = [conversion.kinds for conversion in conversions]
+        note.write(json.dumps({"run": fingerprint, "rows": rows, "kinds": kinds}).encode())
+        return rows, conversions
     other = [key for key, value in fingerprint.items() if begun["run"].get(key) != value]
     if other == ["inputs"]:
         raise other_run(plan, "of other files, or changed ones")
     if other:
         raise other_run(plan, f"with another {', '.join(other)}")
-    return cast(list[int], begun["rows"])
+    pairs = zip(plan.outputs, begun["kinds"], strict=True)
+    return begun["rows"], [plan.conversion(output, kinds) for output, kinds in pairs]
 
 
 def other_run(plan: Plan, what: str) -> RunError:
@@ -110,23 +113,20 @@ def other_run(plan: Plan, what: str) -> RunError:
     )
 
 
-def check(plan: Plan) -> list[int]:
-    """Read all inputs once; return the rows of each. Raises :class:`RunError`."""
-    for output in plan.outputs:
-        require_common_head(plan, output)
+def check(plan: Plan) -> tuple[list[int], list[Conversion]]:
+    """Read all inputs once; see :func:`begin`. Raises :class:`RunError`."""
+    conversions = [plan.conversion(output) for output in plan.outputs]
+    for conversion in conversions:
+        conversion.require_common_columns()
     sizes = [source.size for source in plan.inputs]
     total = None if None in sizes else sum(size or 0 for size in sizes)
+    rows = []
     with bar("checking", total, "B") as shown:
-        return [plan.table(source).count(shown.update) for source in plan.inputs]
-
-
-def require_common_head(plan: Plan, output: Output) -> None:
-    """Raise :class:`RunError` if inputs can't be scored, or not be written to one output."""
-    first, *others = output.inputs
-    head = plan.table(first).head()
-    for source in others:
-        if plan.table(source).head() != head:
-            raise RunError(f"{source.place}: its columns are not those of {first.place}")
+        for conversion in conversions:
+            for table in conversion.tables:
+                rows.append(table.count(shown.update, conversion.inspector(table)))
+            conversion.require_common_types()
+    return rows, conversions
 
 
 def chunks_of(plan: Plan) -> Iterator[Chunk]:
@@ -191,24 +191,26 @@ def _with(first: Chunk, others: Iterator[Chunk]) -> Iterator[Chunk]:
     yield from others
 
 
-def write_outputs(plan: Plan, rows: int, reader: ScoreReader) -> Statistics:
+def write_outputs(
+    plan: Plan, conversions: Sequence[Conversion], rows: int, reader: ScoreReader
+) -> Statistics:
     """Write all outputs into the partial folder, rows and scores side by side."""
     statistics = Statistics(keep_texts=plan.job.include_text)
     folder = plan.partial / "output"
     folder.remove()
     with bar("writing", rows, "rows") as shown:
-        for output in plan.outputs:
+        for output, conversion in zip(plan.outputs, conversions, strict=True):
             place = folder / (output.name or plan.out.name)
             Place(place.fs, place.path.rpartition("/")[0]).make_folder()
-            head = plan.table(output.inputs[0]).head()
-            with writing(plan, output, place, head) as writer:
-                for source in output.inputs:
+            with writing(plan, output, place, conversion.head) as writer:
+                for table in conversion.tables:
                     first = 1
-                    for block in plan.table(source).blocks():
+                    for block in table.blocks():
                         scores = reader.take(len(block.texts))
+                        converted = conversion.block(table, block, first)
                         with place.named_in_errors():
-                            writer.write(block, scores)
-                        statistics.add(source.name, first, block.texts, scores)
+                            writer.write(converted, scores)
+                        statistics.add(table.source.name, first, block.texts, scores)
                         first += len(block.texts)
                         shown.update(len(block.texts))
     return statistics

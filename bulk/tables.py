@@ -21,6 +21,10 @@ from bulk.scores import SCORES
 BLOCK_ROWS: Final = 1024
 
 
+# Gets rows as blocks hold them, and the number of the first, from 1; raises RunError.
+Inspector = Callable[[Any, int], object]
+
+
 @dataclass(frozen=True)
 class Block:
     """Rows that stand one after another in a file."""
@@ -49,10 +53,11 @@ class Table(ABC):
         """Read the columns; raise :class:`RunError` if the text's is missing or ours are there."""
 
     @abstractmethod
-    def count(self, progress: Callable[[int], object]) -> int:
+    def count(self, progress: Callable[[int], object], inspect: Inspector | None = None) -> int:
         """Return the number of rows; raise :class:`RunError` if one can't be read.
 
-        ``progress`` is called with the number of bytes read since its last call.
+        ``progress`` is called with the number of bytes read since its last call, and ``inspect``
+        with all rows.
         """
 
     @abstractmethod

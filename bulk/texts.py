@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, ClassVar, NoReturn
 
 import pyarrow as pa
 
-from bulk.tables import BLOCK_ROWS, Block, Head, Table, Writer
+from bulk.tables import BLOCK_ROWS, Block, Head, Inspector, Table, Writer
 from service.tables import MAX_RECORD_CHARS, Csv, Lines, Tsv, chunked
 
 
@@ -20,12 +20,14 @@ class TextTable(Table):
 
     newline: ClassVar[str]
 
-    def count(self, progress: Callable[[int], object]) -> int:
+    def count(self, progress: Callable[[int], object], inspect: Inspector | None = None) -> int:
         """See :meth:`Table.count`."""
         rows = seen = 0
         for row, place in self._rows():
             rows += 1
             self.check(row, rows)
+            if inspect is not None:
+                inspect([row], rows)
             if place > seen:
                 progress(place - seen)
                 seen = place
@@ -134,13 +136,17 @@ class JsonlTable(TextTable):
         """See :meth:`Table.head`; here each row has its own columns."""
         return Head(None)
 
-    def count(self, progress: Callable[[int], object]) -> int:
+    def count(self, progress: Callable[[int], object], inspect: Inspector | None = None) -> int:
         """See :meth:`Table.count`; a column of texts that no row has is refused."""
         self._has_texts = False
-        rows = super().count(progress)
+        rows = super().count(progress, inspect)
         if rows and not self._has_texts:
             raise self.error(f"no row has a {self.column} (--text-column)")
         return rows
+
+    def first_row(self) -> str | None:
+        """Return the first row, whatever it is; ``None`` if there is none."""
+        return next((row for row, _ in self._rows()), None)
 
     def records(self, lines: Lines) -> Iterator[str]:
         """See :meth:`TextTable.records`."""

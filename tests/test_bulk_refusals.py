@@ -106,7 +106,6 @@ def test_parquet_whose_texts_are_none(refuse: Callable[..., str]) -> None:
         (("empty", "b.csv"), "empty: holds no file whose name ends in .csv"),
         (("*.pdf", "b.csv"), "*.pdf: holds no file whose name ends in .csv"),
         (("a.csv", "b.txt"), "b.txt: its name must end in .csv"),
-        (("a.csv", "b.jsonl"), "b.jsonl: is JSONL, but a.csv is CSV; rows keep their format"),
         (("a.csv", "a.csv"), "a.csv: exists already, and is not the outcome of this input"),
         (("a.csv", "full"), "full: exists already, and is not the outcome of this input"),
         (("many", "b.csv"), "many/2.csv: its columns are not those of many/1.csv"),

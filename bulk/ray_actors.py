@@ -1,0 +1,177 @@
+"""What runs in Ray's processes: actors that score, and the one that tells them what there is.
+
+What Ray Data carries from here to there is the number of a part, not its texts. So its source can
+be read again by a task that replaces a killed one, and gives the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+import pyarrow as pa
+import ray
+from ray.data import Datasource
+from ray.data.block import BlockMetadata
+from ray.data.datasource import ReadTask
+
+from bulk.engine import Chunk, EngineError
+from utils.errors import CheckpointError, SettingsError, describe_exception
+from utils.libraries import set_library_defaults
+from utils.settings import Settings
+
+# Times that a part is scored whose actor dies, or is killed; all others go on meanwhile.
+TRIES: Final = 8
+NUMBER: Final = pa.schema([("part", pa.int64())])
+# Of one row, which Ray Data can't cut in two.
+RESULT: Final = pa.schema(
+    [
+        ("part", pa.int64()),
+        ("model", pa.string()),
+        ("fault", pa.string()),  # why the run can't go on
+        (
+            "rows",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("scores", pa.list_(pa.float64())),
+                        ("label", pa.string()),
+                        ("windows", pa.int64()),
+                        ("error", pa.string()),
+                    ]
+                )
+            ),
+        ),
+    ]
+)
+
+
+class Offers:
+    """An actor that knows which parts there are: as many as were offered, until the end.
+
+    Holds references to texts, not the texts; these are in the object store until they are scored.
+    """
+
+    def __init__(self) -> None:
+        self._texts: dict[int, list[Any]] = {}
+        self._taken: Counter[int] = Counter()
+        self._offered = 0
+        self._ended = False
+        self._changed = asyncio.Condition()
+
+    async def offer(self, part: int, texts: list[Any]) -> None:
+        """Add the next part; ``texts`` holds a reference, in a list so that it stays one."""
+        async with self._changed:
+            self._texts[part] = texts
+            self._offered = part + 1
+            self._changed.notify_all()
+
+    async def end(self) -> None:
+        """Say that there are no more."""
+        async with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    async def exists(self, part: int) -> bool:
+        """Wait until a part is offered; return false if it never will be."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: part < self._offered or self._ended)
+            return part < self._offered
+
+    async def take(self, part: int) -> list[Any] | None:
+        """Return what was offered, also to who asks again; ``None`` after too many times.
+
+        A part that is scored already is empty.
+        """
+        if part not in self._texts:
+            return []
+        self._taken[part] += 1
+        return self._texts[part] if self._taken[part] <= TRIES else None
+
+    async def scored(self, part: int) -> None:
+        """Let go of a part's texts."""
+        self._texts.pop(part, None)
+        self._taken.pop(part, None)
+
+
+class Parts(Datasource):
+    """A source for Ray Data: the number of each part, as soon as there is one, a block of each."""
+
+    def __init__(self, offers: Any) -> None:
+        self._offers = offers
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        """Return ``None``: nobody knows before the end."""
+        return None
+
+    def get_read_tasks(self, *_arguments: Any, **_options: Any) -> list[ReadTask]:
+        """Return the one task that reads this source."""
+        offers = self._offers
+
+        def read() -> Iterator[pa.Table]:
+            part = 0
+            while ray.get(offers.exists.remote(part)):
+                yield pa.table({"part": [part]}, NUMBER)
+                part += 1
+
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(read, unknown, schema=NUMBER)]
+
+
+class Scorer:
+    """What an actor of ``map_batches`` runs: the local engine, on the device it was given.
+
+    No exception leaves it, since Ray would log its message, which may quote a text.
+    """
+
+    def __init__(self, offers: Any, settings: Mapping[str, Any], cpus: int, readers: int) -> None:
+        self._offers = offers
+        self._fault: str | None = None
+        # Parts come two at a time, so that one is read while the other one is scored, which takes
+        # other processes to read.
+        self._turn = threading.BoundedSemaphore(2 if readers else 1)
+        set_library_defaults(os.environ)
+        try:
+            import torch
+
+            from bulk.local import LocalEngine
+            from utils.classifier import Classifier
+
+            torch.set_num_threads(cpus)
+            chosen = Settings.model_validate(settings)
+            self._engine = LocalEngine(Classifier.from_settings(chosen), chosen, readers)
+        except (CheckpointError, EngineError, SettingsError) as exc:
+            self._fault = str(exc)
+        except Exception as exc:
+            self._fault = f"the model can't be loaded: {describe_exception(exc)}"
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Score the part whose number comes; ``batch`` is of one row."""
+        (part,) = batch.column("part").to_pylist()
+        found: dict[str, Any] = {"part": part, "model": None, "fault": self._fault, "rows": []}
+        if self._fault is None:
+            try:
+                with self._turn:
+                    self._score(part, found)
+            except EngineError as exc:
+                found["fault"] = str(exc)
+            except Exception as exc:
+                found["fault"] = f"unexpected: {describe_exception(exc)}"
+        return pa.Table.from_pylist([found], RESULT)
+
+    def _score(self, part: int, found: dict[str, Any]) -> None:
+        references = ray.get(self._offers.take.remote(part))
+        if references is None:
+            raise EngineError(
+                f"{TRIES} actors have died while they scored the same part: is memory short?"
+            )
+        for reference in references:
+            chunk = Chunk(part, ray.get(reference))
+            for scored in self._engine.score([chunk], lambda _rows: None):
+                found["model"] = scored.model
+                found["rows"] = [asdict(row) for row in scored.rows]

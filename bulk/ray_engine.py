@@ -1,0 +1,146 @@
+"""The ``ray`` engine: one run of Ray Data, whose actors keep their model to its end.
+
+Ray Data wants to know its input before it starts, and here nobody knows it: parts are cut from
+the files while they are scored. So its source is a single task that yields the numbers of parts as
+they are offered, ``map_batches`` sends each number to an actor, and the actor fetches the texts,
+which are in Ray's object store (shared memory, no file) until their scores are here. That
+bounds memory, as parts are offered a few at a time; it needs no thread here; and whatever Ray
+repeats after it lost a process gives the same again. A part that is scored twice is dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any, Final
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import GetTimeoutError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from bulk.engine import Chunk, EngineError, RowScore, ScoredChunk
+from bulk.ray_actors import Offers, Parts, Scorer
+from bulk.ray_cluster import Actors, Cluster
+from utils.classifier import choose_folder
+from utils.errors import describe_exception
+from utils.settings import Settings
+
+# Calls that an actor gets at once: while one part is on the device, the next one is read.
+CALLS: Final = 2
+# Parts between the input and the output, for each actor: these, and as many that wait.
+PARTS_PER_ACTOR: Final = 2 * CALLS
+# What the actors have to know; no token or other secret is among it.
+SENT: Final = {"dtype", "max_batch_tokens", "max_text_chars", "max_windows"}
+
+
+class RayEngine:
+    """See :class:`bulk.engine.Engine`."""
+
+    def __init__(
+        self, cluster: Cluster, actors: Actors, settings: Settings, start_timeout: int
+    ) -> None:
+        self._cluster = cluster
+        self._actors = actors
+        self._start_timeout = start_timeout
+        self._settings = settings.model_dump(include=SENT) | {
+            "device": "cuda" if actors.gpus else "cpu",
+            "model_dir": choose_folder(settings).resolve(),
+        }
+        self._model: str | None = None
+
+    def score(
+        self, chunks: Iterable[Chunk], progress: Callable[[int], object]
+    ) -> Iterator[ScoredChunk]:
+        """See :meth:`bulk.engine.Engine.score`; progress comes in whole chunks."""
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        offers: Any = ray.remote(Offers).options(num_cpus=0, scheduling_strategy=here).remote()
+        source = iter(chunks)
+        indices: dict[int, int] = {}  # of chunks that are offered, by their parts' numbers
+        offered = 0
+        ended = False
+        with contextlib.closing(self._results(offers)) as results:
+            while True:
+                while not ended and len(indices) < PARTS_PER_ACTOR * self._actors.count:
+                    chunk = next(source, None)
+                    if chunk is None:
+                        ended = True
+                        offers.end.remote()
+                    else:
+                        offers.offer.remote(offered, [ray.put(chunk.texts)])
+                        indices[offered] = chunk.index
+                        offered += 1
+                if not indices:
+                    return
+                found = self._next(results)
+                index = indices.pop(found["part"], None)
+                if index is None:
+                    continue  # Ray has repeated what was not lost
+                offers.scored.remote(found["part"])
+                rows = [RowScore(**row) for row in found["rows"]]
+                progress(len(rows))
+                yield ScoredChunk(index, rows, found["model"])
+
+    def close(self) -> None:
+        """See :meth:`bulk.engine.Engine.close`; a cluster that was there before stays."""
+        self._cluster.close()
+
+    def _next(self, results: Iterator[dict[str, Any]]) -> dict[str, Any]:
+        """Return the next part's outcome. Raises :class:`EngineError` if there is none."""
+        try:
+            found = next(results)
+        except GetTimeoutError:
+            raise EngineError(
+                f"the actors were not ready within {self._start_timeout} s: is the cluster taken "
+                "by others? Wait, ask for less, or raise --start-timeout"
+            ) from None
+        except StopIteration:
+            raise EngineError("Ray ended before all was scored; run it again") from None
+        except Exception as exc:
+            raise EngineError(f"Ray gave up: {describe_exception(exc)}; run it again") from None
+        if found["fault"] is not None:
+            raise EngineError(found["fault"])
+        self._model = self._model or found["model"]
+        if found["model"] not in (None, self._model):
+            raise EngineError(
+                f"the cluster's machines have two models, {self._model} and {found['model']}: "
+                "put the same one on all of them"
+            )
+        return found
+
+    def _results(self, offers: Any) -> Generator[dict[str, Any], None, None]:
+        """Run Ray Data; yield the outcome of each part as soon as there is one."""
+        quiet()
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.wait_for_min_actors_s = self._start_timeout
+        context.target_max_block_size = 1  # byte: hand on what there is, and wait for no more
+        # Ray Data has killed actors start again, and what they had done again, without end; it is
+        # Offers that gives up. What fails otherwise it does not repeat.
+        readers = min(4, max(self._actors.cpus // 2, 1 if self._actors.gpus else 0))
+        parts = ray.data.read_datasource(Parts(offers), override_num_blocks=1, num_cpus=0)
+        scored = parts.map_batches(
+            Scorer,
+            fn_constructor_args=(offers, self._settings, self._actors.cpus, readers),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(
+                size=self._actors.count,
+                max_tasks_in_flight_per_actor=PARTS_PER_ACTOR,
+                max_concurrent_calls_per_actor=CALLS,
+                enable_true_multi_threading=True,
+            ),
+            num_cpus=self._actors.cpus,
+            num_gpus=self._actors.gpus,
+        )
+        for table in scored.iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=0
+        ):
+            yield from table.to_pylist()
+
+
+def quiet() -> None:
+    """Have Ray Data write to its own log files alone, and not into a progress bar."""
+    log = logging.getLogger("ray.data")
+    log.handlers = [handler for handler in log.handlers if "Session" in type(handler).__name__]
