@@ -25,7 +25,7 @@ from utils.errors import (
     UnsupportedMediaError,
     ValidationError,
 )
-from utils.schema import LABELS, Label
+from utils.schema import LABELS, THRESHOLD_NAMES, Label
 from utils.settings import Settings
 
 TITLE: Final = "Hate-speech detection"
@@ -205,11 +205,28 @@ def score_input(settings: Settings) -> dict[str, Any]:
     options = {
         "explain": {"type": "boolean", "default": False},
         "thresholds": {
-            "type": ["object", "null"],
-            "additionalProperties": False,
-            "properties": {
-                label: {"type": "number", "minimum": 0, "maximum": 1} for label in LABELS
-            },
+            "oneOf": [
+                {
+                    "title": "numbers",
+                    "type": ["object", "null"],
+                    "additionalProperties": False,
+                    "properties": {
+                        label: {"type": "number", "minimum": 0, "maximum": 1} for label in LABELS
+                    },
+                },
+                {
+                    "title": "name",
+                    "description": "Of thresholds that the model recommends.",
+                    "enum": list(THRESHOLD_NAMES),
+                },
+                {
+                    "title": "name in an object",
+                    "type": "object",
+                    "required": ["name"],
+                    "additionalProperties": False,
+                    "properties": {"name": {"enum": list(THRESHOLD_NAMES)}},
+                },
+            ]
         },
     }
     return {

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.support.checkpoints import THRESHOLDS
 from utils import checkpoint as checkpoints
 from utils.checkpoint import CONFIG, TOKENIZER, WEIGHTS
 from utils.errors import CheckpointError
@@ -70,6 +71,28 @@ def test_the_model_id_changes_with_weights_tokenizer_and_normaliser(
     ids.append(checkpoints.describe(folder).model_id)
     assert len(set(ids)) == len(ids)
     assert all(i.startswith("small-random@") and len(i.split("@")[1]) == 12 for i in ids)
+
+
+def test_recommended_thresholds_are_read_without_their_version(small_checkpoint: Path) -> None:
+    thresholds = checkpoints.describe(small_checkpoint).thresholds
+    assert thresholds == {name: THRESHOLDS[name] for name in ("balanced", "strict")}
+
+
+@pytest.mark.parametrize(
+    "thresholds",
+    [
+        {"balanced": 0.5},
+        {"strict": {"hat": 0.5}},
+        {"strict": {"hate": "0.5"}},
+        {"balanced": {"hate": 1.01}},
+        ["balanced"],
+    ],
+    ids=["number", "label", "string", "over_1", "list"],
+)
+def test_thresholds_no_score_can_be_held_to_are_refused(folder: Path, thresholds: Any) -> None:
+    edit_config(folder, thresholds=thresholds)
+    with pytest.raises(CheckpointError, match="thresholds"):
+        checkpoints.describe(folder)
 
 
 @pytest.mark.parametrize("file", [CONFIG, WEIGHTS, TOKENIZER])

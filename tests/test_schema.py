@@ -94,6 +94,31 @@ def test_bad_input_is_refused_in_one_line_that_names_the_field(
     assert SECRET not in str(caught.value)
 
 
+RECOMMENDED = {"balanced": {"hate": 0.05, "spam": 0.4}, "strict": {"hate": 0.2, "spam": 0.3}}
+
+
+@pytest.mark.parametrize(
+    "form", [lambda name: name, lambda name: {"name": name}], ids=["name", "object"]
+)
+def test_recommended_thresholds_are_used_by_name(form: Any) -> None:
+    flagged = {}
+    for name in RECOMMENDED:
+        request = parse({"prompt": "hi", "thresholds": form(name)}).resolve(RECOMMENDED)
+        flagged[name] = build_reply(request, [SCORE], Timing(0, 0), "m@1")["flagged"]
+    numbers = {
+        name: build_reply(parse({"prompt": "hi", "thresholds": t}), [SCORE], Timing(0, 0), "m@1")
+        for name, t in RECOMMENDED.items()
+    }
+    assert flagged == {name: reply["flagged"] for name, reply in numbers.items()}
+    assert flagged["balanced"] != flagged["strict"]
+
+
+def test_a_model_without_recommended_thresholds_refuses_their_name() -> None:
+    request = parse({"prompt": SECRET, "thresholds": "strict"})
+    with pytest.raises(ValidationError, match=r"^validation: thresholds: .* strict; send numbers"):
+        request.resolve({})
+
+
 def test_a_bad_item_fails_alone() -> None:
     request = parse({"texts": ["fine", "", None, 4, SECRET * 3]})
     assert request.texts == ["fine", "", "", "", SECRET * 3]

@@ -142,7 +142,7 @@ def test_every_field_of_a_request_is_one_the_service_takes(input_type: Descripto
     assert set(fields(question)) == {"prompt", "prompts", "explain", "thresholds"}
     thresholds = fields(question)["thresholds"].message_type
     assert thresholds is not None
-    assert set(fields(thresholds)) == set(LABELS)
+    assert set(fields(thresholds)) == {*LABELS, "name"}
     common = {"explain": True, "thresholds": dict.fromkeys(LABELS, 0.0)}
     for texts in ({"prompt": "a"}, {"prompts": ["a", ""]}):
         message = json_format.ParseDict(

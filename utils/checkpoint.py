@@ -30,7 +30,7 @@ from torch import Tensor
 from utils.custom_model import CustomModel, ModelConfig
 from utils.errors import CheckpointError
 from utils.linear import Linear
-from utils.schema import LABELS
+from utils.schema import LABELS, THRESHOLD_NAMES
 from utils.tweet_normalizer import NORMALIZER_VERSION
 
 WEIGHTS: Final = "model.safetensors"
@@ -51,6 +51,7 @@ class Checkpoint:
     model: ModelConfig
     sha256: Mapping[str, str]  # file name -> hex digest recorded when the folder was written
     provenance: Mapping[str, Any]
+    thresholds: Mapping[str, Mapping[str, float]]  # recommended: name -> label -> score
 
     @property
     def model_id(self) -> str:
@@ -73,7 +74,12 @@ def describe(path: Path) -> Checkpoint:
             raise TypeError("it is no object")
         model = ModelConfig.from_dict(config)
         checkpoint = Checkpoint(
-            path, config["name"], model, config["sha256"], config.get("provenance", {})
+            path,
+            config["name"],
+            model,
+            config["sha256"],
+            config.get("provenance", {}),
+            _thresholds(config.get("thresholds", {})),
         )
         digests = [checkpoint.sha256[file] for file in (WEIGHTS, TOKENIZER)]
         labels = tuple(config["labels"])
@@ -86,6 +92,23 @@ def describe(path: Path) -> Checkpoint:
     if not isinstance(checkpoint.name, str) or not all(isinstance(d, str) for d in digests):
         raise CheckpointError(f"{path}: name and sha256 in {CONFIG} must be strings")
     return checkpoint
+
+
+def _thresholds(values: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the named thresholds among ``values``; beside them stands their version.
+
+    Raises :class:`ValueError` for a label that is none, or a number that no score can reach.
+    """
+    if not isinstance(values, dict):
+        raise ValueError("thresholds must be an object")
+    named = {name: values[name] for name in THRESHOLD_NAMES if name in values}
+    for name, thresholds in named.items():
+        if not isinstance(thresholds, dict) or not thresholds.keys() <= set(LABELS):
+            raise ValueError(f"thresholds.{name} must be an object of label and number")
+        for value in thresholds.values():
+            if type(value) not in (int, float) or not 0 <= value <= 1:
+                raise ValueError(f"thresholds.{name} must hold numbers from 0 to 1")
+    return named
 
 
 def load_model(
@@ -171,8 +194,12 @@ def save(
     name: str,
     provenance: Mapping[str, Any],
     dtype: torch.dtype,
+    thresholds: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
-    """Write weights, tokenizer and configuration into ``path``, with their hashes."""
+    """Write weights, tokenizer and configuration into ``path``, with their hashes.
+
+    ``thresholds`` holds a ``version`` and, by name, a score for each label it flags.
+    """
     path.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
     save_file(tensors, path / WEIGHTS)
@@ -186,6 +213,7 @@ def save(
         "labels": LABELS,
         "name": name,
         "sha256": {file: file_sha256(path / file) for file in (WEIGHTS, TOKENIZER)},
+        **({"thresholds": thresholds} if thresholds else {}),
         "provenance": provenance,
     }
     (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

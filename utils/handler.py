@@ -55,7 +55,7 @@ class Handler:
 
         With a full queue it waits for room, or raises :class:`~utils.errors.OverloadedError`.
         """
-        request = parse_request(body, self._settings)
+        request = parse_request(body, self._settings).resolve(self._classifier.thresholds)
         sound = [i for i in range(len(request.texts)) if i not in request.faults]
         scored: list[Result] = []
         timing = Timing(0.0, 0.0)

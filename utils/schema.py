@@ -7,6 +7,7 @@ many stays with that text, as its :class:`~utils.errors.ServiceError` in place o
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from ctypes import c_float
@@ -22,6 +23,10 @@ from utils.settings import Settings
 Label = Literal["hate", "abusing", "neutral", "spam"]
 # In the order of the model's outputs.
 LABELS: Final[tuple[str, ...]] = get_args(Label)
+
+# Thresholds that a checkpoint may recommend, to be asked for by name.
+ThresholdName = Literal["balanced", "strict"]
+THRESHOLD_NAMES: Final[tuple[str, ...]] = get_args(ThresholdName)
 
 # What a caller's own key may take up in an error message.
 SHOWN_KEY_CHARS = 40
@@ -72,6 +77,20 @@ class ScoreRequest:
     many: bool
     explain: bool
     thresholds: Mapping[str, float] | None
+    recommended: str | None = None  # the name of the checkpoint's thresholds to use instead
+
+    def resolve(self, thresholds: Mapping[str, Mapping[str, float]]) -> ScoreRequest:
+        """Put the numbers a checkpoint recommends for a name.
+
+        Raises :class:`ValidationError` if it recommends none by that name.
+        """
+        if self.recommended is None:
+            return self
+        if self.recommended not in thresholds:
+            raise ValidationError(
+                f"thresholds: this model recommends none called {self.recommended}; send numbers"
+            )
+        return dataclasses.replace(self, thresholds=thresholds[self.recommended], recommended=None)
 
 
 @dataclass(frozen=True)
@@ -91,6 +110,9 @@ def parse_request(body: object, settings: Settings) -> ScoreRequest:
     if not isinstance(body, dict):
         raise ValidationError("input: must be an object with prompt or prompts")
     _require_known_keys(body)
+    recommended = _threshold_name(body)
+    if recommended:
+        body = {key: value for key, value in body.items() if key != "thresholds"}
     try:
         fields = _Body.model_validate(body)
     except pydantic.ValidationError as exc:
@@ -121,7 +143,7 @@ def parse_request(body: object, settings: Settings) -> ScoreRequest:
     thresholds: dict[str, float] | None = None
     if fields.thresholds is not None:
         thresholds = {str(label): least for label, least in fields.thresholds.items()}
-    return ScoreRequest(name, texts, faults, many, fields.explain, thresholds)
+    return ScoreRequest(name, texts, faults, many, fields.explain, thresholds, recommended)
 
 
 def _require_known_keys(body: Mapping[object, object]) -> None:
@@ -136,8 +158,25 @@ def _require_known_keys(body: Mapping[object, object]) -> None:
             shown = name if len(name) <= SHOWN_KEY_CHARS else f"{name[:SHOWN_KEY_CHARS]}…"
             raise ValidationError(f"{shown!r}: is not a known field")
     thresholds = body.get("thresholds")
-    if isinstance(thresholds, dict) and not thresholds.keys() <= set(LABELS):
+    if isinstance(thresholds, dict) and not thresholds.keys() <= {*LABELS, "name"}:
         raise ValidationError(f"thresholds: labels are {', '.join(LABELS)}")
+
+
+def _threshold_name(body: Mapping[object, object]) -> str | None:
+    """Return the name of recommended thresholds, if that is what the request asks for.
+
+    A message of the proto can't hold a string where it held an object: there, it is ``name`` in it.
+    """
+    value = body.get("thresholds")
+    if isinstance(value, dict) and "name" in value:
+        if len(value) > 1:
+            raise ValidationError("thresholds: give a name or numbers, not both")
+        value = value["name"]
+    elif not isinstance(value, str):
+        return None
+    if value not in THRESHOLD_NAMES:
+        raise ValidationError(f"thresholds: names are {' and '.join(THRESHOLD_NAMES)}")
+    return str(value)
 
 
 def _text_field(body: Mapping[object, object]) -> str:
@@ -187,7 +226,8 @@ def _explain(exc: pydantic.ValidationError) -> str:
         return "explain: must be true or false"
     if rest:
         return f"thresholds.{rest[0]}: must be a number from 0 to 1"
-    return "thresholds: must be an object of label and number"
+    names = " or ".join(THRESHOLD_NAMES)
+    return f"thresholds: must be an object of label and number, or {names}"
 
 
 def build_reply(

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from tests.conformance.suite import LABELS, differences, is_number, shown
+from tests.conformance.suite import LABELS, differences, is_number, shown, thresholds_of
 
 SUM_TOLERANCE: Final = 1e-5
 MODEL: Final = re.compile(r"[a-z0-9-]+@[0-9a-f]{12}")
@@ -98,7 +98,7 @@ def item_faults(
     request: Mapping[str, Any], value: str, item: Mapping[str, Any], settings: Mapping[str, int]
 ) -> Iterator[str]:
     """Yield what is wrong with the scores of one text."""
-    thresholds = request.get("thresholds")
+    thresholds = thresholds_of(request)
     keys = {"text", *LABELS, "label", "windows"}
     keys |= {"flagged"} if thresholds is not None else set()
     keys |= {"words"} if request.get("explain") else set()

@@ -28,6 +28,7 @@ from tests.conformance.suite import (
     read_document,
     render,
     shown,
+    thresholds_of,
 )
 from utils.checkpoint import EMBEDDED
 from utils.classifier import Classifier
@@ -138,7 +139,7 @@ def rounded(value: Any) -> Any:
 
 def close_calls(classifier: Classifier, case: Case, answer: Mapping[str, Any]) -> Iterator[str]:
     """Yield where rounding might decide: two labels, a threshold, or two windows that are close."""
-    thresholds = (case.input.get("thresholds") or {}) if isinstance(case.input, Mapping) else {}
+    thresholds = (thresholds_of(case.input) or {}) if isinstance(case.input, Mapping) else {}
     for item in answer.get("items", [answer]):
         if "error" in item:
             continue

@@ -20,6 +20,7 @@ CASES: Final = Path(__file__).with_name("cases.json")
 RECORD: Final = "python -m tests.conformance.record"
 
 # By hand, not from utils.schema, which is what is being tested.
+EMBEDDED: Final = Path(__file__).resolve().parents[2] / "checkpoints" / "mini"
 LABELS: Final = ("hate", "abusing", "neutral", "spam")
 
 SHOWN_CHARS: Final = 100
@@ -81,6 +82,18 @@ def render(document: Mapping[str, Any]) -> str:
     ]
     blocks = ",\n".join(f"    {{\n{case}\n    }}" for case in cases)
     return f'{{\n{"".join(head)}  "cases": [\n{blocks}\n  ]\n}}\n'
+
+
+def thresholds_of(request: Mapping[str, Any]) -> Mapping[str, float] | None:
+    """Return the thresholds a request asks for; for a name, what the checkpoint's file says."""
+    asked = request.get("thresholds")
+    name = asked.get("name") if isinstance(asked, Mapping) else asked
+    if not isinstance(name, str):
+        thresholds: Mapping[str, float] | None = asked
+        return thresholds
+    config = json.loads((EMBEDDED / "config.json").read_text(encoding="utf-8"))
+    named: Mapping[str, float] = config["thresholds"][name]
+    return named
 
 
 def _encode(value: Any) -> str:

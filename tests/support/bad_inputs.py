@@ -84,7 +84,22 @@ BAD_INPUTS: Final = (
     BadInput(
         "thresholds_list",
         {"prompt": MARKER, "thresholds": [0.5]},
-        "validation: thresholds: must be an object of label and number",
+        "validation: thresholds: must be an object of label and number, or balanced or strict",
+    ),
+    BadInput(
+        "thresholds_unknown_name",
+        {"prompt": MARKER, "thresholds": MARKER},
+        "validation: thresholds: names are balanced and strict",
+    ),
+    BadInput(
+        "thresholds_name_and_number",
+        {"prompt": MARKER, "thresholds": {"name": "strict", "hate": 0.5}},
+        "validation: thresholds: give a name or numbers, not both",
+    ),
+    BadInput(
+        "thresholds_name_number",
+        {"prompt": MARKER, "thresholds": {"name": 1}},
+        "validation: thresholds: names are balanced and strict",
     ),
     BadInput(
         "threshold_over_1",

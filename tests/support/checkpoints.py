@@ -27,6 +27,11 @@ SENTENCES: Final = (
     "the match starts at eight, bring snacks and friends",
 )
 
+THRESHOLDS: Final = {
+    "version": 1,
+    "balanced": {"hate": 0.2, "abusing": 0.3, "spam": 0.25},
+    "strict": {"hate": 0.5, "abusing": 0.6, "spam": 0.75},
+}
 SPECIAL_TOKENS: Final = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
 
@@ -90,4 +95,5 @@ def build_checkpoint(
         name=name,
         provenance={"source": "random weights, for tests"},
         dtype=torch.float32,
+        thresholds=THRESHOLDS,
     )
