@@ -1,4 +1,4 @@
-"""Train a checkpoint: a small encoder from nothing, or a pre-trained RoBERTa fine-tuned.
+"""Train a checkpoint: a small encoder, distilled or from nothing, or a pre-trained one fine-tuned.
 
     python train.py --train train.tsv --dev dev.tsv --test test.tsv --output checkpoints/mine
 
@@ -18,17 +18,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 
-from training.corpus import Corpus, read_corpus
-from training.encoders import fresh_model, pretrained_model
-from training.loop import Interrupted, Progress, StateFile, stop_requests, train_stage
-from training.output import BestKeeper, Result, write_folder
-from training.recipe import MINI, MINI_ENCODER, PRETRAINED, Recipe, TrainingError
-from training.stages import Classification, Pretraining
-from training.vocabulary import train_tokenizer
+from training.corpus import read_corpus
+from training.encoders import pretrained_model
+from training.functional import TEMPLATES
+from training.loop import Interrupted, StateFile, stop_requests
+from training.output import Result, shape, write_folder
+from training.recipe import (
+    MINI,
+    MINI_ENCODER,
+    PRETRAINED,
+    SCRATCH,
+    SCRATCH_ENCODER,
+    SHAPES,
+    TEACHER_PACKAGE,
+    Recipe,
+    TrainingError,
+    teacher_recipe,
+)
+from training.session import Session
 from utils import checkpoint
-from utils.custom_model import CustomModel
 from utils.errors import CheckpointError
 from utils.schema import LABELS
 from utils.tweet_normalizer import NORMALIZER_VERSION
@@ -41,13 +50,16 @@ Train a checkpoint folder that the service can serve (MODEL_DIR=OUTPUT).
 Data: tab-separated files, UTF-8, with the header label, text, source; labels are hate, abusing,
 neutral and spam; no quoting. Texts are normalised as the service normalises them.
 
---encoder mini trains a small RoBERTa from nothing: a tokenizer, masked-language pre-training on
-the training texts, then classification. Any other value is a RoBERTa to fine-tune: a name on the
-Hugging Face hub, such as vinai/bertweet-large, or a folder made by save_pretrained.
+--encoder mini fine-tunes a small pre-trained teacher, cuts a smaller student out of it, and teaches
+that from the labels, the teacher's scores and invented texts (training/functional.toml). scratch
+trains a small RoBERTa from nothing: a tokenizer, masked-language pre-training on the training
+texts, then classification. Any other value is a RoBERTa or BERT to fine-tune: a name on the Hugging
+Face hub, such as vinai/bertweet-large, or a folder made by save_pretrained.
 
 The weights kept are those of the epoch with the best macro-F1 on --dev; training ends early when
-that stops rising. Interrupted (Ctrl-C, SIGTERM, even a power cut), the same command goes on from
-the last saved state, in OUTPUT.partial; OUTPUT itself appears only when it is complete.
+that stops rising. They are calibrated on --dev, which also gives the recommended thresholds.
+Interrupted (Ctrl-C, SIGTERM, even a power cut), the same command goes on from the last saved state,
+in OUTPUT.partial; OUTPUT itself appears only when it is complete.
 """
 
 EPILOG = """\
@@ -71,7 +83,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--dev", type=Path, required=True, metavar="TSV", help="texts that choose the best epoch")
     add("--test", type=Path, metavar="TSV", help="texts for the model card's figures (else: --dev)")
     add("--output", type=Path, required=True, metavar="DIR", help="new checkpoint folder")
-    add("--encoder", default=MINI_ENCODER, help="mini, a hub name or a folder (default: mini)")
+    add(
+        "--encoder",
+        default=MINI_ENCODER,
+        help="mini, scratch, a hub name or a folder (default: mini)",
+    )
     add("--name", help="the model's name in replies (default: the output folder's name)")
     add("--about", type=Path, metavar="MD", help="text for the model card: purpose, data, biases")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda[:N]")
@@ -88,19 +104,54 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "(default: more for rarer ones: relative frequency to the power of "
         f"-{MINI.class_weight_power})",
     )
-    mini = parser.add_argument_group("only with --encoder mini")
-    mini.add_argument("--vocab-size", type=_positive, default=8000, help="default: 8000")
-    mini.add_argument("--hidden-size", type=_positive, default=256, help="default: 256")
-    mini.add_argument("--layers", type=_positive, default=4, help="default: 4")
-    mini.add_argument(
-        "--pretrain-epochs", type=_not_negative, help=f"default: {MINI.pretrain_epochs}; 0: none"
+    add(
+        "--vocab-size",
+        type=_positive,
+        help="default: 4900 for mini, 8000 for scratch; others have their own",
     )
-    return parser.parse_args(arguments)
+    mini = parser.add_argument_group("only with --encoder mini")
+    mini.add_argument(
+        "--teacher",
+        help="an installed package with a folder model, a hub name or a folder "
+        f"(default: {TEACHER_PACKAGE}, from requirements-train.txt)",
+    )
+    mini.add_argument(
+        "--teacher-layers",
+        type=_layers,
+        metavar="N,N,…",
+        help="layers of the teacher that the student keeps (default: 0,2,5)",
+    )
+    mini.add_argument("--intermediate-size", type=_positive, help="default: 768")
+    scratch = parser.add_argument_group("only with --encoder scratch")
+    scratch.add_argument("--hidden-size", type=_positive, help="default: 256")
+    scratch.add_argument("--layers", type=_positive, help="default: 4")
+    scratch.add_argument(
+        "--pretrain-epochs", type=_not_negative, help=f"default: {SCRATCH.pretrain_epochs}; 0: none"
+    )
+    options = parser.parse_args(arguments)
+    own = SHAPES.get(options.encoder, {})
+    for name in set().union(*SHAPES.values()) - own.keys():
+        if getattr(options, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            parser.error(f"argument {option}: not with --encoder {options.encoder}")
+    for name, default in own.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+    return options
 
 
 def _default(field: str) -> str:
-    mini, pretrained = getattr(MINI, field), getattr(PRETRAINED, field)
-    return f"default: {mini}" + ("" if mini == pretrained else f" for mini, else {pretrained}")
+    mini, scratch, other = (getattr(recipe, field) for recipe in (MINI, SCRATCH, PRETRAINED))
+    if mini == scratch == other:
+        return f"default: {mini}"
+    return f"default: {mini} for mini, {scratch} for scratch, else {other}"
+
+
+def _layers(value: str) -> tuple[int, ...]:
+    parts = value.split(",")
+    if not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError("must be whole numbers from 0, such as 0,2,5")
+    return tuple(map(int, parts))
 
 
 def _positive(value: str) -> int:
@@ -165,28 +216,18 @@ def run(options: argparse.Namespace) -> None:
     progress = state_file.load()
 
     torch.manual_seed(recipe.seed)
-    model, tokenizer = start(options, train, partial)
-    model.to(device)
     with stop_requests() as stop_requested:
-        if progress.stage == 0:
-            pretraining = Pretraining(model, tokenizer, train, recipe)
-            train_stage(
-                pretraining, recipe, progress, state_file, stop_requested, lambda _epoch: False
-            )
-            progress = Progress(1, seconds=progress.seconds, module=model.state_dict())
-            state_file.save(progress)
-        keeper = BestKeeper(model, tokenizer, dev, progress, recipe, partial / "best.safetensors")
-        train_stage(
-            Classification(model, tokenizer, train, recipe),
-            recipe,
-            progress,
-            state_file,
-            stop_requested,
-            keeper.end_epoch,
-        )
+        session = Session(recipe, train, dev, device, partial, state_file, progress, stop_requested)
+        if options.encoder == MINI_ENCODER:
+            model, tokenizer, targets = session.taught(options)
+        elif options.encoder == SCRATCH_ENCODER:
+            model, tokenizer, targets = *session.from_scratch(options), None
+        else:
+            model, tokenizer, targets = *pretrained_model(options.encoder), None
+        best = session.fine_tune(model, tokenizer, targets)
 
-    result = Result(options, recipe, progress, device, train, dev, test)
-    folder = write_folder(partial / "checkpoint", keeper.path, model.config, tokenizer, result)
+    result = Result(options, recipe, session.progress, device, train, dev, test)
+    folder = write_folder(partial / "checkpoint", best, model.config, tokenizer, result)
     # The folder appears in one step, so that nobody ever loads half of it.
     folder.path.rename(output)
     shutil.rmtree(partial)
@@ -204,9 +245,9 @@ def check_about(path: Path | None) -> None:
 
 def choose_recipe(options: argparse.Namespace) -> Recipe:
     """Return the encoder's recipe with what the command line changes."""
-    base = MINI if options.encoder == MINI_ENCODER else PRETRAINED
+    base = {MINI_ENCODER: MINI, SCRATCH_ENCODER: SCRATCH}.get(options.encoder, PRETRAINED)
     names = ["seed", "epochs", "patience", "batch_size", "learning_rate", "class_weights"]
-    if options.encoder == MINI_ENCODER:
+    if options.encoder == SCRATCH_ENCODER:
         names.append("pretrain_epochs")
     given = {name: getattr(options, name) for name in names}
     return dataclasses.replace(base, **{k: v for k, v in given.items() if v is not None})
@@ -222,27 +263,13 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def start(
-    options: argparse.Namespace, train: Corpus, partial: Path
-) -> tuple[CustomModel, Tokenizer]:
-    """Return the untrained model and its tokenizer, which a resumed run reads from ``partial``."""
-    if options.encoder != MINI_ENCODER:
-        return pretrained_model(options.encoder)
-    path = partial / checkpoint.TOKENIZER
-    if not path.exists():
-        logger.info("training the tokenizer")
-        temporary = path.with_suffix(".tmp")
-        train_tokenizer(train.texts, options.vocab_size).save(str(temporary))
-        temporary.replace(path)
-    tokenizer = Tokenizer.from_file(str(path))
-    return fresh_model(tokenizer.get_vocab_size(), options.hidden_size, options.layers), tokenizer
-
-
 def fingerprint(options: argparse.Namespace, recipe: Recipe) -> str:
     """Return a digest of all that the final weights depend on."""
     parts = {
         "recipe": dataclasses.asdict(recipe),
-        "encoder": [options.encoder, options.vocab_size, options.hidden_size, options.layers],
+        "encoder": [options.encoder, *(getattr(options, name) for name in shape(options))],
+        "templates": checkpoint.file_sha256(TEMPLATES),
+        "teacher": dataclasses.asdict(teacher_recipe(recipe)),
         "files": [checkpoint.file_sha256(options.train), checkpoint.file_sha256(options.dev)],
         "normalizer": NORMALIZER_VERSION,
     }

@@ -25,7 +25,7 @@ from training import output
 from training.corpus import Corpus, read_corpus
 from training.encoders import fresh_model, pretrained_model
 from training.evaluation import measure
-from training.recipe import MINI, TrainingError
+from training.recipe import SCRATCH, TrainingError
 from training.sequences import (
     Sample,
     batches,
@@ -63,7 +63,18 @@ FILLER = [
     "quite",
     "looks",
 ]
-SIZES = ["--vocab-size", "400", "--hidden-size", "64", "--layers", "1", "--batch-size", "8"]
+SIZES = [
+    "--encoder",
+    "scratch",
+    "--vocab-size",
+    "400",
+    "--hidden-size",
+    "64",
+    "--layers",
+    "1",
+    "--batch-size",
+    "8",
+]
 SCHEDULE = ["--epochs", "6", "--patience", "6", "--pretrain-epochs", "1", "--learning-rate", "2e-3"]
 
 
@@ -133,6 +144,7 @@ def test_a_trained_folder_is_sound_complete_and_has_learnt(trained: Path) -> Non
     assert checkpoint.verify(trained).name == "toy"
     assert {file.name for file in trained.iterdir()} == {
         "README.md",
+        "calibration.png",
         "config.json",
         "confusion.png",
         "model.safetensors",
@@ -176,7 +188,7 @@ def test_provenance_names_hashes_versions_and_seed_but_no_place(
         "rows": 480,
         "sha256": checkpoint.file_sha256(Path(data[1])),
     }
-    assert record["hyperparameters"]["seed"] == MINI.seed
+    assert record["hyperparameters"]["seed"] == SCRATCH.seed
     assert record["versions"]["torch"] == torch.__version__
     assert record["command"].startswith("python train.py --train train.tsv --dev dev.tsv")
     card = (trained / "README.md").read_text(encoding="utf-8")
@@ -364,18 +376,15 @@ def test_a_pretrained_encoder_is_fine_tuned_into_a_sound_folder(
     assert sum(a == b for a, b in zip(found, labels, strict=True)) >= 34
 
 
-def test_an_encoder_that_is_no_roberta_is_refused_in_one_line(
+def test_an_encoder_of_another_kind_is_refused_in_one_line(
     data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from transformers import BertConfig, BertModel
+    from transformers import DistilBertConfig, DistilBertModel
 
-    folder = tmp_path / "bert"
-    BertModel(
-        BertConfig(
-            vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
-            intermediate_size=8,
-        )
-    ).save_pretrained(folder)  # fmt: skip
+    folder = tmp_path / "distilbert"
+    DistilBertModel(
+        DistilBertConfig(vocab_size=50, dim=8, n_layers=1, n_heads=1, hidden_dim=8)
+    ).save_pretrained(folder)
     capsys.readouterr()
     output_folder = str(tmp_path / "out")
     assert train.main([*data, "--encoder", str(folder), "--output", output_folder]) == 1
@@ -391,7 +400,7 @@ def test_a_folder_whose_weights_are_not_an_encoders_is_refused_not_filled_at_ran
     arguments = [*data, "--encoder", str(trained), "--output", str(tmp_path / "out")]
     assert train.main(arguments) == 1
     message = capsys.readouterr().err
-    assert message == f"error: --encoder {trained}: lacks weights of a RoBERTa encoder\n"
+    assert message == f"error: --encoder {trained}: lacks weights of its encoder\n"
 
 
 HEADER = "label\ttext\tsource\n"
@@ -484,10 +493,10 @@ def test_a_heavier_class_wins_what_the_texts_leave_open(favoured: str, tmp_path:
 
 def test_rarer_labels_weigh_more_unless_weights_are_given() -> None:
     labels = [0] * 100 + [1] * 200 + [2] * 400
-    hate, abusing, neutral, spam = class_weights(labels, MINI)
+    hate, abusing, neutral, spam = class_weights(labels, SCRATCH)
     assert hate > abusing > neutral == 1.0
     assert spam == 1.0, "a label that never occurs"
-    given = dataclasses.replace(MINI, class_weights=(4.0, 3.0, 2.0, 1.0))
+    given = dataclasses.replace(SCRATCH, class_weights=(4.0, 3.0, 2.0, 1.0))
     assert class_weights(labels, given) == (4.0, 3.0, 2.0, 1.0)
 
 
@@ -523,7 +532,8 @@ def test_pretraining_shows_every_text_once_and_reaches_the_last_position(
 def test_long_fine_tuning_texts_mix_their_label_with_neutral_only(
     corpus: Corpus, tokenizer: Tokenizer
 ) -> None:
-    samples = finetuning_samples(corpus, tokenizer, 0.25, np.random.default_rng(3))
+    recipe = dataclasses.replace(SCRATCH, long_share=0.25)
+    samples = finetuning_samples(corpus, tokenizer, recipe, np.random.default_rng(3))
     long = samples[len(corpus) :]
     assert len(long) == 120
     assert max(len(sample.ids) for sample in long) > 400
@@ -545,12 +555,16 @@ def test_batches_hold_every_sample_once_with_texts_of_similar_length() -> None:
     assert float(np.median(spread)) < 10
 
 
+@pytest.mark.parametrize("soft_share", [0.0, 0.7])
 def test_a_batch_computed_in_parts_has_the_gradient_of_the_whole(
-    corpus: Corpus, tokenizer: Tokenizer
+    soft_share: float, corpus: Corpus, tokenizer: Tokenizer
 ) -> None:
-    recipe = dataclasses.replace(MINI, token_dropout=0.0, class_weights=(4.0, 1.0, 2.0, 0.5))
+    recipe = dataclasses.replace(
+        SCRATCH, token_dropout=0.0, class_weights=(4.0, 1.0, 2.0, 0.5), soft_share=soft_share
+    )
     model = fresh_model(tokenizer.get_vocab_size(), 32, 1).eval()
-    stage = Classification(model, tokenizer, corpus, recipe)
+    targets = [(3.0, 0.0, 1.0, float(i % 5)) for i in range(len(corpus))]
+    stage = Classification(model, tokenizer, corpus, recipe, targets)
     batch = sorted(stage.samples(np.random.default_rng(0))[:24], key=lambda s: s.label)
 
     def gradient(parts: list[list[Sample]]) -> torch.Tensor:
@@ -569,7 +583,7 @@ def test_a_batch_computed_in_parts_has_the_gradient_of_the_whole(
 
 def test_masking_hides_words_never_sentence_marks(corpus: Corpus, tokenizer: Tokenizer) -> None:
     model = fresh_model(tokenizer.get_vocab_size(), 32, 1)
-    stage = Pretraining(model, tokenizer, corpus, dataclasses.replace(MINI, mask_share=0.5))
+    stage = Pretraining(model, tokenizer, corpus, dataclasses.replace(SCRATCH, mask_share=0.5))
     batch = PackedBatch.pack([tokenizer.encode(text).ids for text in corpus.texts], 1, "cpu")
     torch.manual_seed(0)
     masked, chosen = stage._masking.mask(batch, 0.5)
@@ -594,7 +608,8 @@ def test_fresh_weights_start_small_and_padding_at_zero() -> None:
 
 def test_macro_f1_counts_only_labels_that_occur() -> None:
     labels, found = np.array([0, 0, 2, 2]), np.array([0, 0, 2, 1])
-    figures = measure(labels, found, ["x", "x", "y", "y"])
+    corpus = Corpus(["a"] * 4, labels.tolist(), ["x", "x", "y", "y"])
+    figures = measure(np.eye(4, dtype=np.float32)[found], corpus)
     assert figures.accuracy == 0.75
     assert figures.macro_f1 == pytest.approx((1 + 2 / 3) / 2)
     assert figures.by_source["x"].accuracy == 1.0

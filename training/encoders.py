@@ -1,17 +1,27 @@
-"""Where a model starts from: fresh small weights, or a pre-trained RoBERTa."""
+"""Where a model starts from: fresh small weights, or a pre-trained RoBERTa or BERT."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 import torch
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 
 from training.recipe import TrainingError
-from training.vocabulary import wrap_in_sentence_marks
+from training.vocabulary import BOS, EOS, MASK, PAD, UNK, wrap_in_sentence_marks
 from utils.custom_model import CustomModel, ModelConfig
+
+BERT_SPECIAL_TOKENS: Final = {
+    "[CLS]": BOS,
+    "[PAD]": PAD,
+    "[SEP]": EOS,
+    "[UNK]": UNK,
+    "[MASK]": MASK,
+}
 
 
 def initialise(module: nn.Module) -> None:
@@ -44,10 +54,11 @@ def fresh_model(vocab_size: int, hidden_size: int, layers: int) -> CustomModel:
     return model
 
 
-def pretrained_model(encoder: str) -> tuple[CustomModel, Tokenizer]:
-    """Load a RoBERTa and its tokenizer from the Hugging Face hub or a local folder.
+def pretrained_model(encoder: str, option: str = "--encoder") -> tuple[CustomModel, Tokenizer]:
+    """Load a RoBERTa or a BERT and its tokenizer from the Hugging Face hub or a local folder.
 
-    The head is fresh. Raises :class:`TrainingError` if there is none, or it is not a RoBERTa.
+    The head is fresh. Raises :class:`TrainingError` if there is none, or it is neither;
+    it names the command line's ``option``.
     """
     # Imported here: it takes seconds, which the small encoder's training need not spend.
     from transformers import AutoModel, AutoTokenizer
@@ -64,23 +75,45 @@ def pretrained_model(encoder: str) -> tuple[CustomModel, Tokenizer]:
         fast: Any = AutoTokenizer.from_pretrained(encoder)
     except (OSError, ValueError) as exc:
         reason = str(exc).strip().splitlines()[0]
-        raise TrainingError(f"--encoder {encoder}: cannot be loaded: {reason}") from exc
+        raise TrainingError(f"{option} {encoder}: cannot be loaded: {reason}") from exc
     config = source.config
-    if config.model_type != "roberta" or config.hidden_act != "gelu":
-        raise TrainingError(f"--encoder {encoder}: not a RoBERTa with exact GELU")
+    if config.model_type not in ("roberta", "bert") or config.hidden_act != "gelu":
+        raise TrainingError(f"{option} {encoder}: not a RoBERTa or BERT with exact GELU")
     # transformers fills what it does not find with random weights. The pooler is not used here.
     if any(not key.startswith("pooler.") for key in loading["missing_keys"]):
-        raise TrainingError(f"--encoder {encoder}: lacks weights of a RoBERTa encoder")
+        raise TrainingError(f"{option} {encoder}: lacks weights of its encoder")
     if not fast.is_fast:
-        raise TrainingError(f"--encoder {encoder}: its tokenizer has no tokenizer.json form")
+        raise TrainingError(f"{option} {encoder}: its tokenizer has no tokenizer.json form")
     values = asdict(ModelConfig()) | {
         key: value for key, value in config.to_dict().items() if value is not None
     }
     # The published checkpoint's head is half as wide as its encoder.
     values |= {"classifier_size": max(4, config.hidden_size // 2), "num_labels": 4}
+    state = source.state_dict()
+    tokenizer = fast.backend_tokenizer.to_str()
+    if config.model_type == "bert":
+        values, state, tokenizer = bert_as_roberta(values, state, tokenizer)
     model = CustomModel(ModelConfig.from_dict(values))
     initialise(model)
-    model.model.load_state_dict(source.state_dict(), strict=True)
-    tokenizer = Tokenizer.from_str(fast.backend_tokenizer.to_str())
+    model.model.load_state_dict(state, strict=True)
+    tokenizer = Tokenizer.from_str(tokenizer)
     wrap_in_sentence_marks(tokenizer)
     return model, tokenizer
+
+
+def bert_as_roberta(
+    values: Mapping[str, Any], state: Mapping[str, Tensor], tokenizer: str
+) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    """Return configuration, weights and ``tokenizer.json`` of a BERT in RoBERTa's terms.
+
+    The two differ in where positions begin, at 0 or behind the padding's id, and in the names of
+    special tokens; of BERT's two token types, the first is for single texts. All else is the same.
+    """
+    name = "embeddings.position_embeddings.weight"
+    positions = state[name]
+    skipped = positions.new_zeros(values["pad_token_id"] + 1, positions.shape[1])
+    state = {**state, name: torch.cat([skipped, positions])}
+    values = {**values, "max_position_embeddings": len(state[name])}
+    for theirs, ours in BERT_SPECIAL_TOKENS.items():
+        tokenizer = tokenizer.replace(json.dumps(theirs), json.dumps(ours))
+    return values, state, tokenizer

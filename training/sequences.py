@@ -10,6 +10,7 @@ either of its label or neutral.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,7 +19,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from training.corpus import Corpus
-from training.recipe import MAX_TOKENS
+from training.functional import functional_corpus, vary
+from training.recipe import MAX_TOKENS, Recipe
 from utils.schema import LABELS
 
 NEUTRAL: Final = LABELS.index("neutral")
@@ -29,10 +31,11 @@ POOL_BATCHES: Final = 50  # batches' worth of texts that are sorted by length to
 
 @dataclass(frozen=True)
 class Sample:
-    """One sequence of token ids, with the index of its label."""
+    """One sequence of token ids, with the index of its label and a teacher's logits, if any."""
 
     ids: list[int]
     label: int
+    target: tuple[float, ...] | None = None
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
@@ -64,14 +67,34 @@ def pretraining_samples(
 
 
 def finetuning_samples(
-    corpus: Corpus, tokenizer: Tokenizer, long_share: float, rng: np.random.Generator
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    recipe: Recipe,
+    rng: np.random.Generator,
+    targets: Sequence[tuple[float, ...]] | None = None,
 ) -> list[Sample]:
-    """Return every text, and ``long_share`` times as many long ones, labels in proportion."""
-    long = long_corpus(corpus, round(len(corpus) * long_share), rng)
-    ids = encode(tokenizer, [*corpus.texts, *long.texts])
-    return [
-        Sample(each, label) for each, label in zip(ids, [*corpus.labels, *long.labels], strict=True)
+    """Return every text, some of them changed, and those that the recipe adds to them.
+
+    Added are long texts, labels in proportion, and invented ones. ``targets`` are a teacher's
+    logits for the corpus; they stand for a text however it is changed.
+    """
+    texts = [vary(text, recipe.changed_share, rng) for text in corpus.texts]
+    samples = [
+        Sample(ids, label, target)
+        for ids, label, target in zip(
+            encode(tokenizer, texts),
+            corpus.labels,
+            targets or itertools.repeat(None, len(texts)),
+            strict=True,
+        )
     ]
+    for added in (
+        long_corpus(corpus, round(len(corpus) * recipe.long_share), rng),
+        functional_corpus(recipe.functional_texts, rng),
+    ):
+        encoded = encode(tokenizer, added.texts)
+        samples += [Sample(ids, label) for ids, label in zip(encoded, added.labels, strict=True)]
+    return samples
 
 
 def long_corpus(corpus: Corpus, count: int, rng: np.random.Generator) -> Corpus:

@@ -108,45 +108,68 @@ class Pretraining:
 
 
 class Classification:
-    """Cross-entropy over the four labels, each with its weight."""
+    """Cross-entropy with the labels, each with its weight, and with a teacher's probabilities.
 
-    name = "fine-tuning"
-    index = 1
+    Distillation as by Hinton and others 2015 (https://arxiv.org/abs/1503.02531).
+    """
+
     dropout = True
 
     def __init__(
-        self, model: CustomModel, tokenizer: Tokenizer, corpus: Corpus, recipe: Recipe
+        self,
+        model: CustomModel,
+        tokenizer: Tokenizer,
+        corpus: Corpus,
+        recipe: Recipe,
+        targets: Sequence[tuple[float, ...]] | None = None,
+        name: str = "fine-tuning",
+        index: int = 2,
     ) -> None:
-        """Take part in training ``model``."""
+        """Take part in training ``model``; ``targets`` are a teacher's logits for the corpus."""
+        self.name, self.index = name, index
         self.module: nn.Module = model
         self._device = model.linear1.weight.device
         self.epochs = recipe.epochs
         self.learning_rate = recipe.learning_rate
         self.class_weights = class_weights(corpus.labels, recipe)
+        self._targets = targets
         self._tokenizer = tokenizer
         self._corpus = corpus
         self._recipe = recipe
         self._masking = Masking(tokenizer, model.config)
 
     def samples(self, rng: np.random.Generator) -> list[Sample]:
-        """Return every text once, and some long ones made of them."""
+        """Return every text once, and those the recipe adds."""
         return sequences.finetuning_samples(
-            self._corpus, self._tokenizer, self._recipe.long_share, rng
+            self._corpus, self._tokenizer, self._recipe, rng, self._targets
         )
 
     def weight(self, part: Sequence[Sample]) -> float:
-        """Return the sum of the samples' class weights."""
-        return sum(self.class_weights[sample.label] for sample in part)
+        """Return the sum of the weights of both losses."""
+        return sum(sum(self._weights(sample)) for sample in part)
+
+    def _weights(self, sample: Sample) -> tuple[float, float]:
+        """Return how much a sample's label counts, and its target."""
+        soft = 0.0 if sample.target is None else self._recipe.soft_share
+        return (1 - soft) * self.class_weights[sample.label], soft
 
     def loss(self, part: Sequence[Sample]) -> Tensor:
-        """Return the weighted mean cross-entropy."""
+        """Return the weighted mean of both losses."""
         batch = PackedBatch.pack([s.ids for s in part], self._masking.pad_token_id, self._device)
         if self._recipe.token_dropout:
             batch = self._masking.drop(batch, self._recipe.token_dropout)
-        logits = self.module(batch)
+        logits = self.module(batch).float()
         labels = torch.tensor([sample.label for sample in part]).to(self._device)
-        weights = torch.tensor(self.class_weights).to(self._device)
-        return F.cross_entropy(logits.float(), labels, weight=weights)
+        none = (0.0,) * logits.shape[1]
+        targets = torch.tensor([sample.target or none for sample in part]).to(self._device)
+        hard, soft = torch.tensor([self._weights(s) for s in part]).to(self._device).unbind(1)
+        softness = self._recipe.soft_temperature
+        # Its gradient shrinks with the square of the temperature.
+        far = F.cross_entropy(
+            logits / softness, F.softmax(targets / softness, dim=1), reduction="none"
+        ) * (softness * softness)
+        near = F.cross_entropy(logits, labels, reduction="none")
+        return (hard * near + soft * far).sum() / (hard + soft).sum()
 
 
 class Masking:

@@ -12,8 +12,9 @@ from training.recipe import TrainingError
 BOS: Final = "<s>"
 PAD: Final = "<pad>"
 EOS: Final = "</s>"
+UNK: Final = "<unk>"
 MASK: Final = "<mask>"
-SPECIAL_TOKENS: Final = (BOS, PAD, EOS, "<unk>", MASK)
+SPECIAL_TOKENS: Final = (BOS, PAD, EOS, UNK, MASK)
 
 
 def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:

@@ -1,0 +1,100 @@
+"""Two checkpoints side by side, through the engine: how good, how large, how fast.
+
+The first is judged against the second, on the same labelled texts, in float32. Accuracy and
+macro-F1 are over the file; the functional suite is that of ``training/functional.toml``, templates
+and groups held out. Needs requirements-train.txt.
+
+    python -m benchmarks.checkpoints checkpoints/mini path/to/older --data test.tsv
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import report
+from training.corpus import read_corpus, read_rows
+from training.evaluation import functional_figures, measure
+from training.functional import held_out_corpus
+from utils.classifier import Classifier
+from utils.schema import TextScore
+from utils.settings import Settings
+
+SAMPLE = Path(__file__).with_name("data") / "sample.tsv"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = report.parser(__doc__, rounds=5)
+    parser.add_argument("folder", type=Path, help="the checkpoint to judge")
+    parser.add_argument("older", type=Path, help="the one to judge it against")
+    parser.add_argument(
+        "--data", type=Path, default=SAMPLE, metavar="TSV", help="label, text, source (%(default)s)"
+    )
+    parser.add_argument(
+        "--texts", type=report.positive, default=2000, help="for the speed (%(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    folders = (options.folder, options.older)
+    ours, theirs = (load(folder) for folder in folders)
+    texts = [text for _, text, _ in read_rows(options.data)]
+    against = theirs.model_id
+    qualities = [quality(classifier, options.data) for classifier in (ours, theirs)]
+    figures = [
+        report.at_least(name, against, [value], [qualities[1][name]], None)
+        for name, value in qualities[0].items()
+    ]
+    size, older = (sum(file.stat().st_size for file in folder.iterdir()) for folder in folders)
+    figures.append(
+        report.at_most("size of the folder, MB", against, [size / 1e6], [older / 1e6], None)
+    )
+    speeds, older_speeds = report.in_turn(
+        lambda: speed(ours, texts[: options.texts]),
+        lambda: speed(theirs, texts[: options.texts]),
+        options.rounds,
+    )
+    figures.append(
+        report.at_least("offline throughput, texts/s", against, speeds, older_speeds, None)
+    )
+    report.publish(figures, options.json)
+
+
+def load(folder: Path) -> Classifier:
+    """Load a checkpoint as the service does on a CPU."""
+    settings = {"MODEL_DIR": str(folder), "DEVICE": "cpu", "DTYPE": "float32", "LOG_LEVEL": "ERROR"}
+    return Classifier.from_settings(Settings.from_environment(settings))
+
+
+def quality(classifier: Classifier, data: Path) -> dict[str, float]:
+    """Return figures by name, each from 0 to 1."""
+    corpus = read_corpus(data)
+    metrics = measure(scores(classifier, [text for _, text, _ in read_rows(data)]), corpus)
+    invented = held_out_corpus()
+    functional = functional_figures(measure(scores(classifier, invented.texts), invented))
+    return {
+        f"accuracy on {data.name}": metrics.accuracy,
+        f"macro-F1 on {data.name}": metrics.macro_f1,
+        "balanced accuracy of hate, functional suite": functional.balanced_accuracy,
+    }
+
+
+def scores(classifier: Classifier, texts: Sequence[str]) -> Any:
+    """Return ``[texts, labels]``; a text that can't be scored counts as no label's."""
+    found = classifier.score(texts)
+    rows = [list(r.scores) if isinstance(r, TextScore) else [0.0] * 4 for r in found]
+    return np.array(rows, dtype=np.float32)
+
+
+def speed(classifier: Classifier, texts: Sequence[str]) -> float:
+    """Return texts per second."""
+    started = time.perf_counter()
+    classifier.score(texts)
+    return len(texts) / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()

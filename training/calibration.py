@@ -1,0 +1,149 @@
+"""Probabilities that mean what they say, and thresholds to act on them.
+
+A network trained to be right is more certain than it is right. One number, the temperature its
+logits are divided by, mends most of that (Guo and others 2017, https://arxiv.org/abs/1706.04599).
+It is fitted on the dev set and folded into the head's last layer, so a checkpoint needs no word
+about it, and no label changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]  # ships no types
+from scipy.special import log_softmax, softmax  # type: ignore[import-untyped]  # nor here
+from torch import Tensor
+
+from utils.schema import LABELS
+
+Logits = NDArray[np.float32]  # [texts, labels]
+Labels = NDArray[np.int64]  # [texts]
+
+BINS: Final = 15
+TEMPERATURES: Final = (0.25, 4.0)  # what is looked through
+FLAGGED: Final = tuple(label for label in LABELS if label != "neutral")
+STRICT_PRECISION: Final = 0.9
+THRESHOLDS_VERSION: Final = 1  # of how they are chosen
+LEAST_RECALL: Final = 0.05  # of a strict threshold
+THRESHOLDS: Final = np.round(np.arange(0.01, 1.0, 0.01), 2)  # what is chosen from
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the temperature did; errors are expected calibration errors, 0 to 1."""
+
+    temperature: float
+    dev_before: float
+    dev_after: float
+
+
+def calibrate(logits: Logits, labels: Labels) -> Calibration:
+    """Fit the temperature with the least cross-entropy."""
+
+    def loss(temperature: float) -> float:
+        return -float(
+            log_softmax(logits / temperature, axis=1)[np.arange(len(labels)), labels].mean()
+        )
+
+    temperature = float(minimize_scalar(loss, bounds=TEMPERATURES, method="bounded").x)
+    return Calibration(
+        round(temperature, 4),
+        expected_calibration_error(logits, labels),
+        expected_calibration_error(logits / temperature, labels),
+    )
+
+
+def probabilities(logits: Logits) -> NDArray[np.float64]:
+    """Return scores ``[texts, labels]``, rows summing to 1."""
+    scores: NDArray[np.float64] = softmax(logits.astype(np.float64), axis=1)
+    return scores
+
+
+def fold(state: Mapping[str, Tensor], temperature: float) -> dict[str, Tensor]:
+    """Return a state dict whose model's logits are those of ``state`` over the temperature."""
+    last = ("linear2.weight", "linear2.bias")
+    return {key: value / temperature if key in last else value for key, value in state.items()}
+
+
+def expected_calibration_error(logits: Logits, labels: Labels) -> float:
+    """Return the mean distance of confidence and accuracy over ``BINS`` bins, by texts in each."""
+    confidence, accuracy, counts = reliability(logits, labels)
+    return float((np.abs(confidence - accuracy) * counts).sum() / counts.sum())
+
+
+def reliability(
+    logits: Logits, labels: Labels
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Return each bin's mean confidence, accuracy and number of texts; bins without are left out.
+
+    The confidence is the probability of the most probable label.
+    """
+    scores = probabilities(logits)
+    confidence, right = scores.max(axis=1), scores.argmax(axis=1) == labels
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    counts = np.bincount(bins, minlength=BINS)
+    held = counts > 0
+    means = [np.bincount(bins, each, BINS)[held] / counts[held] for each in (confidence, right)]
+    return means[0], means[1], counts[held]
+
+
+def draw_reliability(before: Logits, after: Logits, labels: Labels, path: Path) -> None:
+    """Draw accuracy over confidence, before and after calibration, as a small PNG."""
+    figure = Figure(figsize=(4.2, 3.8), dpi=90, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle="dotted")
+    for logits, name, style in ((before, "before", "--"), (after, "after", "-")):
+        confidence, accuracy, _ = reliability(logits, labels)
+        error = expected_calibration_error(logits, labels)
+        axes.plot(
+            confidence, accuracy, style, marker="o", markersize=3, label=f"{name}: {error:.3f}"
+        )
+    axes.set(xlim=(0.2, 1), ylim=(0.2, 1), xlabel="confidence", ylabel="accuracy")
+    axes.legend(title="expected calibration error", fontsize=8, title_fontsize=8)
+    figure.savefig(path, metadata={"Software": None})
+
+
+def recommend(scores: NDArray[np.float64], labels: Labels) -> dict[str, Any]:
+    """Return the thresholds that ``config.json`` publishes, chosen on dev ``scores``.
+
+    ``balanced`` has the best F1 of each label. ``strict`` is the lowest, but not below that, at
+    which ``STRICT_PRECISION`` of what it flags is right, or the most precise there is. A label that
+    no text has gets none.
+    """
+    balanced, strict = {}, {}
+    for label in FLAGGED:
+        true = labels == LABELS.index(label)
+        if not true.any():
+            continue
+        flagged = scores[:, LABELS.index(label), None] >= THRESHOLDS
+        right = (flagged & true[:, None]).sum(axis=0)
+        precision = right / np.maximum(flagged.sum(axis=0), 1)
+        recall = right / true.sum()
+        best = int((2 * right / (flagged.sum(axis=0) + true.sum())).argmax())
+        # Not the few texts at the very top, where one error is a swing of many per cent.
+        enough = (recall >= LEAST_RECALL) & (np.arange(len(THRESHOLDS)) >= best)
+        good = enough & (precision >= STRICT_PRECISION)
+        at = good.argmax() if good.any() else np.where(enough, precision, 0).argmax()
+        balanced[label], strict[label] = (float(THRESHOLDS[i]) for i in (best, max(at, best)))
+    return {"version": THRESHOLDS_VERSION, "balanced": balanced, "strict": strict}
+
+
+def flagged_figures(
+    scores: NDArray[np.float64], labels: Labels, thresholds: Mapping[str, float]
+) -> dict[str, tuple[float, float]]:
+    """Return precision and recall of what each label's threshold flags; nan without any."""
+    figures = {}
+    for label, least in thresholds.items():
+        flagged, true = scores[:, LABELS.index(label)] >= least, labels == LABELS.index(label)
+        right = float((flagged & true).sum())
+        figures[label] = (
+            right / float(flagged.sum()) if flagged.any() else float("nan"),
+            right / float(true.sum()) if true.any() else float("nan"),
+        )
+    return figures

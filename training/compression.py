@@ -1,0 +1,164 @@
+"""A small student cut out of a large teacher: some layers, fewer neurons, fewer tokens.
+
+It starts where the teacher stands instead of from nothing; distillation then mends what the cuts
+broke. The width of the hidden state stays, so that every weight that is kept keeps its meaning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models
+from torch import Tensor, nn
+
+from training.recipe import TrainingError
+from training.sequences import encode
+from training.vocabulary import PAD, SPECIAL_TOKENS, wrap_in_sentence_marks
+from utils.custom_model import CustomModel, ModelConfig
+from utils.packing import PackedBatch
+
+CONTINUATION: Final = "##"  # before a WordPiece token that goes on with a word
+SAMPLE: Final = 2000  # texts on which neurons are compared
+BATCH: Final = 64
+
+
+def cut_student(
+    teacher: CustomModel,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    vocab_size: int,
+    layers: Sequence[int],
+    intermediate_size: int,
+) -> tuple[CustomModel, Tokenizer]:
+    """Return a student with the teacher's ``layers`` and the tokens and neurons that matter most.
+
+    ``texts`` tell which. Raises as :func:`require_cuttable`.
+    """
+    require_cuttable(teacher, tokenizer, layers)
+    config = teacher.config
+    neurons = min(intermediate_size, config.intermediate_size)
+    small_tokenizer, tokens = prune_vocabulary(tokenizer, texts, vocab_size)
+    pad_token_id = SPECIAL_TOKENS.index(PAD)
+    sizes = {
+        "vocab_size": len(tokens),
+        "num_hidden_layers": len(layers),
+        "intermediate_size": neurons,
+        "pad_token_id": pad_token_id,
+        "type_vocab_size": 1,
+        # RoBERTa's positions begin behind the padding's id.
+        "max_position_embeddings": config.max_tokens + pad_token_id + 1,
+    }
+    student = CustomModel(ModelConfig(**dataclasses.asdict(config) | sizes))
+    rng = np.random.default_rng(0)
+    sample = [texts[i] for i in rng.permutation(len(texts))[:SAMPLE]]
+    strongest = {
+        place: importance.topk(neurons).indices.sort().values
+        for place, importance in _neuron_importance(
+            teacher, encode(tokenizer, sample), layers
+        ).items()
+    }
+    source = teacher.state_dict()
+    words, types, places = (
+        f"model.embeddings.{kind}_embeddings.weight" for kind in ("word", "token_type", "position")
+    )
+    state = {key: value for key, value in source.items() if ".layer." not in key}
+    state[words], state[types] = state[words][tokens], state[types][:1]
+    positions = state[places][-config.max_tokens :]
+    unused = positions.new_zeros(pad_token_id + 1, positions.shape[1])
+    state[places] = torch.cat([unused, positions])
+    for place, layer in enumerate(layers):
+        prefix = f"model.encoder.layer.{layer}."
+        for key, value in source.items():
+            if key.startswith(prefix):
+                name = key.removeprefix(prefix)
+                state[f"model.encoder.layer.{place}.{name}"] = _cut(name, value, strongest[layer])
+    student.load_state_dict({key: value.clone() for key, value in state.items()}, strict=True)
+    return student, small_tokenizer
+
+
+def require_cuttable(teacher: CustomModel, tokenizer: Tokenizer, layers: Sequence[int]) -> None:
+    """Raise :class:`TrainingError` without such layers, or for a tokenizer that is no WordPiece."""
+    count = teacher.config.num_hidden_layers
+    if not layers or max(layers) >= count:
+        raise TrainingError(f"--teacher-layers: the teacher has layers 0 to {count - 1}")
+    if not isinstance(tokenizer.model, models.WordPiece):
+        raise TrainingError("--teacher: its tokenizer is not a WordPiece, and can't be cut")
+
+
+def _cut(name: str, weight: Tensor, neurons: Tensor) -> Tensor:
+    if name.startswith("intermediate."):
+        return weight[neurons]
+    return weight[:, neurons] if name == "output.dense.weight" else weight
+
+
+@torch.inference_mode()
+def _neuron_importance(
+    model: CustomModel, sequences: Sequence[Sequence[int]], layers: Sequence[int]
+) -> Mapping[int, Tensor]:
+    """Return, by layer, how much each feed-forward neuron adds to the hidden state.
+
+    That is its mean absolute activation times the length of its outgoing weights.
+    """
+    sums: dict[int, Tensor] = {}
+    hooks = []
+    for layer in layers:
+
+        def note(_module: nn.Module, inputs: tuple[Tensor], layer: int = layer) -> None:
+            total = inputs[0].abs().sum(0)
+            sums[layer] = sums[layer] + total if layer in sums else total
+
+        dense = model.get_submodule(f"model.encoder.layer.{layer}.output.dense")
+        hooks.append(dense.register_forward_pre_hook(note))
+    model.eval()
+    device = model.linear1.weight.device
+    for start in range(0, len(sequences), BATCH):
+        part = sequences[start : start + BATCH]
+        model.model(PackedBatch.pack(part, model.config.pad_token_id, device))
+    for hook in hooks:
+        hook.remove()
+    weights = model.state_dict()
+    return {
+        layer: total * weights[f"model.encoder.layer.{layer}.output.dense.weight"].norm(dim=0)
+        for layer, total in sums.items()
+    }
+
+
+def prune_vocabulary(
+    tokenizer: Tokenizer, texts: Sequence[str], size: int
+) -> tuple[Tokenizer, list[int]]:
+    """Return a WordPiece tokenizer of about ``size`` tokens, and the old id of each new one.
+
+    Kept are the special tokens, under RoBERTa's ids, every single character of ASCII or the texts,
+    and what is most frequent; a word that is no longer there falls into pieces that are.
+    """
+    document = json.loads(tokenizer.to_str())
+    vocabulary = tokenizer.get_vocab()
+    counts: Counter[int] = Counter()
+    for ids in encode(tokenizer, texts):
+        counts.update(ids)
+    characters = [
+        token_id
+        for token, token_id in vocabulary.items()
+        if len(token.removeprefix(CONTINUATION)) == 1 and (token.isascii() or counts[token_id])
+    ]
+    kept = dict.fromkeys([vocabulary[name] for name in SPECIAL_TOKENS] + sorted(characters))
+    # Ties in the order of the ids, so that the same texts always give the same vocabulary.
+    for token_id, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        if len(kept) >= size:
+            break
+        kept.setdefault(token_id)
+    names = {token_id: token for token, token_id in vocabulary.items()}
+    renumbered = {names[token_id]: place for place, token_id in enumerate(kept)}
+    document["model"]["vocab"] = renumbered
+    for token in document["added_tokens"]:
+        token["id"] = renumbered[token["content"]]
+    document["post_processor"] = None
+    small = Tokenizer.from_str(json.dumps(document))
+    wrap_in_sentence_marks(small)
+    return small, list(kept)
