@@ -64,6 +64,8 @@ class Cluster:
                 ray.init(**options)
         except BaseException as exc:
             self.close()
+            if isinstance(exc, SystemExit):  # Ray's answer to SIGTERM
+                raise KeyboardInterrupt from None
             if isinstance(exc, ConnectionError):
                 raise EngineError(f"--address {address}: no Ray cluster runs there") from None
             if isinstance(exc, Exception):

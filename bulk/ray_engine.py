@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import ray
@@ -78,7 +78,7 @@ class RayEngine:
                 if index is None:
                     continue  # Ray has repeated what was not lost
                 offers.scored.remote(found["part"])
-                rows = [RowScore(**row) for row in found["rows"]]
+                rows = [row_of(row) for row in found["rows"]]
                 progress(len(rows))
                 yield ScoredChunk(index, rows, found["model"])
 
@@ -138,6 +138,12 @@ class RayEngine:
             batch_size=None, batch_format="pyarrow", prefetch_batches=0
         ):
             yield from table.to_pylist()
+
+
+def row_of(row: Mapping[str, Any]) -> RowScore:
+    """Return a row as it was before it travelled in a table."""
+    scores = row["scores"]
+    return RowScore(**{**row, "scores": None if scores is None else tuple(scores)})
 
 
 def quiet() -> None:
