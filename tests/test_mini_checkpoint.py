@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from training.evaluation import evaluate, functional_figures
+from training.functional import held_out_corpus
 from utils import checkpoint
 from utils.custom_model import CustomModel
 from utils.schema import LABELS
@@ -44,7 +46,7 @@ def test_the_sample_is_scored_about_as_well_as_the_card_says(model: CustomModel)
     assert len(texts) == 500
     found = model.forward_sequences(token_ids(texts)).argmax(1).tolist()
     hits = sum(a == b for a, b in zip(found, labels, strict=True))
-    assert hits / len(labels) > 0.74  # 0.774 as it was written
+    assert hits / len(labels) > 0.78  # 0.814 as it was written
     assert set(found) == set(range(len(LABELS))), "a label is never given"
 
 
@@ -70,13 +72,57 @@ def test_a_window_of_512_tokens_is_scored_as_well_as_a_tweet(model: CustomModel)
 
 def test_the_card_and_the_provenance_tell_the_whole_story() -> None:
     card = (MINI / "README.md").read_text(encoding="utf-8")
-    for part in ("What it is for", "Never moderate people", "Biases", "CC BY 4.0", "confusion.png"):
+    for part in (
+        "What it is for",
+        "Never moderate people",
+        "Biases",
+        "Known failures",
+        "CC BY 4.0",
+        "Apache License 2.0",
+        "confusion.png",
+        "calibration.png",
+        "g CO2e",
+    ):
         assert part in card
     figures = re.search(r"Accuracy (0\.\d+), macro-F1 (0\.\d+), over 7635 texts", card)
     assert figures is not None
-    assert float(figures[1]) >= 0.76
-    assert float(figures[2]) >= 0.74
+    assert float(figures[1]) >= 0.78
+    assert float(figures[2]) >= 0.765
     provenance = json.loads((MINI / checkpoint.CONFIG).read_text(encoding="utf-8"))["provenance"]
     assert {"train", "dev", "test"} == set(provenance["data"])
     for text in (card, json.dumps(provenance)):
         assert not re.search(r"/(work|home|tmp|root|shared)/", text)
+
+
+def test_hate_is_told_from_what_only_looks_like_it(model: CustomModel) -> None:
+    tokenizer = checkpoint.load_tokenizer(checkpoint.describe(MINI))
+    figures = functional_figures(evaluate(model, tokenizer, held_out_corpus()))
+    assert figures.balanced_accuracy >= 0.72
+    assert figures.hate_found >= 0.6
+    assert max(figures.neutral_called_hate, figures.abusing_called_hate) <= 0.25
+
+
+def test_the_failures_that_the_card_names_are_those_it_has(model: CustomModel) -> None:
+    card = (MINI / "README.md").read_text(encoding="utf-8")
+    section = card.partition("## Known failures")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+) \| (\w+) \| (\w+) \|$", section, re.MULTILINE)
+    failures = [(text, wanted, got) for text, wanted, got in rows if wanted in LABELS]
+    assert len(failures) >= 8
+    found = model.forward_sequences(token_ids([text for text, _, _ in failures])).argmax(1)
+    assert [LABELS[label] for label in found] == [got for _, _, got in failures]
+    assert all(wanted != got for _, wanted, got in failures)
+
+
+def test_recommended_thresholds_are_published_with_a_version() -> None:
+    config = json.loads((MINI / checkpoint.CONFIG).read_text(encoding="utf-8"))
+    thresholds = config["thresholds"]
+    assert thresholds.keys() == {"version", "balanced", "strict", "measured"}
+    assert thresholds["measured"]["on"] == "test"
+    card = (MINI / "README.md").read_text(encoding="utf-8")
+    for name in ("balanced", "strict"):
+        assert thresholds[name].keys() == {"hate", "abusing", "spam"}
+        for label, least in thresholds[name].items():
+            measured = thresholds["measured"][name][label]
+            figures = f"{measured['precision']:.3f} | {measured['recall']:.3f}"
+            assert f"| {name} | {label} | {least} | {figures} |" in card
+            assert thresholds["strict"][label] >= least

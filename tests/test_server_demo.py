@@ -32,7 +32,7 @@ POLICY: Final = (
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 SPAM: Final = "🎁🎁 Congratulations! You have won a free phone, claim it now at https://example.com"
-NEARLY_CERTAIN: Final = "you are a stupid idiot, shut up"
+NEARLY_CERTAIN: Final = "stupid stupid idiot fools"
 # Some of its words raise the score of the label that wins, one lowers it, others do nothing.
 MIXED: Final = "🎉 you won, what a stupid idiot"
 STRENGTH: Final = "mark => getComputedStyle(mark).getPropertyValue('--strength')"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import logging
+import math
 import platform
 import shlex
 import shutil
@@ -149,7 +151,29 @@ def write_folder(
     (folder / "README.md").write_text(card, encoding="utf-8")
     draw_confusion(metrics.confusion, folder / CONFUSION_PICTURE)
     draw_reliability(uncalibrated, logits, labels, folder / RELIABILITY_PICTURE)
-    return written
+    record_flagged(folder / checkpoint.CONFIG, figures)
+    return checkpoint.describe(folder)
+
+
+def record_flagged(path: Path, figures: Figures) -> None:
+    """Put the thresholds' precision and recall beside them into ``config.json``."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["thresholds"]["measured"] = {
+        "on": figures.corpus,
+        **{
+            name: {
+                label: {"precision": _figure(precision), "recall": _figure(recall)}
+                for label, (precision, recall) in labels.items()
+            }
+            for name, labels in figures.flagged.items()
+        },
+    }
+    path.write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _figure(value: float) -> float | None:
+    """Round; JSON has no word for a share of nothing but null."""
+    return None if math.isnan(value) else round(value, 4)
 
 
 def save_calibrated(

@@ -170,7 +170,7 @@ def _threshold_name(body: Mapping[object, object]) -> str | None:
     value = body.get("thresholds")
     if isinstance(value, dict) and "name" in value:
         if len(value) > 1:
-            raise ValidationError("thresholds: give a name or numbers, not both")
+            raise ValidationError("thresholds: ask for recommended ones or give numbers, not both")
         value = value["name"]
     elif not isinstance(value, str):
         return None

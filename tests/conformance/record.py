@@ -139,6 +139,8 @@ def rounded(value: Any) -> Any:
 
 def close_calls(classifier: Classifier, case: Case, answer: Mapping[str, Any]) -> Iterator[str]:
     """Yield where rounding might decide: two labels, a threshold, or two windows that are close."""
+    if "error" in answer:
+        return
     thresholds = (thresholds_of(case.input) or {}) if isinstance(case.input, Mapping) else {}
     for item in answer.get("items", [answer]):
         if "error" in item:

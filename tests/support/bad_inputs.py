@@ -94,7 +94,7 @@ BAD_INPUTS: Final = (
     BadInput(
         "thresholds_name_and_number",
         {"prompt": MARKER, "thresholds": {"name": "strict", "hate": 0.5}},
-        "validation: thresholds: give a name or numbers, not both",
+        "validation: thresholds: ask for recommended ones or give numbers, not both",
     ),
     BadInput(
         "thresholds_name_number",
