@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import random
@@ -17,11 +18,12 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 import train
 from tests.support.checkpoints import train_tokenizer
 from tests.test_train import sentence, write_tsv
-from training import calibration, functional
+from training import calibration, functional, output
 from training.compression import cut_student
 from training.corpus import Corpus, read_corpus
 from training.encoders import pretrained_model
-from training.evaluation import functional_figures, measure
+from training.evaluation import compute_logits, functional_figures, measure
+from training.loop import Progress
 from training.recipe import MINI, SCRATCH, TEACHER_PACKAGE
 from training.sequences import Sample, finetuning_samples
 from training.session import package_folder
@@ -33,6 +35,7 @@ from utils.schema import LABELS
 from utils.tweet_normalizer import normalize_tweet
 
 MINI_FOLDER = checkpoint.EMBEDDED
+SAMPLE = Path(__file__).resolve().parent.parent / "benchmarks" / "data" / "sample.tsv"
 LAYERS = 3
 
 
@@ -426,6 +429,26 @@ def test_a_folded_temperature_divides_the_logits_and_changes_nothing_else() -> N
     before = model.forward_sequences(ids)
     model.load_state_dict(calibration.fold(model.state_dict(), 2.5))
     torch.testing.assert_close(model.forward_sequences(ids) * 2.5, before, atol=1e-5, rtol=1e-5)
+
+
+def test_a_saved_checkpoint_is_calibrated(tmp_path: Path) -> None:
+    described = checkpoint.describe(MINI_FOLDER)
+    tokenizer = checkpoint.load_tokenizer(described)
+    rows = read_corpus(SAMPLE)
+    too_sure = calibration.fold(checkpoint.load_model(described).state_dict(), 1 / 3)
+    result = output.Result(
+        argparse.Namespace(), MINI, Progress(), torch.device("cpu"), rows, rows, None
+    )
+    saved, found = output.save_calibrated(
+        tmp_path / "saved", too_sure, described.model, tokenizer, result,
+        name="saved", provenance={}, dtype=torch.float32,
+    )  # fmt: skip
+    assert 2 < found.temperature < 4
+    logits = compute_logits(checkpoint.load_model(saved), tokenizer, rows.texts)
+    again = calibration.calibrate(logits, np.array(rows.labels))
+    assert again.temperature == pytest.approx(1.0, rel=0.01)
+    assert again.dev_before == pytest.approx(found.dev_after, abs=0.005)
+    assert saved.thresholds.keys() == {"balanced", "strict"}
 
 
 def test_recommended_thresholds_have_the_precision_they_promise() -> None:

@@ -184,4 +184,4 @@ def _group_names() -> tuple[re.Pattern[str], Mapping[str, int]]:
         forms |= {name.lower(): form for form, name in enumerate(names)}
     longest_first = sorted(forms.keys() - AMBIGUOUS, key=len, reverse=True)
     names = "|".join(map(re.escape, longest_first))
-    return re.compile(rf"(?<!:)\b(?:{names})\b(?!:)", re.IGNORECASE), forms
+    return re.compile(rf"\b(?:{names})\b(?!:)", re.IGNORECASE), forms
