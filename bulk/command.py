@@ -22,6 +22,7 @@ from bulk.files import Place
 from bulk.plan import Job, make_plan, receipt_of
 from bulk.run import Outcome, run
 from utils.errors import CheckpointError, SettingsError, describe_exception
+from utils.logs import JsonFormatter
 from utils.schema import LABELS
 from utils.settings import Settings
 
@@ -117,9 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with interruptible():
             settings = Settings.from_environment(os.environ)
-            logging.basicConfig(
-                level=settings.log_level, format="%(message)s", handlers=[_PastBars()]
-            )
+            configure_logs(settings)
             return score(options, settings)
     except (RunError, EngineError, CheckpointError, SettingsError) as exc:
         fault = str(exc)
@@ -146,20 +145,23 @@ def score(options: argparse.Namespace, settings: Settings) -> int:
         options.report,
         options.include_text,
     )
-    if job.include_text and not job.report:
-        raise RunError("--include-text: goes with --report")
-    if job.report:
-        folder = Place.of(job.report.rpartition("/")[0] or ".")
-        if folder.is_local and not folder.fs.isdir(folder.path):
-            raise RunError(f"--report {job.report}: there is no such folder")
     plan = make_plan(job, settings)
+    if plan.left_out:
+        count, first = len(plan.left_out), plan.left_out[0]
+        say(f"files of another format left out: {count:,}, the first is {first}")
     module: Any = importlib.import_module(ENGINES[options.engine])
-    outcome = run(plan, lambda: module.make_engine(options, settings))
+    check = getattr(module, "check", lambda _options, _settings: None)
+    outcome = run(
+        plan,
+        lambda: module.make_engine(options, settings),
+        lambda: check(options, settings),
+    )
     if outcome is None:
         if job.report and not Place.of(job.report).exists():
             raise RunError(f"{plan.out}: is finished, without a report; remove it to score again")
         model = (receipt_of(plan) or {}).get("model")
-        say(f"{plan.out} is finished, by {model}; remove it to score again")
+        by = f", by {model}" if model else ""  # none where there was no row
+        say(f"{plan.out} is finished{by}; remove it to score again")
     else:
         say(f"wrote {plan.out}\n{summary(outcome)}")
     return 0
@@ -169,6 +171,8 @@ def summary(outcome: Outcome) -> str:
     """Return what a run came to, in a few lines."""
     counted = outcome.statistics
     scored = counted.rows - counted.errors.total()
+    if not counted.rows:
+        return "0 rows"
     lines = [f"{counted.rows:,} rows, {scored:,} scored by {outcome.model}"]
     lines += [
         f"  {label:<8} {counted.labels[label]:>12,}  {counted.labels[label] / max(1, scored):7.2%}"
@@ -194,6 +198,18 @@ class _PastBars(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line."""
         say(self.format(record))
+
+
+def configure_logs(settings: Settings) -> None:
+    """Show what our own modules log."""
+    handler = _PastBars()
+    handler.setFormatter(
+        JsonFormatter() if settings.log_format == "json" else logging.Formatter("%(message)s")
+    )
+    for name in ("bulk", "utils"):  # not the root logger: libraries log what they were given
+        ours = logging.getLogger(name)
+        ours.handlers = [handler]
+        ours.setLevel(settings.log_level)
 
 
 @contextlib.contextmanager

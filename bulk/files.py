@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ KINDS: Final[Mapping[str, str]] = {
 COMPRESSIONS: Final[Mapping[str, str]] = {".gz": "gzip", ".zst": "zstd"}
 FORMATS: Final = ".csv, .tsv, .jsonl, .ndjson (each also with .gz or .zst) or .parquet"
 PARTIAL: Final = ".partial"
+RECEIPT: Final = ".run.json"
 
 # What file systems call the version of a file; the first one there tells a changed file.
 VERSIONS: Final = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
@@ -64,7 +66,7 @@ class Place:
         try:
             fs, path = fsspec.url_to_fs(url)
         except (ImportError, ValueError) as exc:
-            raise RunError(f"{url}: {str(exc).splitlines()[0]}") from None
+            raise RunError(f"{shown(url)}: {str(exc).splitlines()[0]}") from None
         return cls(fs, path.rstrip("/") or "/")
 
     @property
@@ -81,7 +83,7 @@ class Place:
         return Place(self.fs, f"{self.path}/{name}")
 
     def __str__(self) -> str:
-        return self.path if self.is_local else str(self.fs.unstrip_protocol(self.path))
+        return self.path if self.is_local else shown(self.fs.unstrip_protocol(self.path))
 
     def beside(self, suffix: str) -> Place:
         """Return the place of this name and a suffix."""
@@ -148,17 +150,36 @@ class Place:
             os.rename(self.path, target.path)  # noqa: PTH104 - a path of fsspec's
             return
         if not self.fs.isdir(self.path):
-            self.fs.mv(self.path, target.path)
+            self._move_file(self.path, target.path)
             return
         for path in sorted(self.fs.find(self.path)):
-            self.fs.mv(path, target.path + path[len(self.path) :])
+            self._move_file(path, target.path + path[len(self.path) :])
+
+    def _move_file(self, path: str, target: str) -> None:
+        try:
+            self.fs.cp_file(path, target)  # fs.mv would take [ ] * ? in names for globs
+        except NotImplementedError:  # SFTP, which has a rename of its own
+            self.fs.mv(path, target)
+        else:
+            self.fs.rm_file(path)
 
     def remove(self) -> None:
-        """Remove a file or folder, if it is there."""
+        """Remove a folder and all in it, if it is there."""
         if self.is_local:
-            shutil.rmtree(self.path, ignore_errors=True)
-        elif self.fs.exists(self.path):
-            self.fs.rm(self.path, recursive=True)
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(self.path)
+            return
+        if not self.fs.exists(self.path):
+            return
+        # One by one: fs.rm would take [ ] * ? in names for globs, and remove others' files.
+        found = self.fs.find(self.path, withdirs=True, detail=True)
+        folders = {path for path, info in found.items() if info.get("type") == "directory"}
+        for path in found.keys() - folders:
+            self.fs.rm_file(path)
+        for path in sorted({*folders, self.path}, reverse=True):  # the innermost first
+            # Where a folder is but a part of its files' names, it has gone with them.
+            with contextlib.suppress(OSError, NotImplementedError):
+                self.fs.rmdir(path)
 
 
 @dataclass(frozen=True)
@@ -179,40 +200,62 @@ class Input:
         return raw, cast(BinaryIO, pa.CompressedInputStream(raw, self.format.compression))
 
 
-def find_inputs(url: str, out: Place) -> tuple[list[Input], bool]:
-    """Return the files that a path, folder, glob or URL names, in order, and whether it is many.
+def shown(url: str) -> str:
+    """Return a URL without what may be a secret: who asks, and the query of a signed one."""
+    without_user = re.sub(r"(?<=://)[^/@]*@", "", url)
+    return re.sub(r"(https?://[^?]*)\?.*", r"\1", without_user, flags=re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What IN names."""
+
+    inputs: list[Input]  # in order
+    many: bool  # a folder or glob, even if there is one file
+    left_out: list[str]  # names of another format
+
+
+def find_inputs(url: str, out: Place) -> Found:
+    """Return the files that a path, folder, glob or URL names.
 
     Raises :class:`RunError` if there is none, or one of an unknown format.
     """
     place = Place.of(url)
     fs = place.fs
+    fs.invalidate_cache()
     if fs.isfile(place.path):
-        return [_input(place, place.name, fs.info(place.path))], False
+        return Found([_input(place, place.name, fs.info(place.path))], False, [])
     if fs.isdir(place.path):
         root, found = place.path, fs.find(place.path, detail=True)
     elif any(sign in place.path for sign in "*?["):
         found = {
             path: info
             for path, info in fs.glob(place.path, detail=True).items()
-            if info["type"] == "file"
+            if info["type"] != "directory"  # a symbolic link is of neither type
         }
         parts = PurePosixPath(place.path).parts
         fixed = [any(sign in part for sign in "*?[") for part in parts].index(True)
         root = str(PurePosixPath(*parts[:fixed])) if fixed else ""
     else:
-        raise RunError(f"{url}: there is no such file or folder")
+        raise RunError(f"{shown(url)}: there is no such file or folder")
     inputs = []
+    left_out = []
     for path in sorted(found):
         name = path[len(root) :].lstrip("/")
         hidden = any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
         ours = f"{path}/".startswith((f"{out.path}/", f"{out.path}{PARTIAL}/"))
         unfinished = any(part.endswith(PARTIAL) for part in PurePosixPath(name).parts)
-        if hidden or ours or unfinished or Format.of(name) is None:
+        if hidden or ours or unfinished or name.endswith(RECEIPT):
             continue
-        inputs.append(_input(Place(fs, path), name, found[path]))
+        if Format.of(name) is None:
+            left_out.append(name)
+            continue
+        # What a listing says of a link is the link's, not the file's.
+        info = fs.info(path) if place.is_local else found[path]
+        inputs.append(_input(Place(fs, path), name, info))
     if not inputs:
-        raise RunError(f"{url}: holds no file whose name ends in {FORMATS}")
-    return inputs, True
+        raise RunError(f"{shown(url)}: holds no file whose name ends in {FORMATS}")
+    return Found(inputs, True, left_out)
 
 
 def _input(place: Place, name: str, info: Mapping[str, Any]) -> Input:

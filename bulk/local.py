@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import threading
 from collections import deque
@@ -19,6 +20,8 @@ from utils.settings import Settings
 
 if TYPE_CHECKING:
     from utils.classifier import Classifier
+
+log = logging.getLogger(__name__)
 
 # Texts a reader gets at once.
 READ_AT_ONCE: Final = 256
@@ -55,6 +58,16 @@ def _readers(value: str) -> int:
     return int(value)
 
 
+def check(_options: argparse.Namespace, settings: Settings) -> None:
+    """Raise what :func:`make_engine` would for a model or a device that is not there."""
+    from utils.checkpoint import describe  # loads torch
+    from utils.classifier import choose_device, choose_folder
+
+    choose_device(settings)
+    if settings.model_dir is not None:
+        describe(choose_folder(settings))
+
+
 def make_engine(options: argparse.Namespace, settings: Settings) -> LocalEngine:
     """Load the model that ``settings`` choose.
 
@@ -72,6 +85,7 @@ class LocalEngine:
         self._classifier = classifier
         self._settings = settings
         self._budget = settings.max_batch_tokens
+        self._known_good = classifier.encode("a text known to be good").windows
         self._stopped = threading.Event()
         self._readers = Readers(classifier.encoder, readers)
         self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
@@ -127,29 +141,60 @@ class LocalEngine:
     def _score_windows(
         self, windows: list[list[list[int]]], progress: Callable[[int], object]
     ) -> list[TextScore | ServiceError]:
-        """Score in passes that fit into the device's memory."""
+        """Score in passes that fit into the device's memory; what fails costs its row alone."""
         import torch
 
-        told = 0
-        while True:
-            done = 0
+        told = done = 0  # rows
 
-            def tell(count: int) -> None:
-                nonlocal done, told
-                if self._stopped.is_set():
-                    raise EngineError("stopped")
-                done += count
-                if done > told:
-                    progress(done - told)
-                    told = done
+        def tell(count: int) -> None:
+            nonlocal done, told
+            if self._stopped.is_set():
+                raise EngineError("stopped")
+            done += count
+            if done > told:
+                progress(done - told)
+                told = done
 
+        results: list[TextScore | ServiceError] = []
+        waiting = [windows]  # the first rows are last
+        while waiting:
+            part = waiting[-1]
+            done = len(results)
+            fault = ""
             try:
-                return self._classifier.score_windows(windows, self._budget, tell)
-            except torch.OutOfMemoryError:
-                pass  # the rest is done out of this block, which holds on to the pass's tensors
-            except RuntimeError as exc:
-                raise EngineError(f"the device failed: {describe_exception(exc)}") from exc
-            if self._budget <= SMALLEST_BUDGET:
-                raise EngineError("the device has too little memory for a single text")
-            self._budget //= 2
-            torch.cuda.empty_cache()
+                results += self._classifier.score_windows(part, self._budget, tell)
+            except EngineError:
+                raise
+            except Exception as exc:
+                fault = describe_exception(exc)
+                short = isinstance(exc, torch.OutOfMemoryError | MemoryError)
+            if not fault:
+                waiting.pop()
+                continue
+            # Out of the except block, which holds on to the pass's tensors.
+            if short and self._budget > SMALLEST_BUDGET:
+                self._budget //= 2
+                torch.cuda.empty_cache()
+                continue
+            self._require_device(fault, short)
+            waiting.pop()
+            if len(part) == 1:
+                results.append(InternalError("the text could not be scored"))
+                tell(1)
+            else:
+                middle = len(part) // 2
+                waiting += [part[middle:], part[:middle]]
+        return results
+
+    def _require_device(self, fault: str, short: bool) -> None:
+        """Raise :class:`EngineError` unless the device scores a text that is known to be good."""
+        try:
+            (result,) = self._classifier.score_windows([self._known_good])
+        except Exception:
+            result = InternalError("not scored")
+        if not isinstance(result, ServiceError):
+            log.warning("a pass failed on some text: %s", fault)
+        elif short:
+            raise EngineError("the device has too little memory for a single text")
+        else:
+            raise EngineError(f"the device failed: {fault}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, Final
 
@@ -13,6 +14,8 @@ from bulk.tables import BLOCK_ROWS, Block, Head, Inspector, Table, Writer
 
 # A batch as it is read, as far as one row allows.
 BATCH_BYTES: Final = 16 * 1024 * 1024
+# A first batch: a dictionary makes rows larger than the file says, by any factor.
+FIRST_ROWS: Final = 16
 # A row group as it is written.
 GROUP_ROWS: Final = 65_536
 GROUP_BYTES: Final = 16 * 1024 * 1024
@@ -61,13 +64,27 @@ class ParquetTable(Table):
         row = 0
         try:
             with self._open() as source:
+                found = 0  # bytes of a row as it was read; not known before the first batch
                 for group in range(source.metadata.num_row_groups):
                     size = source.metadata.row_group(group)
-                    of_row = size.total_byte_size // max(1, size.num_rows) + 1
-                    rows = max(1, min(BLOCK_ROWS, BATCH_BYTES // of_row))
-                    for batch in source.iter_batches(rows, row_groups=[group], columns=columns):
-                        yield batch
-                        row += len(batch)
+                    said = size.total_byte_size // max(1, size.num_rows) + 1
+                    done = 0
+                    more = True
+                    while more and done < size.num_rows:
+                        more = False
+                        rows = FIRST_ROWS
+                        if found:
+                            rows = max(FIRST_ROWS, min(BLOCK_ROWS, BATCH_BYTES // found))
+                        rows = max(1, min(rows, BATCH_BYTES // said))
+                        batches = source.iter_batches(rows, row_groups=[group], columns=columns)
+                        for batch in _skip(batches, done):
+                            known, found = found, _bytes(batch) // max(1, len(batch)) + 1
+                            yield batch
+                            row += len(batch)
+                            done += len(batch)
+                            more = True
+                            if not known or (found * rows > 2 * BATCH_BYTES and rows > FIRST_ROWS):
+                                break  # go on with as many rows as are right
         except (pa.ArrowException, OSError) as exc:
             raise self.error(f"can't be read after row {row}") from exc
 
@@ -79,6 +96,20 @@ class ParquetTable(Table):
         except (pa.ArrowException, OSError):
             raw.close()
             raise self.error("can't be read as Parquet") from None
+
+
+def _skip(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield what comes after so many rows."""
+    for batch in batches:
+        if rows < len(batch):
+            yield batch.slice(rows)
+        rows = max(0, rows - len(batch))
+
+
+def _bytes(batch: pa.RecordBatch) -> int:
+    """Return what a batch takes, without dictionaries, which batches share."""
+    columns: Any = batch.columns
+    return sum(each.nbytes for each in columns if not pa.types.is_dictionary(each.type))
 
 
 def _holds_strings(kind: pa.DataType) -> bool:
@@ -115,6 +146,12 @@ class ParquetWriter(Writer):
         """See :meth:`Writer.close`."""
         self._flush()
         self._writer.close()
+
+    def abandon(self) -> None:
+        """See :meth:`Writer.abandon`."""
+        # Else pyarrow does it when nobody listens any more, to a file that is closed by then.
+        with contextlib.suppress(Exception):
+            self._writer.close()
 
     def _flush(self) -> None:
         if self._waiting:

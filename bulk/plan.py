@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from bulk.conversion import Conversion
 from bulk.errors import RunError
-from bulk.files import FORMATS, PARTIAL, Format, Input, Place, find_inputs
+from bulk.files import FORMATS, PARTIAL, RECEIPT, Format, Input, Place, find_inputs
 from bulk.parquet import ParquetTable, ParquetWriter
 from bulk.tables import Table, Writer
 from bulk.texts import CsvTable, CsvWriter, JsonlTable, JsonlWriter, TsvTable, TsvWriter
@@ -31,6 +31,9 @@ WRITERS: Final[Mapping[str, type[Writer]]] = {
     "JSONL": JsonlWriter,
     "Parquet": ParquetWriter,
 }
+
+# How a run is kept in OUT.partial, and how chunks are cut: raised when either changes.
+FORMAT: Final = 1
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Plan:
     out: Place
     outputs: list[Output]
     inputs: list[Input]
+    left_out: list[str]  # names in IN that are of no known format
     options: Mapping[str, Any]  # on which the outcome depends, beside model and inputs
 
     @property
@@ -73,7 +77,7 @@ class Plan:
     @property
     def receipt(self) -> Place:
         """The file beside OUT that says of which run OUT is the outcome."""
-        return self.out.beside(".run.json")
+        return self.out.beside(RECEIPT)
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells this run from others, as JSON holds it."""
@@ -95,22 +99,86 @@ class Plan:
 def make_plan(job: Job, settings: Settings) -> Plan:
     """Look at IN and OUT; raise :class:`RunError` if they do not go together."""
     out = Place.of(job.out)
-    inputs, many = find_inputs(job.source, out)
+    found = find_inputs(job.source, out)
+    inputs = found.inputs
     form = None if job.out.endswith("/") else Format.of(out.name)
     if form is not None:
         outputs = [Output("", form, inputs)]
-    elif many or job.out.endswith("/") or not PurePosixPath(out.name).suffix:
+    elif found.many or job.out.endswith("/") or not PurePosixPath(out.name).suffix:
         outputs = [Output(each.name, each.format, [each]) for each in inputs]
     else:
         raise RunError(f"{out}: its name must end in {FORMATS}; a folder's in /")
     options = {
+        "format": FORMAT,
         "--text-column": job.text_column,
         "--chunk-rows": job.chunk_rows,
         "--prefix": job.prefix,
         "MAX_TEXT_CHARS": settings.max_text_chars,
         "MAX_WINDOWS": settings.max_windows,
     }
-    return Plan(job, out, outputs, inputs, options)
+    plan = Plan(job, out, outputs, inputs, found.left_out, options)
+    _require_report_fits(plan)
+    return plan
+
+
+def _require_report_fits(plan: Plan) -> None:
+    """Raise :class:`RunError` for a report that could not be written where it is wanted."""
+    name = plan.job.report
+    if name is None:
+        if plan.job.include_text:
+            raise RunError("--include-text: goes with --report")
+        return
+    report, folder = Place.of(name), Place.of(name.rpartition("/")[0] or ".")
+    if not name.lower().endswith(".html"):
+        raise RunError(f"--report {name}: its name must end in .html")
+    if report.fs.isdir(report.path):
+        raise RunError(f"--report {name}: is a folder")
+    if _is_below(report, plan.out) or _is_below(report, plan.partial):
+        raise RunError(f"--report {name}: must be outside of OUT")
+    if folder.is_local and not folder.fs.isdir(folder.path):
+        raise RunError(f"--report {name}: there is no such folder")
+
+
+def _is_below(place: Place, folder: Place) -> bool:
+    """Say whether a path is another one, or below it, links followed."""
+    paths = [
+        os.path.realpath(each.path) if each.is_local else each.path for each in (place, folder)
+    ]
+    return place.fs == folder.fs and f"{paths[0]}/".startswith(f"{paths[1]}/")
+
+
+def require_free(plan: Plan) -> None:
+    """Raise :class:`RunError` where OUT could not get its name at the end by a rename."""
+    if not plan.out.is_local:
+        return
+    path = plan.out.path
+    if os.path.islink(path):  # noqa: PTH114 - a path of fsspec's
+        raise RunError(f"{path}: is a symbolic link; give the name of what it leads to")
+    if os.path.ismount(path):
+        raise RunError(f"{path}: is a mount point; give the name of a folder in it")
+    if not plan.outputs[0].name and os.path.isdir(path):  # noqa: PTH112 - a path of fsspec's
+        raise RunError(f"{path}: is a folder, and OUT a file by its name; end it in / or remove it")
+
+
+def require_unchanged(plan: Plan) -> None:
+    """Raise :class:`RunError` if an input is not what it was when the run was planned.
+
+    One that has come since does no harm.
+    """
+    try:
+        now = {each.name: each for each in find_inputs(plan.job.source, plan.out).inputs}
+    except (RunError, FileNotFoundError):
+        now = {}
+    for each in plan.inputs:
+        if now.get(each.name) != each:
+            raise changed(plan, each)
+
+
+def changed(plan: Plan, source: Input) -> RunError:
+    """Return the error of a run whose scores are not those of its rows."""
+    return RunError(
+        f"{source.place}: has changed while it was scored; remove {plan.partial} and run again"
+    )
 
 
 def receipt_of(plan: Plan) -> dict[str, Any] | None:
@@ -148,6 +216,7 @@ def locked(folder: Place) -> Iterator[None]:
         yield
         return
     while True:
+        current = False
         folder.make_folder()
         with open(f"{folder.path}/lock", "wb") as file:  # noqa: PTH123 - a path of fsspec's
             try:
@@ -156,6 +225,8 @@ def locked(folder: Place) -> Iterator[None]:
                 raise RunError(f"{folder}: another run is writing there") from None
             # Whoever held it may have finished, and removed it, in between.
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(file.name)):  # noqa: PTH116
-                    yield
-                    return
+                there = os.stat(file.name)  # noqa: PTH116 - a path of fsspec's
+                current = os.path.samestat(os.fstat(file.fileno()), there)
+            if current:
+                yield
+                return

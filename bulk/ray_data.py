@@ -95,13 +95,27 @@ def set_ray_defaults(environment: MutableMapping[str, str], starts: bool) -> Non
         environment["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
+def check(_options: argparse.Namespace, settings: Settings) -> None:
+    """Raise what :func:`make_engine` would for a Ray or a model that is not there."""
+    from utils.checkpoint import describe  # loads torch
+    from utils.classifier import choose_folder
+
+    _require_ray()
+    if settings.model_dir is not None:
+        describe(choose_folder(settings))
+
+
+def _require_ray() -> None:
+    if importlib.util.find_spec("ray") is None:
+        raise EngineError("Ray is not installed: pip install -r requirements-ray.txt")
+
+
 def make_engine(options: argparse.Namespace, settings: Settings) -> RayEngine:
     """Connect to Ray, or start it, and return the engine that the command line asks for.
 
     Raises :class:`EngineError` if Ray is missing, out of reach, or without the resources.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise EngineError("Ray is not installed: pip install -r requirements-ray.txt")
+    _require_ray()
     set_ray_defaults(os.environ, starts=options.address is None)
     try:
         from bulk.ray_cluster import Cluster

@@ -7,9 +7,11 @@ was killed; and one that dies is seen at once, replaced, and its texts are read 
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
+import threading
 from array import array
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +23,9 @@ from typing import Final
 
 from bulk.engine import EngineError
 from utils.encoder import Encoder, EncoderState, Windows
-from utils.errors import ServiceError
+from utils.errors import InternalError, ServiceError, describe_exception
+
+log = logging.getLogger(__name__)
 
 # A reader gives way to the threads that compute; on idle cores it makes no difference.
 NICENESS: Final = 10
@@ -68,6 +72,10 @@ def read_texts(encoder: Encoder, texts: Sequence[str]) -> Read:
         except ServiceError as error:
             errors[index] = error
             windows = []
+        except Exception as exc:
+            log.error("a text could not be read: %s", describe_exception(exc))
+            errors[index] = InternalError("the text could not be read")
+            windows = []
         counts.append(len(windows))
         for window in windows:
             lengths.append(len(window))
@@ -77,10 +85,11 @@ def read_texts(encoder: Encoder, texts: Sequence[str]) -> Read:
 
 def serve(connection: Connection, state: EncoderState) -> None:
     """Read what comes, until the pipe ends; the main function of a reader."""
-    os.nice(NICENESS)
-    encoder = Encoder.from_state(state)
-    connection.send(None)  # ready
-    with contextlib.suppress(EOFError, OSError):
+    # Whatever it is, the other end sees the pipe's end; a traceback might quote a text.
+    with contextlib.suppress(BaseException):
+        os.nice(NICENESS)
+        encoder = Encoder.from_state(state)
+        connection.send(None)  # ready
         while True:
             connection.send(read_texts(encoder, connection.recv()))
 
@@ -91,6 +100,8 @@ class Reader:
     def __init__(self, state: EncoderState) -> None:
         self._state = state
         self._ready = False
+        self._ended = False
+        self._changing = threading.Lock()  # which process it is
         self._start()
 
     def wait(self) -> None:
@@ -108,12 +119,20 @@ class Reader:
         return found
 
     def restart(self) -> None:
-        """Put a new process in the place of a dead one."""
-        self.stop()
-        self._start()
+        """Put a new process in the place of a dead one; raise :class:`EOFError` after the end."""
+        with self._changing:
+            if self._ended:
+                raise EOFError
+            self._stop()
+            self._start()
 
     def stop(self) -> None:
-        """End the process."""
+        """End the process, for good."""
+        with self._changing:
+            self._ended = True
+            self._stop()
+
+    def _stop(self) -> None:
         self._process.kill()
         self._process.join()
         self._connection.close()

@@ -8,24 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
+import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, NoReturn, cast
-
-import pyarrow as pa
-from tqdm import tqdm
+from typing import Any, Final
 
 from bulk.conversion import Conversion
 from bulk.engine import Chunk, Engine, EngineError
 from bulk.errors import RunError
 from bulk.files import Place
-from bulk.plan import WRITERS, Output, Plan, locked, read_json, receipt_of
+from bulk.output import write_outputs
+from bulk.plan import (
+    Plan,
+    locked,
+    read_json,
+    receipt_of,
+    require_free,
+    require_unchanged,
+)
+from bulk.progress import bar
 from bulk.report import render
 from bulk.scores import ScoreFiles, ScoreReader, require_model
 from bulk.statistics import Statistics
-from bulk.tables import Head, Writer
+
+log = logging.getLogger(__name__)
 
 # A chunk ends early when its texts are this long together, so that memory stays bounded.
 CHUNK_CHARS: Final = 4 * 1024 * 1024
@@ -41,13 +48,22 @@ class Outcome:
     seconds: float  # it took to score them
 
 
-def run(plan: Plan, make_engine: Callable[[], Engine]) -> Outcome | None:
+def run(
+    plan: Plan,
+    make_engine: Callable[[], Engine],
+    check_engine: Callable[[], object] = lambda: None,
+) -> Outcome | None:
     """Do what is left of a run; return ``None`` if nothing was.
 
-    Raises :class:`RunError`, :class:`EngineError`, and what the file systems raise.
+    ``check_engine`` is called before anything is done, and raises what ``make_engine`` would, as
+    far as that can be told at once. Raises :class:`RunError`, :class:`EngineError`, and what the
+    file systems raise.
     """
     if receipt_of(plan) and not plan.partial.exists():
         return None
+    require_free(plan)
+    if not (plan.partial / "run.json").exists():
+        check_engine()
     with locked(plan.partial):
         if receipt_of(plan):  # killed, or finished by another process, just before its end
             finish(plan)
@@ -55,13 +71,15 @@ def run(plan: Plan, make_engine: Callable[[], Engine]) -> Outcome | None:
         rows, conversions = begin(plan)
         files = ScoreFiles(plan.partial / "scores")
         files.make()
-        scored, seconds, chunks = score_missing(plan, sum(rows), files, make_engine)
-        reader = ScoreReader(files, chunks)
-        statistics = write_outputs(plan, conversions, sum(rows), reader)
-        reader.end()
+        with unchanged(plan):
+            scored, seconds, chunks = score_missing(plan, sum(rows), files, make_engine)
+            reader = ScoreReader(files, chunks)
+            statistics = write_outputs(plan, conversions, rows, reader)
+            reader.end()
         if plan.job.report is not None:
             page = render(statistics, reader.model, plan.out.name, len(plan.inputs))
-            Place.of(plan.job.report).write(page.encode())
+            # A file's name may be no UTF-8.
+            Place.of(plan.job.report).write(page.encode(errors="replace"))
         receipt = {"run": plan.fingerprint(), "model": reader.model, **statistics.counts()}
         plan.receipt.write(json.dumps(receipt, indent=1).encode())
         finish(plan)
@@ -73,7 +91,24 @@ def finish(plan: Plan) -> None:
     output = plan.partial / "output"
     if output.exists():
         (output if plan.outputs[0].name else output / plan.out.name).move(plan.out)
-    plan.partial.remove()
+    try:
+        plan.partial.remove()
+    except OSError as exc:  # NFS keeps a file that is open, such as the lock
+        log.warning("%s can't be removed: %s", plan.partial, exc.strerror or type(exc).__name__)
+
+
+@contextlib.contextmanager
+def unchanged(plan: Plan) -> Iterator[None]:
+    """Raise :class:`RunError` if inputs change meanwhile, which is then behind any other error."""
+    try:
+        yield
+    except EngineError:
+        raise
+    except Exception:
+        with contextlib.suppress(OSError):
+            require_unchanged(plan)
+        raise
+    require_unchanged(plan)
 
 
 def begin(plan: Plan) -> tuple[list[int], list[Conversion]]:
@@ -162,6 +197,11 @@ def score_missing(
             for chunk in chunks_of(plan):
                 count = chunk.index + 1
                 if chunk.index in there:
+                    if files.rows(chunk.index) != len(chunk.texts):
+                        raise RunError(
+                            f"{plan.partial}: part {chunk.index} has not the rows of the input; "
+                            "remove it and run again"
+                        )
                     shown.initial += len(chunk.texts)
                     shown.update(len(chunk.texts))
                 else:
@@ -189,57 +229,3 @@ def score_missing(
 def _with(first: Chunk, others: Iterator[Chunk]) -> Iterator[Chunk]:
     yield first
     yield from others
-
-
-def write_outputs(
-    plan: Plan, conversions: Sequence[Conversion], rows: int, reader: ScoreReader
-) -> Statistics:
-    """Write all outputs into the partial folder, rows and scores side by side."""
-    statistics = Statistics(keep_texts=plan.job.include_text)
-    folder = plan.partial / "output"
-    folder.remove()
-    with bar("writing", rows, "rows") as shown:
-        for output, conversion in zip(plan.outputs, conversions, strict=True):
-            place = folder / (output.name or plan.out.name)
-            Place(place.fs, place.path.rpartition("/")[0]).make_folder()
-            with writing(plan, output, place, conversion.head) as writer:
-                for table in conversion.tables:
-                    first = 1
-                    for block in table.blocks():
-                        scores = reader.take(len(block.texts))
-                        converted = conversion.block(table, block, first)
-                        with place.named_in_errors():
-                            writer.write(converted, scores)
-                        statistics.add(table.source.name, first, block.texts, scores)
-                        first += len(block.texts)
-                        shown.update(len(block.texts))
-    return statistics
-
-
-@contextlib.contextmanager
-def writing(plan: Plan, output: Output, place: Place, head: Head) -> Iterator[Writer]:
-    """Open a file to be written, compressed as its name says."""
-    with contextlib.ExitStack() as open_files:
-        file = cast(BinaryIO, open_files.enter_context(place.fs.open(place.path, "wb")))
-        if output.format.compression:
-            packed = pa.CompressedOutputStream(file, output.format.compression)
-            file = cast(BinaryIO, open_files.enter_context(packed))
-        added = plan.table(output.inputs[0]).added
-        writer = WRITERS[output.format.kind](file, head, added)
-        yield writer
-        with place.named_in_errors():
-            writer.close()
-            open_files.close()
-            place.sync()
-
-
-def bar(name: str, total: int | None, unit: str) -> tqdm[NoReturn]:
-    """Return a progress bar on standard error; a log gets a line every ten seconds."""
-    return tqdm(
-        desc=name,
-        total=total,
-        unit=unit if unit == "B" else f" {unit}",
-        unit_scale=unit == "B" or (total or 0) >= 1_000_000,
-        mininterval=0.1 if sys.stderr.isatty() else 10.0,
-        file=sys.stderr,
-    )

@@ -12,6 +12,7 @@ from utils.settings import Settings
 
 if TYPE_CHECKING:
     from bulk.runpod_engine import RunpodEngine
+    from bulk.runpod_http import Endpoint
 
 _MOST_IN_FLIGHT: Final = 200  # the platform's own limit on concurrent submissions
 
@@ -65,24 +66,34 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
     return read
 
 
-def make_engine(options: argparse.Namespace, settings: Settings) -> RunpodEngine:
-    """Return the engine that the command line asks for; the key is the environment's.
+def check(options: argparse.Namespace, _settings: Settings) -> None:
+    """Raise as :func:`make_engine`; nothing is sent."""
+    _endpoint(options).close()
 
-    Raises :class:`EngineError` for a missing key or endpoint, or an address that is not safe.
-    """
+
+def _endpoint(options: argparse.Namespace) -> Endpoint:
     # Imported late: a command line that chooses another engine has no use for an HTTP client.
-    from bulk.runpod_engine import RunpodEngine
     from bulk.runpod_http import BASE_URL, BASE_URL_VARIABLE, Endpoint, Pace
-    from bulk.runpod_jobs import Jobs, Limits
 
     if not options.endpoint:
         raise EngineError("--endpoint is missing: the id of the Runpod endpoint")
-    endpoint = Endpoint(
+    return Endpoint(
         os.environ.get(BASE_URL_VARIABLE, "").strip() or BASE_URL,
         options.endpoint,
         os.environ.get("RUNPOD_API_KEY", "").strip(),
         Pace.for_jobs(options.in_flight),
     )
+
+
+def make_engine(options: argparse.Namespace, settings: Settings) -> RunpodEngine:
+    """Return the engine that the command line asks for; the key is the environment's.
+
+    Raises :class:`EngineError` for a missing key or endpoint, or an address that is not safe.
+    """
+    from bulk.runpod_engine import RunpodEngine
+    from bulk.runpod_jobs import Jobs, Limits
+
+    endpoint = _endpoint(options)
     return RunpodEngine(
         endpoint,
         Jobs(endpoint, Limits(job=options.job_timeout, queue=options.queue_timeout)),

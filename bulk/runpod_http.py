@@ -83,6 +83,7 @@ class Endpoint:
         self.pace = pace
         self._stop = threading.Event()
         self._not_before = 0.0  # nobody asks before, by time.monotonic()
+        self._held = 0.0  # seconds that nobody asked, and those until then
         self._lock = threading.Lock()
         self._cancelling = threading.Semaphore(_CANCELS_AT_ONCE)
         self._client = httpx2.Client(
@@ -113,6 +114,11 @@ class Endpoint:
         """
         if self._stop.wait(seconds * random.uniform(1.0, 1.5)):  # noqa: S311 - no secret
             raise StoppedError
+
+    def clock(self) -> float:
+        """Return seconds that pass only while the endpoint may be asked."""
+        with self._lock:
+            return time.monotonic() - self._held
 
     def back_off(self, failures: int) -> float:
         """Return the seconds to wait after so many failures in a row."""
@@ -147,10 +153,12 @@ class Endpoint:
                     wait = max(wait, self._asked_wait(response))
                     if status == HTTPStatus.TOO_MANY_REQUESTS:
                         self._hold_all(wait)
+                        wait = 0.0
                 else:
                     raise EngineError(self._refusal(status, shown))
             if failures < self.pace.tries:
-                log.warning("%s: %s; trying again in about %.1f s", shown, reason, wait)
+                left = max(wait, self._not_before - time.monotonic())
+                log.warning("%s: %s; trying again in about %.1f s", shown, reason, left)
                 self.sleep(wait)
         raise EngineError(
             f"endpoint {self.id}: {shown} failed {self.pace.tries} times in a row, at last with "
@@ -173,7 +181,10 @@ class Endpoint:
     def _hold_all(self, seconds: float) -> None:
         """Have every thread wait: the limit is the endpoint's, not the request's."""
         with self._lock:
-            self._not_before = max(self._not_before, time.monotonic() + seconds)
+            now = time.monotonic()
+            until = max(self._not_before, now + seconds)
+            self._held += until - max(self._not_before, now)
+            self._not_before = until
 
     def _asked_wait(self, response: httpx2.Response) -> float:
         seconds = retry_after(response.headers)

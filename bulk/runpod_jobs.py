@@ -58,7 +58,7 @@ class Jobs:
             "ttl": int(lifetime * 1000),
         }
         self._lifetime = lifetime
-        self._worker_seen = 0.0  # when a job was last at work, by time.monotonic()
+        self._worker_seen = -math.inf  # when a job was last at work, by the endpoint's clock
         self._lock = threading.Lock()
         self._model: str | None = None
 
@@ -135,7 +135,7 @@ class Jobs:
     def _wait(self, job_id: str) -> Mapping[str, Any]:
         """Ask, ever less often, until the job is over; return what the platform says of it."""
         pace = self._endpoint.pace
-        submitted = time.monotonic()
+        submitted, queued = time.monotonic(), self._endpoint.clock()
         delay = pace.first_poll
         while True:
             self._endpoint.sleep(delay)
@@ -144,18 +144,18 @@ class Jobs:
             if reply.status != HTTPStatus.OK:
                 raise _FailedError("is no longer known to the endpoint")
             status = reply.body.get("status")
-            now = time.monotonic()
+            now = self._endpoint.clock()
             if status != "IN_QUEUE":
                 self._worker_seen = now
             if status in _FINAL:
                 return reply.body
-            if now - max(submitted, self._worker_seen) > self._limits.queue:
+            if now - max(queued, self._worker_seen) > self._limits.queue:
                 raise EngineError(
                     f"endpoint {self._endpoint.id}: no worker took a job in "
                     f"{self._limits.queue:.0f} s; look at its workers and its maximum of them, "
                     "then run the same command to go on"
                 )
-            if now - submitted > self._lifetime + _GRACE_SECONDS:
+            if time.monotonic() - submitted > self._lifetime + _GRACE_SECONDS:
                 self._endpoint.cancel(job_id)
                 raise _FailedError("was not done in time")
 

@@ -70,10 +70,24 @@ class ScoreFiles:
             table = pq.read_table(pa.BufferReader(place.read()))
             return table, table.schema.metadata[MODEL].decode()
         except (pa.ArrowException, OSError, KeyError, TypeError):
-            raise RunError(f"{place}: can't be read; remove it, and run again") from None
+            raise _damaged(place) from None
+
+    def rows(self, index: int) -> int:
+        """Return how many rows a chunk has; raise as :meth:`read`."""
+        place = self._place(index)
+        try:
+            with place.fs.open(place.path, "rb") as file:
+                rows: int = pq.read_metadata(file).num_rows
+        except (pa.ArrowException, OSError):
+            raise _damaged(place) from None
+        return rows
 
     def _place(self, index: int) -> Place:
         return self._folder / f"{index:08}.parquet"
+
+
+def _damaged(place: Place) -> RunError:
+    return RunError(f"{place}: can't be read; remove it, and run again")
 
 
 class ScoreReader:

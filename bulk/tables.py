@@ -97,3 +97,6 @@ class Writer(ABC):
     @abstractmethod
     def close(self) -> None:
         """Write what follows the last row; the file is left open."""
+
+    def abandon(self) -> None:  # noqa: B027 - most have nothing to let go of
+        """Let go of the file, which will be written anew; never raises."""

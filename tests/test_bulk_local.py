@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +17,9 @@ import torch
 from bulk.engine import Chunk, EngineError, RowScore
 from bulk.local import LocalEngine
 from bulk.readers import Readers
+from tests.support.worker_process import ROOT
 from utils.classifier import Classifier
-from utils.encoder import Encoder, EncoderState
+from utils.encoder import Encoded, Encoder, EncoderState
 from utils.errors import ServiceError
 from utils.schema import LABELS
 from utils.settings import Settings
@@ -32,9 +36,11 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def classifier(small_classifier: Classifier) -> Classifier:
+def classifier(small_classifier: Classifier) -> Iterator[Classifier]:
+    before = small_classifier.encoder
     small_classifier.encoder = Encoder(small_classifier._tokenizer, 512, SETTINGS.max_windows)
-    return small_classifier
+    yield small_classifier
+    small_classifier.encoder = before  # other files' tests use it, too
 
 
 def chunks(texts: Sequence[Any] = TEXTS, size: int = 300) -> Iterator[Chunk]:
@@ -184,6 +190,118 @@ def test_a_score_that_is_no_number_is_the_error_of_its_row_alone(
         "internal: the model gave no finite score for this text",
         None,
     ]
+
+
+class Fragile(Encoder):
+    """Fails on some texts as nobody foresaw, and quotes them; also in another process."""
+
+    def encode(self, text: str) -> Encoded:
+        if "cursed" in text:
+            raise KeyError(text)
+        return super().encode(text)
+
+
+UNREAD = [None, "internal: the text could not be read", None]
+
+
+def test_a_text_that_cannot_be_read_is_the_error_of_its_row_alone(
+    classifier: Classifier, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "encoder", Fragile(classifier._tokenizer, 512, 4))
+    engine = LocalEngine(classifier, SETTINGS, 0)
+    found = score(engine, ["fine", "cursed one", "fine, too"])
+    engine.close()
+    assert [row.error for row in found] == UNREAD
+    assert "a text could not be read: KeyError" in caplog.text
+    assert "cursed one" not in caplog.text
+
+
+SERVE = """
+import sys
+from multiprocessing import Pipe
+import bulk.readers
+from tests.test_bulk_local import Fragile
+from utils.encoder import EncoderState
+
+bulk.readers.Encoder = Fragile
+ours, theirs = Pipe()
+if sys.argv[1] == "text":
+    for sent in (["fine", "cursed one", "fine, too"], None):  # None can't be read at all
+        ours.send(sent)
+else:
+    ours.close()  # by a run that is killed while the reader starts
+try:
+    bulk.readers.serve(theirs, EncoderState(open(sys.argv[2]).read(), 512, 4))
+finally:
+    theirs.close()
+if sys.argv[1] == "text":
+    print(ours.recv(), [str(error) for error in ours.recv().errors.values()])
+"""
+
+
+@pytest.mark.parametrize("case", ["text", "killed"])
+def test_a_reader_prints_no_traceback(case: str, small_checkpoint: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SERVE, case, str(small_checkpoint / "tokenizer.json")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert "Traceback" not in done.stderr
+    assert "cursed" not in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[0] == (f"None ['{UNREAD[1]}']" if case == "text" else "")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        RuntimeError("index out of range: cursed"),
+        IndexError("cursed"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+    ],
+    ids=["runtime", "index", "memory"],
+)
+def test_a_text_that_fails_on_the_device_costs_its_row_alone(
+    failure: Exception,
+    classifier: Classifier,
+    rows: list[RowScore],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = classifier.probabilities
+    cursed = [classifier.encode(TEXTS[index]).windows[0] for index in (5, 299, 300)]
+
+    def fails(sequences: list[list[int]]) -> list[list[float]]:
+        if any(sequence in cursed for sequence in sequences):
+            raise failure
+        return real(sequences)
+
+    monkeypatch.setattr(classifier, "probabilities", fails)
+    engine = LocalEngine(classifier, SETTINGS, 0)
+    found = score(engine)
+    engine.close()
+    for index, (row, expected) in enumerate(zip(found, rows, strict=True)):
+        if index in (5, 299, 300):
+            error = "internal: the text could not be scored"
+            assert row == RowScore(None, None, None, error)
+        else:
+            assert (row.windows, row.error) == (expected.windows, expected.error)
+            if expected.scores:
+                assert row.scores == pytest.approx(expected.scores, abs=1e-6)
+
+
+def test_a_device_that_fails_on_any_text_ends_the_run(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_sequences: list[list[int]]) -> list[list[float]]:
+        raise RuntimeError("CUDA error: number 3 is off")
+
+    monkeypatch.setattr(classifier, "probabilities", broken)
+    engine = LocalEngine(classifier, SETTINGS, 0)
+    with pytest.raises(EngineError, match=r"^the device failed: RuntimeError at [\w.]+:\d+$"):
+        score(engine)
+    engine.close()
 
 
 def test_no_more_than_a_few_chunks_are_read_ahead(engine: LocalEngine) -> None:

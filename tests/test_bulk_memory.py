@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bulk.files import Place, find_inputs
+from bulk.parquet import BATCH_BYTES, ParquetTable
 from tests.support.bulk_runs import SECONDS, environment
 from tests.support.worker_process import ROOT
 
@@ -53,6 +55,31 @@ def peak(folder: Path, kind: str, out_kind: str, rows: int) -> int:
     )
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
+
+
+@pytest.mark.parametrize("small", [0, 3000], ids=["throughout", "after_small_ones"])
+def test_values_that_a_dictionary_makes_small_in_the_file_come_a_few_at_a_time(
+    small: int, tmp_path: Path
+) -> None:
+    """Such as the page that many tweets link to: once in the file, once in each row in memory."""
+    rows = 6000
+    index = pa.array([0] * small + [1] * (rows - small), pa.int32())
+    pages = pa.DictionaryArray.from_arrays(index, ["", "y" * 40_000])
+    table = pa.table({"text": [f"{row}" for row in range(rows)], "page": pages})
+    path = tmp_path / "a.parquet"
+    # It reads back as plain strings.
+    pq.write_table(table, path, store_schema=False, row_group_size=rows)
+    assert path.stat().st_size < 1_000_000
+    (source,) = find_inputs(str(path), Place.of("out")).inputs
+    texts: list[str] = []
+    sizes: list[int] = []
+    for block in ParquetTable(source, "text", "").blocks():
+        sizes.append(block.rows.nbytes)
+        texts += block.texts
+        assert set(block.rows["page"].to_pylist()) <= {"", "y" * 40_000}
+    assert texts == table["text"].to_pylist()
+    # One block may be what shows that rows have become larger.
+    assert sum(size > 1.1 * BATCH_BYTES for size in sizes) <= bool(small)
 
 
 @pytest.mark.parametrize(

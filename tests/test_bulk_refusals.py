@@ -112,6 +112,18 @@ def test_parquet_whose_texts_are_none(refuse: Callable[..., str]) -> None:
         (("s3://bucket/a.csv", "b.csv"), "s3://bucket/a.csv: Install s3fs to access S3"),
         (("nosuch://a.csv", "b.csv"), "nosuch://a.csv: Protocol not known: nosuch"),
         (("a.csv", "b.csv", "--report", "no/r.html"), "--report no/r.html: there is no such"),
+        (("a.csv", "b.csv", "--report", "a.csv"), "--report a.csv: its name must end in .html"),
+        (("a.csv", "b.csv", "--report", "b.csv"), "--report b.csv: its name must end in .html"),
+        (("a.csv", "b.csv", "--report", "page.html"), "--report page.html: is a folder"),
+        (("many", "out/", "--report", "out/r.html"), "--report out/r.html: must be outside of OUT"),
+        (("many", "o.html", "--report", "o.html"), "--report o.html: must be outside of OUT"),
+        (
+            ("a.csv", "b.csv", "--report", "b.csv.partial/r.html"),
+            "--report b.csv.partial/r.html: must be outside of OUT",
+        ),
+        (("a.csv", "link.csv"), "link.csv: is a symbolic link"),
+        (("many", "link"), "link: is a symbolic link"),
+        (("a.csv", "folder.csv"), "folder.csv: is a folder"),
         (("a.csv", "b.csv", "--include-text"), "--include-text: goes with --report"),
         (("a.csv", "a.csv/b.csv"), "a.csv/b.csv.partial: Not a directory"),
     ],
@@ -121,11 +133,58 @@ def test_a_command_that_cannot_be_carried_out(
 ) -> None:
     Path("a.csv").write_text("text\na\n")
     Path("a.txt").write_text("text\na\n")
-    Path("empty").mkdir()
+    for folder in ("empty", "page.html", "folder.csv", "target"):
+        Path(folder).mkdir()
+    Path("link.csv").symlink_to("nowhere.csv")
+    Path("link").symlink_to("target")
+    before = sorted(Path().iterdir())
     for name, header in {"many/1.csv": "text,a", "many/2.csv": "text,b", "full/x.csv": "a"}.items():
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(f"{header}\n")
     assert refuse(*arguments).startswith(message)
+    assert {path.name for path in Path().iterdir()} - {path.name for path in before} <= {
+        "many",
+        "full",
+    }
+
+
+def test_a_mount_point_cannot_become_out(
+    refuse: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None may be made here; what the system says of one is as simple as this."""
+    Path("in").mkdir()
+    Path("in/a.csv").write_text("text\na\n")
+    Path("disk").mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda path: str(path).endswith("/disk"))
+    assert refuse("in", "disk") == "disk: is a mount point; give the name of a folder in it"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        ((), {"MODEL_DIR": "nowhere"}, "MODEL_DIR=nowhere is not a folder"),
+        ((), {"MODEL_DIR": "."}, "config.json is missing"),
+        ((), {"DEVICE": "cuda:99"}, "DEVICE='cuda:99' is not allowed: there is no such device"),
+        (("--engine", "runpod"), {}, "--endpoint is missing: the id of the Runpod endpoint"),
+        (("--engine", "runpod", "--endpoint", "abc"), {}, "RUNPOD_API_KEY is not set"),
+        (("--engine", "ray"), {"MODEL_DIR": "nowhere"}, "MODEL_DIR=nowhere is not a folder"),
+    ],
+)
+def test_an_engine_that_lacks_something_is_refused_before_the_input_is_read(
+    arguments: tuple[str, ...],
+    environment: dict[str, str],
+    message: str,
+    refuse: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RUNPOD_API_KEY", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if "ray" in arguments:
+        pytest.importorskip("ray")
+    Path("a.csv").write_text(f"text\n{SECRET},{SECRET}\n")  # a check would refuse it
+    assert message in refuse("a.csv", "b.csv", *arguments)
+    assert [path.name for path in Path().iterdir()] == ["a.csv"]
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "x", "1000001"])

@@ -271,7 +271,7 @@ def test_a_folder_half_moved_in_an_object_store_is_completed(
         fs.pipe_file(f"/half/in/{name}", b"text\ngood morning\n")
     command = ["memory://half/in", "memory://half/out", "--readers", "0"]
     moved: list[str] = []
-    real = type(fs).mv
+    real = type(fs).cp_file
 
     def once(self: Any, path: str, target: str) -> None:
         if moved:
@@ -280,7 +280,7 @@ def test_a_folder_half_moved_in_an_object_store_is_completed(
         real(self, path, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(fs), "mv", once)
+        patch.setattr(type(fs), "cp_file", once)
         assert score.main(command) == 130
     assert [len(fs.find(f"/half/{folder}")) for folder in ("out", "out.partial/output")] == [1, 2]
     assert score.main(command) == 0

@@ -215,6 +215,14 @@ def test_an_endpoint_without_workers_ends_the_run(cloud: RunpodEndpoint) -> None
     assert job.status == "CANCELLED"
 
 
+def test_a_pause_that_is_asked_for_is_no_time_without_workers(cloud: RunpodEndpoint) -> None:
+    cloud.fail("status", Fault(429, retry_after=2))
+    with quick_engine(cloud, limits=Limits(job=600, queue=1)) as engine:
+        assert "no worker took a job in 1 s" in give_up(engine)
+    # After the pause it is asked for the whole of that second, not once.
+    assert cloud.count("status") > 3
+
+
 def test_a_job_that_nobody_asks_after_ends_by_itself(cloud: RunpodEndpoint) -> None:
     cloud.end_all = {"status": "COMPLETED", "output": None}
     with quick_engine(cloud, limits=Limits(job=100, queue=500)) as engine:

@@ -79,6 +79,7 @@ class RunpodEndpoint:
         self.end_all: Mapping[str, Any] | None = None  # how every job ends, without a worker
         self.kill_at_answer: dict[str, int] = {}  # pod id to the process group that is killed
         self.answered_by: Counter[str] = Counter()
+        self.answers_allowed: int | None = None  # after so many, workers get no more jobs
         self.url = ""
         self._faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self._ends: deque[Mapping[str, Any]] = deque()
@@ -143,6 +144,7 @@ class RunpodEndpoint:
         self._ends.clear()
         self._queue.clear()
         self.end_all = None
+        self.answers_allowed = None
         self.largest_body = self.most_in_flight = self.early = 0
 
     def fail(self, operation: str, *faults: Fault) -> None:
@@ -263,6 +265,10 @@ class RunpodEndpoint:
                 job.status = "IN_QUEUE"
                 self._queue.appendleft(job)
 
+    def _enough(self) -> bool:
+        allowed = self.answers_allowed
+        return allowed is not None and self.answered_by.total() >= allowed
+
     def _next_job(self) -> Job | None:
         while self._queue:
             job = self._queue.popleft()
@@ -282,7 +288,7 @@ class RunpodEndpoint:
     async def _take(self, request: web.Request) -> web.Response:
         pod = request.match_info["pod"]
         batch = "/job-take-batch/" in request.path
-        await self._poll(request, lambda: bool(self._queue))
+        await self._poll(request, lambda: bool(self._queue) and not self._enough())
         if self._draining or request.transport is None or request.transport.is_closing():
             return web.Response(status=204)
         taken: list[dict[str, Any]] = []

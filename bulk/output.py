@@ -1,0 +1,67 @@
+"""The last part of a run: rows as they came in, with their scores beside."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, cast
+
+import pyarrow as pa
+
+from bulk.conversion import Conversion
+from bulk.files import Place
+from bulk.plan import WRITERS, Output, Plan, changed
+from bulk.progress import bar
+from bulk.scores import ScoreReader
+from bulk.statistics import Statistics
+from bulk.tables import Head, Writer
+
+
+def write_outputs(
+    plan: Plan, conversions: Sequence[Conversion], rows: Sequence[int], reader: ScoreReader
+) -> Statistics:
+    """Write all outputs into the partial folder, rows and scores side by side."""
+    statistics = Statistics(keep_texts=plan.job.include_text)
+    folder = plan.partial / "output"
+    folder.remove()
+    counts = iter(rows)
+    with bar("writing", sum(rows), "rows") as shown:
+        for output, conversion in zip(plan.outputs, conversions, strict=True):
+            place = folder / (output.name or plan.out.name)
+            Place(place.fs, place.path.rpartition("/")[0]).make_folder()
+            with writing(plan, output, place, conversion.head) as writer:
+                for table in conversion.tables:
+                    first = 1
+                    for block in table.blocks():
+                        scores = reader.take(len(block.texts))
+                        converted = conversion.block(table, block, first)
+                        with place.named_in_errors():
+                            writer.write(converted, scores)
+                        statistics.add(table.source.name, first, block.texts, scores)
+                        first += len(block.texts)
+                        shown.update(len(block.texts))
+                    if first - 1 != next(counts):
+                        raise changed(plan, table.source)
+    return statistics
+
+
+@contextlib.contextmanager
+def writing(plan: Plan, output: Output, place: Place, head: Head) -> Iterator[Writer]:
+    """Open a file to be written, compressed as its name says."""
+    with contextlib.ExitStack() as open_files:
+        file = cast(BinaryIO, open_files.enter_context(place.fs.open(place.path, "wb")))
+        if output.format.compression:
+            packed = pa.CompressedOutputStream(file, output.format.compression)
+            file = cast(BinaryIO, open_files.enter_context(packed))
+        added = plan.table(output.inputs[0]).added
+        writer = WRITERS[output.format.kind](file, head, added)
+        try:
+            yield writer
+            with place.named_in_errors():
+                writer.close()
+        except BaseException:
+            writer.abandon()
+            raise
+        with place.named_in_errors():
+            open_files.close()
+            place.sync()

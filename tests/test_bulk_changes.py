@@ -1,0 +1,170 @@
+"""Inputs that change under a run, and runs that fail: one line, and nothing wrong is written."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import bulk.run
+import score
+from bulk.files import Place
+from bulk.plan import locked
+from tests.support.bulk_runs import MINI, SECONDS, environment
+from tests.support.worker_process import ROOT
+
+BEFORE = "id,text\n1,good morning\n2,you are scum\n"
+CHANGES = {
+    "rows_swapped": "id,text\n2,you are scum\n1,good morning\n",
+    "a_row_more": BEFORE + "3,one more\n",
+    "a_row_less": "id,text\n1,good morning\n",
+    "a_field_less": BEFORE + "3\n",
+    "another_header": "id,body\n1,good morning\n2,you are scum\n",
+    "gone": None,
+}
+
+
+@pytest.fixture(autouse=True)
+def mini(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MODEL_DIR", str(MINI))
+    monkeypatch.setenv("DEVICE", "cpu")
+    monkeypatch.chdir(tmp_path)
+
+
+def once_before(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], object]) -> None:
+    """Have something happen just before a stage of the run."""
+    real = getattr(bulk.run, name)
+
+    def staged(*arguments: Any) -> Any:
+        act()
+        return real(*arguments)
+
+    monkeypatch.setattr(bulk.run, name, staged)
+
+
+@pytest.mark.parametrize("stage", ["score_missing", "write_outputs"])
+@pytest.mark.parametrize("after", CHANGES.values(), ids=CHANGES.keys())
+def test_an_input_that_changes_while_it_is_scored_ends_the_run(
+    stage: str,
+    after: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = Path("a.csv")
+    source.write_text(BEFORE)
+
+    def change() -> None:
+        source.unlink()
+        if after is not None:
+            source.write_text(after)
+
+    once_before(monkeypatch, stage, change)
+    assert score.main(["a.csv", "b.csv", "--readers", "0", "--chunk-rows", "1"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: {source.absolute()}: has changed while it was scored; remove "
+        f"{Path('b.csv').absolute()}.partial and run again"
+    )
+    assert not Path("b.csv").exists()
+
+
+def test_a_change_that_leaves_no_trace_on_the_file_shows_in_its_rows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a mapped file's does on some file systems: size and time stay."""
+    source = Path("a.csv")
+    source.write_text(BEFORE)
+    known = source.stat()
+
+    def change() -> None:
+        source.write_text("id,text\n1,good morning\n2,you\n3,scum\n".ljust(known.st_size, "\n"))
+        os.utime(source, ns=(known.st_atime_ns, known.st_mtime_ns))
+
+    once_before(monkeypatch, "score_missing", change)
+    assert score.main(["a.csv", "b.csv", "--readers", "0"]) == 1
+    assert "a.csv: has changed while it was scored" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_file_that_comes_to_the_folder_meanwhile_does_no_harm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Path("in").mkdir()
+    Path("in/a.csv").write_text(BEFORE)
+    once_before(monkeypatch, "write_outputs", lambda: Path("in/b.csv").write_text(BEFORE))
+    assert score.main(["in", "out", "--readers", "0"]) == 0
+    assert [path.name for path in Path("out").iterdir()] == ["a.csv"]
+
+
+def test_a_kept_part_of_other_rows_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("a.csv").write_text(BEFORE)
+    command = ["a.csv", "b.csv", "--readers", "0"]
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        once_before(patch, "write_outputs", interrupt)
+        assert score.main(command) == 130
+    part = Path("b.csv.partial/scores/00000000.parquet")
+    table = pq.read_table(part)
+    pq.write_table(pa.concat_tables([table, table]), part)
+    assert score.main(command) == 1
+    assert "part 0 has not the rows of the input" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_an_error_in_a_held_folder_does_not_take_the_lock_again(tmp_path: Path) -> None:
+    entered = []
+
+    def enter() -> None:
+        with locked(Place.of(str(tmp_path / "p"))):
+            entered.append(True)
+            raise FileNotFoundError
+
+    with pytest.raises(FileNotFoundError):
+        enter()
+    assert entered == [True]
+
+
+@pytest.mark.parametrize("limited", [True, False], ids=["disk_full", "interrupted"])
+def test_a_parquet_file_given_up_leaves_nothing_but_one_line(limited: bool, tmp_path: Path) -> None:
+    """What pyarrow does when its writer is collected would come after it, as a traceback."""
+    rng = random.Random(7)
+    others = [rng.randbytes(50).hex() for _ in range(2000)]
+    pq.write_table(pa.table({"text": [""] * 2000, "other": others}), "a.parquet")
+    script = """
+import sys
+import bulk.parquet, bulk.output, score
+bulk.parquet.GROUP_ROWS = 100
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+if sys.argv[1] == "False":
+    bulk.output.Statistics.add = interrupt
+code = score.main(["a.parquet", "b.parquet", "--readers", "0"])
+import gc
+gc.collect()
+sys.exit(code)
+"""
+    limit = ["bash", "-c", f'ulimit -f {64 if limited else 1_000_000}; exec "$@"', "bash"]
+    done = subprocess.run(
+        [*limit, sys.executable, "-c", script, str(limited)],
+        env={**environment(tmp_path), "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == (1 if limited else 130), done.stderr
+    assert "Traceback" not in done.stderr
+    said = "error: " if limited else "interrupted; the same command goes on from here"
+    assert done.stderr.splitlines()[-1].startswith(said)

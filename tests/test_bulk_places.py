@@ -1,0 +1,142 @@
+"""Names as people give them: signs of globs, links, bytes that are no UTF-8; and URLs with keys."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+import score
+from bulk.files import Place, find_inputs, shown
+from tests.support.bulk_runs import MINI
+
+TEXT = "text\ngood morning\n"
+
+
+@pytest.fixture(autouse=True)
+def mini(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MODEL_DIR", str(MINI))
+    monkeypatch.setenv("DEVICE", "cpu")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def store() -> Iterator[Any]:
+    """An object store: names without folders, as fsspec keeps it in memory."""
+    fs = fsspec.filesystem("memory")
+    yield fs
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
+
+
+@pytest.mark.parametrize("name", ["d[b]", "d*", "d?", "[b]"])
+def test_names_with_the_signs_of_globs_are_but_names(name: str, store: Any) -> None:
+    files = {"b": "THE OTHER", "db": "ANOTHER", name: "THIS ONE"}
+    for each, text in files.items():
+        store.pipe_file(f"/g/in/{each}.csv", f"text\n{text}\n".encode())
+        store.pipe_file(f"/g/{each}.partial/scores/keep", b"of another run")
+    assert score.main(["memory://g/in", f"memory://g/{name}/", "--readers", "0"]) == 0
+    for each, text in files.items():
+        (row,) = store.cat_file(f"/g/{name}/{each}.csv").decode().splitlines()[1:]
+        assert row.startswith(f"{text},")
+        kept = store.exists(f"/g/{each}.partial/scores/keep")
+        assert kept == (each != name)
+    assert not store.exists(f"/g/{name}.partial")
+
+
+def test_a_store_that_renames_by_itself_is_let(store: Any) -> None:
+    class Renames(type(store)):  # type: ignore[misc]  # as SFTP does
+        protocol = "renames"
+        moved: list[str] = []  # noqa: RUF012 - one for all
+
+        def cp_file(self, path1: str, path2: str, **_options: Any) -> None:
+            raise NotImplementedError
+
+        def mv(self, path1: str, path2: str, **_options: Any) -> None:
+            self.moved.append(path2)
+            self.store[path2] = self.store.pop(path1)
+
+    fs = Renames()
+    fs.pipe_file("/from", b"x")
+    Place(fs, "/from").move(Place(fs, "/to"))
+    assert (fs.moved, fs.cat_file("/to"), fs.exists("/from")) == (["/to"], b"x", False)
+
+
+def test_a_name_that_is_no_utf_8_does_not_break_the_report() -> None:
+    Path("in").mkdir()
+    for name in (b"a.csv", b"caf\xe9.csv"):
+        Path(os.fsdecode(b"in/" + name)).write_text(f"{TEXT}{len(name)} phones\n")
+    assert score.main(["in", "out", "--readers", "0", "--report", "r.html"]) == 0
+    assert "caf?.csv" in Path("r.html").read_text(encoding="utf-8")
+    assert len(list(Path("out").iterdir())) == 2
+
+
+@pytest.mark.parametrize("source", ["in", "in/*"])
+def test_files_of_another_format_are_counted_and_named(
+    source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in/.git").mkdir(parents=True)
+    Path("elsewhere").mkdir()
+    for name in (
+        "a.csv",
+        "b.csv.bz2",
+        "c.json",
+        ".hidden",
+        "_SUCCESS",
+        "b.csv.run.json",
+        ".git/config",
+    ):
+        Path("in", name).write_text(TEXT)
+    Path("in/link").symlink_to(Path("elsewhere").absolute())
+    assert score.main([source, "out", "--readers", "0"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert "files of another format left out: 3, the first is b.csv.bz2" in lines
+    assert [path.name for path in Path("out").iterdir()] == ["a.csv"]
+
+
+@pytest.mark.parametrize("source", ["in", "in/*.csv", "in/a.csv"])
+def test_the_version_of_a_link_is_that_of_what_it_leads_to(source: str) -> None:
+    Path("in").mkdir()
+    target = Path("target.csv")
+    target.write_text(TEXT)
+    Path("in/a.csv").symlink_to(target.absolute())
+    before = find_inputs(source, Place.of("out")).inputs
+    os.utime(target, (time.time() + 5, time.time() + 5))
+    after = find_inputs(source, Place.of("out")).inputs
+    assert len(before) == len(after) == 1
+    assert before[0].version != after[0].version
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://me:key@host/a.csv?token=key", "https://host/a.csv"),
+        ("simplecache::https://me:key@host/a@b.csv?token=key", "simplecache::https://host/a@b.csv"),
+        ("s3://key@bucket/2024-?.csv", "s3://bucket/2024-?.csv"),
+        ("a@b?.csv", "a@b?.csv"),
+    ],
+)
+def test_what_is_shown_of_a_url_is_no_secret(url: str, said: str) -> None:
+    assert shown(url) == said
+
+
+def test_an_error_about_a_url_shows_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    assert score.main(["nosuch://me:key@host/a.csv", "b.csv"]) == 1
+    assert score.main(["http://me:key@127.0.0.1:9/a.csv?token=key", "b.csv"]) == 1
+    said = capsys.readouterr().err
+    assert "nosuch://host/a.csv" in said
+    assert "key" not in said
+
+
+def test_no_rows_are_by_no_model(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.csv").write_text("text\n")
+    for end in ("0 rows", f"{Path('b.csv').absolute()} is finished; remove it to score again"):
+        assert score.main(["a.csv", "b.csv", "--readers", "0"]) == 0
+        said = capsys.readouterr().err
+        assert said.splitlines()[-1] == end
+        assert "None" not in said
