@@ -264,7 +264,7 @@ def test_run_that_is_killed_or_interrupted_leaves_no_process_and_goes_on(
         assert len(processes(tmp_path, "ray")) > 4
         (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
         _, errors = running.communicate(timeout=SECONDS)
-        wait_until(lambda: not processes(tmp_path), "the end of Ray's processes", seconds=60)
+        wait_until(lambda: not processes(tmp_path), "the end of Ray's processes", seconds=180)
         if number != signal.SIGKILL:
             assert running.returncode == 130
             last = errors.replace("\r", "\n").splitlines()[-1]
