@@ -118,8 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with interruptible():
             settings = Settings.from_environment(os.environ)
-            configure_logs(settings)
-            return score(options, settings)
+            with shown_logs(settings):
+                return score(options, settings)
     except (RunError, EngineError, CheckpointError, SettingsError) as exc:
         fault = str(exc)
     except KeyboardInterrupt:
@@ -200,16 +200,25 @@ class _PastBars(logging.Handler):
         say(self.format(record))
 
 
-def configure_logs(settings: Settings) -> None:
-    """Show what our own modules log."""
+@contextlib.contextmanager
+def shown_logs(settings: Settings) -> Iterator[None]:
+    """Show what our own modules log, and leave their loggers as they were."""
     handler = _PastBars()
     handler.setFormatter(
         JsonFormatter() if settings.log_format == "json" else logging.Formatter("%(message)s")
     )
-    for name in ("bulk", "utils"):  # not the root logger: libraries log what they were given
-        ours = logging.getLogger(name)
-        ours.handlers = [handler]
-        ours.setLevel(settings.log_level)
+    # Not the root logger: libraries log what they were given.
+    ours = [logging.getLogger(name) for name in ("bulk", "utils")]
+    before = [(log.handlers, log.level) for log in ours]
+    for log in ours:
+        log.handlers = [handler]
+        log.setLevel(settings.log_level)
+    try:
+        yield
+    finally:
+        for log, (handlers, level) in zip(ours, before, strict=True):
+            log.handlers = handlers
+            log.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -100,10 +100,14 @@ class Offers:
 
 
 class Parts(Datasource):
-    """A source for Ray Data: the number of each part, as soon as there is one, a block of each."""
+    """A source for Ray Data: the number of each part, as soon as there is one, a block of each.
 
-    def __init__(self, offers: Any) -> None:
-        self._offers = offers
+    With ``only``, of these parts alone, which were offered before.
+    """
+
+    def __init__(self, offers: Any, only: Sequence[int] | None = None) -> None:
+        self.offers = offers
+        self._only = only
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Return ``None``: nobody knows before the end."""
@@ -111,11 +115,13 @@ class Parts(Datasource):
 
     def get_read_tasks(self, *_arguments: Any, **_options: Any) -> list[ReadTask]:
         """Return the one task that reads this source."""
-        offers = self._offers
+        offers, only = self.offers, self._only
 
         def read() -> Iterator[pa.Table]:
+            for part in only or ():
+                yield pa.table({"part": [part]}, NUMBER)
             part = 0
-            while ray.get(offers.exists.remote(part)):
+            while only is None and ray.get(offers.exists.remote(part)):
                 yield pa.table({"part": [part]}, NUMBER)
                 part += 1
 

@@ -31,6 +31,8 @@ from utils.settings import Settings
 CALLS: Final = 2
 # Parts between the input and the output, for each actor: these, and as many that wait.
 PARTS_PER_ACTOR: Final = 2 * CALLS
+# Times that parts which Ray Data lost are given to it anew.
+EXECUTIONS: Final = 3
 # What the actors have to know; no token or other secret is among it.
 SENT: Final = {"dtype", "max_batch_tokens", "max_text_chars", "max_windows"}
 
@@ -60,7 +62,9 @@ class RayEngine:
         indices: dict[int, int] = {}  # of chunks that are offered, by their parts' numbers
         offered = 0
         ended = False
-        with contextlib.closing(self._results(offers)) as results:
+        lost = 0
+        with contextlib.ExitStack() as executions:
+            results = executions.enter_context(contextlib.closing(self._results(Parts(offers))))
             while True:
                 while not ended and len(indices) < PARTS_PER_ACTOR * self._actors.count:
                     chunk = next(source, None)
@@ -74,6 +78,14 @@ class RayEngine:
                 if not indices:
                     return
                 found = self._next(results)
+                if found is None:
+                    # Seen after actors were killed: Ray Data ends, and has lost a part.
+                    lost += 1
+                    if lost > EXECUTIONS:
+                        raise EngineError("Ray ended before all was scored; run it again")
+                    again = self._results(Parts(offers, sorted(indices)))
+                    results = executions.enter_context(contextlib.closing(again))
+                    continue
                 index = indices.pop(found["part"], None)
                 if index is None:
                     continue  # Ray has repeated what was not lost
@@ -86,8 +98,8 @@ class RayEngine:
         """See :meth:`bulk.engine.Engine.close`; a cluster that was there before stays."""
         self._cluster.close()
 
-    def _next(self, results: Iterator[dict[str, Any]]) -> dict[str, Any]:
-        """Return the next part's outcome. Raises :class:`EngineError` if there is none."""
+    def _next(self, results: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+        """Return the next part's outcome, ``None`` at the end. Raises :class:`EngineError`."""
         try:
             found = next(results)
         except GetTimeoutError:
@@ -96,7 +108,7 @@ class RayEngine:
                 "by others? Wait, ask for less, or raise --start-timeout"
             ) from None
         except StopIteration:
-            raise EngineError("Ray ended before all was scored; run it again") from None
+            return None
         except Exception as exc:
             raise EngineError(f"Ray gave up: {describe_exception(exc)}; run it again") from None
         if found["fault"] is not None:
@@ -109,7 +121,7 @@ class RayEngine:
             )
         return found
 
-    def _results(self, offers: Any) -> Generator[dict[str, Any], None, None]:
+    def _results(self, source: Parts) -> Generator[dict[str, Any], None, None]:
         """Run Ray Data; yield the outcome of each part as soon as there is one."""
         quiet()
         context = DataContext.get_current()
@@ -119,10 +131,10 @@ class RayEngine:
         # Ray Data has killed actors start again, and what they had done again, without end; it is
         # Offers that gives up. What fails otherwise it does not repeat.
         readers = min(4, max(self._actors.cpus // 2, 1 if self._actors.gpus else 0))
-        parts = ray.data.read_datasource(Parts(offers), override_num_blocks=1, num_cpus=0)
+        parts = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0)
         scored = parts.map_batches(
             Scorer,
-            fn_constructor_args=(offers, self._settings, self._actors.cpus, readers),
+            fn_constructor_args=(source.offers, self._settings, self._actors.cpus, readers),
             batch_size=1,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(

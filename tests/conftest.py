@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 # Workers are forked from here; the tokenizers library would warn about it on standard error.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A shell starts its background jobs with SIGINT ignored, and what a test starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 StartWorker = Callable[[Sequence[str], Mapping[str, str]], WorkerProcess]
 

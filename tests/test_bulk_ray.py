@@ -220,6 +220,39 @@ def test_actors_that_are_killed_cost_nothing_but_time(
     assert MARKER not in errors
 
 
+LOSING = """
+import sys
+from bulk import ray_engine
+real, executions = ray_engine.RayEngine._results, []
+def losing(self, source):
+    executions.append(source)
+    for number, found in enumerate(real(self, source)):
+        if number or len(executions) > 1:
+            yield found
+ray_engine.RayEngine._results = losing
+import score
+sys.exit(score.main(sys.argv[1:]))
+"""
+
+
+def test_part_that_ray_loses_is_given_to_it_anew(
+    cluster: RayCluster, source: Path, expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    arguments: list[object] = [source, out, *RAY, "--address", cluster.address, "--num-actors", 1]
+    done = subprocess.run(
+        [sys.executable, "-c", LOSING, *map(str, arguments)],
+        cwd=ROOT,
+        env={**environment(tmp_path), **LOOPBACK},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    require_equal(read(out), expected)
+
+
 def start(
     home: Path, source: Path, out: Path, *arguments: object, more: dict[str, str] | None = None
 ) -> subprocess.Popen[str]:
