@@ -424,7 +424,8 @@ def test_two_models_in_one_cluster_end_the_run() -> None:
     found: dict[str, Any] = {"part": 0, "fault": None, "rows": []}
     results = iter([{**found, "model": name} for name in ("one@1", "one@1", None, "two@2")])
     one = engine()
-    assert [one._next(results)["model"] for _ in range(3)] == ["one@1", "one@1", None]
+    first = [one._next(results) or {} for _ in range(3)]
+    assert [each["model"] for each in first] == ["one@1", "one@1", None]
     with pytest.raises(EngineError, match="two models, one@1 and two@2"):
         one._next(results)
 
