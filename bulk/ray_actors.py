@@ -55,32 +55,35 @@ class Offers:
     """An actor that knows which parts there are: as many as were offered, until the end.
 
     Holds references to texts, not the texts; these are in the object store until they are scored.
+    Calls may come in another order than they were made: Ray promises none to ``async`` actors.
     """
 
     def __init__(self) -> None:
         self._texts: dict[int, list[Any]] = {}
         self._taken: Counter[int] = Counter()
-        self._offered = 0
-        self._ended = False
+        self._offered = 0  # parts of which none before is missing
+        self._total: int | None = None
         self._changed = asyncio.Condition()
 
     async def offer(self, part: int, texts: list[Any]) -> None:
         """Add the next part; ``texts`` holds a reference, in a list so that it stays one."""
         async with self._changed:
             self._texts[part] = texts
-            self._offered = part + 1
+            # What is beyond the first missing one is not scored yet, so it is among the texts.
+            while self._offered in self._texts:
+                self._offered += 1
             self._changed.notify_all()
 
-    async def end(self) -> None:
-        """Say that there are no more."""
+    async def end(self, total: int) -> None:
+        """Say how many there are in all."""
         async with self._changed:
-            self._ended = True
+            self._total = total
             self._changed.notify_all()
 
     async def exists(self, part: int) -> bool:
         """Wait until a part is offered; return false if it never will be."""
         async with self._changed:
-            await self._changed.wait_for(lambda: part < self._offered or self._ended)
+            await self._changed.wait_for(lambda: part < self._offered or part == self._total)
             return part < self._offered
 
     async def take(self, part: int) -> list[Any] | None:

@@ -70,7 +70,7 @@ class RayEngine:
                     chunk = next(source, None)
                     if chunk is None:
                         ended = True
-                        offers.end.remote()
+                        offers.end.remote(offered)
                     else:
                         offers.offer.remote(offered, [ray.put(chunk.texts)])
                         indices[offered] = chunk.index

@@ -38,6 +38,8 @@ MARKER: Final = "xyzzyplugh"  # in every text; in no log
 RAY: Final = ("--engine", "ray", "--chunk-rows", CHUNK_ROWS)
 # Listen on the loopback address alone, on whatever system.
 LOOPBACK: Final = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# Ray's processes would else give way to any other test, for minutes.
+NOT_NICE: Final = {"RAY_worker_niceness": "0"}
 
 
 class RayCluster:
@@ -58,7 +60,7 @@ class RayCluster:
                 command,
                 # No project: a machine of a cluster needs the libraries, and gets the rest.
                 cwd=folder,
-                env={**environment(self.home), **LOOPBACK},
+                env={**environment(self.home), **LOOPBACK, **NOT_NICE},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -295,6 +297,9 @@ def test_run_that_is_killed_or_interrupted_leaves_no_process_and_goes_on(
             watch=alive(running),
         )
         assert len(processes(tmp_path, "ray")) > 4
+        # They do not give way to other processes, which would starve them.
+        (scorer,) = processes(tmp_path, "ray::MapWorker")
+        assert os.getpriority(os.PRIO_PROCESS, scorer) == os.getpriority(os.PRIO_PROCESS, 0)
         (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
         _, errors = running.communicate(timeout=SECONDS)
         wait_until(lambda: not processes(tmp_path), "the end of Ray's processes", seconds=180)
@@ -453,10 +458,30 @@ def test_part_that_is_asked_for_again_is_there_until_it_is_scored_or_given_up() 
         assert await offers.take(1) == []
         assert await offers.exists(1)
         waiting = asyncio.ensure_future(offers.exists(2))
-        await offers.end()
+        await offers.end(2)
         assert not await waiting
 
     asyncio.run(ask())
+
+
+def test_parts_are_there_in_order_whatever_order_they_are_offered_in() -> None:
+    async def ask() -> None:
+        offers = Offers()
+        waiting = [asyncio.ensure_future(offers.exists(part)) for part in range(4)]
+        await offers.offer(1, ["second"])
+        await offers.end(3)
+        await asyncio.sleep(0)
+        assert not any(one.done() for one in waiting[:3])
+        await offers.offer(0, ["first"])
+        assert await waiting[0]
+        assert await waiting[1]
+        await offers.scored(0)
+        await offers.offer(2, ["third"])
+        assert await waiting[2]
+        assert not await waiting[3]
+        assert await offers.exists(0)
+
+    asyncio.run(asyncio.wait_for(ask(), 10))
 
 
 def test_no_secret_goes_to_the_actors() -> None:
