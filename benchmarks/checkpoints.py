@@ -1,18 +1,20 @@
 """Two checkpoints side by side, through the engine: how good, how large, how fast.
 
 The first is judged against the second, on the same labelled texts, in float32. Accuracy and
-macro-F1 are over the file; the functional suite is that of ``training/functional.toml``, templates
-and groups held out. Needs requirements-train.txt.
+macro-F1 are over the file. Three functional suites ask whether hate is told from what only looks
+like it: that of ``training/functional.toml``, templates and groups held out, and two whose authors
+saw none of the training's texts. Needs requirements-train.txt.
 
     python -m benchmarks.checkpoints checkpoints/mini path/to/older --data test.tsv
 """
 
 from __future__ import annotations
 
+import csv
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -21,10 +23,14 @@ from training.corpus import read_corpus, read_rows
 from training.evaluation import functional_figures, measure
 from training.functional import held_out_corpus
 from utils.classifier import Classifier
-from utils.schema import TextScore
+from utils.schema import LABELS, TextScore
 from utils.settings import Settings
 
-SAMPLE = Path(__file__).with_name("data") / "sample.tsv"
+DATA: Final = Path(__file__).with_name("data")
+SAMPLE: Final = DATA / "sample.tsv"
+# Functionality, "hate" or "other", text: sentences one by one, and templates with groups in turn.
+SUITES: Final = {name: DATA / f"suite_{name}.tsv" for name in ("sentences", "templates")}
+HATE: Final = LABELS.index("hate")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -79,7 +85,33 @@ def quality(classifier: Classifier, data: Path) -> dict[str, float]:
         f"accuracy on {data.name}": metrics.accuracy,
         f"macro-F1 on {data.name}": metrics.macro_f1,
         "balanced accuracy of hate, functional suite": functional.balanced_accuracy,
+    } | {
+        f"balanced accuracy of hate, suite of {name}": balanced_accuracy(
+            suite_hits(classifier, path)
+        )
+        for name, path in SUITES.items()
     }
+
+
+def suite_hits(classifier: Classifier, path: Path) -> dict[tuple[str, str], list[bool]]:
+    """Return whether each text is rightly called hate or not, by label and functionality."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    called = scores(classifier, [row["text"] for row in rows]).argmax(1) == HATE
+    hits: dict[tuple[str, str], list[bool]] = {}
+    for row, hate in zip(rows, called, strict=True):
+        kind = hits.setdefault((row["label"], row["functionality"]), [])
+        kind.append(bool(hate) == (row["label"] == "hate"))
+    return hits
+
+
+def balanced_accuracy(hits: dict[tuple[str, str], list[bool]]) -> float:
+    """Return the mean of the shares of hate and of the rest that are told right."""
+    shares = []
+    for label in ("hate", "other"):
+        found = [hit for (of, _), each in hits.items() if of == label for hit in each]
+        shares.append(sum(found) / len(found))
+    return sum(shares) / 2
 
 
 def scores(classifier: Classifier, texts: Sequence[str]) -> Any:

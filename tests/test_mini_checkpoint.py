@@ -7,10 +7,12 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from benchmarks.checkpoints import SUITES, balanced_accuracy, load, suite_hits
 from training.evaluation import evaluate, functional_figures
-from training.functional import held_out_corpus
+from training.functional import functional_corpus, held_out_corpus
 from utils import checkpoint
 from utils.custom_model import CustomModel
 from utils.schema import LABELS
@@ -100,6 +102,38 @@ def test_hate_is_told_from_what_only_looks_like_it(model: CustomModel) -> None:
     assert figures.balanced_accuracy >= 0.72
     assert figures.hate_found >= 0.6
     assert max(figures.neutral_called_hate, figures.abusing_called_hate) <= 0.25
+
+
+def test_suites_that_it_was_not_made_with_are_told_as_the_card_says() -> None:
+    classifier = load(MINI)
+    hits = {name: suite_hits(classifier, path) for name, path in SUITES.items()}
+    for suite in hits.values():
+        assert balanced_accuracy(suite) >= 0.8
+    card = (MINI / "README.md").read_text(encoding="utf-8")
+    section = card.partition("## Suites it was not made with")[2].partition("\n## ")[0]
+    told = re.findall(
+        r"^\| (\w+) \| ([\w ]+) \| (\w+) \| (\d+) of (\d+) \|$", section, re.MULTILINE
+    )
+    assert len(told) == sum(map(len, hits.values())) == 45
+    for suite_name, functionality, label, right, texts in told:
+        found = hits[suite_name][label, functionality.replace(" ", "_")]
+        assert len(found) == int(texts)
+        # A text at the border may fall on either side, as kernels of other CPUs round.
+        assert abs(sum(found) - int(right)) <= 1, functionality
+
+
+def test_suites_have_no_text_that_is_trained_on() -> None:
+    def bare(text: str) -> str:
+        return re.sub("[^a-z ]", "", text.lower()).strip()
+
+    texts = set()
+    for path in SUITES.values():
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            texts |= {bare(row["text"]) for row in rows}
+    assert len(texts) > 700
+    invented = functional_corpus(50_000, np.random.default_rng(0)).texts
+    assert not texts & set(map(bare, invented))
 
 
 def test_the_failures_that_the_card_names_are_those_it_has(model: CustomModel) -> None:

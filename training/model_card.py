@@ -81,8 +81,7 @@ def _functional(figures: FunctionalFigures) -> str:
 On {figures.texts} invented texts (`training/functional.toml`): hate in plain words, neutral and
 kind words about groups, quoted and countered hate, abuse of things, of single people and of trades,
 reclaimed words. Their templates and groups are held out of the invented texts that are trained on;
-the words that fill the templates are the same, and so are the authors. Other people's suites are
-harder.
+the words that fill the templates are the same, and so are the authors.
 
 | figure | |
 |---|---:|
