@@ -243,7 +243,7 @@ def find_inputs(url: str, out: Place) -> Found:
     for path in sorted(found):
         name = path[len(root) :].lstrip("/")
         hidden = any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
-        ours = f"{path}/".startswith((f"{out.path}/", f"{out.path}{PARTIAL}/"))
+        ours = f"{path}/".startswith(f"{out.path}/")
         unfinished = any(part.endswith(PARTIAL) for part in PurePosixPath(name).parts)
         if hidden or ours or unfinished or name.endswith(RECEIPT):
             continue

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from bulk.conversion import Conversion
 from bulk.errors import RunError
-from bulk.files import FORMATS, PARTIAL, RECEIPT, Format, Input, Place, find_inputs
+from bulk.files import FORMATS, PARTIAL, RECEIPT, Format, Input, Place, find_inputs, shown
 from bulk.parquet import ParquetTable, ParquetWriter
 from bulk.tables import Table, Writer
 from bulk.texts import CsvTable, CsvWriter, JsonlTable, JsonlWriter, TsvTable, TsvWriter
@@ -98,7 +98,10 @@ class Plan:
 
 def make_plan(job: Job, settings: Settings) -> Plan:
     """Look at IN and OUT; raise :class:`RunError` if they do not go together."""
-    out = Place.of(job.out)
+    out, source = Place.of(job.out), Place.of(job.source)
+    # OUT.partial is removed at the end, and "remove OUT" would be bad advice.
+    if _is_below(source, out) or _is_below(source, out.beside(PARTIAL)):
+        raise RunError(f"{shown(job.source)}: must be outside of OUT and OUT.partial")
     found = find_inputs(job.source, out)
     inputs = found.inputs
     form = None if job.out.endswith("/") else Format.of(out.name)

@@ -16,6 +16,7 @@ import pytest
 
 import bulk.run
 import score
+from bulk.engine import EngineError
 from bulk.files import Place
 from bulk.plan import locked
 from tests.support.bulk_runs import MINI, SECONDS, environment
@@ -73,6 +74,21 @@ def test_an_input_that_changes_while_it_is_scored_ends_the_run(
         f"{Path('b.csv').absolute()}.partial and run again"
     )
     assert not Path("b.csv").exists()
+
+
+def test_an_engine_that_fails_is_said_whatever_has_become_of_the_input(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("a.csv").write_text(BEFORE)
+
+    def fail(*_arguments: object) -> None:
+        Path("a.csv").unlink()
+        raise EngineError("the device failed")
+
+    monkeypatch.setattr("bulk.local.LocalEngine.score", fail)
+    assert score.main(["a.csv", "b.csv", "--readers", "0"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == "error: the device failed"
+    assert Path("b.csv.partial").exists()
 
 
 def test_a_change_that_leaves_no_trace_on_the_file_shows_in_its_rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from bulk.engine import Chunk, EngineError, RowScore
-from bulk.local import LocalEngine
+from bulk.local import SMALLEST_BUDGET, LocalEngine
 from bulk.readers import Readers
 from tests.support.worker_process import ROOT
 from utils.classifier import Classifier
@@ -136,12 +137,18 @@ def test_readers_that_die_again_and_again_end_the_run(
 
 
 def test_a_pass_that_does_not_fit_into_memory_is_cut(
-    classifier: Classifier, rows: list[RowScore], monkeypatch: pytest.MonkeyPatch
+    classifier: Classifier,
+    rows: list[RowScore],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     real = classifier.probabilities
+    failed = 0
 
     def small_device(sequences: list[list[int]]) -> list[list[float]]:
+        nonlocal failed
         if sum(map(len, sequences)) > 2000:
+            failed += 1
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(sequences)
 
@@ -149,6 +156,9 @@ def test_a_pass_that_does_not_fit_into_memory_is_cut(
     engine = LocalEngine(classifier, SETTINGS, 0)
     found = score(engine)
     engine.close()
+    # Halved until passes fit, once for all, not rows cut apart again in every pass.
+    assert 1 <= failed <= math.log2(SETTINGS.max_batch_tokens / SMALLEST_BUDGET)
+    assert "a pass failed" not in caplog.text
     for row, expected in zip(found, rows, strict=True):
         assert (row.windows, row.error) == (expected.windows, expected.error)
         if row.scores and expected.scores:
@@ -302,6 +312,25 @@ def test_a_device_that_fails_on_any_text_ends_the_run(
     with pytest.raises(EngineError, match=r"^the device failed: RuntimeError at [\w.]+:\d+$"):
         score(engine)
     engine.close()
+
+
+def test_an_engine_that_is_closed_begins_no_other_pass(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = classifier.probabilities
+    engine = LocalEngine(classifier, Settings(max_windows=4, max_batch_tokens=2048), 0)
+    passes = 0
+
+    def closing(sequences: list[list[int]]) -> list[list[float]]:
+        nonlocal passes
+        passes += 1
+        engine.close()
+        return real(sequences)
+
+    monkeypatch.setattr(classifier, "probabilities", closing)
+    with pytest.raises(EngineError, match="stopped"):
+        list(engine.score(chunks(TEXTS, len(TEXTS)), lambda _rows: None))
+    assert passes == 1
 
 
 def test_no_more_than_a_few_chunks_are_read_ahead(engine: LocalEngine) -> None:

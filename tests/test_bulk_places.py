@@ -80,16 +80,11 @@ def test_a_name_that_is_no_utf_8_does_not_break_the_report() -> None:
 def test_files_of_another_format_are_counted_and_named(
     source: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("in/.git").mkdir(parents=True)
-    Path("elsewhere").mkdir()
+    for folder in ("in/.git", "in/folder", "in/folder.csv", "elsewhere"):
+        Path(folder).mkdir(parents=True)
     for name in (
-        "a.csv",
-        "b.csv.bz2",
-        "c.json",
-        ".hidden",
-        "_SUCCESS",
-        "b.csv.run.json",
-        ".git/config",
+        *("a.csv", "b.csv.bz2", "c.json", "b.csv.run.json"),
+        *(".hidden", "_SUCCESS", ".git/config", ".d.csv", "_d.csv"),
     ):
         Path("in", name).write_text(TEXT)
     Path("in/link").symlink_to(Path("elsewhere").absolute())
@@ -97,6 +92,29 @@ def test_files_of_another_format_are_counted_and_named(
     lines = capsys.readouterr().err.splitlines()
     assert "files of another format left out: 3, the first is b.csv.bz2" in lines
     assert [path.name for path in Path("out").iterdir()] == ["a.csv"]
+
+
+@pytest.mark.parametrize("source", ["in", "in/**", "in/*/*.csv"])
+def test_files_of_runs_that_are_not_finished_are_no_inputs(source: str) -> None:
+    for name in ("sub/a.csv", ".hidden/b.csv", "_temporary/c.csv", "of_another.partial/d.csv"):
+        Path("in", name).parent.mkdir(parents=True)
+        Path("in", name).write_text(TEXT)
+    assert [each.name for each in find_inputs(source, Place.of("out")).inputs] == ["sub/a.csv"]
+
+
+def test_a_folder_that_is_there_and_empty_becomes_out() -> None:
+    Path("in").mkdir()
+    Path("in/a.csv").write_text(TEXT)
+    Path("out").mkdir()
+    assert score.main(["in", "out", "--readers", "0"]) == 0
+    assert [path.name for path in Path("out").iterdir()] == ["a.csv"]
+
+
+def test_a_report_in_another_file_system_is_not_inside_of_out(store: Any) -> None:
+    Path("a.csv").write_text(TEXT)
+    report = f"{Path('out').absolute()}/r.html"
+    assert score.main(["a.csv", "out/", "--readers", "0", "--report", f"memory://{report}"]) == 0
+    assert store.exists(report)
 
 
 @pytest.mark.parametrize("source", ["in", "in/*.csv", "in/a.csv"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
@@ -106,7 +107,14 @@ def test_parquet_whose_texts_are_none(refuse: Callable[..., str]) -> None:
         (("empty", "b.csv"), "empty: holds no file whose name ends in .csv"),
         (("*.pdf", "b.csv"), "*.pdf: holds no file whose name ends in .csv"),
         (("a.csv", "b.txt"), "b.txt: its name must end in .csv"),
-        (("a.csv", "a.csv"), "a.csv: exists already, and is not the outcome of this input"),
+        (("a.csv", "a.csv"), "a.csv: must be outside of OUT and OUT.partial"),
+        (("a.csv", "many/1.csv"), "many/1.csv: exists already, and is not the outcome of this"),
+        (("many", "many/1.csv"), "many/1.csv: exists already, and is not the outcome of this"),
+        (("many", "many"), "many: must be outside of OUT"),
+        (("many", "."), "many: must be outside of OUT"),
+        (("many/*.csv", "many/"), "many/*.csv: must be outside of OUT"),
+        (("alias/x.csv", "full"), "alias/x.csv: must be outside of OUT"),
+        (("c.csv.partial/a.csv", "c.csv"), "c.csv.partial/a.csv: must be outside of OUT"),
         (("a.csv", "full"), "full: exists already, and is not the outcome of this input"),
         (("many", "b.csv"), "many/2.csv: its columns are not those of many/1.csv"),
         (("s3://bucket/a.csv", "b.csv"), "s3://bucket/a.csv: Install s3fs to access S3"),
@@ -116,6 +124,7 @@ def test_parquet_whose_texts_are_none(refuse: Callable[..., str]) -> None:
         (("a.csv", "b.csv", "--report", "b.csv"), "--report b.csv: its name must end in .html"),
         (("a.csv", "b.csv", "--report", "page.html"), "--report page.html: is a folder"),
         (("many", "out/", "--report", "out/r.html"), "--report out/r.html: must be outside of OUT"),
+        (("many", "full", "--report", "alias/r.html"), "--report alias/r.html: must be outside of"),
         (("many", "o.html", "--report", "o.html"), "--report o.html: must be outside of OUT"),
         (
             ("a.csv", "b.csv", "--report", "b.csv.partial/r.html"),
@@ -137,15 +146,18 @@ def test_a_command_that_cannot_be_carried_out(
         Path(folder).mkdir()
     Path("link.csv").symlink_to("nowhere.csv")
     Path("link").symlink_to("target")
-    before = sorted(Path().iterdir())
-    for name, header in {"many/1.csv": "text,a", "many/2.csv": "text,b", "full/x.csv": "a"}.items():
+    Path("alias").symlink_to("full")
+    for name, header in {
+        "many/1.csv": "text,a",
+        "many/2.csv": "text,b",
+        "full/x.csv": "text",
+        "c.csv.partial/a.csv": "text",
+    }.items():
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(f"{header}\n")
+    before = sorted(Path().rglob("*"))
     assert refuse(*arguments).startswith(message)
-    assert {path.name for path in Path().iterdir()} - {path.name for path in before} <= {
-        "many",
-        "full",
-    }
+    assert sorted(Path().rglob("*")) == before
 
 
 def test_a_mount_point_cannot_become_out(
@@ -184,6 +196,20 @@ def test_an_engine_that_lacks_something_is_refused_before_the_input_is_read(
         pytest.importorskip("ray")
     Path("a.csv").write_text(f"text\n{SECRET},{SECRET}\n")  # a check would refuse it
     assert message in refuse("a.csv", "b.csv", *arguments)
+    assert [path.name for path in Path().iterdir()] == ["a.csv"]
+
+
+def test_a_ray_that_is_not_installed_is_missed_before_the_input_is_read(
+    refuse: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec",
+        lambda name, *more: None if name == "ray" else real(name, *more),
+    )
+    Path("a.csv").write_text(f"text\n{SECRET},{SECRET}\n")
+    said = refuse("a.csv", "b.csv", "--engine", "ray")
+    assert said == "Ray is not installed: pip install -r requirements-ray.txt"
     assert [path.name for path in Path().iterdir()] == ["a.csv"]
 
 

@@ -237,6 +237,14 @@ def test_another_model_does_not_go_on_with_a_run(
     assert not part.exists()
 
 
+def test_a_run_whose_parts_are_all_there_needs_no_model(
+    begun: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL_DIR", "nowhere")
+    assert score.main(begun) == 0
+    assert Path(begun[1]).exists()
+
+
 def test_a_damaged_part_is_named(
     begun: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
