@@ -12,6 +12,7 @@ import grpc
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 LABELS: Final = ("hate", "abusing", "neutral", "spam")
+THRESHOLD_NAMES: Final = ("balanced", "strict")
 SHOWN_CHARS: Final = 40
 
 DESCRIPTION = """\
@@ -26,6 +27,7 @@ examples:
   python examples/snet_client.py --endpoint 127.0.0.1:8088 "good morning"
   python examples/snet_client.py --endpoint 127.0.0.1:8088 --threshold hate=0.5 \\
       "good morning" "you are scum"
+  python examples/snet_client.py --endpoint 127.0.0.1:8088 --thresholds strict "you are scum"
   python examples/snet_client.py --endpoint 127.0.0.1:8088 --explain "you are scum"
 """
 
@@ -43,13 +45,19 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--explain", action="store_true", help="show the words that moved the scores most"
     )
-    parser.add_argument(
+    flagged = parser.add_mutually_exclusive_group()
+    flagged.add_argument(
         "--threshold",
         action="append",
         default=[],
         type=threshold,
         metavar="LABEL=N",
         help=f"mark texts whose score reaches N, from 0 to 1; labels: {', '.join(LABELS)}",
+    )
+    flagged.add_argument(
+        "--thresholds",
+        choices=THRESHOLD_NAMES,
+        help="mark texts by thresholds that the model recommends, if it does",
     )
     parser.add_argument(
         "--timeout", type=float, default=330, metavar="SECONDS", help="(%(default)s)"
@@ -81,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         question.prompts.extend(options.texts)
     if options.threshold:
         question.thresholds.CopyFrom(messages.Thresholds(**dict(options.threshold)))
+    elif options.thresholds:
+        question.thresholds.name = options.thresholds
     channel = (
         grpc.secure_channel(options.endpoint, grpc.ssl_channel_credentials())
         if options.tls

@@ -30,6 +30,7 @@ from utils.errors import (
     UnhealthyError,
     ValidationError,
 )
+from utils.schema import THRESHOLD_NAMES
 from utils.settings import Settings
 
 
@@ -48,6 +49,12 @@ def score_routes(settings: Settings, metrics: Metrics) -> APIRouter:
         {"in": "query", "name": "text", "required": True, "example": EXAMPLE_TEXT}
         | {"schema": {**text, "pattern": VISIBLE}},
         {"in": "query", "name": "explain", "schema": {"type": "boolean", "default": False}},
+        {
+            "in": "query",
+            "name": "thresholds",
+            "description": "The name of thresholds that the model recommends.",
+            "schema": {"type": "string", "enum": list(THRESHOLD_NAMES)},
+        },
     ]
 
     @router.get(
@@ -63,9 +70,10 @@ def score_routes(settings: Settings, metrics: Metrics) -> APIRouter:
     async def score_get(request: Request) -> Response:
         """URLs end up in logs and histories: `POST /score` is the better way for real texts.
 
-        `prompt` may stand for `text`.
+        `prompt` may stand for `text`. Thresholds of your own are for `POST`.
         """
-        fields: dict[str, Any] = {**read_query(request, ("text", "prompt", "explain"))}
+        names = ("text", "prompt", "explain", "thresholds")
+        fields: dict[str, Any] = {**read_query(request, names)}
         if "explain" in fields:
             if fields["explain"] not in ("true", "false"):
                 raise ValidationError("explain: must be true or false")

@@ -17,12 +17,14 @@ from typing import Any, Final
 
 import pytest
 
+from tests.support.checkpoints import SENTENCES, THRESHOLDS
 from tests.support.runpod_cloud import RunpodCloud
 from tests.support.snet_client import write_config
 from tests.support.snet_daemon import SnetDaemon
 from tests.support.worker_process import ROOT, clean_environment, wait_until
 from utils.classifier import Classifier
 from utils.handler import Handler
+from utils.schema import LABELS
 from utils.settings import Settings
 
 KEY: Final = "rpa_TESTKEY0123456789"
@@ -99,6 +101,39 @@ def test_snet_client_prints_a_table(
     assert empty.split()[:5] == ["-"] * 5
     assert "[validation: prompts[1]: must not be empty]" in empty
     assert small_classifier.model_id in foot
+
+
+def test_snet_client_flags_by_recommended_thresholds(
+    daemon: SnetDaemon, tmp_path: Path, small_classifier: Classifier
+) -> None:
+    texts = ["dog", "album sleep", SENTENCES[4], SENTENCES[0]]
+    scores = [getattr(known, "scores", ()) for known in small_classifier.score(texts)]
+    marked = {}
+    for name in ("balanced", "strict"):
+        ran = snet(daemon, tmp_path, *texts, "--thresholds", name)
+        assert ran.returncode == 0, ran.stderr
+        least: Any = THRESHOLDS[name]
+        lines = ran.stdout.splitlines()[1:-1]
+        marked[name] = [re.findall(r"\[flagged: (.+)\]", line) for line in lines]
+        assert marked[name] == [
+            [
+                label
+                for label, score in zip(LABELS, known, strict=True)
+                if score >= least.get(label, 2)
+            ]
+            for known in scores
+        ]
+    assert marked["balanced"] != marked["strict"] != [[]] * len(texts)
+
+
+def test_snet_client_takes_numbers_or_a_name(tmp_path: Path) -> None:
+    for more, said in (
+        (("--thresholds", "lenient"), "argument --thresholds: invalid choice: 'lenient'"),
+        (("--thresholds", "strict", "--threshold", "hate=0.5"), "not allowed with argument"),
+    ):
+        ran = run("snet_client.py", "a", "--endpoint", "127.0.0.1:1", *more, home=tmp_path)
+        assert (ran.returncode, ran.stdout) == (2, "")
+        assert said in ran.stderr.splitlines()[-1]
 
 
 def test_snet_client_explains(daemon: SnetDaemon, tmp_path: Path) -> None:
@@ -186,7 +221,10 @@ def test_runpod_client_says_why_on_one_line(cloud: RunpodCloud, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("snet_client.py", ("--endpoint", "--explain", "--threshold", "snet-sdk", "examples:")),
+        (
+            "snet_client.py",
+            ("--endpoint", "--explain", "--threshold ", "--thresholds ", "snet-sdk", "examples:"),
+        ),
         ("runpod_client.py", ("sync", "async", "batch", "RUNPOD_ENDPOINT_BASE_URL", "examples:")),
     ],
 )

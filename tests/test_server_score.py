@@ -16,7 +16,7 @@ import requests
 
 from service.documents import VISIBLE
 from tests.support.bad_inputs import BAD_INPUTS, BAD_ITEMS
-from tests.support.checkpoints import SENTENCES
+from tests.support.checkpoints import SENTENCES, THRESHOLDS
 from tests.support.http_server import (
     BEARER,
     SECONDS,
@@ -60,6 +60,21 @@ def test_one_text_is_scored_by_get_and_by_post(
         assert [reply[label] for label in LABELS] == pytest.approx(expected, abs=1e-5)
         assert [word["word"] for word in reply["words"]] == text.split()
         assert reply["model"] == small_classifier.model_id
+
+
+def test_get_takes_recommended_thresholds_by_name(server: HttpServer) -> None:
+    text = "nobody asked for your opinion, go back to sleep"
+    flagged = {}
+    for name in ("balanced", "strict"):
+        query = {"text": text, "thresholds": name}
+        reply = server.get("/score", params=query).json()
+        least: Any = THRESHOLDS[name]
+        assert reply["flagged"] == [
+            label for label in LABELS if reply[label] >= least.get(label, 2)
+        ]
+        assert reply["flagged"] == server.post("/score", json=query).json()["flagged"]
+        flagged[name] = reply["flagged"]
+    assert flagged["balanced"] != flagged["strict"]
 
 
 @pytest.mark.parametrize("case", BAD_INPUTS, ids=lambda case: case.name)
