@@ -7,6 +7,7 @@ be read again by a task that replaces a killed one, and gives the same.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import threading
 from collections import Counter
@@ -105,12 +106,13 @@ class Offers:
 class Parts(Datasource):
     """A source for Ray Data: the number of each part, as soon as there is one, a block of each.
 
-    With ``only``, of these parts alone, which were offered before.
+    ``again`` are parts before ``first`` that are to be scored once more; all from ``first`` follow.
     """
 
-    def __init__(self, offers: Any, only: Sequence[int] | None = None) -> None:
+    def __init__(self, offers: Any, again: Sequence[int] = (), first: int = 0) -> None:
         self.offers = offers
-        self._only = only
+        self._again = again
+        self._first = first
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Return ``None``: nobody knows before the end."""
@@ -118,15 +120,13 @@ class Parts(Datasource):
 
     def get_read_tasks(self, *_arguments: Any, **_options: Any) -> list[ReadTask]:
         """Return the one task that reads this source."""
-        offers, only = self.offers, self._only
+        offers, again, first = self.offers, self._again, self._first
 
         def read() -> Iterator[pa.Table]:
-            for part in only or ():
+            for part in itertools.chain(again, itertools.count(first)):
+                if not ray.get(offers.exists.remote(part)):
+                    return
                 yield pa.table({"part": [part]}, NUMBER)
-            part = 0
-            while only is None and ray.get(offers.exists.remote(part)):
-                yield pa.table({"part": [part]}, NUMBER)
-                part += 1
 
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [ReadTask(read, unknown, schema=NUMBER)]

@@ -67,7 +67,10 @@ class Cluster:
             if isinstance(exc, SystemExit):  # Ray's answer to SIGTERM
                 raise KeyboardInterrupt from None
             if isinstance(exc, ConnectionError):
-                raise EngineError(f"--address {address}: no Ray cluster runs there") from None
+                raise EngineError(
+                    f"--address {address}: no Ray cluster answers there; if it wants a token, set "
+                    "RAY_AUTH_MODE=token"
+                ) from None
             if isinstance(exc, Exception):
                 # Such as another version of Ray or Python; there is no text yet to be quoted.
                 first = str(exc).strip().partition("\n")[0]

@@ -54,6 +54,14 @@ def add_arguments(group: Any) -> None:
         help="give up when actors have not loaded the model by then; they may have to wait until "
         "others leave the cluster (default: %(default)s)",
     )
+    group.add_argument(
+        "--part-timeout",
+        type=_whole(1, 604_800),
+        default=3600,
+        metavar="SECONDS",
+        help="give up when no part has come back for so long: an actor that dies may not find a "
+        "place again (default: %(default)s)",
+    )
 
 
 def _address(value: str) -> str:
@@ -129,7 +137,9 @@ def make_engine(options: argparse.Namespace, settings: Settings) -> RayEngine:
         ) from None
     cluster = Cluster(options.address)
     try:
-        return RayEngine(cluster, cluster.plan(options, settings), settings, options.start_timeout)
+        actors = cluster.plan(options, settings)
+        timeouts = (options.start_timeout, options.part_timeout)
+        return RayEngine(cluster, actors, settings, *timeouts)
     except BaseException:
         cluster.close()
         raise

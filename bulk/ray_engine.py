@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -41,11 +43,17 @@ class RayEngine:
     """See :class:`bulk.engine.Engine`."""
 
     def __init__(
-        self, cluster: Cluster, actors: Actors, settings: Settings, start_timeout: int
+        self,
+        cluster: Cluster,
+        actors: Actors,
+        settings: Settings,
+        start_timeout: int,
+        part_timeout: int,
     ) -> None:
         self._cluster = cluster
         self._actors = actors
         self._start_timeout = start_timeout
+        self._part_timeout = part_timeout
         self._settings = settings.model_dump(include=SENT) | {
             "device": "cuda" if actors.gpus else "cpu",
             "model_dir": choose_folder(settings).resolve(),
@@ -83,7 +91,7 @@ class RayEngine:
                     lost += 1
                     if lost > EXECUTIONS:
                         raise EngineError("Ray ended before all was scored; run it again")
-                    again = self._results(Parts(offers, sorted(indices)))
+                    again = self._results(Parts(offers, sorted(indices), offered))
                     results = executions.enter_context(contextlib.closing(again))
                     continue
                 index = indices.pop(found["part"], None)
@@ -100,8 +108,19 @@ class RayEngine:
 
     def _next(self, results: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
         """Return the next part's outcome, ``None`` at the end. Raises :class:`EngineError`."""
+        # Actors that died wait for a place without an end and without a word, and so would this.
+        starting = 0 if self._model else self._start_timeout
+        silence = Silence(self._part_timeout + starting)
         try:
-            found = next(results)
+            with silence:
+                found = next(results)
+        except KeyboardInterrupt:
+            if not silence.ended:
+                raise
+            raise EngineError(
+                f"no part has come back in {silence.seconds} s: have others taken the place of an "
+                "actor that died? What is scored is kept; run it again, or raise --part-timeout"
+            ) from None
         except GetTimeoutError:
             raise EngineError(
                 f"the actors were not ready within {self._start_timeout} s: is the cluster taken "
@@ -150,6 +169,30 @@ class RayEngine:
             batch_size=None, batch_format="pyarrow", prefetch_batches=0
         ):
             yield from table.to_pylist()
+
+
+class Silence:
+    """A context that is left by ``KeyboardInterrupt`` if it lasts too long; then, ``ended``.
+
+    It sends the main thread a SIGTERM, which a run takes for Ctrl-C: that ends Ray Data's threads
+    in order, where the wait in another thread could not be left at all.
+    """
+
+    def __init__(self, seconds: int) -> None:
+        self.seconds = seconds
+        self.ended = False
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_exception: object) -> None:
+        self._timer.cancel()
+
+    def _end(self) -> None:
+        self.ended = True
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
 def row_of(row: Mapping[str, Any]) -> RowScore:

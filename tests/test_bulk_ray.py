@@ -229,7 +229,9 @@ real, executions = ray_engine.RayEngine._results, []
 def losing(self, source):
     executions.append(source)
     for number, found in enumerate(real(self, source)):
-        if number or len(executions) > 1:
+        if len(executions) == 1 and number == 6:
+            return
+        if len(executions) > 1 or number:
             yield found
 ray_engine.RayEngine._results = losing
 import score
@@ -237,7 +239,7 @@ sys.exit(score.main(sys.argv[1:]))
 """
 
 
-def test_part_that_ray_loses_is_given_to_it_anew(
+def test_part_that_ray_loses_is_given_to_it_anew_and_those_after_an_early_end(
     cluster: RayCluster, source: Path, expected: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
@@ -372,6 +374,28 @@ def test_actors_that_wait_for_room_give_up_and_those_of_a_run_that_is_ended_make
         other.communicate()
 
 
+def test_actors_that_give_nothing_back_end_the_run_and_it_goes_on(
+    cluster: RayCluster, source: Path, expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    running = start(tmp_path, source, out, "--address", cluster.address, "--part-timeout", 20)
+    wait_until(lambda: parts_there(out) >= 2, "two parts", seconds=SECONDS, watch=alive(running))
+    (frozen,) = processes(cluster.home, "ray::MapWorker")
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        _, errors = running.communicate(timeout=SECONDS)
+    finally:
+        os.kill(frozen, signal.SIGKILL)
+    assert running.returncode == 1
+    assert "Traceback" not in errors
+    last = errors.replace("\r", "\n").splitlines()[-1]
+    assert last.startswith("error: no part has come back in 20 s: have others taken the place")
+    assert 2 <= parts_there(out) < PARTS
+    done = cluster.run(tmp_path, source, out)
+    assert done.returncode == 0, done.stderr
+    require_equal(read(out), expected)
+
+
 def test_checkpoint_that_no_actor_can_load_is_named(
     cluster: RayCluster, source: Path, tmp_path: Path
 ) -> None:
@@ -422,7 +446,7 @@ def test_run_without_ray_says_what_to_install(source: Path, tmp_path: Path) -> N
 
 def engine() -> RayEngine:
     cluster: Any = None  # of no use here
-    return RayEngine(cluster, Actors(1, 1, 0.0), Settings(model_dir=MINI), 1)
+    return RayEngine(cluster, Actors(1, 1, 0.0), Settings(model_dir=MINI), 1, 1)
 
 
 def test_two_models_in_one_cluster_end_the_run() -> None:
@@ -486,7 +510,7 @@ def test_parts_are_there_in_order_whatever_order_they_are_offered_in() -> None:
 
 def test_no_secret_goes_to_the_actors() -> None:
     secret = Settings.model_validate({"model_dir": MINI, "bearer_token": "t" * 32})
-    made = RayEngine(cast(Any, None), Actors(1, 1, 0.0), secret, 1)
+    made = RayEngine(cast(Any, None), Actors(1, 1, 0.0), secret, 1, 1)
     assert "t" * 32 not in str(made._settings)
     assert Settings.model_validate(made._settings).bearer_token is None
 
