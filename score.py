@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -19,9 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     code = main()
-    if code == 130:
-        # A thread may be in the middle of a pass, for which nobody has to wait: nothing is lost.
-        sys.stdout.flush()
-        sys.stderr.flush()
+    if code:
+        # The engine is closed, but a thread may be in the middle of a pass or a request, for which
+        # an interpreter on its way out would wait; nobody has to: nothing is lost.
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # closed by the caller
+                with contextlib.suppress(OSError):
+                    stream.flush()
         os._exit(code)
-    sys.exit(code)

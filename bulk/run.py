@@ -59,10 +59,12 @@ def run(
     far as that can be told at once. Raises :class:`RunError`, :class:`EngineError`, and what the
     file systems raise.
     """
-    if receipt_of(plan) and not plan.partial.exists():
+    finished = receipt_of(plan)
+    if finished and not plan.partial.exists():
         return None
     require_free(plan)
-    if not (plan.partial / "run.json").exists():
+    # A run that was killed while it removed OUT.partial has nothing left for an engine to do.
+    if not finished and not (plan.partial / "run.json").exists():
         check_engine()
     with locked(plan.partial):
         if receipt_of(plan):  # killed, or finished by another process, just before its end

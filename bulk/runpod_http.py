@@ -34,7 +34,8 @@ BASE_URL_VARIABLE: Final = "RUNPOD_ENDPOINT_BASE_URL"  # the Runpod SDK's name f
 
 _RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 _TIMEOUT: Final = httpx2.Timeout(30.0, connect=15.0)
-_CANCEL_SECONDS: Final = 5.0
+# For a cancellation, and for an answer that is coming in when the engine is closed.
+_CLOSING_SECONDS: Final = 5.0
 _CANCELS_AT_ONCE: Final = 10
 _LONGEST_RETRY_AFTER: Final = 3600.0
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -48,6 +49,7 @@ class Pace:
     longest_poll: float = 5.0
     first_retry: float = 1.0  # each further one twice as long
     longest_retry: float = 60.0
+    longest_answer: float = 120.0  # from its headers to its end
     tries: int = 8  # of one request, and of one job
 
     @classmethod
@@ -118,7 +120,7 @@ class Endpoint:
     def clock(self) -> float:
         """Return seconds that pass only while the endpoint may be asked."""
         with self._lock:
-            return time.monotonic() - self._held
+            return max(time.monotonic(), self._not_before) - self._held
 
     def back_off(self, failures: int) -> float:
         """Return the seconds to wait after so many failures in a row."""
@@ -135,14 +137,15 @@ class Endpoint:
             self._wait_for_turn()
             wait = self.back_off(failures)
             try:
-                response = self._client.request(method, path, content=content)
+                with self._client.stream(method, path, content=content) as response:
+                    answer = self._read(response, self.pace.longest_answer)
             except httpx2.RequestError as exc:
                 reason = f"no answer ({type(exc).__name__})"
             else:
                 status = response.status_code
                 if response.is_success:
                     with contextlib.suppress(ValueError, RecursionError):
-                        body = json.loads(response.content)
+                        body = json.loads(answer)
                         if isinstance(body, dict):
                             return _Reply(status, body)
                     reason = "an answer that is no JSON object"
@@ -167,9 +170,32 @@ class Endpoint:
 
     def cancel(self, job_id: str) -> None:
         """Ask for a job's end; whether it works makes no difference to the results."""
-        with self._cancelling, contextlib.suppress(httpx2.RequestError, RuntimeError):
+        with (
+            self._cancelling,
             # RuntimeError: the connections were closed meanwhile.
-            self._client.post(f"cancel/{job_id}", timeout=_CANCEL_SECONDS)
+            contextlib.suppress(httpx2.RequestError, RuntimeError),
+            self._client.stream("POST", f"cancel/{job_id}", timeout=_CLOSING_SECONDS) as response,
+        ):
+            self._read(response, _CLOSING_SECONDS)  # so that its connection can be used again
+
+    def _read(self, response: httpx2.Response, seconds: float) -> bytearray:
+        """Return a response's content.
+
+        The client's timeout is for one read, and a byte now and then is enough for it: so the
+        content as a whole has a time, too. Raises :class:`httpx2.RequestError` and
+        :class:`StoppedError`.
+        """
+        content = bytearray()
+        begun = time.monotonic()
+        for piece in response.iter_bytes():
+            content += piece
+            taken = time.monotonic() - begun
+            if taken > seconds:
+                raise httpx2.ReadTimeout("the answer takes too long", request=response.request)
+            # Not at once: it may name a job, which is to be cancelled.
+            if self._stop.is_set() and taken > _CLOSING_SECONDS:
+                raise StoppedError
+        return content
 
     def _wait_for_turn(self) -> None:
         if self._stop.is_set():

@@ -245,6 +245,24 @@ def test_a_run_whose_parts_are_all_there_needs_no_model(
     assert Path(begun[1]).exists()
 
 
+@pytest.mark.parametrize("engine", ["local", "runpod"])
+def test_a_finished_run_killed_while_it_removed_its_parts_needs_no_engine(
+    engine: str,
+    begun: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert score.main(begun) == 0
+    left = Path(begun[1]).with_name("out.csv.partial") / "scores" / "00000003.parquet"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"not yet removed")
+    monkeypatch.setenv("MODEL_DIR", "nowhere")
+    monkeypatch.delenv("RUNPOD_API_KEY", raising=False)
+    assert score.main([*begun, "--engine", engine]) == 0
+    assert capsys.readouterr().err.splitlines()[-1].endswith("; remove it to score again")
+    assert not left.parent.parent.exists()
+
+
 def test_a_damaged_part_is_named(
     begun: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from bulk.engine import Chunk, EngineError
 from bulk.runpod_api import add_arguments, make_engine
@@ -25,12 +29,13 @@ from bulk.runpod_http import (
     retry_after,
 )
 from bulk.runpod_jobs import Jobs, Limits
-from tests.support.runpod_endpoint import ENDPOINT_ID, KEY, Fault, RunpodEndpoint
-from tests.support.worker_process import ROOT, wait_until
+from tests.support.runpod_endpoint import ENDLESS_SECONDS, ENDPOINT_ID, KEY, Fault, RunpodEndpoint
+from tests.support.worker_process import ROOT, WorkerProcess, clean_environment, wait_until
 from utils.settings import Settings
 
 MARKER = "zebrafish"
 TRIES = 4
+PAUSE_SECONDS = 5
 QUICK = Pace(first_poll=0.02, longest_poll=0.05, first_retry=0.02, longest_retry=0.05, tries=TRIES)
 
 
@@ -48,8 +53,9 @@ def quick_engine(
     in_flight: int = 1,
     limits: Limits | None = None,
     endpoint_id: str = ENDPOINT_ID,
+    pace: Pace = QUICK,
 ) -> Iterator[RunpodEngine]:
-    endpoint = Endpoint(cloud.base_url, endpoint_id, key, QUICK)
+    endpoint = Endpoint(cloud.base_url, endpoint_id, key, pace)
     jobs = Jobs(endpoint, limits or Limits(job=600, queue=60))
     with RunpodEngine(endpoint, jobs, Settings(), in_flight=in_flight, job_texts=2) as engine:
         yield engine
@@ -130,6 +136,75 @@ def test_an_endpoint_that_cannot_be_reached_ends_the_run(cloud: RunpodEndpoint) 
     jobs = Jobs(unreachable, Limits(job=600, queue=60))
     with RunpodEngine(unreachable, jobs, Settings(), in_flight=1, job_texts=2) as engine:
         assert "at last with no answer (ConnectError)" in give_up(engine)
+
+
+@pytest.mark.parametrize("operation", ["run", "status"])
+def test_an_answer_that_never_ends_is_none(cloud: RunpodEndpoint, operation: str) -> None:
+    cloud.always[operation] = Fault(endless=b" ")
+    with quick_engine(cloud, pace=replace(QUICK, longest_answer=0.5)) as engine:
+        assert give_up(engine) == (
+            f"endpoint {ENDPOINT_ID}: /{operation} failed {TRIES} times in a row, at last with "
+            "no answer (ReadTimeout); run the same command later to go on"
+        )
+    assert cloud.count(operation) == TRIES
+
+
+def test_an_answer_to_a_cancellation_is_not_waited_for_for_ever(cloud: RunpodEndpoint) -> None:
+    cloud.always["cancel"] = Fault(endless=b" ")
+    cloud.always["status"] = Fault(400)
+    with quick_engine(cloud) as engine, ThreadPoolExecutor(1) as caller:
+        assert "HTTP 400 to /status" in caller.submit(give_up, engine).result(30)
+    assert cloud.count("cancel") == 1
+
+
+def test_closing_does_not_wait_for_an_answer_that_never_ends(cloud: RunpodEndpoint) -> None:
+    cloud.always["status"] = Fault(endless=b" ")
+    with quick_engine(cloud) as engine, ThreadPoolExecutor(1) as consumer:
+        run = consumer.submit(lambda: list(engine.score([Chunk(0, [MARKER])], lambda _rows: None)))
+        wait_until(lambda: cloud.count("status") == 1, "an answer to begin")
+        engine.close()
+        with pytest.raises(StoppedError):
+            run.result(30)
+    assert [job.status for job in cloud.jobs.values()] == ["CANCELLED"]
+
+
+class SlowToAnswer(RunpodEndpoint):
+    """Accepts a job a second before it says so."""
+
+    async def _run(self, request: web.Request) -> web.Response:
+        response = await super()._run(request)
+        await asyncio.sleep(1)
+        return response
+
+
+def test_an_answer_that_comes_when_the_engine_closes_names_a_job_to_be_cancelled() -> None:
+    with SlowToAnswer() as cloud, quick_engine(cloud) as engine, ThreadPoolExecutor(1) as consumer:
+        run = consumer.submit(lambda: list(engine.score([Chunk(0, [MARKER])], lambda _rows: None)))
+        wait_until(lambda: len(cloud.jobs) == 1, "a job to be submitted")
+        engine.close()
+        with pytest.raises(StoppedError):
+            run.result(30)
+        assert [job.status for job in cloud.jobs.values()] == ["CANCELLED"]
+
+
+def test_a_command_that_fails_waits_for_no_other_answer(
+    cloud: RunpodEndpoint, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("text\none\ntwo\n")
+    cloud.fail("run", Fault(endless=b""))
+    cloud.end_all = {"status": "FAILED", "error": "validation: input: not this"}
+    command = [str(ROOT / "score.py"), str(source), str(out), "--engine", "runpod"]
+    command += ["--endpoint", ENDPOINT_ID, "--job-texts", "1"]
+    environment = clean_environment(tmp_path, None)
+    environment |= {"RUNPOD_API_KEY": KEY, BASE_URL_VARIABLE: cloud.base_url}
+    with WorkerProcess(command, environment, tmp_path / "run") as run:
+        assert run.wait(ENDLESS_SECONDS - 10) == 1
+    assert run.stderr.splitlines()[-1] == (
+        f"error: endpoint {ENDPOINT_ID}: its worker refuses the job (validation: input: not this); "
+        "does it run this version of the service?"
+    )
+    assert not out.exists()
 
 
 def test_a_pause_of_a_day_ends_the_run(cloud: RunpodEndpoint) -> None:
@@ -221,6 +296,42 @@ def test_a_pause_that_is_asked_for_is_no_time_without_workers(cloud: RunpodEndpo
         assert "no worker took a job in 1 s" in give_up(engine)
     # After the pause it is asked for the whole of that second, not once.
     assert cloud.count("status") > 3
+
+
+class PauseWhileSubmitting(RunpodEndpoint):
+    """The second job is accepted while a pause goes on; both are taken up just after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked: set[str] = set()
+
+    async def _run(self, request: web.Request) -> web.Response:
+        if self.jobs:
+            self.fail("status", Fault(429, retry_after=PAUSE_SECONDS))
+            asked = self.count("status")
+            while self.count("status") == asked:
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.5)
+        return await super()._run(request)
+
+    async def _status(self, request: web.Request) -> web.Response:
+        if len(self._asked) == 2:  # so a second time after the pause
+            job = self._job(request)
+            job.status, (text,) = "COMPLETED", job.input["texts"]
+            job.result = {"output": reply(items=[reply()["items"][0] | {"text": text}])}
+        self._asked.add(request.match_info["job"])
+        return await super()._status(request)
+
+
+def test_a_job_that_is_submitted_during_a_pause_is_not_given_up_after_it() -> None:
+    chunks = [Chunk(index, [f"{MARKER} {index}"]) for index in range(2)]
+    limits = Limits(job=600, queue=PAUSE_SECONDS - 2)
+    with (
+        PauseWhileSubmitting() as cloud,
+        quick_engine(cloud, in_flight=2, limits=limits) as engine,
+    ):
+        scored = list(engine.score(chunks, lambda _rows: None))
+    assert sorted(chunk.index for chunk in scored) == [0, 1]
 
 
 def test_a_job_that_nobody_asks_after_ends_by_itself(cloud: RunpodEndpoint) -> None:

@@ -32,6 +32,7 @@ RUN_BYTES: Final = 10_000_000
 FINAL: Final = ("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 # Without a ping, which should come every second, or an open long poll.
 SILENT_SECONDS: Final = 2.0
+ENDLESS_SECONDS: Final = 60.0  # longer than a test waits
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Fault:
     retry_after: int | None = None  # seconds
     as_date: bool = False  # of retry_after
     lose: bool = False  # do what was asked, then hang up instead of answering
+    endless: bytes | None = None  # what comes now and then, for ever; b"": nothing does
 
 
 LOST: Final = Fault(lose=True)
@@ -210,6 +212,8 @@ class RunpodEndpoint:
             if request.transport is not None:
                 request.transport.abort()
             return web.Response()
+        if fault.endless is not None:
+            return await self._never_end(request, fault.endless)
         headers = {}
         if fault.retry_after is not None:
             # A date names whole seconds only.
@@ -217,6 +221,20 @@ class RunpodEndpoint:
             date = email.utils.formatdate(int(time.time()) + fault.retry_after, usegmt=True)
             headers["Retry-After"] = date if fault.as_date else str(fault.retry_after)
         return web.Response(status=fault.status, text=fault.body, headers=headers)
+
+    async def _never_end(self, request: web.Request, byte: bytes) -> web.StreamResponse:
+        """Have a caller wait for as long as it likes, though not for ever: a test may fail."""
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        if byte:
+            await response.prepare(request)
+        until = time.monotonic() + ENDLESS_SECONDS
+        while not self._draining and request.transport and time.monotonic() < until:
+            if byte:
+                await response.write(byte)
+            await asyncio.sleep(0.05)
+        if request.transport is not None:
+            request.transport.abort()
+        return response
 
     async def _run(self, request: web.Request) -> web.Response:
         raw = await request.read()
