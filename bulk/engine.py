@@ -7,7 +7,7 @@ run that goes on after an interruption hands it only the chunks that are still m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,7 +51,7 @@ class Engine(Protocol):
 
     def score(
         self, chunks: Iterable[Chunk], progress: Callable[[int], object]
-    ) -> Iterator[ScoredChunk]:
+    ) -> Generator[ScoredChunk, None, None]:
         """Yield every chunk once, scored, in any order.
 
         ``chunks`` is read lazily, a bounded number ahead, so that memory stays constant.

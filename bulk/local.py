@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
@@ -92,7 +92,7 @@ class LocalEngine:
 
     def score(
         self, chunks: Iterable[Chunk], progress: Callable[[int], object]
-    ) -> Iterator[ScoredChunk]:
+    ) -> Generator[ScoredChunk, None, None]:
         """See :meth:`bulk.engine.Engine.score`."""
         pending: deque[Future[ScoredChunk]] = deque()
         for chunk in chunks:

@@ -62,7 +62,7 @@ class RayEngine:
 
     def score(
         self, chunks: Iterable[Chunk], progress: Callable[[int], object]
-    ) -> Iterator[ScoredChunk]:
+    ) -> Generator[ScoredChunk, None, None]:
         """See :meth:`bulk.engine.Engine.score`; progress comes in whole chunks."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         offers: Any = ray.remote(Offers).options(num_cpus=0, scheduling_strategy=here).remote()

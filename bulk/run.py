@@ -216,13 +216,16 @@ def score_missing(
             return 0, 0.0, count
         with contextlib.closing(make_engine()) as engine:
             started = time.monotonic()
-            for done in engine.score(_with(first, chunks), shown.update):
-                if waiting.pop(done.index, None) != len(done.rows):
-                    raise EngineError(f"the engine lost or repeated rows of part {done.index}")
-                kept = kept or done.model
-                require_model(done.model, kept)
-                files.write(done)
-                scored += len(done.rows)
+            results = engine.score(_with(first, chunks), shown.update)
+            # Whatever ends the run, what scores ends before the processes and connections it uses.
+            with contextlib.closing(results):
+                for done in results:
+                    if waiting.pop(done.index, None) != len(done.rows):
+                        raise EngineError(f"the engine lost or repeated rows of part {done.index}")
+                    kept = kept or done.model
+                    require_model(done.model, kept)
+                    files.write(done)
+                    scored += len(done.rows)
         if waiting:
             raise EngineError(f"the engine left {len(waiting)} parts without scores; run it again")
     return scored, time.monotonic() - started, count

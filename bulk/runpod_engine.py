@@ -8,7 +8,7 @@ trace in the results.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -75,7 +75,7 @@ class RunpodEngine:
 
     def score(
         self, chunks: Iterable[Chunk], progress: Callable[[int], object]
-    ) -> Iterator[ScoredChunk]:
+    ) -> Generator[ScoredChunk, None, None]:
         """See :meth:`bulk.engine.Engine.score`.
 
         Raises :class:`~bulk.engine.EngineError`. A chunk is read as soon as a job may be submitted

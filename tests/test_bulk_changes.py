@@ -6,7 +6,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import pytest
 
 import bulk.run
 import score
-from bulk.engine import EngineError
+from bulk.engine import EngineError, ScoredChunk
 from bulk.files import Place
+from bulk.local import LocalEngine
 from bulk.plan import locked
 from tests.support.bulk_runs import MINI, SECONDS, environment
 from tests.support.worker_process import ROOT
@@ -89,6 +90,27 @@ def test_an_engine_that_fails_is_said_whatever_has_become_of_the_input(
     assert score.main(["a.csv", "b.csv", "--readers", "0"]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "error: the device failed"
     assert Path("b.csv.partial").exists()
+
+
+def test_scoring_ends_before_the_engine_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("a.csv").write_text(BEFORE)
+    ended = []
+    real = LocalEngine.close
+
+    def scoring(*_arguments: object) -> Iterator[ScoredChunk]:
+        try:
+            yield ScoredChunk(0, [], "mini@000000000000")  # not the rows that there are
+        finally:
+            ended.append("scoring")
+
+    def close(self: LocalEngine) -> None:
+        ended.append("engine")
+        real(self)
+
+    monkeypatch.setattr(LocalEngine, "score", scoring)
+    monkeypatch.setattr(LocalEngine, "close", close)
+    assert score.main(["a.csv", "b.csv", "--readers", "0"]) == 1
+    assert ended == ["scoring", "engine"]
 
 
 def test_a_change_that_leaves_no_trace_on_the_file_shows_in_its_rows(

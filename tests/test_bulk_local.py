@@ -346,4 +346,4 @@ def test_no_more_than_a_few_chunks_are_read_ahead(engine: LocalEngine) -> None:
     for _ in range(5):
         next(scored)
     assert taken <= 8
-    scored.close()  # type: ignore[attr-defined]  # it is a generator
+    scored.close()

@@ -321,6 +321,39 @@ def test_run_that_is_killed_or_interrupted_leaves_no_process_and_goes_on(
     require_equal(read(out), expected)
 
 
+REFUSING = """
+import sys
+import bulk.run, score
+parts = []
+def refuse(*_arguments):
+    parts.append(1)
+    if len(parts) == 2:
+        raise bulk.run.RunError("refused")
+bulk.run.require_model = refuse
+sys.exit(score.main(sys.argv[1:]))
+"""
+
+
+def test_run_that_fails_among_its_parts_says_so_and_ends_ray(
+    source: Path, tmp_path: Path, short_folder: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    # Small parts, so that Ray is in the middle of others.
+    options = ["--engine", "ray", "--chunk-rows", "20", "--cpus-per-actor", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSING, source, out, *options],
+        cwd=ROOT,
+        env={**environment(tmp_path), "TMPDIR": str(short_folder)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert message(done) == "error: refused"
+    assert not list(short_folder.glob("ray-*"))
+    wait_until(lambda: not processes(tmp_path), "the end of Ray's processes", seconds=180)
+
+
 def message(done: subprocess.CompletedProcess[str]) -> str:
     """Return the one line of a run that failed."""
     assert done.returncode == 1
