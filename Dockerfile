@@ -37,7 +37,8 @@ RUN python3 -m venv --without-pip /opt/fetching \
     && python3 -m pip --python /opt/fetching/bin/python install \
         --no-cache-dir --require-hashes --no-deps -r /build/requirements.txt
 COPY docker/fetch.py /build/
-COPY fetching/__init__.py fetching/http.py fetching/workplace.py /build/fetching/
+COPY hatespeech/fetching/__init__.py hatespeech/fetching/http.py \
+     hatespeech/fetching/workplace.py /build/hatespeech/fetching/
 ARG CHECKPOINT
 RUN /opt/fetching/bin/python /build/fetch.py "$CHECKPOINT" /fetched
 
@@ -59,13 +60,12 @@ RUN python3 /build/constraints.py > /build/base.txt \
 FROM packages AS checkpoint
 WORKDIR /app
 COPY download.py ./
-COPY fetching/__init__.py fetching/folder.py fetching/http.py fetching/options.py \
-     fetching/tokenizer.py fetching/workplace.py ./fetching/
-COPY utils/__init__.py utils/_tweet_tokens.py utils/checkpoint.py utils/classifier.py \
-     utils/custom_model.py utils/emoji_names.tsv utils/encoder.py utils/errors.py utils/linear.py \
-     utils/packing.py utils/pickle_reader.py utils/pickle_values.py utils/schema.py \
-     utils/settings.py utils/spans.py utils/torch_file.py utils/tweet_normalizer.py \
-     utils/unpickle.py ./utils/
+# The ground floor and the rooms that convert: none of them knows HTTP.
+COPY hatespeech/*.py hatespeech/
+COPY hatespeech/text hatespeech/text
+COPY hatespeech/model hatespeech/model
+COPY hatespeech/engine hatespeech/engine
+COPY hatespeech/fetching hatespeech/fetching
 COPY --from=fetching /fetched checkpoints/.bertweet-large.partial
 ARG CHECKPOINT
 ARG CHECKPOINT_SHA256
@@ -103,10 +103,14 @@ COPY --from=packages /opt/worker /opt/worker
 COPY --from=checkpoint /app/checkpoints/bertweet-large checkpoints/bertweet-large
 COPY docker/entrypoint docker/healthcheck.py docker/
 COPY app.py server.py test_input.json ./
-COPY service service
-COPY utils utils
+COPY hatespeech/*.py hatespeech/
+COPY hatespeech/text hatespeech/text
+COPY hatespeech/model hatespeech/model
+COPY hatespeech/engine hatespeech/engine
+COPY hatespeech/worker hatespeech/worker
+COPY hatespeech/serving hatespeech/serving
 # The worker's user cannot write here: without this every start would compile.
-RUN python3 -m compileall -q --invalidation-mode unchecked-hash app.py server.py service utils
+RUN python3 -m compileall -q --invalidation-mode unchecked-hash app.py server.py hatespeech
 USER 10001:10001
 # HTTP, once started as `docker run IMAGE server`.
 EXPOSE 8000

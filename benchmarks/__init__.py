@@ -2,6 +2,6 @@
 
 import os
 
-from utils.libraries import set_library_defaults
+from hatespeech.libraries import set_library_defaults
 
 set_library_defaults(os.environ)  # as app.py and server.py do, before torch is imported

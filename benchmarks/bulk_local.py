@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 
 from benchmarks import models, report
-from bulk.local import LocalEngine, default_readers
-from bulk.plan import Job, make_plan
-from bulk.run import run
-from utils import checkpoint as checkpoints
-from utils.classifier import Classifier
-from utils.settings import Settings
+from hatespeech import paths
+from hatespeech.bulk.engines.local import LocalEngine, default_readers
+from hatespeech.bulk.plan import Job, make_plan
+from hatespeech.bulk.run import run
+from hatespeech.engine.classifier import Classifier
+from hatespeech.settings import EngineSettings
 
 TARGET = 0.9
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--base-texts", type=report.positive, default=512, help="for the base shape (%(default)s)"
     )
     options = parser.parse_args(arguments)
-    settings = Settings(model_dir=checkpoints.EMBEDDED, device="cpu", dtype="float32")
+    settings = EngineSettings(model_dir=paths.EMBEDDED, device="cpu", dtype="float32")
     figures = [
         compare(name, classifier, count, options.readers, options.rounds)
         for name, classifier, count in (
@@ -66,7 +66,7 @@ def compare(
             with source.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows([["text"], *([text] for text in texts)])
             out = str(Path(folder) / "out.csv")
-            settings = Settings()
+            settings = EngineSettings()
             job = Job(str(source), out, "text", 4096, "", None, include_text=False)
             started = time.perf_counter()
             outcome = run(

@@ -19,12 +19,13 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks import report
-from training.corpus import read_corpus, read_rows
-from training.evaluation import functional_figures, measure
-from training.functional import held_out_corpus
-from utils.classifier import Classifier
-from utils.schema import LABELS, TextScore
-from utils.settings import Settings
+from hatespeech.contract import TextScore
+from hatespeech.engine.classifier import Classifier
+from hatespeech.labels import LABELS
+from hatespeech.settings import EngineSettings
+from hatespeech.training.corpus import read_corpus, read_rows
+from hatespeech.training.evaluation import functional_figures, measure
+from hatespeech.training.functional import held_out_corpus
 
 DATA: Final = Path(__file__).with_name("data")
 SAMPLE: Final = DATA / "sample.tsv"
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def load(folder: Path) -> Classifier:
     """Load a checkpoint as the service does on a CPU."""
     settings = {"MODEL_DIR": str(folder), "DEVICE": "cpu", "DTYPE": "float32", "LOG_LEVEL": "ERROR"}
-    return Classifier.from_settings(Settings.from_environment(settings))
+    return Classifier.from_settings(EngineSettings.from_environment(settings))
 
 
 def quality(classifier: Classifier, data: Path) -> dict[str, float]:

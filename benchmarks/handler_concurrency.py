@@ -16,8 +16,8 @@ from collections.abc import Sequence
 import torch
 
 from benchmarks import models, report
-from utils.handler import Handler
-from utils.settings import Settings
+from hatespeech.engine.scorer import Handler
+from hatespeech.settings import EngineSettings
 
 CALLERS = 64
 EACH = 2  # tweets a round for each of the many; the single caller sends all of them
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     options = parser.parse_args(arguments)
     classifier = models.classifier(getattr(torch, options.dtype))
-    handler = Handler(classifier, Settings.from_environment({"DEVICE": "cpu"}))
+    handler = Handler(classifier, EngineSettings.from_environment({"DEVICE": "cpu"}))
     with asyncio.Runner() as runner:
 
         def rate(callers: int, each: int) -> float:

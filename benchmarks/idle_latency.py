@@ -18,12 +18,12 @@ from statistics import median
 import torch
 
 from benchmarks import models, report
-from utils.checkpoint import load_model
-from utils.classifier import Classifier
-from utils.custom_model import CustomModel
-from utils.handler import Handler
-from utils.packing import PackedBatch
-from utils.settings import Settings
+from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.scorer import Handler
+from hatespeech.model.checkpoint import load_model
+from hatespeech.model.network import CustomModel
+from hatespeech.model.packing import PackedBatch
+from hatespeech.settings import EngineSettings
 
 TARGET_MS = 1.5
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--texts", type=report.positive, default=100, help="(%(default)s)")
     options = parser.parse_args(arguments)
     texts = models.sample_texts()[: options.texts]
-    settings = Settings.from_environment({"DEVICE": "cpu", "LOG_LEVEL": "ERROR"})
+    settings = EngineSettings.from_environment({"DEVICE": "cpu", "LOG_LEVEL": "ERROR"})
     checkpoint = models.embedded()
     model = load_model(checkpoint, reorder=True)
     classifier = Classifier.from_settings(settings)

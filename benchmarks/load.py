@@ -26,8 +26,8 @@ from pathlib import Path
 import torch
 
 from benchmarks import models, report
+from hatespeech.model import checkpoint as checkpoints
 from tests.support.memory import reset_peak, resident
-from utils import checkpoint as checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET_SECONDS = 1.5

@@ -23,8 +23,8 @@ from typing import Any, Final
 from tqdm import tqdm
 
 from benchmarks import clients, models, report, servers
-from utils import checkpoint as checkpoints
-from utils.errors import CheckpointError
+from hatespeech.errors import CheckpointError
+from hatespeech.model import checkpoint as checkpoints
 
 CLIENTS: Final = 64
 STEPS: Final = (0.1, 0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2)  # of the capacity

@@ -18,7 +18,7 @@ from statistics import mean
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from utils.libraries import set_library_defaults  # noqa: E402 - found by the line above
+from hatespeech.libraries import set_library_defaults  # noqa: E402 - found by the line above
 
 
 def main() -> None:
@@ -30,10 +30,10 @@ def main() -> None:
     if options.ours:
         set_library_defaults(os.environ)
 
-    from utils.classifier import Classifier
-    from utils.settings import Settings
+    from hatespeech.engine.classifier import Classifier
+    from hatespeech.settings import EngineSettings
 
-    classifier = Classifier.from_settings(Settings.from_environment({"DEVICE": "cpu"}))
+    classifier = Classifier.from_settings(EngineSettings.from_environment({"DEVICE": "cpu"}))
     with (HERE / "data" / "sample.tsv").open(encoding="utf-8", newline="") as file:
         texts = [
             row["text"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)

@@ -13,12 +13,13 @@ from typing import Any, Final
 
 import torch
 
-from utils import checkpoint as checkpoints
-from utils.checkpoint import Checkpoint
-from utils.classifier import Classifier
-from utils.custom_model import CustomModel, ModelConfig
-from utils.linear import Linear
-from utils.tweet_normalizer import normalize_tweet
+from hatespeech import paths
+from hatespeech.engine.classifier import Classifier
+from hatespeech.model import checkpoint as checkpoints
+from hatespeech.model.checkpoint import Checkpoint
+from hatespeech.model.linear import Linear
+from hatespeech.model.network import CustomModel, ModelConfig
+from hatespeech.text.normalizer import normalize_tweet
 
 SAMPLE: Final = Path(__file__).resolve().parent / "data" / "sample.tsv"
 LARGE: Final = ModelConfig()
@@ -29,7 +30,7 @@ BASE: Final = ModelConfig(
 
 def embedded() -> Checkpoint:
     """Return the embedded checkpoint."""
-    return checkpoints.describe(checkpoints.EMBEDDED)
+    return checkpoints.describe(paths.EMBEDDED)
 
 
 def sample_texts(path: Path = SAMPLE) -> list[str]:
@@ -110,7 +111,7 @@ def transformers_tokenizer() -> Any:
 
     library: Any = transformers
     return library.PreTrainedTokenizerFast(
-        tokenizer_file=str(checkpoints.EMBEDDED / checkpoints.TOKENIZER),
+        tokenizer_file=str(paths.EMBEDDED / checkpoints.TOKENIZER),
         pad_token="<pad>",
         model_max_length=512,
     )

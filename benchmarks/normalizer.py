@@ -17,7 +17,7 @@ import nltk
 from nltk.tokenize import TweetTokenizer
 
 from benchmarks import models, report
-from utils.tweet_normalizer import NORMALIZER_VERSION, normalize_tweet
+from hatespeech.text.normalizer import NORMALIZER_VERSION, normalize_tweet
 
 TARGET = 1.0
 

@@ -22,11 +22,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from benchmarks import models, report
-from utils import checkpoint as checkpoints
-from utils.classifier import Classifier
-from utils.handler import Handler
-from utils.settings import Settings
-from utils.tweet_normalizer import normalize_tweet
+from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.scorer import Handler
+from hatespeech.model import checkpoint as checkpoints
+from hatespeech.settings import EngineSettings
+from hatespeech.text.normalizer import normalize_tweet
 
 PICKLE = "model"
 
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--texts", type=report.positive, default=20, help="(%(default)s)")
     options = parser.parse_args(arguments)
     texts = models.sample_texts()[: options.texts]
-    settings = Settings.from_environment({"DEVICE": "cpu", "LOG_LEVEL": "ERROR"})
+    settings = EngineSettings.from_environment({"DEVICE": "cpu", "LOG_LEVEL": "ERROR"})
     handler = Handler(Classifier.from_settings(settings), settings)
     with tempfile.TemporaryDirectory() as name, asyncio.Runner() as runner:
         folder = Path(name)

@@ -17,8 +17,8 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 
 from benchmarks import models, report
-from utils import checkpoint as checkpoints
-from utils.tweet_normalizer import normalize_tweet
+from hatespeech.model import checkpoint as checkpoints
+from hatespeech.text.normalizer import normalize_tweet
 
 PART = 512
 _tokenizer = checkpoints.load_tokenizer(models.embedded())

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 
 from benchmarks import models, report
-from utils.classifier import Classifier
+from hatespeech.engine.classifier import Classifier
 
 LENGTH, TEXTS = 32, 64
 LENGTHS = (8, 64, 128, 256, 512)  # of texts, 2,048 tokens in all

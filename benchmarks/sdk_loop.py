@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import models, report
+from hatespeech import paths
 from tests.support.control_plane import ControlPlane
 from tests.support.worker_process import APP, WorkerProcess, clean_environment
-from utils import checkpoint as checkpoints
 
 CONCURRENCY = 256
 # A worker that is full looks for jobs again after a second, so that one with fast jobs gets about
@@ -61,7 +61,7 @@ def jobs_per_second(script: str, count: int, concurrency: int) -> float:
     with tempfile.TemporaryDirectory() as name, ControlPlane() as plane:
         folder = Path(name)
         environment = {
-            **clean_environment(folder, checkpoints.EMBEDDED),
+            **clean_environment(folder, paths.EMBEDDED),
             **plane.environment(),
             "MAX_CONCURRENCY": str(concurrency),
             "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.clients import LoadError, Target
+from hatespeech.labels import LABELS
 from tests.support.http_server import BEARER, SERVER, TOKEN, free_port
 from tests.support.worker_process import clean_environment
-from utils.schema import LABELS
 
 START_SECONDS: Final = 300.0
 STOP_SECONDS: Final = 60.0

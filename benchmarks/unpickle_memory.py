@@ -17,8 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from hatespeech.fetching.pickle.module import check_state_dict, read_pickled_module
 from tests.support.memory import reset_peak, resident
-from utils.unpickle import check_state_dict, read_pickled_module
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import models, report
-from utils.custom_model import ModelConfig
+from hatespeech.model.network import ModelConfig
 
 ROWS = 2048
 REPEATS = 5

@@ -7,9 +7,11 @@ fetches the file again.
 import sys
 from pathlib import Path
 
-from fetching import FetchError
-from fetching.http import download
-from fetching.workplace import Progress, require_room, say
+from tqdm import tqdm
+
+from hatespeech.fetching import FetchError
+from hatespeech.fetching.http import download
+from hatespeech.fetching.workplace import Progress, require_room
 
 
 def main() -> int:
@@ -25,7 +27,7 @@ def main() -> int:
             retries=5,
             require_room=lambda coming, _whole: require_room(folder, coming),
             progress=progress,
-            notify=say,
+            notify=lambda line: tqdm.write(line, file=sys.stderr),
         )
     except (FetchError, OSError) as exc:
         sys.stderr.write(f"error: {exc}\n")

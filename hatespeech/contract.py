@@ -2,7 +2,7 @@
 
 A request asks for one text (``prompt``, alias ``text``) or many (``prompts``, alias ``texts``).
 Reading it costs the whole request only for faults of the request itself; a fault of one text among
-many stays with that text, as its :class:`~utils.errors.ServiceError` in place of a string.
+many stays with that text, as its :class:`ServiceError` in place of a string.
 """
 
 from __future__ import annotations
@@ -12,21 +12,14 @@ import math
 from collections.abc import Mapping, Sequence
 from ctypes import c_float
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from utils.errors import ServiceError, TooLargeError, ValidationError
-from utils.settings import Settings
-
-Label = Literal["hate", "abusing", "neutral", "spam"]
-# In the order of the model's outputs.
-LABELS: Final[tuple[str, ...]] = get_args(Label)
-
-# Thresholds that a checkpoint may recommend, to be asked for by name.
-ThresholdName = Literal["balanced", "strict"]
-THRESHOLD_NAMES: Final[tuple[str, ...]] = get_args(ThresholdName)
+from hatespeech.errors import ServiceError, TooLargeError, ValidationError
+from hatespeech.labels import LABELS, THRESHOLD_NAMES, Label
+from hatespeech.settings import EngineSettings
 
 # What a caller's own key may take up in an error message.
 SHOWN_KEY_CHARS = 40
@@ -101,7 +94,7 @@ class Timing:
     compute_ms: float  # from then until its last result
 
 
-def parse_request(body: object, settings: Settings) -> ScoreRequest:
+def parse_request(body: object, settings: EngineSettings) -> ScoreRequest:
     """Read the contract's ``input`` object.
 
     Raises :class:`ValidationError` or :class:`TooLargeError` for faults of the whole request, and
@@ -189,7 +182,7 @@ def _text_field(body: Mapping[object, object]) -> str:
 
 
 def _read_texts(
-    values: Sequence[object], settings: Settings
+    values: Sequence[object], settings: EngineSettings
 ) -> tuple[list[str], dict[int, ServiceError]]:
     texts: list[str] = []
     faults: dict[int, ServiceError] = {}

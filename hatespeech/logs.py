@@ -1,7 +1,7 @@
 """Logging to standard error, as text or JSON lines.
 
 Standard output is left to replies. What is logged is our choice alone: a message never holds a
-text, and exceptions are described by type and place (:func:`utils.errors.describe_exception`).
+text, and exceptions are described by type and place (:func:`describe_exception`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import sys
 from datetime import UTC, datetime
 from typing import Final
 
-from utils.settings import Settings
+from hatespeech.settings import EngineSettings
 
+LOGGER: Final = "hatespeech"  # the package: every logger of ours is below it
 FIELDS: Final = "fields"  # log.info(…, extra={FIELDS: {"request_id": …}})
 
 
@@ -33,7 +34,7 @@ class JsonFormatter(logging.Formatter):
         )
 
 
-def configure(settings: Settings) -> None:
+def configure(settings: EngineSettings) -> None:
     """Send what our own modules log to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     if settings.log_format == "json":
@@ -41,7 +42,7 @@ def configure(settings: Settings) -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     # Not the root logger: libraries log what they were given.
-    ours = logging.getLogger("utils")
+    ours = logging.getLogger(LOGGER)
     ours.handlers = [handler]
     ours.setLevel(settings.log_level)
     ours.propagate = False

@@ -1,50 +1,25 @@
-"""Every setting: environment name, default, range, one sentence.
+"""The engine's settings: environment name, default, range, one sentence.
 
-Read once, at the entry point, and passed down. A setting's environment name is its field's name in
-capitals. An empty variable counts as unset, since ``docker run -e NAME=`` is how people unset one.
+An entry point reads them once and passes them down. A setting's environment name is its field's
+name in capitals. An empty variable counts as unset, because ``docker run -e NAME=`` is how people
+unset one. :mod:`hatespeech.serving.settings` adds the HTTP server's settings.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self, get_args, get_origin
+from typing import Annotated, Literal, Self, get_args, get_origin
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic.fields import FieldInfo
 
-from utils.errors import SettingsError
-
-# Shorter than this, a token can be guessed.
-SAFE_TOKEN_CHARS: Final = 16
-
-_ONE_LIMIT = r"[1-9]\d{0,8}/([1-9]\d{0,4} ?)?(second|minute|hour|day)s?"
+from hatespeech.errors import SettingsError
 
 
-def _commas(value: str) -> list[str]:
-    return [part for part in (part.strip() for part in value.split(",")) if part]
-
-
-def _check_tokens(value: SecretStr | None) -> SecretStr | None:
-    tokens = [] if value is None else _commas(value.get_secret_value())
-    if (value is not None and not tokens) or not all(
-        re.fullmatch(r"[!-~]+", token) for token in tokens
-    ):
-        raise ValueError("not tokens")
-    return value
-
-
-def _check_origins(value: str | None) -> str | None:
-    origins = _commas(value or "")
-    if not all(re.fullmatch(r"\*|https?://[^/\s*]+", origin) for origin in origins):
-        raise ValueError("not origins")
-    return value
-
-
-class Settings(BaseModel):
-    """What the environment asked for, checked."""
+class EngineSettings(BaseModel):
+    """The settings of the engine and of the queue worker, checked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -129,94 +104,6 @@ class Settings(BaseModel):
     log_format: Annotated[
         Literal["text", "json"], Field(description="Shape of a log line, on standard error.")
     ] = "text"
-    host: Annotated[
-        str,
-        Field(
-            min_length=1,
-            description="Address that `server.py` listens on; `0.0.0.0` is every network, which a "
-            "container needs.",
-            json_schema_extra={"allowed": "an address of this machine"},
-        ),
-    ] = "127.0.0.1"
-    port: Annotated[
-        int, Field(ge=1, le=65_535, description="Port that `server.py` listens on.")
-    ] = 8000
-    port_health: Annotated[
-        int | None,
-        Field(
-            ge=1,
-            le=65_535,
-            description="A second port, for `/ping` and `/health` alone; unset or equal to `PORT`: "
-            "none.",
-            json_schema_extra={"allowed": "a whole number from 1 to 65535"},
-        ),
-    ] = None
-    bearer_token: Annotated[
-        SecretStr | None,
-        AfterValidator(_check_tokens),
-        Field(
-            description="Token that HTTP callers must send, or several; without one the server "
-            "does not start.",
-            json_schema_extra={"allowed": "visible ASCII, tokens separated by commas"},
-        ),
-    ] = None
-    allow_anonymous: Annotated[
-        bool,
-        Field(description="1: without `BEARER_TOKEN`, serve whoever asks; with one, of no effect."),
-    ] = False
-    cors_origins: Annotated[
-        str | None,
-        AfterValidator(_check_origins),
-        Field(
-            description="Web pages of other origins that may call this server; unset: none.",
-            json_schema_extra={"allowed": "`*`, or https://host separated by commas"},
-        ),
-    ] = None
-    rate_limit: Annotated[
-        str,
-        Field(
-            pattern=rf"^(off|{_ONE_LIMIT}(;{_ONE_LIMIT})*)$",
-            description="Requests of one token (of one address, without tokens); several limits "
-            "are separated by semicolons.",
-            json_schema_extra={"allowed": "off, or such as 600/minute, 5/10 seconds"},
-        ),
-    ] = "600/minute"
-    metrics: Annotated[
-        Literal["off", "token", "open"],
-        Field(description="`GET /metrics`: not there, for the token, or for everyone."),
-    ] = "token"
-    jobs_db: Annotated[
-        Path,
-        Field(
-            description="SQLite file of asynchronous jobs and their results.",
-            json_schema_extra={"allowed": "a file of this process alone"},
-        ),
-    ] = Path("jobs.sqlite3")
-    job_ttl: Annotated[
-        int,
-        Field(ge=1, le=2_592_000, description="Seconds that the result of a job can be asked for."),
-    ] = 1800
-    max_queue_jobs: Annotated[
-        int, Field(ge=1, le=1_000_000, description="Asynchronous jobs that wait at most.")
-    ] = 1000
-    max_body_bytes: Annotated[
-        int,
-        Field(ge=1024, le=1_073_741_824, description="Bytes in the body of an HTTP request."),
-    ] = 20_971_520
-    max_file_bytes: Annotated[
-        int,
-        Field(ge=1024, le=1_099_511_627_776, description="Bytes in an upload to `/score/file`."),
-    ] = 268_435_456
-
-    @property
-    def tokens(self) -> Sequence[str]:
-        """The bearer tokens; to be compared in constant time, never shown."""
-        return [] if self.bearer_token is None else _commas(self.bearer_token.get_secret_value())
-
-    @property
-    def origins(self) -> Sequence[str]:
-        """The origins that CORS lets in."""
-        return _commas(self.cors_origins or "")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -243,10 +130,6 @@ class Settings(BaseModel):
         return settings
 
 
-# They concern server.py alone; the queue worker reads none of them.
-HTTP_SETTINGS: Final = tuple(Settings.model_fields)[list(Settings.model_fields).index("host") :]
-
-
 def is_secret(field: FieldInfo) -> bool:
     """Say whether a setting's value must never be shown."""
     return SecretStr in get_args(field.annotation)
@@ -267,17 +150,13 @@ def allowed(field: FieldInfo) -> str:
     return "a folder"
 
 
-def table() -> str:
-    """Return the settings as a Markdown table; the README holds exactly this."""
+def table(settings: type[EngineSettings], skip: Collection[str] = ()) -> str:
+    """Return settings as a Markdown table, without the fields in ``skip``."""
     rows = ["| variable | default | allowed | meaning |", "| --- | --- | --- | --- |"]
-    for name, field in Settings.model_fields.items():
+    for name, field in settings.model_fields.items():
+        if name in skip:
+            continue
         value = int(field.default) if isinstance(field.default, bool) else field.default
         default = "unset" if value is None else f"`{value}`"
         rows.append(f"| `{name.upper()}` | {default} | {allowed(field)} | {field.description} |")
     return "\n".join(rows) + "\n"
-
-
-if __name__ == "__main__":
-    import sys
-
-    sys.stdout.write(table())

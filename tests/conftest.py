@@ -14,7 +14,7 @@ import pytest
 from tests.support.worker_process import WorkerProcess, clean_environment
 
 if TYPE_CHECKING:
-    from utils.classifier import Classifier
+    from hatespeech.engine.classifier import Classifier
 
 # Workers are forked from here; the tokenizers library would warn about it on standard error.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -36,11 +36,11 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_classifier(small_checkpoint: Path) -> Classifier:
     """The same model in this process, to compare a worker's scores with."""
-    from utils.classifier import Classifier
-    from utils.settings import Settings
+    from hatespeech.engine.classifier import Classifier
+    from hatespeech.settings import EngineSettings
 
     return Classifier.from_settings(
-        Settings(model_dir=small_checkpoint, device="cpu", dtype="float32")
+        EngineSettings(model_dir=small_checkpoint, device="cpu", dtype="float32")
     )
 
 

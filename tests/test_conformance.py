@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pytest
 
+from hatespeech.model import checkpoint
 from tests.conformance import fronts, record
 from tests.conformance.fronts import Front, front_environment
 from tests.conformance.grpc_front import grpc_front, over_grpc
@@ -26,9 +27,9 @@ from tests.conformance.suite import (
     render,
     shown,
 )
+from tests.paths import EMBEDDED
 from tests.support.bad_inputs import BAD_INPUTS
 from tests.support.http_server import TOKEN, HttpServer, http_server
-from utils import checkpoint
 
 FRONTS: Final = (
     *("local", "sdk_loop", "http_score", "http_runsync", "http_run", "serve_api"),
@@ -39,7 +40,7 @@ FRONTS: Final = (
 @pytest.fixture(scope="module")
 def suite() -> Suite:
     suite = load_suite(read_document())
-    model = checkpoint.describe(checkpoint.EMBEDDED).model_id
+    model = checkpoint.describe(EMBEDDED).model_id
     if suite.model != model:
         pytest.fail(
             f"{CASES.name} was recorded with {suite.model}, the embedded checkpoint is {model}; "
@@ -50,7 +51,7 @@ def suite() -> Suite:
 
 @pytest.fixture(scope="module")
 def environment(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return front_environment(tmp_path_factory.mktemp("home"), checkpoint.EMBEDDED, suite)
+    return front_environment(tmp_path_factory.mktemp("home"), EMBEDDED, suite)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def server(
     environment: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[HttpServer]:
     folder = tmp_path_factory.mktemp("server")
-    with http_server(folder, checkpoint.EMBEDDED, environment) as server:
+    with http_server(folder, EMBEDDED, environment) as server:
         yield server.ready()
 
 

@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.errors import InternalError, ServiceError, TooLargeError, ValidationError
-from utils.schema import (
-    LABELS,
+from hatespeech.contract import (
     ScoreRequest,
     TextScore,
     Timing,
@@ -20,9 +18,11 @@ from utils.schema import (
     build_reply,
     parse_request,
 )
-from utils.settings import Settings
+from hatespeech.errors import InternalError, ServiceError, TooLargeError, ValidationError
+from hatespeech.labels import LABELS
+from hatespeech.settings import EngineSettings
 
-SETTINGS = Settings(
+SETTINGS = EngineSettings(
     max_texts_per_request=5, max_queue_texts=5, max_text_chars=20, max_request_chars=50
 )
 SECRET = "marmalade"
@@ -227,7 +227,7 @@ def test_the_error_of_a_lone_text_is_raised_with_its_field() -> None:
 
 
 def test_the_largest_reply_stays_within_the_platforms_20_megabytes() -> None:
-    settings = Settings()
+    settings = EngineSettings()
     # JSON escapes a control character in six bytes, and an explained text stands there twice: once
     # whole, once as words. A word costs at least one reading of at least three tokens.
     texts = settings.max_request_chars * 6 * 2

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from hatespeech.libraries import set_library_defaults
+from tests.paths import ROOT
 from tests.support.http_server import free_port
-from tests.support.worker_process import ROOT, clean_environment
-from utils.libraries import set_library_defaults
+from tests.support.worker_process import clean_environment
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_what_somebody_set_stays(given: dict[str, str], expected: dict[str, str]
 NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
-@pytest.mark.parametrize("entry", ["app", "server", "service.app", "benchmarks"])
+@pytest.mark.parametrize("entry", ["app", "server", "hatespeech.serving.app", "benchmarks"])
 def test_threads_that_wait_sleep_before_torch_is_loaded(entry: str, tmp_path: Path) -> None:
     """Set later, OpenMP would not see it: each entry point is watched importing torch."""
     script = f"""
@@ -48,9 +49,9 @@ class Watch:
 
 sys.meta_path.insert(0, Watch())
 import {entry}
-if {entry!r} == "service.app":
-    import service.app
-    service.app.load_app()
+if {entry!r} == "hatespeech.serving.app":
+    import hatespeech.serving.app
+    hatespeech.serving.app.load_app()
 elif {entry!r} != "benchmarks":
     {entry}.main(["--test_input", '{{"input": {{"prompt": "a"}}}}'] if {entry!r} == "app" else [])
 import torch

@@ -1,4 +1,4 @@
-"""Settings: what the environment may say, and the table that says so."""
+"""EngineSettings: what the environment may say, and the table that says so."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import SettingsError
-from utils.settings import Settings, allowed, table
-
-ROOT = Path(__file__).resolve().parent.parent
+from hatespeech.errors import SettingsError
+from hatespeech.serving.settings import ServerSettings, tables
+from hatespeech.settings import EngineSettings, allowed
+from tests.paths import ROOT
 
 
 def test_nothing_set_gives_the_documented_defaults() -> None:
-    settings = Settings.from_environment({"PATH": "/bin", "MAX_WINDOWS": "", "LOG_LEVEL": " "})
-    assert settings == Settings()
+    settings = EngineSettings.from_environment(
+        {"PATH": "/bin", "MAX_WINDOWS": "", "LOG_LEVEL": " "}
+    )
+    assert settings == EngineSettings()
     assert (settings.max_batch_tokens, settings.max_text_chars) == (16_384, 10_000)
     assert (settings.max_windows, settings.max_concurrency) == (32, 256)
 
 
 def test_values_are_read_by_name() -> None:
-    settings = Settings.from_environment(
+    settings = EngineSettings.from_environment(
         {"MODEL_DIR": "/models/x", "DEVICE": "cuda:1", "DTYPE": "bfloat16", "MAX_WINDOWS": "8"}
     )
     assert settings.model_dir == Path("/models/x")
@@ -45,7 +47,7 @@ def test_a_bad_value_names_variable_value_and_what_is_allowed(
     name: str, value: str, expected: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
-        Settings.from_environment({name: value})
+        EngineSettings.from_environment({name: value})
     message = str(caught.value)
     assert message.startswith(f"{name}=")
     assert value in message
@@ -54,10 +56,12 @@ def test_a_bad_value_names_variable_value_and_what_is_allowed(
 
 
 def test_every_setting_says_what_it_is_and_what_it_may_be() -> None:
-    for name, field in Settings.model_fields.items():
+    for name, field in ServerSettings.model_fields.items():
         assert field.description, name
         assert allowed(field), name
 
 
-def test_the_readme_holds_the_settings_table() -> None:
-    assert table() in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_holds_the_tables() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    for name, table in tables().items():
+        assert table in page, name

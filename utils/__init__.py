@@ -1,1 +1,1 @@
-"""The scoring engine and what its fronts share."""
+"""Import paths that the first version of this service and the published checkpoint use."""

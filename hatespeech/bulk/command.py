@@ -9,22 +9,20 @@ import importlib.util
 import logging
 import os
 import signal
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, Final
 
-from tqdm import tqdm
-
-from bulk.engine import EngineError
-from bulk.errors import RunError
-from bulk.files import Place
-from bulk.plan import Job, make_plan, receipt_of
-from bulk.run import Outcome, run
-from utils.errors import CheckpointError, SettingsError, describe_exception
-from utils.logs import JsonFormatter
-from utils.schema import LABELS
-from utils.settings import Settings
+from hatespeech.bulk.engines.base import EngineError
+from hatespeech.bulk.errors import RunError
+from hatespeech.bulk.places import Place
+from hatespeech.bulk.plan import Job, make_plan, receipt_of
+from hatespeech.bulk.run import Outcome, run
+from hatespeech.cli import say, whole_number
+from hatespeech.errors import CheckpointError, SettingsError, describe_exception
+from hatespeech.labels import LABELS
+from hatespeech.logs import LOGGER, JsonFormatter
+from hatespeech.settings import EngineSettings
 
 DESCRIPTION = """\
 Score a file of tweets, or many: every row goes out as it came in, in the same order, with its
@@ -56,9 +54,9 @@ docs/bulk.md has an example of each engine, and how to plan for a billion rows.
 
 # Imported with the parser, so they import neither torch nor ray before an engine is made.
 ENGINES: Final[Mapping[str, str]] = {
-    "local": "bulk.local",
-    "ray": "bulk.ray_data",
-    "runpod": "bulk.runpod_api",
+    "local": "hatespeech.bulk.engines.local",
+    "ray": "hatespeech.bulk.engines.ray_options",
+    "runpod": "hatespeech.bulk.engines.runpod_options",
 }
 GROUPS: Final[Mapping[str, str]] = {
     "local": "--engine local: on this machine's device",
@@ -82,7 +80,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--engine", choices=list(ENGINES), default="local", help="default: %(default)s")
     add(
         "--chunk-rows",
-        type=_chunk_rows,
+        type=whole_number(1, 1_000_000),
         default=4096,
         metavar="N",
         help="rows in a part: what is lost at most when a run is killed, for each part in flight "
@@ -106,18 +104,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _chunk_rows(value: str) -> int:
-    if not value.isdecimal() or not 1 <= int(value) <= 1_000_000:
-        raise argparse.ArgumentTypeError("must be a whole number from 1 to 1000000")
-    return int(value)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code: 1 after an error, 130 after an interruption."""
     options = parse(arguments)
     try:
         with interruptible():
-            settings = Settings.from_environment(os.environ)
+            settings = EngineSettings.from_environment(os.environ)
             with shown_logs(settings):
                 return score(options, settings)
     except (RunError, EngineError, CheckpointError, SettingsError) as exc:
@@ -134,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
 
 
-def score(options: argparse.Namespace, settings: Settings) -> int:
+def score(options: argparse.Namespace, settings: EngineSettings) -> int:
     """Plan, run and sum up."""
     job = Job(
         options.source,
@@ -187,11 +179,6 @@ def summary(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-def say(message: str) -> None:
-    """Write to standard error, past any progress bar."""
-    tqdm.write(message, file=sys.stderr)
-
-
 class _PastBars(logging.Handler):
     """Writes log lines where a progress bar leaves room."""
 
@@ -201,24 +188,22 @@ class _PastBars(logging.Handler):
 
 
 @contextlib.contextmanager
-def shown_logs(settings: Settings) -> Iterator[None]:
-    """Show what our own modules log, and leave their loggers as they were."""
+def shown_logs(settings: EngineSettings) -> Iterator[None]:
+    """Show what the package logs, and leave its logger as it was."""
     handler = _PastBars()
     handler.setFormatter(
         JsonFormatter() if settings.log_format == "json" else logging.Formatter("%(message)s")
     )
     # Not the root logger: libraries log what they were given.
-    ours = [logging.getLogger(name) for name in ("bulk", "utils")]
-    before = [(log.handlers, log.level) for log in ours]
-    for log in ours:
-        log.handlers = [handler]
-        log.setLevel(settings.log_level)
+    log = logging.getLogger(LOGGER)
+    before = log.handlers, log.level
+    log.handlers = [handler]
+    log.setLevel(settings.log_level)
     try:
         yield
     finally:
-        for log, (handlers, level) in zip(ours, before, strict=True):
-            log.handlers = handlers
-            log.setLevel(level)
+        log.handlers = before[0]
+        log.setLevel(before[1])
 
 
 @contextlib.contextmanager

@@ -8,13 +8,13 @@ from typing import BinaryIO, cast
 
 import pyarrow as pa
 
-from bulk.conversion import Conversion
-from bulk.files import Place
-from bulk.plan import WRITERS, Output, Plan, changed
-from bulk.progress import bar
-from bulk.scores import ScoreReader
-from bulk.statistics import Statistics
-from bulk.tables import Head, Writer
+from hatespeech.bulk.places import Place
+from hatespeech.bulk.plan import WRITERS, Output, Plan, changed
+from hatespeech.bulk.progress import bar
+from hatespeech.bulk.score_files import ScoreReader
+from hatespeech.bulk.statistics import Statistics
+from hatespeech.bulk.tables.base import Head, Writer
+from hatespeech.bulk.tables.conversion import Conversion
 
 
 def write_outputs(

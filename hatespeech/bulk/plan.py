@@ -11,13 +11,29 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from bulk.conversion import Conversion
-from bulk.errors import RunError
-from bulk.files import FORMATS, PARTIAL, RECEIPT, Format, Input, Place, find_inputs, shown
-from bulk.parquet import ParquetTable, ParquetWriter
-from bulk.tables import Table, Writer
-from bulk.texts import CsvTable, CsvWriter, JsonlTable, JsonlWriter, TsvTable, TsvWriter
-from utils.settings import Settings
+from hatespeech.bulk.errors import RunError
+from hatespeech.bulk.places import (
+    FORMATS,
+    PARTIAL,
+    RECEIPT,
+    Format,
+    Input,
+    Place,
+    find_inputs,
+    shown,
+)
+from hatespeech.bulk.tables.base import Table, Writer
+from hatespeech.bulk.tables.conversion import Conversion
+from hatespeech.bulk.tables.lines import (
+    CsvTable,
+    CsvWriter,
+    JsonlTable,
+    JsonlWriter,
+    TsvTable,
+    TsvWriter,
+)
+from hatespeech.bulk.tables.parquet import ParquetTable, ParquetWriter
+from hatespeech.settings import EngineSettings
 
 TABLES: Final[Mapping[str, type[Table]]] = {
     "CSV": CsvTable,
@@ -96,7 +112,7 @@ class Plan:
         return TABLES[source.format.kind](source, self.job.text_column, self.job.prefix)
 
 
-def make_plan(job: Job, settings: Settings) -> Plan:
+def make_plan(job: Job, settings: EngineSettings) -> Plan:
     """Look at IN and OUT; raise :class:`RunError` if they do not go together."""
     out, source = Place.of(job.out), Place.of(job.source)
     # OUT.partial is removed at the end, and "remove OUT" would be bad advice.

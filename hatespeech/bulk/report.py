@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from bulk.statistics import BINS, SHOWN_CHARS, Example, Statistics
-from utils.schema import LABELS
+from hatespeech.bulk.statistics import BINS, SHOWN_CHARS, Example, Statistics
+from hatespeech.labels import LABELS
 
 WIDTH, HEIGHT, AXIS = 400, 120, 20
 

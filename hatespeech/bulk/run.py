@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from bulk.conversion import Conversion
-from bulk.engine import Chunk, Engine, EngineError
-from bulk.errors import RunError
-from bulk.files import Place
-from bulk.output import write_outputs
-from bulk.plan import (
+from hatespeech.bulk.engines.base import Chunk, Engine, EngineError
+from hatespeech.bulk.errors import RunError
+from hatespeech.bulk.output import write_outputs
+from hatespeech.bulk.places import Place
+from hatespeech.bulk.plan import (
     Plan,
     locked,
     read_json,
@@ -27,10 +26,11 @@ from bulk.plan import (
     require_free,
     require_unchanged,
 )
-from bulk.progress import bar
-from bulk.report import render
-from bulk.scores import ScoreFiles, ScoreReader, require_model
-from bulk.statistics import Statistics
+from hatespeech.bulk.progress import bar
+from hatespeech.bulk.report import render
+from hatespeech.bulk.score_files import ScoreFiles, ScoreReader, require_model
+from hatespeech.bulk.statistics import Statistics
+from hatespeech.bulk.tables.conversion import Conversion
 
 log = logging.getLogger(__name__)
 

@@ -9,10 +9,10 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bulk.engine import ScoredChunk
-from bulk.errors import RunError
-from bulk.files import Place
-from utils.schema import LABELS
+from hatespeech.bulk.engines.base import ScoredChunk
+from hatespeech.bulk.errors import RunError
+from hatespeech.bulk.places import Place
+from hatespeech.labels import LABELS
 
 # The columns that a run adds.
 SCORES: Final = pa.schema(

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from utils.schema import LABELS
+from hatespeech.labels import LABELS
 
 BINS: Final = 40
 EXAMPLES: Final = 10

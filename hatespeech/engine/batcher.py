@@ -23,8 +23,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from utils.classifier import Classifier, Reading
-from utils.errors import (
+from hatespeech.contract import TextScore, Timing
+from hatespeech.engine.classifier import Classifier, Reading
+from hatespeech.engine.queues import FairQueue, Room
+from hatespeech.errors import (
     InternalError,
     OverloadedError,
     ServiceError,
@@ -32,9 +34,7 @@ from utils.errors import (
     UnhealthyError,
     describe_exception,
 )
-from utils.packing import padding
-from utils.queues import FairQueue, Room
-from utils.schema import TextScore, Timing
+from hatespeech.model.packing import padding
 
 log = logging.getLogger(__name__)
 

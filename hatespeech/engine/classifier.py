@@ -2,7 +2,7 @@
 
 A text is read by a generator, :meth:`Classifier.read`: it yields token sequences to be scored and
 is sent their probabilities, once, or twice if it explains. So one description of how a text is
-read serves a loop over a list here and shared batches in :mod:`utils.batcher`.
+read serves a loop over a list here and shared batches in :mod:`hatespeech.engine.batcher`.
 """
 
 from __future__ import annotations
@@ -20,21 +20,23 @@ from typing import Final, Self
 import torch
 from tokenizers import Tokenizer
 
-from utils import checkpoint as checkpoints
-from utils.checkpoint import Checkpoint
-from utils.custom_model import CustomModel
-from utils.encoder import Encoded, Encoder
-from utils.errors import (
+from hatespeech import paths
+from hatespeech.contract import TextScore, WordInfluence
+from hatespeech.engine.encoder import Encoded, Encoder
+from hatespeech.engine.spans import locate, words_to_explain
+from hatespeech.errors import (
     CheckpointError,
     InternalError,
     ServiceError,
     SettingsError,
 )
-from utils.linear import ROW_STEP
-from utils.schema import LABELS, TextScore, WordInfluence
-from utils.settings import Settings
-from utils.spans import locate, words_to_explain
-from utils.tweet_normalizer import normalize_tweet
+from hatespeech.labels import LABELS
+from hatespeech.model import checkpoint as checkpoints
+from hatespeech.model.checkpoint import Checkpoint
+from hatespeech.model.linear import ROW_STEP
+from hatespeech.model.network import CustomModel
+from hatespeech.settings import EngineSettings
+from hatespeech.text.normalizer import normalize_tweet
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ class Classifier:
         self._begin, self._end = self.encoder.begin, self.encoder.end
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
+    def from_settings(cls, settings: EngineSettings) -> Self:
         """Load the checkpoint that ``settings`` choose, on the device they choose.
 
         Raises :class:`CheckpointError` for a folder that can't be served, and
@@ -310,23 +312,23 @@ def require_finite(rows: Probabilities) -> None:
         raise InternalError("the model gave no finite score for this text")
 
 
-def choose_folder(settings: Settings) -> Path:
+def choose_folder(settings: EngineSettings) -> Path:
     """Return the checkpoint folder; the embedded one only if none was asked for or fetched."""
     if settings.model_dir is not None:
         if not settings.model_dir.is_dir():
             raise CheckpointError(f"MODEL_DIR={settings.model_dir} is not a folder")
         return settings.model_dir
-    if checkpoints.PUBLISHED.is_dir():
-        return checkpoints.PUBLISHED
+    if paths.PUBLISHED.is_dir():
+        return paths.PUBLISHED
     log.warning(
         "serving the small embedded checkpoint %s: fit for trying and testing, not for moderating; "
         "python download.py fetches BERTweet-large, MODEL_DIR chooses another",
-        checkpoints.EMBEDDED.name,
+        paths.EMBEDDED.name,
     )
-    return checkpoints.EMBEDDED
+    return paths.EMBEDDED
 
 
-def choose_device(settings: Settings) -> torch.device:
+def choose_device(settings: EngineSettings) -> torch.device:
     """Return the device asked for, ``auto`` being the first GPU or else the CPU.
 
     Raises :class:`SettingsError` if it is not there.
@@ -339,7 +341,7 @@ def choose_device(settings: Settings) -> torch.device:
     return device
 
 
-def choose_dtype(settings: Settings, device: torch.device) -> torch.dtype:
+def choose_dtype(settings: EngineSettings, device: torch.device) -> torch.dtype:
     """Return the dtype asked for; ``auto`` is float16 on a GPU and float32 on a CPU."""
     if settings.dtype == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32

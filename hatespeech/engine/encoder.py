@@ -11,8 +11,8 @@ from typing import Final, Self
 import regex
 from tokenizers import Tokenizer
 
-from utils.errors import TooLargeError, ValidationError
-from utils.tweet_normalizer import normalize_tweet
+from hatespeech.errors import TooLargeError, ValidationError
+from hatespeech.text.normalizer import normalize_tweet
 
 WINDOW_OVERLAP: Final = 128
 

@@ -12,11 +12,11 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from utils.batcher import Batcher, Result
-from utils.classifier import Classifier
-from utils.errors import InternalError, ServiceError, UnhealthyError, describe_exception
-from utils.schema import Timing, build_reply, parse_request
-from utils.settings import Settings
+from hatespeech.contract import Timing, build_reply, parse_request
+from hatespeech.engine.batcher import Batcher, Result
+from hatespeech.engine.classifier import Classifier
+from hatespeech.errors import InternalError, ServiceError, UnhealthyError, describe_exception
+from hatespeech.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Handler:
     def __init__(
         self,
         classifier: Classifier,
-        settings: Settings,
+        settings: EngineSettings,
         on_broken: Callable[[], None] = lambda: None,
     ) -> None:
         self._classifier = classifier
@@ -53,7 +53,7 @@ class Handler:
     async def score(self, body: object, *, wait_for_room: bool = True) -> dict[str, Any]:
         """Score the contract's ``input``; raise :class:`ServiceError` for what has no reply.
 
-        With a full queue it waits for room, or raises :class:`~utils.errors.OverloadedError`.
+        With a full queue it waits for room, or raises :class:`OverloadedError`.
         """
         request = parse_request(body, self._settings).resolve(self._classifier.thresholds)
         sound = [i for i in range(len(request.texts)) if i not in request.faults]

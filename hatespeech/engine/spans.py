@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from utils.errors import TooLargeError
-from utils.tweet_normalizer import normalize_tweet
+from hatespeech.errors import TooLargeError
+from hatespeech.text.normalizer import normalize_tweet
 
 MAX_EXPLAINED_WORDS: Final = 256
 

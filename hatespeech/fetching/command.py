@@ -7,7 +7,6 @@ out is a folder of ``model.safetensors``, ``config.json``, ``tokenizer.json`` an
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import signal
 import sys
@@ -17,21 +16,23 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from fetching import FetchError
-from fetching.options import (
+from hatespeech.cli import say
+from hatespeech.errors import CheckpointError
+from hatespeech.fetching import FetchError
+from hatespeech.fetching.options import (
     CHECKPOINT_URL,
     PUBLISHED_SCORES,
     PUBLISHED_TEXT,
     is_url,
     parse_arguments,
 )
-from fetching.workplace import Progress, make_parents, require_room, say, workplace
-from utils.errors import CheckpointError
+from hatespeech.fetching.workplace import Progress, make_parents, require_room, workplace
+from hatespeech.paths import file_sha256
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from fetching.folder import Expectation
+    from hatespeech.fetching.folder import Expectation
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,8 +76,8 @@ def recognise(options: argparse.Namespace) -> str:
     Raises :class:`FetchError` or :class:`CheckpointError` if it is anything else. Nothing is
     changed: what is there may be somebody's work.
     """
-    from fetching import folder as folders
-    from utils import checkpoint as checkpoints
+    from hatespeech.fetching import folder as folders
+    from hatespeech.model import checkpoint as checkpoints
 
     output = options.output
     advice = "move it away, or choose another --output"
@@ -118,9 +119,9 @@ def make(options: argparse.Namespace, progress: Progress) -> str:
         tokenizer, origin = get_tokenizer(options, work / "tokenizer")
         source = get_checkpoint(options, work, progress)
 
-        from fetching import folder as folders
-        from utils import checkpoint as checkpoints
-        from utils.unpickle import UnsafePickleError
+        from hatespeech.fetching import folder as folders
+        from hatespeech.fetching.pickle.module import UnsafePickleError
+        from hatespeech.model import checkpoint as checkpoints
 
         folder = work / "output"
         provenance = {"source": source.provenance, "tokenizer": origin}
@@ -157,7 +158,7 @@ def make(options: argparse.Namespace, progress: Progress) -> str:
 
 def get_tokenizer(options: argparse.Namespace, folder: Path) -> tuple[Tokenizer, dict[str, Any]]:
     """Build the tokenizer from the hub or a folder; return it and where it came from."""
-    from fetching.tokenizer import build_tokenizer, fetch_tokenizer
+    from hatespeech.fetching.tokenizer import build_tokenizer, fetch_tokenizer
 
     origin: dict[str, Any] = {"source": options.tokenizer}
     if Path(options.tokenizer).is_dir():
@@ -179,7 +180,7 @@ def get_tokenizer(options: argparse.Namespace, folder: Path) -> tuple[Tokenizer,
 
 def get_checkpoint(options: argparse.Namespace, work: Path, progress: Progress) -> Source:
     """Fetch the checkpoint unless it is a local file, and hold it to ``--sha256``."""
-    from fetching import http
+    from hatespeech.fetching import http
 
     provenance: dict[str, Any]
     if is_url(options.checkpoint):
@@ -214,7 +215,7 @@ def get_checkpoint(options: argparse.Namespace, work: Path, progress: Progress) 
 
 def discard_download(options: argparse.Namespace, work: Path) -> None:
     """Remove what was downloaded; a local file is the user's and stays."""
-    from fetching import http
+    from hatespeech.fetching import http
 
     if is_url(options.checkpoint):
         http.discard(work)
@@ -222,7 +223,7 @@ def discard_download(options: argparse.Namespace, work: Path) -> None:
 
 def expectations(options: argparse.Namespace) -> list[Expectation]:
     """Return what ``--expect`` holds the checkpoint to."""
-    from fetching.folder import Expectation
+    from hatespeech.fetching.folder import Expectation
 
     parted = [
         (text, dict(score.split("=") for score in scores)) for text, *scores in options.expect
@@ -245,15 +246,9 @@ def describe(model_id: str, figures: Sequence[tuple[Expectation, Mapping[str, fl
     return "\n".join(lines) + "\n"
 
 
-def file_sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def tokenizer_files(folder: Path) -> dict[str, str]:
     """Return the tokenizer's files that are in a folder, with their SHA-256."""
-    from fetching.tokenizer import MERGES, OPTIONS, TOKENIZER, VOCABULARY
+    from hatespeech.fetching.tokenizer import MERGES, OPTIONS, TOKENIZER, VOCABULARY
 
     names = (TOKENIZER, VOCABULARY, MERGES, OPTIONS)
     return {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
@@ -261,7 +256,7 @@ def tokenizer_files(folder: Path) -> dict[str, str]:
 
 def wanted_provenance(options: argparse.Namespace, recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a folder made by these options records, as far as is known without fetching."""
-    from fetching.http import shown_url
+    from hatespeech.fetching.http import shown_url
 
     source: dict[str, Any] = {}
     if is_url(options.checkpoint):
@@ -282,7 +277,3 @@ def wanted_provenance(options: argparse.Namespace, recorded: Mapping[str, Any]) 
         if not isinstance(was, Mapping) or was.get("commit") != options.revision:
             tokenizer["revision"] = options.revision
     return {"source": source, "tokenizer": tokenizer, "dtype": options.dtype}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

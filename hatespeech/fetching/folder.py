@@ -14,15 +14,19 @@ from typing import Any, Final
 import torch
 from tokenizers import Tokenizer
 
-from fetching import FetchError
-from fetching.tokenizer import PAD
-from utils import checkpoint as checkpoints
-from utils.classifier import Classifier
-from utils.custom_model import ModelConfig
-from utils.errors import CheckpointError, ServiceError
-from utils.schema import LABELS
-from utils.settings import Settings
-from utils.unpickle import UnsafePickleError, check_state_dict, read_pickled_module
+from hatespeech.engine.classifier import Classifier
+from hatespeech.errors import CheckpointError, ServiceError
+from hatespeech.fetching import FetchError
+from hatespeech.fetching.pickle.module import (
+    UnsafePickleError,
+    check_state_dict,
+    read_pickled_module,
+)
+from hatespeech.fetching.tokenizer import PAD
+from hatespeech.labels import LABELS
+from hatespeech.model import checkpoint as checkpoints
+from hatespeech.model.network import ModelConfig
+from hatespeech.settings import EngineSettings
 
 # In older pickles, and not in the model, which derives it.
 POSITION_IDS: Final = "model.embeddings.position_ids"
@@ -53,7 +57,7 @@ def convert(
 ) -> None:
     """Read a pickled module, never running it, and write it as a checkpoint folder.
 
-    Raises :class:`utils.unpickle.UnsafePickleError` for a file that is refused, and
+    Raises :class:`UnsafePickleError` for a file that is refused, and
     :class:`FetchError` or :class:`CheckpointError` where its parts do not fit together.
     """
     module = read_pickled_module(pickle)
@@ -105,7 +109,9 @@ def check_figures(
     """
     if not expectations:
         return []
-    classifier = Classifier.from_settings(Settings(model_dir=folder, device="cpu", dtype="float32"))
+    classifier = Classifier.from_settings(
+        EngineSettings(model_dir=folder, device="cpu", dtype="float32")
+    )
     found = []
     for expectation, score in zip(
         expectations, classifier.score([e.text for e in expectations]), strict=True
@@ -158,7 +164,8 @@ def write_card(
         f"- Converted by torch {torch.__version__} on Python {sys.version.split()[0]}",
         "",
         "The weights are the source's own, under its own key names; nothing was trained here. "
-        "`python -m utils.checkpoint` checks the folder against the hashes in `config.json`.",
+        "`python -m hatespeech.model.checkpoint` checks the folder against the hashes in "
+        "`config.json`.",
     ]
     if found:
         lines += ["", "| text | label | expected | measured |", "| --- | --- | --- | --- |"]

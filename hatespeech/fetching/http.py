@@ -21,7 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
 
-from fetching import FetchError
+from hatespeech.fetching import FetchError
 
 PART: Final = "checkpoint.part"
 STATE: Final = "checkpoint.json"

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
+from hatespeech.paths import PUBLISHED
+
 CHECKPOINT_URL: Final = "https://snet-open-models.s3.amazonaws.com/hate-speech-detection/model_7"
 TOKENIZER_REPOSITORY: Final = "vinai/bertweet-large"
 REVISION_VARIABLE: Final = "TOKENIZER_REVISION"
-OUTPUT: Final = Path(__file__).resolve().parent.parent / "checkpoints" / "bertweet-large"
 
 _REPOSITORY: Final = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
@@ -100,7 +101,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--output",
         type=Path,
-        default=OUTPUT,
+        default=PUBLISHED,
         metavar="DIR",
         help="the folder to make (checkpoints/bertweet-large, beside download.py); its name "
         "becomes the model's",
@@ -175,7 +176,7 @@ def is_url(checkpoint: str) -> bool:
 def find_problem(options: argparse.Namespace) -> str | None:
     """Return what no single argument's parser can see, in a line."""
     # Slow to import, so not before the signal handlers stand.
-    from utils.schema import LABELS
+    from hatespeech.labels import LABELS
 
     if is_url(options.checkpoint):
         try:

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
 
-from fetching import FetchError
+from hatespeech.fetching import FetchError
 
 TOKENIZER: Final = "tokenizer.json"
 VOCABULARY: Final = "vocab.json"

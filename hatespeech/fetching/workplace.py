@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from fetching import FetchError
+from hatespeech.fetching import FetchError
 
 
 class Progress:
@@ -49,11 +49,6 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-
-def say(message: str) -> None:
-    """Write a line to standard error, past any progress bar."""
-    tqdm.write(message, file=sys.stderr)
 
 
 def require_room(folder: Path, size: int) -> None:

@@ -5,8 +5,8 @@ A folder holds ``model.safetensors`` (weights, under the published checkpoint's 
 ``sha256`` of the two large files and ``provenance``), ``tokenizer.json`` (for ``tokenizers``) and
 ``README.md``, its model card.
 
-The hashes are recorded when a folder is written. ``python -m utils.checkpoint DIR`` checks them,
-and that every weight is finite; a start does not, since that would cost seconds of it.
+The hashes are recorded when a folder is written. ``python -m hatespeech.model.checkpoint DIR``
+checks them, and that every weight is finite. A start does not: that would take seconds.
 """
 
 from __future__ import annotations
@@ -27,19 +27,16 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from utils.custom_model import CustomModel, ModelConfig
-from utils.errors import CheckpointError
-from utils.linear import Linear
-from utils.schema import LABELS, THRESHOLD_NAMES
-from utils.tweet_normalizer import NORMALIZER_VERSION
+from hatespeech.errors import CheckpointError
+from hatespeech.labels import LABELS, THRESHOLD_NAMES
+from hatespeech.model.linear import Linear
+from hatespeech.model.network import CustomModel, ModelConfig
+from hatespeech.paths import file_sha256
+from hatespeech.text.normalizer import NORMALIZER_VERSION
 
 WEIGHTS: Final = "model.safetensors"
 TOKENIZER: Final = "tokenizer.json"
 CONFIG: Final = "config.json"
-
-CHECKPOINTS: Final = Path(__file__).resolve().parent.parent / "checkpoints"
-PUBLISHED: Final = CHECKPOINTS / "bertweet-large"
-EMBEDDED: Final = CHECKPOINTS / "mini"
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ def load_model(
     """Load the weights strictly, straight to ``device`` and ``dtype``, in evaluation mode.
 
     The file is mapped. With ``reorder`` the encoder's linear layers keep a copy in oneDNN's order
-    instead (see :meth:`~utils.linear.Linear.reorder`); the file is then mapped anew for each layer,
+    instead (see :meth:`Linear.reorder`); the file is then mapped anew for each layer,
     so that nothing is in memory twice but one layer. Raises :class:`CheckpointError` for a file
     that is damaged or does not fit its configuration.
     """
@@ -220,12 +217,6 @@ def save(
     return describe(path)
 
 
-def file_sha256(path: Path) -> str:
-    """Return a file's SHA-256 in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def verify(path: Path) -> Checkpoint:
     """Check a whole folder: hashes, strict load, every weight finite, tokenizer.
 
@@ -247,7 +238,7 @@ def verify(path: Path) -> Checkpoint:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check a checkpoint folder from the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m utils.checkpoint",
+        prog="python -m hatespeech.model.checkpoint",
         description="Check a checkpoint folder: hashes, keys, shapes, finite weights, tokenizer.",
     )
     parser.add_argument("folder", type=Path, help="the folder, such as checkpoints/mini")

@@ -4,8 +4,8 @@ Module names follow the published checkpoint (``model.embeddings…``, ``model.e
 ``linear1``, ``linear2``), so its state dict loads key by key. ``transformers`` is not needed: its
 RoBERTa class costs seconds of every cold start, and its forward pass pays for padding.
 
-Batches are packed (see :mod:`utils.packing`): linear layers, which are nearly all of the work, see
-only tokens that exist.
+Batches are packed (see `packing`): linear layers, which do nearly all of the work, see only tokens
+that exist.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.linear import Linear, by_rows
-from utils.packing import PackedBatch
+from hatespeech.model.linear import Linear, by_rows
+from hatespeech.model.packing import PackedBatch
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from importlib import metadata
 from typing import Final
@@ -14,22 +13,21 @@ from typing import Final
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from service.auth import OPEN_PATHS, TokenGuard, require_guard
-from service.documents import DESCRIPTION, SUMMARY, TITLE, install_openapi
-from service.engine import Engine
-from service.envelope import Envelope
-from service.jobs import Jobs
-from service.limits import BodyLimiter, RateLimiter
-from service.messages import install_error_handlers
-from service.metrics import Metrics
-from service.routes_demo import demo_routes
-from service.routes_jobs import job_routes
-from service.routes_meta import meta_routes
-from service.routes_score import score_routes
-from service.store import Store
-from utils import logs
-from utils.libraries import set_library_defaults
-from utils.settings import SAFE_TOKEN_CHARS, Settings
+from hatespeech import logs
+from hatespeech.serving.guards.auth import OPEN_PATHS, TokenGuard, require_guard
+from hatespeech.serving.guards.envelope import Envelope
+from hatespeech.serving.guards.limits import BodyLimiter, RateLimiter
+from hatespeech.serving.jobs.queue import Jobs
+from hatespeech.serving.jobs.store import Store
+from hatespeech.serving.messages import install_error_handlers
+from hatespeech.serving.metrics import Metrics
+from hatespeech.serving.model import Engine
+from hatespeech.serving.openapi import DESCRIPTION, SUMMARY, TITLE, install_openapi
+from hatespeech.serving.routes.demo import demo_routes
+from hatespeech.serving.routes.jobs import job_routes
+from hatespeech.serving.routes.meta import meta_routes
+from hatespeech.serving.routes.score import score_routes
+from hatespeech.serving.settings import SAFE_TOKEN_CHARS, ServerSettings
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +46,10 @@ def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def create_app(settings: Settings, stop: Callable[[], None] = terminate) -> FastAPI:
+def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -> FastAPI:
     """Build the application. ``stop`` is called, once, if the model can't be served any more.
 
-    Opens ``JOBS_DB``. Raises :class:`~utils.errors.SettingsError` if nobody decided who may call,
+    Opens ``JOBS_DB``. Raises :class:`SettingsError` if nobody decided who may call,
     or the file can't be opened.
     """
     require_guard(settings)
@@ -130,31 +128,17 @@ def version() -> str:
         return "0.1.0"
 
 
-def configure_logs(settings: Settings) -> None:
+def configure_logs(settings: ServerSettings) -> None:
     """Send this package's and the server's log where ours goes; silence uvicorn's access log.
 
     That one would hold query strings, and with them texts; the envelope has its own.
     """
     logs.configure(settings)
-    for name in ("service", "uvicorn.error"):
-        logger = logging.getLogger(name)
-        logger.handlers = list(logging.getLogger("utils").handlers)
-        logger.setLevel(settings.log_level)
-        logger.propagate = False
+    server = logging.getLogger("uvicorn.error")
+    server.handlers = list(logging.getLogger(logs.LOGGER).handlers)
+    server.propagate = False
     # At DEBUG uvicorn names paths.
-    logging.getLogger("uvicorn.error").setLevel(max(logging.INFO, log.getEffectiveLevel()))
+    server.setLevel(max(logging.INFO, log.getEffectiveLevel()))
     access = logging.getLogger("uvicorn.access")
     access.handlers = []
     access.propagate = False
-
-
-def load_app() -> FastAPI:
-    """Build the application from the environment; end the process with one line if it can't be."""
-    from utils.errors import SettingsError
-
-    set_library_defaults(os.environ)
-    try:
-        return create_app(Settings.from_environment(os.environ))
-    except SettingsError as exc:
-        sys.stderr.write(f"error: {exc}\n")
-        sys.exit(1)

@@ -13,17 +13,18 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from functools import cache
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from utils.errors import SettingsError
-from utils.libraries import set_library_defaults
-from utils.settings import Settings
+from hatespeech.errors import SettingsError
+from hatespeech.libraries import set_library_defaults
+from hatespeech.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-log = logging.getLogger("service.server")
+log = logging.getLogger(__name__)
 
 # For requests in flight when told to stop; then they are cut off.
 SHUTDOWN_SECONDS = 60
@@ -31,7 +32,7 @@ SHUTDOWN_SECONDS = 60
 DESCRIPTION = """\
 Score tweets over HTTP: hate, abusing, neutral, spam.
 
-Settings come from environment variables; the README lists them. BEARER_TOKEN is needed (or
+ServerSettings come from environment variables; the README lists them. BEARER_TOKEN is needed (or
 ALLOW_ANONYMOUS=1). /docs documents the routes, docs/http.md how to use them."""
 
 EXAMPLES = """\
@@ -43,14 +44,19 @@ examples:
 """
 
 
-def __getattr__(name: str) -> Any:
-    """Build ``app`` when it is asked for: ``uvicorn server:app`` does, ``python server.py`` not."""
-    if name == "app":
-        from service.app import load_app
+@cache  # uvicorn asks twice
+def load_app() -> FastAPI:
+    """Build the application from the environment; end the process with one line if it can't be."""
+    set_library_defaults(os.environ)
+    try:
+        settings = ServerSettings.from_environment(os.environ)
 
-        globals()["app"] = load_app()  # uvicorn asks twice
-        return globals()["app"]
-    raise AttributeError(name)
+        from hatespeech.serving.app import create_app
+
+        return create_app(settings)
+    except SettingsError as exc:
+        sys.stderr.write(f"error: {exc}\n")
+        sys.exit(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,9 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     set_library_defaults(os.environ)
     try:
-        settings = Settings.from_environment(os.environ)
+        settings = ServerSettings.from_environment(os.environ)
 
-        from service.app import create_app
+        from hatespeech.serving.app import create_app
 
         sockets = [listen(settings.host, settings.port, "PORT")]
         if settings.port_health not in (None, settings.port):
@@ -94,7 +100,7 @@ def serve(app: FastAPI, sockets: list[socket.socket]) -> None:
     """Run uvicorn on bound sockets until a signal, which also has the jobs stop at once."""
     import uvicorn
 
-    from service.protocol import GuardedProtocol, connections_that_fit
+    from hatespeech.serving.guards.connection import GuardedProtocol, connections_that_fit
 
     GuardedProtocol.max_connections = connections_that_fit()
 
@@ -123,7 +129,3 @@ def serve(app: FastAPI, sockets: list[socket.socket]) -> None:
     signal.signal(signal.SIGTERM, ignore)
     signal.signal(signal.SIGINT, ignore)
     Server(config).run(sockets)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

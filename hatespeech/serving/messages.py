@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 from starlette.types import Scope
 
-from utils.errors import (
+from hatespeech.errors import (
     InternalError,
     MethodNotAllowedError,
     NotFoundError,

@@ -9,10 +9,10 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, disable_cre
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from service.engine import Engine
+from hatespeech.serving.model import Engine
 
 if TYPE_CHECKING:
-    from utils.batcher import Counters
+    from hatespeech.engine.batcher import Counters
 
 # A time of creation beside every counter doubles the reply, and nobody reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # theirs

@@ -8,18 +8,18 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
-from utils.errors import (
+from hatespeech.errors import (
     CheckpointError,
     ServiceError,
     SettingsError,
     UnhealthyError,
     describe_exception,
 )
-from utils.settings import Settings
+from hatespeech.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
-    from utils.classifier import Classifier
-    from utils.handler import Handler
+    from hatespeech.engine.classifier import Classifier
+    from hatespeech.engine.scorer import Handler
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ LAST_REPLIES_SECONDS = 5.0
 class Engine:
     """Loads the model in a thread, scores, and calls ``stop`` once it no longer can."""
 
-    def __init__(self, settings: Settings, stop: Callable[[], None]) -> None:
+    def __init__(self, settings: ServerSettings, stop: Callable[[], None]) -> None:
         self.state: Literal["loading", "ready", "broken"] = "loading"
         self.model: str | None = None
         self.handler: Handler | None = None
@@ -66,7 +66,7 @@ class Engine:
     def _load(self) -> None:
         try:
             # Here, not above: torch alone takes seconds, and the port is to be bound by then.
-            from utils.classifier import Classifier
+            from hatespeech.engine.classifier import Classifier
 
             classifier = Classifier.from_settings(self._settings)
             classifier.warm_up(self._settings.max_batch_tokens)
@@ -82,7 +82,7 @@ class Engine:
         self._loop.call_soon_threadsafe(self._break)
 
     def _serve(self, classifier: Classifier) -> None:
-        from utils.handler import Handler
+        from hatespeech.engine.scorer import Handler
 
         self.handler = Handler(classifier, self._settings, self._on_broken)
         self.model = classifier.model_id

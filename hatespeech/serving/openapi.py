@@ -1,6 +1,6 @@
 """What ``/openapi.json`` says: the shapes of requests, replies and errors, and how to sign in.
 
-These models describe; what is accepted is decided by :mod:`utils.schema`, the same on every front.
+These models describe. :mod:`hatespeech.contract` decides what is accepted, on every front.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.store import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE
-from utils.errors import (
+from hatespeech.errors import (
     InternalError,
     MethodNotAllowedError,
     NotFoundError,
@@ -25,8 +24,9 @@ from utils.errors import (
     UnsupportedMediaError,
     ValidationError,
 )
-from utils.schema import LABELS, THRESHOLD_NAMES, Label
-from utils.settings import Settings
+from hatespeech.labels import LABELS, THRESHOLD_NAMES, Label
+from hatespeech.serving.jobs.store import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE
+from hatespeech.serving.settings import ServerSettings
 
 TITLE: Final = "Hate-speech detection"
 SUMMARY: Final = "Scores tweets: hate, abusing, neutral, spam."
@@ -187,7 +187,7 @@ SCORING: Final = errors(
 JOB: Final = errors(NotFoundError)
 
 
-def score_input(settings: Settings) -> dict[str, Any]:
+def score_input(settings: ServerSettings) -> dict[str, Any]:
     """Return the JSON schema of the contract's ``input``."""
     text = {
         "type": "string",
@@ -255,7 +255,7 @@ def json_body(schema: dict[str, Any], examples: dict[str, Any]) -> dict[str, Any
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
-def install_openapi(app: FastAPI, settings: Settings) -> None:
+def install_openapi(app: FastAPI, settings: ServerSettings) -> None:
     """Give the application's OpenAPI document its security scheme."""
 
     def openapi() -> dict[str, Any]:

@@ -8,7 +8,7 @@ the same result, character by character, with neither of them installed:
   shorten repeats differently; ``emoji`` 2 has renamed 54 of the 1,299 names and lost 26. The last
   ``emoji`` that fits is a source package of 2020 that cannot be installed beside a current one.
 * NLTK's expression takes quadratic time (seconds for a hostile 10,000 characters) and was half the
-  cost of the original; `utils._tweet_tokens` finds the same tokens in linear time, several times
+  cost of the original; `hatespeech.text.tokens` finds the same tokens in linear time, several times
   faster. ``emoji``'s part becomes a look-up in ``emoji_names.tsv``, its table of one-character
   names.
 
@@ -20,7 +20,7 @@ The pinned current packages are oracles of the tests, and neither is imported he
 import re
 from pathlib import Path
 
-from utils._tweet_tokens import tokenize
+from hatespeech.text.tokens import tokenize
 
 NORMALIZER_VERSION = "1"
 """Part of the model's hash: to be changed whenever `normalize_tweet` gives another result."""

@@ -20,7 +20,7 @@ from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]  # sh
 from scipy.special import log_softmax, softmax  # type: ignore[import-untyped]  # nor here
 from torch import Tensor
 
-from utils.schema import LABELS
+from hatespeech.labels import LABELS
 
 Logits = NDArray[np.float32]  # [texts, labels]
 Labels = NDArray[np.int64]  # [texts]

@@ -19,12 +19,16 @@ from pathlib import Path
 
 import torch
 
-from training.corpus import read_corpus
-from training.encoders import pretrained_model
-from training.functional import TEMPLATES
-from training.loop import Interrupted, StateFile, stop_requests
-from training.output import Result, shape, write_folder
-from training.recipe import (
+from hatespeech.errors import CheckpointError
+from hatespeech.labels import LABELS
+from hatespeech.paths import file_sha256
+from hatespeech.text.normalizer import NORMALIZER_VERSION
+from hatespeech.training.corpus import read_corpus
+from hatespeech.training.encoders import pretrained_model
+from hatespeech.training.functional import TEMPLATES
+from hatespeech.training.loop import Interrupted, StateFile, stop_requests
+from hatespeech.training.output import Result, shape, write_folder
+from hatespeech.training.recipe import (
     MINI,
     MINI_ENCODER,
     PRETRAINED,
@@ -36,11 +40,7 @@ from training.recipe import (
     TrainingError,
     teacher_recipe,
 )
-from training.session import Session
-from utils import checkpoint
-from utils.errors import CheckpointError
-from utils.schema import LABELS
-from utils.tweet_normalizer import NORMALIZER_VERSION
+from hatespeech.training.session import Session
 
 logger = logging.getLogger("train")
 
@@ -268,13 +268,9 @@ def fingerprint(options: argparse.Namespace, recipe: Recipe) -> str:
     parts = {
         "recipe": dataclasses.asdict(recipe),
         "encoder": [options.encoder, *(getattr(options, name) for name in shape(options))],
-        "templates": checkpoint.file_sha256(TEMPLATES),
+        "templates": file_sha256(TEMPLATES),
         "teacher": dataclasses.asdict(teacher_recipe(recipe)),
-        "files": [checkpoint.file_sha256(options.train), checkpoint.file_sha256(options.dev)],
+        "files": [file_sha256(options.train), file_sha256(options.dev)],
         "normalizer": NORMALIZER_VERSION,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

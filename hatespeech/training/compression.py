@@ -17,11 +17,11 @@ import torch
 from tokenizers import Tokenizer, models
 from torch import Tensor, nn
 
-from training.recipe import TrainingError
-from training.sequences import encode
-from training.vocabulary import PAD, SPECIAL_TOKENS, wrap_in_sentence_marks
-from utils.custom_model import CustomModel, ModelConfig
-from utils.packing import PackedBatch
+from hatespeech.model.network import CustomModel, ModelConfig
+from hatespeech.model.packing import PackedBatch
+from hatespeech.training.recipe import TrainingError
+from hatespeech.training.sequences import encode
+from hatespeech.training.vocabulary import PAD, SPECIAL_TOKENS, wrap_in_sentence_marks
 
 CONTINUATION: Final = "##"  # before a WordPiece token that goes on with a word
 SAMPLE: Final = 2000  # texts on which neurons are compared

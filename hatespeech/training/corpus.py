@@ -9,9 +9,9 @@ from typing import Final
 
 from tqdm import tqdm
 
-from training.recipe import TrainingError
-from utils.schema import LABELS
-from utils.tweet_normalizer import normalize_tweet
+from hatespeech.labels import LABELS
+from hatespeech.text.normalizer import normalize_tweet
+from hatespeech.training.recipe import TrainingError
 
 COLUMNS: Final = ("label", "text", "source")
 

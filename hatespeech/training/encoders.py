@@ -11,9 +11,9 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from training.recipe import TrainingError
-from training.vocabulary import BOS, EOS, MASK, PAD, UNK, wrap_in_sentence_marks
-from utils.custom_model import CustomModel, ModelConfig
+from hatespeech.model.network import CustomModel, ModelConfig
+from hatespeech.training.recipe import TrainingError
+from hatespeech.training.vocabulary import BOS, EOS, MASK, PAD, UNK, wrap_in_sentence_marks
 
 BERT_SPECIAL_TOKENS: Final = {
     "[CLS]": BOS,

@@ -20,10 +20,10 @@ from sklearn.metrics import (  # type: ignore[import-untyped]  # scikit-learn sh
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from training.corpus import Corpus
-from training.sequences import encode
-from utils.custom_model import CustomModel
-from utils.schema import LABELS
+from hatespeech.labels import LABELS
+from hatespeech.model.network import CustomModel
+from hatespeech.training.corpus import Corpus
+from hatespeech.training.sequences import encode
 
 BATCH: Final = 64
 

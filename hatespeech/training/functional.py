@@ -17,9 +17,9 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from training.corpus import Corpus
-from utils.schema import LABELS
-from utils.tweet_normalizer import normalize_tweet
+from hatespeech.labels import LABELS
+from hatespeech.text.normalizer import normalize_tweet
+from hatespeech.training.corpus import Corpus
 
 TEMPLATES: Final = Path(__file__).with_suffix(".toml")
 SOURCE: Final = "functional"

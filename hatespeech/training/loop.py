@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from training.recipe import Recipe, TrainingError
-from training.sequences import batches, parts_by_tokens
-from training.stages import Stage
+from hatespeech.training.recipe import Recipe, TrainingError
+from hatespeech.training.sequences import batches, parts_by_tokens
+from hatespeech.training.stages import Stage
 
 logger = logging.getLogger("train")
 

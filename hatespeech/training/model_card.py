@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from training.calibration import STRICT_PRECISION, THRESHOLDS_VERSION, Calibration
-from training.evaluation import FunctionalFigures, Metrics
-from utils.schema import LABELS
+from hatespeech.labels import LABELS
+from hatespeech.training.calibration import STRICT_PRECISION, THRESHOLDS_VERSION, Calibration
+from hatespeech.training.evaluation import FunctionalFigures, Metrics
 
 CONFUSION_PICTURE: Final = "confusion.png"
 RELIABILITY_PICTURE: Final = "calibration.png"

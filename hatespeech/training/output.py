@@ -23,7 +23,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from training.calibration import (
+from hatespeech.model import checkpoint
+from hatespeech.model.checkpoint import Checkpoint
+from hatespeech.model.network import CustomModel, ModelConfig
+from hatespeech.paths import file_sha256
+from hatespeech.text.normalizer import NORMALIZER_VERSION
+from hatespeech.training.calibration import (
     Calibration,
     calibrate,
     draw_reliability,
@@ -33,24 +38,25 @@ from training.calibration import (
     probabilities,
     recommend,
 )
-from training.corpus import Corpus
-from training.evaluation import (
+from hatespeech.training.corpus import Corpus
+from hatespeech.training.evaluation import (
     compute_logits,
     draw_confusion,
     evaluate,
     functional_figures,
     measure,
 )
-from training.functional import TEMPLATES, held_out_corpus
-from training.loop import Progress
-from training.model_card import CONFUSION_PICTURE, RELIABILITY_PICTURE, Figures, model_card
-from training.recipe import MINI_ENCODER, SHAPES, Recipe, teacher_recipe
-from training.sequences import long_corpus
-from training.stages import class_weights
-from utils import checkpoint
-from utils.checkpoint import Checkpoint
-from utils.custom_model import CustomModel, ModelConfig
-from utils.tweet_normalizer import NORMALIZER_VERSION
+from hatespeech.training.functional import TEMPLATES, held_out_corpus
+from hatespeech.training.loop import Progress
+from hatespeech.training.model_card import (
+    CONFUSION_PICTURE,
+    RELIABILITY_PICTURE,
+    Figures,
+    model_card,
+)
+from hatespeech.training.recipe import MINI_ENCODER, SHAPES, Recipe, teacher_recipe
+from hatespeech.training.sequences import long_corpus
+from hatespeech.training.stages import class_weights
 
 logger = logging.getLogger("train")
 
@@ -222,7 +228,7 @@ def provenance(result: Result) -> dict[str, Any]:
         "data": {
             split: {
                 "rows": len(corpus),
-                "sha256": checkpoint.file_sha256(getattr(options, split)),
+                "sha256": file_sha256(getattr(options, split)),
             }
             for split, corpus in corpora.items()
             if corpus is not None
@@ -237,7 +243,7 @@ def taught_by(result: Result) -> dict[str, Any]:
             "name": portable(result.options.teacher),
             "hyperparameters": dataclasses.asdict(teacher_recipe(result.recipe)),
         },
-        "templates_sha256": checkpoint.file_sha256(TEMPLATES),
+        "templates_sha256": file_sha256(TEMPLATES),
     }
 
 

@@ -18,10 +18,10 @@ from typing import Final
 import numpy as np
 from tokenizers import Tokenizer
 
-from training.corpus import Corpus
-from training.functional import functional_corpus, vary
-from training.recipe import MAX_TOKENS, Recipe
-from utils.schema import LABELS
+from hatespeech.labels import LABELS
+from hatespeech.training.corpus import Corpus
+from hatespeech.training.functional import functional_corpus, vary
+from hatespeech.training.recipe import MAX_TOKENS, Recipe
 
 NEUTRAL: Final = LABELS.index("neutral")
 CHARS_PER_TOKEN: Final = 4.0  # roughly; it only steers how long joined texts come out

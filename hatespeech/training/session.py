@@ -15,17 +15,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from training.compression import cut_student, require_cuttable
-from training.corpus import Corpus
-from training.encoders import fresh_model, pretrained_model
-from training.evaluation import compute_logits
-from training.loop import Progress, StateFile, train_stage
-from training.output import BestKeeper
-from training.recipe import Recipe, teacher_recipe
-from training.stages import Classification, Pretraining
-from training.vocabulary import train_tokenizer
-from utils import checkpoint
-from utils.custom_model import CustomModel
+from hatespeech.model import checkpoint
+from hatespeech.model.network import CustomModel
+from hatespeech.training.compression import cut_student, require_cuttable
+from hatespeech.training.corpus import Corpus
+from hatespeech.training.encoders import fresh_model, pretrained_model
+from hatespeech.training.evaluation import compute_logits
+from hatespeech.training.loop import Progress, StateFile, train_stage
+from hatespeech.training.output import BestKeeper
+from hatespeech.training.recipe import Recipe, teacher_recipe
+from hatespeech.training.stages import Classification, Pretraining
+from hatespeech.training.vocabulary import train_tokenizer
 
 logger = logging.getLogger("train")
 

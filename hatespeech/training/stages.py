@@ -12,15 +12,15 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training import sequences
-from training.corpus import Corpus
-from training.encoders import initialise
-from training.recipe import Recipe
-from training.sequences import Sample
-from training.vocabulary import BOS, EOS, MASK, PAD, special_id
-from utils.custom_model import CustomModel, ModelConfig
-from utils.packing import PackedBatch
-from utils.schema import LABELS
+from hatespeech.labels import LABELS
+from hatespeech.model.network import CustomModel, ModelConfig
+from hatespeech.model.packing import PackedBatch
+from hatespeech.training import sequences
+from hatespeech.training.corpus import Corpus
+from hatespeech.training.encoders import initialise
+from hatespeech.training.recipe import Recipe
+from hatespeech.training.sequences import Sample
+from hatespeech.training.vocabulary import BOS, EOS, MASK, PAD, special_id
 
 
 class Stage(Protocol):

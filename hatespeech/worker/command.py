@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import CheckpointError, ServiceError, SettingsError, ValidationError
-from utils.libraries import set_library_defaults
-from utils.settings import Settings
+from hatespeech.errors import CheckpointError, ServiceError, SettingsError, ValidationError
+from hatespeech.libraries import set_library_defaults
+from hatespeech.paths import ROOT
+from hatespeech.settings import EngineSettings
 
 if TYPE_CHECKING:
-    from utils.classifier import Classifier
+    from hatespeech.engine.classifier import Classifier
 
 # How long a worker whose device broke waits for its last replies to be posted.
 LAST_REPLIES_SECONDS = 30.0
@@ -32,7 +33,7 @@ Score tweets: hate, abusing, neutral, spam.
 
 Without arguments, and off the platform, scores test_input.json (of the current folder, else the one
 beside app.py) and prints the reply. With Runpod's environment, works the endpoint's queue.
-Settings come from environment variables; the README lists them."""
+EngineSettings come from environment variables; the README lists them."""
 
 EXAMPLES = """\
 examples:
@@ -75,11 +76,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.rp_serve_api or os.environ.get("RUNPOD_WEBHOOK_GET_JOB")
     )
     try:
-        settings = Settings.from_environment(os.environ)
+        settings = EngineSettings.from_environment(os.environ)
         job = read_job(options.test_input) if local else {}
 
-        from utils import logs
-        from utils.classifier import Classifier
+        from hatespeech import logs
+        from hatespeech.engine.classifier import Classifier
 
         logs.configure(settings)
         classifier = Classifier.from_settings(settings)
@@ -96,7 +97,7 @@ def read_job(test_input: str | None) -> dict[str, Any]:
     source = "--test_input"
     if test_input is None:
         source = "test_input.json"
-        path = Path(source) if Path(source).exists() else Path(__file__).with_name(source)
+        path = Path(source) if Path(source).exists() else ROOT / source
         try:
             test_input = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as exc:
@@ -113,13 +114,13 @@ def read_job(test_input: str | None) -> dict[str, Any]:
     return job
 
 
-def run_once(classifier: Classifier, settings: Settings, job: dict[str, Any]) -> int:
+def run_once(classifier: Classifier, settings: EngineSettings, job: dict[str, Any]) -> int:
     """Score one job and print its reply on standard output, whatever the log level.
 
     The SDK has a local run of its own; it prints a Python repr, cut at 4,096 characters, and logs
     the text. This one goes through the same handler.
     """
-    from utils.handler import Handler
+    from hatespeech.engine.scorer import Handler
 
     handler = Handler(classifier, settings)
     reply = asyncio.run(handler(job))
@@ -131,7 +132,7 @@ def run_once(classifier: Classifier, settings: Settings, job: dict[str, Any]) ->
     return 1 if "error" in reply else 0
 
 
-def serve(classifier: Classifier, settings: Settings, options: argparse.Namespace) -> int:
+def serve(classifier: Classifier, settings: EngineSettings, options: argparse.Namespace) -> int:
     """Work the platform's queue, or serve the SDK's development API, until told to stop.
 
     Returns the exit code: 1 if the device broke, whoever notices first that all is answered.
@@ -146,7 +147,7 @@ def serve(classifier: Classifier, settings: Settings, options: argparse.Namespac
 
     import runpod
 
-    from utils.handler import Handler
+    from hatespeech.engine.scorer import Handler
 
     config: dict[str, Any] = {}
 
@@ -171,7 +172,7 @@ def serve(classifier: Classifier, settings: Settings, options: argparse.Namespac
     return 1 if "refresh_worker" in config else 0
 
 
-def check_fitness(classifier: Classifier, settings: Settings) -> None:
+def check_fitness(classifier: Classifier, settings: EngineSettings) -> None:
     """Raise :class:`RuntimeError` unless this worker can do what it is paid for.
 
     Called by the SDK before the first job, on the platform only.
@@ -198,7 +199,3 @@ def exit_when_answered() -> None:
     while JobsProgress().get_job_count() and time.monotonic() < deadline:
         time.sleep(0.05)
     os._exit(1)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,14 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import bulk.run
-import score
-from bulk.engine import EngineError, ScoredChunk
-from bulk.files import Place
-from bulk.local import LocalEngine
-from bulk.plan import locked
-from tests.support.bulk_runs import MINI, SECONDS, environment
-from tests.support.worker_process import ROOT
+import hatespeech.bulk.run
+from hatespeech.bulk import command as score
+from hatespeech.bulk.engines.base import EngineError, ScoredChunk
+from hatespeech.bulk.engines.local import LocalEngine
+from hatespeech.bulk.places import Place
+from hatespeech.bulk.plan import locked
+from tests.paths import MINI, ROOT
+from tests.support.bulk_runs import SECONDS, environment
 
 BEFORE = "id,text\n1,good morning\n2,you are scum\n"
 CHANGES = {
@@ -43,13 +43,13 @@ def mini(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def once_before(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], object]) -> None:
     """Have something happen just before a stage of the run."""
-    real = getattr(bulk.run, name)
+    real = getattr(hatespeech.bulk.run, name)
 
     def staged(*arguments: Any) -> Any:
         act()
         return real(*arguments)
 
-    monkeypatch.setattr(bulk.run, name, staged)
+    monkeypatch.setattr(hatespeech.bulk.run, name, staged)
 
 
 @pytest.mark.parametrize("stage", ["score_missing", "write_outputs"])
@@ -86,7 +86,7 @@ def test_an_engine_that_fails_is_said_whatever_has_become_of_the_input(
         Path("a.csv").unlink()
         raise EngineError("the device failed")
 
-    monkeypatch.setattr("bulk.local.LocalEngine.score", fail)
+    monkeypatch.setattr("hatespeech.bulk.engines.local.LocalEngine.score", fail)
     assert score.main(["a.csv", "b.csv", "--readers", "0"]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "error: the device failed"
     assert Path("b.csv.partial").exists()
@@ -180,14 +180,14 @@ def test_a_parquet_file_given_up_leaves_nothing_but_one_line(limited: bool, tmp_
     pq.write_table(pa.table({"text": [""] * 2000, "other": others}), "a.parquet")
     script = """
 import sys
-import bulk.parquet, bulk.output, score
-bulk.parquet.GROUP_ROWS = 100
+import hatespeech.bulk.tables.parquet, hatespeech.bulk.output, score
+hatespeech.bulk.tables.parquet.GROUP_ROWS = 100
 
 def interrupt(*arguments):
     raise KeyboardInterrupt
 
 if sys.argv[1] == "False":
-    bulk.output.Statistics.add = interrupt
+    hatespeech.bulk.output.Statistics.add = interrupt
 code = score.main(["a.parquet", "b.parquet", "--readers", "0"])
 import gc
 gc.collect()

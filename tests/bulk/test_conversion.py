@@ -22,11 +22,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import score
-from bulk.scores import SCORES
-from bulk.values import ARROW, EXACT, batch_of, text_of, widened
-from service.tables import Tsv
-from tests.support.bulk_runs import MINI, run_score
+from hatespeech.bulk import command as score
+from hatespeech.bulk.score_files import SCORES
+from hatespeech.bulk.tables.values import ARROW, EXACT, batch_of, text_of, widened
+from hatespeech.serving.uploads.text_tables import Tsv
+from tests.paths import MINI
+from tests.support.bulk_runs import run_score
 
 SECRET = "nobody-may-read-this"
 FORMATS = ["csv", "tsv", "jsonl", "parquet"]
@@ -370,10 +371,10 @@ def test_inputs_of_several_formats_must_agree(refuse: Callable[..., str]) -> Non
 
 
 MOMENTS = [
-    ("bulk.conversion:Conversion.require_common_types", 1, "after"),
+    ("hatespeech.bulk.tables.conversion:Conversion.require_common_types", 1, "after"),
     ("os:replace", 3, "after"),  # run.json and two parts are there
-    ("bulk.parquet:ParquetWriter.write", 1, "after"),
-    ("bulk.parquet:ParquetWriter.close", 1, "after"),
+    ("hatespeech.bulk.tables.parquet:ParquetWriter.write", 1, "after"),
+    ("hatespeech.bulk.tables.parquet:ParquetWriter.close", 1, "after"),
 ]
 
 

@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 import torch
 
-from bulk.engine import Chunk, EngineError, RowScore
-from bulk.local import SMALLEST_BUDGET, LocalEngine
-from bulk.readers import Readers
-from tests.support.worker_process import ROOT
-from utils.classifier import Classifier
-from utils.encoder import Encoded, Encoder, EncoderState
-from utils.errors import ServiceError
-from utils.schema import LABELS
-from utils.settings import Settings
+from hatespeech.bulk.engines.base import Chunk, EngineError, RowScore
+from hatespeech.bulk.engines.local import SMALLEST_BUDGET, LocalEngine
+from hatespeech.bulk.engines.readers import Readers
+from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.encoder import Encoded, Encoder, EncoderState
+from hatespeech.errors import ServiceError
+from hatespeech.labels import LABELS
+from hatespeech.settings import EngineSettings
+from tests.paths import ROOT
 
-SETTINGS = Settings(max_windows=4)
+SETTINGS = EngineSettings(max_windows=4)
 TEXTS = [
     *(f"number {index} of {'many ' * (index % 40)}" for index in range(700)),
     "long " * 300,  # several windows
@@ -229,11 +229,11 @@ def test_a_text_that_cannot_be_read_is_the_error_of_its_row_alone(
 SERVE = """
 import sys
 from multiprocessing import Pipe
-import bulk.readers
-from tests.test_bulk_local import Fragile
-from utils.encoder import EncoderState
+import hatespeech.bulk.engines.readers
+from tests.bulk.test_local import Fragile
+from hatespeech.engine.encoder import EncoderState
 
-bulk.readers.Encoder = Fragile
+hatespeech.bulk.engines.readers.Encoder = Fragile
 ours, theirs = Pipe()
 if sys.argv[1] == "text":
     for sent in (["fine", "cursed one", "fine, too"], None):  # None can't be read at all
@@ -241,7 +241,7 @@ if sys.argv[1] == "text":
 else:
     ours.close()  # by a run that is killed while the reader starts
 try:
-    bulk.readers.serve(theirs, EncoderState(open(sys.argv[2]).read(), 512, 4))
+    hatespeech.bulk.engines.readers.serve(theirs, EncoderState(open(sys.argv[2]).read(), 512, 4))
 finally:
     theirs.close()
 if sys.argv[1] == "text":
@@ -318,7 +318,7 @@ def test_an_engine_that_is_closed_begins_no_other_pass(
     classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = classifier.probabilities
-    engine = LocalEngine(classifier, Settings(max_windows=4, max_batch_tokens=2048), 0)
+    engine = LocalEngine(classifier, EngineSettings(max_windows=4, max_batch_tokens=2048), 0)
     passes = 0
 
     def closing(sequences: list[list[int]]) -> list[list[float]]:

@@ -11,17 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bulk.files import Place, find_inputs
-from bulk.parquet import BATCH_BYTES, ParquetTable
+from hatespeech.bulk.places import Place, find_inputs
+from hatespeech.bulk.tables.parquet import BATCH_BYTES, ParquetTable
+from tests.paths import ROOT
 from tests.support.bulk_runs import SECONDS, environment
-from tests.support.worker_process import ROOT
 
 FEW, MANY = 5_000, 100_000
 # Beside an empty text, which costs no time on the device.
 ROW_BYTES = 1000
 SCRIPT = """
 import sys
-import score
+from hatespeech.bulk import command as score
 from tests.support.memory import resident
 code = score.main(sys.argv[1:])
 print(resident("VmHWM"))

@@ -11,9 +11,9 @@ from typing import Any
 import fsspec
 import pytest
 
-import score
-from bulk.files import Place, find_inputs, shown
-from tests.support.bulk_runs import MINI
+from hatespeech.bulk import command as score
+from hatespeech.bulk.places import Place, find_inputs, shown
+from tests.paths import MINI
 
 TEXT = "text\ngood morning\n"
 

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import score
-from tests.support.bulk_runs import MINI, SECONDS, environment
-from tests.support.worker_process import ROOT
+from hatespeech.bulk import command as score
+from tests.paths import MINI, ROOT
+from tests.support.bulk_runs import SECONDS, environment
 
 SECRET = "nobody-may-read-this"
 
@@ -274,7 +274,7 @@ def test_help_teaches_and_loads_no_engine() -> None:
     ):
         assert word in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "bulk.readers" in imported
+    assert "hatespeech.bulk.engines.readers" in imported
     assert not imported & {"torch", "ray", "transformers"}
 
 
@@ -291,7 +291,7 @@ class Watch:
             os._exit(0)
 
 sys.meta_path.insert(0, Watch())
-import score
+from hatespeech.bulk import command as score
 score.main(["a.csv", "b.csv"])
 """
     done = subprocess.run(

@@ -9,12 +9,12 @@ from xml.etree import ElementTree
 import pyarrow as pa
 import pytest
 
-from bulk.command import summary
-from bulk.report import render
-from bulk.run import Outcome
-from bulk.scores import SCORES
-from bulk.statistics import BINS, EXAMPLES, Statistics
-from utils.schema import LABELS
+from hatespeech.bulk.command import summary
+from hatespeech.bulk.report import render
+from hatespeech.bulk.run import Outcome
+from hatespeech.bulk.score_files import SCORES
+from hatespeech.bulk.statistics import BINS, EXAMPLES, Statistics
+from hatespeech.labels import LABELS
 
 HOSTILE = '<script>alert("x")</script> & \ud800 “quoted”'
 

@@ -17,23 +17,23 @@ from typing import Any
 import fsspec
 import pytest
 
-import score
-from tests.support.bulk_runs import MINI, SECONDS, environment, run_score
-from tests.support.worker_process import ROOT
+from hatespeech.bulk import command as score
+from tests.paths import MINI, ROOT
+from tests.support.bulk_runs import SECONDS, environment, run_score
 
 ROWS = 600
 OPTIONS = ("--chunk-rows", "100", "--readers", "1")
 # Each is where the next run is killed; the last leaves nothing to do.
 MOMENTS = [
-    ("bulk.run:check", 1, "before"),  # a folder, and nothing in it
+    ("hatespeech.bulk.run:check", 1, "before"),  # a folder, and nothing in it
     ("os:replace", 1, "before"),  # run.json is written, not yet under its name
     ("os:replace", 2, "before"),  # run.json is there, a part is written, not yet under its name
     ("os:replace", 2, "after"),  # one part more
-    ("utils.classifier:Classifier.score_windows", 1, "before"),
-    ("utils.classifier:Classifier.probabilities", 2, "after"),
-    ("bulk.local:LocalEngine.close", 1, "before"),  # every part is there
-    ("bulk.texts:CsvWriter.write", 1, "after"),
-    ("bulk.run:render", 1, "before"),  # the output is there, not yet under its name
+    ("hatespeech.engine.classifier:Classifier.score_windows", 1, "before"),
+    ("hatespeech.engine.classifier:Classifier.probabilities", 2, "after"),
+    ("hatespeech.bulk.engines.local:LocalEngine.close", 1, "before"),  # every part is there
+    ("hatespeech.bulk.tables.lines:CsvWriter.write", 1, "after"),
+    ("hatespeech.bulk.run:render", 1, "before"),  # the output is there, not yet under its name
     ("os:replace", 1, "before"),  # the report is written, not yet under its name
     ("os:replace", 2, "before"),  # so is what tells that OUT is finished
     ("os:rename", 1, "before"),  # all is there but OUT
@@ -182,7 +182,7 @@ def begun(
     copy = tmp_path / "in.csv"
     copy.write_bytes(source.read_bytes())
     command = [str(copy), str(tmp_path / "out.csv"), "--chunk-rows", "100", "--readers", "0"]
-    monkeypatch.setattr("bulk.run.write_outputs", interrupt)
+    monkeypatch.setattr("hatespeech.bulk.run.write_outputs", interrupt)
     assert score.main(command) == 130
     monkeypatch.undo()
     for name, value in environment(tmp_path).items():

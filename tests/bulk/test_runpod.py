@@ -15,12 +15,17 @@ from typing import Any
 
 import pytest
 
-from bulk.engine import Chunk, RowScore, ScoredChunk
-from bulk.runpod_api import add_arguments, make_engine
-from bulk.runpod_engine import JOB_BYTES, RunpodEngine
-from bulk.runpod_http import BASE_URL_VARIABLE, Endpoint, Pace
-from bulk.runpod_jobs import Jobs, Limits
+from hatespeech.bulk.engines.base import Chunk, RowScore, ScoredChunk
+from hatespeech.bulk.engines.runpod_client import BASE_URL_VARIABLE, Endpoint, Pace
+from hatespeech.bulk.engines.runpod_engine import JOB_BYTES, RunpodEngine
+from hatespeech.bulk.engines.runpod_jobs import Jobs, Limits
+from hatespeech.bulk.engines.runpod_options import add_arguments, make_engine
+from hatespeech.contract import TextScore
+from hatespeech.engine.classifier import Classifier
+from hatespeech.labels import LABELS
+from hatespeech.settings import EngineSettings
 from tests.conftest import StartWorker
+from tests.paths import ROOT
 from tests.support.checkpoints import SENTENCES
 from tests.support.runpod_endpoint import (
     ENDPOINT_ID,
@@ -30,10 +35,7 @@ from tests.support.runpod_endpoint import (
     Fault,
     RunpodEndpoint,
 )
-from tests.support.worker_process import APP, ROOT, WorkerProcess, clean_environment, wait_until
-from utils.classifier import Classifier
-from utils.schema import LABELS, TextScore
-from utils.settings import Settings
+from tests.support.worker_process import APP, WorkerProcess, clean_environment, wait_until
 
 MARKER = "zebrafish"
 PODS = ("pod-a", "pod-b")
@@ -102,12 +104,12 @@ def quick_engine(
     *,
     in_flight: int = 4,
     job_texts: int = 100,
-    settings: Settings | None = None,
+    settings: EngineSettings | None = None,
 ) -> Iterator[RunpodEngine]:
     endpoint = Endpoint(cloud.endpoint.base_url, ENDPOINT_ID, KEY, QUICK)
     jobs = Jobs(endpoint, Limits(job=600, queue=600))
     with RunpodEngine(
-        endpoint, jobs, settings or Settings(), in_flight=in_flight, job_texts=job_texts
+        endpoint, jobs, settings or EngineSettings(), in_flight=in_flight, job_texts=job_texts
     ) as engine:
         yield engine
 
@@ -193,7 +195,7 @@ def test_rows_are_those_of_the_model_in_this_process_whatever_stands_in_them(
         ["--endpoint", ENDPOINT_ID, "--in-flight", "6", "--job-texts", "100"]
     )
     done: list[int] = []
-    with make_engine(options, Settings()) as engine:
+    with make_engine(options, EngineSettings()) as engine:
         scored = list(engine.score(chunks_of(texts, 250), done.append))
     expected.check(scored, texts, 250, errors)
     assert sum(done) == len(texts)
@@ -222,7 +224,7 @@ def test_what_the_worker_finds_too_large_is_split_down_to_the_text(
 ) -> None:
     texts = tweets(2, 700)
     texts[650] = "x" * 2_000_001
-    settings = Settings(max_text_chars=1_000_000, max_request_chars=10_000_000)
+    settings = EngineSettings(max_text_chars=1_000_000, max_request_chars=10_000_000)
     # Past the client's own check, so that the whole request is what the worker refuses.
     relaxed = settings.model_copy(update={"max_text_chars": 3_000_000})
     with quick_engine(cloud, job_texts=1000, settings=relaxed) as engine:
@@ -237,7 +239,7 @@ def test_what_the_worker_finds_too_large_is_split_down_to_the_text(
 def test_jobs_stay_under_the_platforms_bytes(cloud: Cloud) -> None:
     # Each character is six bytes of JSON, in the request and in the reply.
     texts: list[Any] = ["\x01" * 4000] * 600
-    settings = Settings(max_request_chars=10_000_000)
+    settings = EngineSettings(max_request_chars=10_000_000)
     with quick_engine(cloud, job_texts=1000, settings=settings) as engine:
         (scored,) = engine.score([Chunk(0, texts)], lambda _rows: None)
     error = "validation: text: holds nothing but white space or invisible characters"

@@ -17,10 +17,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from bulk.engine import Chunk, EngineError
-from bulk.runpod_api import add_arguments, make_engine
-from bulk.runpod_engine import JOB_BYTES, RunpodEngine
-from bulk.runpod_http import (
+from hatespeech.bulk.engines.base import Chunk, EngineError
+from hatespeech.bulk.engines.runpod_client import (
     BASE_URL_VARIABLE,
     Endpoint,
     Pace,
@@ -28,10 +26,13 @@ from bulk.runpod_http import (
     require_safe,
     retry_after,
 )
-from bulk.runpod_jobs import Jobs, Limits
+from hatespeech.bulk.engines.runpod_engine import JOB_BYTES, RunpodEngine
+from hatespeech.bulk.engines.runpod_jobs import Jobs, Limits
+from hatespeech.bulk.engines.runpod_options import add_arguments, make_engine
+from hatespeech.settings import EngineSettings
+from tests.paths import ROOT
 from tests.support.runpod_endpoint import ENDLESS_SECONDS, ENDPOINT_ID, KEY, Fault, RunpodEndpoint
-from tests.support.worker_process import ROOT, WorkerProcess, clean_environment, wait_until
-from utils.settings import Settings
+from tests.support.worker_process import WorkerProcess, clean_environment, wait_until
 
 MARKER = "zebrafish"
 TRIES = 4
@@ -57,7 +58,7 @@ def quick_engine(
 ) -> Iterator[RunpodEngine]:
     endpoint = Endpoint(cloud.base_url, endpoint_id, key, pace)
     jobs = Jobs(endpoint, limits or Limits(job=600, queue=60))
-    with RunpodEngine(endpoint, jobs, Settings(), in_flight=in_flight, job_texts=2) as engine:
+    with RunpodEngine(endpoint, jobs, EngineSettings(), in_flight=in_flight, job_texts=2) as engine:
         yield engine
 
 
@@ -134,7 +135,7 @@ def test_a_request_that_fails_for_ever_ends_the_run(
 def test_an_endpoint_that_cannot_be_reached_ends_the_run(cloud: RunpodEndpoint) -> None:
     unreachable = Endpoint("http://127.0.0.1:9", ENDPOINT_ID, KEY, QUICK)
     jobs = Jobs(unreachable, Limits(job=600, queue=60))
-    with RunpodEngine(unreachable, jobs, Settings(), in_flight=1, job_texts=2) as engine:
+    with RunpodEngine(unreachable, jobs, EngineSettings(), in_flight=1, job_texts=2) as engine:
         assert "at last with no answer (ConnectError)" in give_up(engine)
 
 
@@ -381,7 +382,7 @@ def test_defaults_are_those_of_the_page() -> None:
     assert options.job_texts is None
     for name, value in [
         ("in-flight", f"{options.in_flight}"),
-        ("job-texts", f"{Settings().max_texts_per_request}"),
+        ("job-texts", f"{EngineSettings().max_texts_per_request}"),
         ("job-timeout", f"{options.job_timeout} s"),
         ("queue-timeout", f"{options.queue_timeout} s"),
     ]:
@@ -431,7 +432,7 @@ def test_what_is_missing_or_unsafe_is_said_before_anything_is_sent(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(EngineError) as caught:
-        make_engine(options_of(*arguments), Settings())
+        make_engine(options_of(*arguments), EngineSettings())
     assert str(caught.value) == said
 
 

@@ -17,16 +17,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import score
-from bulk.files import Format, Input, Place
-from bulk.plan import Job, make_plan
-from bulk.run import CHUNK_CHARS, chunks_of
-from bulk.scores import SCORES
-from bulk.tables import Block, Head
-from bulk.texts import CsvTable, CsvWriter, JsonlTable, JsonlWriter, TsvTable, TsvWriter
-from tests.support.bulk_runs import MINI
-from utils.schema import LABELS
-from utils.settings import Settings
+from hatespeech.bulk import command as score
+from hatespeech.bulk.places import Format, Input, Place
+from hatespeech.bulk.plan import Job, make_plan
+from hatespeech.bulk.run import CHUNK_CHARS, chunks_of
+from hatespeech.bulk.score_files import SCORES
+from hatespeech.bulk.tables.base import Block, Head
+from hatespeech.bulk.tables.lines import (
+    CsvTable,
+    CsvWriter,
+    JsonlTable,
+    JsonlWriter,
+    TsvTable,
+    TsvWriter,
+)
+from hatespeech.labels import LABELS
+from hatespeech.settings import EngineSettings
+from tests.paths import MINI
 
 TEXTS = ["good morning", "win a free phone now, call 0800", 'a "quoted", long\nline', "schön 🎉"]
 ADDED = [*LABELS, "label", "windows", "error"]
@@ -253,7 +260,7 @@ def test_long_texts_make_parts_of_fewer_rows(tmp_path: Path) -> None:
     rows = [json.dumps({"text": "x" * 9_000, "n": index}) for index in range(1000)]
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
     job = Job(str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), "text", 4096, "", None, False)
-    chunks = list(chunks_of(make_plan(job, Settings())))
+    chunks = list(chunks_of(make_plan(job, EngineSettings())))
     assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
     assert sum(len(chunk.texts) for chunk in chunks) == 1000
     assert max(sum(map(len, chunk.texts)) for chunk in chunks) < CHUNK_CHARS + 9_000

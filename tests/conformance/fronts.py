@@ -21,11 +21,11 @@ from typing import Any, Final
 import requests
 
 from tests.conformance.suite import Case, Suite
+from tests.paths import ROOT
 from tests.support.control_plane import ControlPlane
 from tests.support.http_server import BEARER, HttpServer, free_port
 from tests.support.worker_process import (
     APP,
-    ROOT,
     WorkerProcess,
     clean_environment,
     wait_until,

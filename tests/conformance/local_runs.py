@@ -11,7 +11,7 @@ import io
 import json
 import sys
 
-import app
+from hatespeech.worker import command as app
 
 
 def run(arguments: list[str]) -> tuple[int, str, str]:

@@ -16,6 +16,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.scorer import Handler
+from hatespeech.settings import EngineSettings
 from tests.conformance.fronts import read_error
 from tests.conformance.invariants import WINDOWS, error_faults, reply_faults
 from tests.conformance.suite import (
@@ -30,10 +33,7 @@ from tests.conformance.suite import (
     shown,
     thresholds_of,
 )
-from utils.checkpoint import EMBEDDED
-from utils.classifier import Classifier
-from utils.handler import Handler
-from utils.settings import Settings
+from tests.paths import EMBEDDED
 
 DIGITS: Final = 6
 
@@ -70,7 +70,7 @@ def record(document: dict[str, Any]) -> list[str]:
     """Put what the checkpoint answers into ``document``; return what is wrong with it."""
     suite = load_suite(document)
     fields = {name.lower(): value for name, value in suite.settings.items()}
-    settings = Settings(model_dir=EMBEDDED, device="cpu", dtype="float32", **fields)
+    settings = EngineSettings(model_dir=EMBEDDED, device="cpu", dtype="float32", **fields)
     classifier = Classifier.from_settings(settings)
     faults = []
     for case, raw in zip(suite.cases, document["cases"], strict=True):
@@ -81,7 +81,9 @@ def record(document: dict[str, Any]) -> list[str]:
     return faults
 
 
-async def answer_once(classifier: Classifier, settings: Settings, job_input: Any) -> dict[str, Any]:
+async def answer_once(
+    classifier: Classifier, settings: EngineSettings, job_input: Any
+) -> dict[str, Any]:
     """Answer one input as the worker does."""
     handler = Handler(classifier, settings)
     try:

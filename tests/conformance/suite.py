@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from tests.paths import EMBEDDED
+
 CASES: Final = Path(__file__).with_name("cases.json")
 RECORD: Final = "python -m tests.conformance.record"
 
-# By hand, not from utils.schema, which is what is being tested.
-EMBEDDED: Final = Path(__file__).resolve().parents[2] / "checkpoints" / "mini"
+# By hand, not from hatespeech.contract, which is what is being tested.
 LABELS: Final = ("hate", "abusing", "neutral", "spam")
 
 SHOWN_CHARS: Final = 100

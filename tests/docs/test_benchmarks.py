@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks import fleet_model, normalizer, report, run_all
-from tests.support.worker_process import ROOT
-from utils.checkpoint import EMBEDDED
+from tests.paths import EMBEDDED, ROOT
 
 Json = Mapping[str, Any]
 FEW = {

@@ -13,11 +13,11 @@ import pytest
 
 from benchmarks import fleet_model, models
 from benchmarks.useful_work import operations
-from bulk import files
-from bulk.command import parse
-from service.tables import MAX_RECORD_CHARS
+from hatespeech.bulk import places as files
+from hatespeech.bulk.command import parse
+from hatespeech.serving.uploads.text_tables import MAX_RECORD_CHARS
+from tests.paths import ROOT
 from tests.support.bulk_runs import SECONDS, environment
-from tests.support.worker_process import ROOT
 
 DOC = (ROOT / "docs" / "bulk.md").read_text(encoding="utf-8")
 

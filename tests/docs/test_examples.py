@@ -17,15 +17,16 @@ from typing import Any, Final
 
 import pytest
 
+from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.scorer import Handler
+from hatespeech.labels import LABELS
+from hatespeech.settings import EngineSettings
+from tests.paths import ROOT
 from tests.support.checkpoints import SENTENCES, THRESHOLDS
 from tests.support.runpod_cloud import RunpodCloud
 from tests.support.snet_client import write_config
 from tests.support.snet_daemon import SnetDaemon
-from tests.support.worker_process import ROOT, clean_environment, wait_until
-from utils.classifier import Classifier
-from utils.handler import Handler
-from utils.schema import LABELS
-from utils.settings import Settings
+from tests.support.worker_process import clean_environment, wait_until
 
 KEY: Final = "rpa_TESTKEY0123456789"
 GUIDE: Final = (ROOT / "docs" / "singularitynet.md").read_text(encoding="utf-8")
@@ -33,7 +34,7 @@ GUIDE: Final = (ROOT / "docs" / "singularitynet.md").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def endpoint(small_classifier: Classifier) -> Iterator[RunpodCloud]:
-    handler = Handler(small_classifier, Settings(max_texts_per_request=8))
+    handler = Handler(small_classifier, EngineSettings(max_texts_per_request=8))
     with RunpodCloud(handler, KEY) as cloud:
         yield cloud
     handler.close()
@@ -324,7 +325,7 @@ def test_guide_explains_every_key_of_the_configuration() -> None:
 
 def test_guide_gives_the_limits_that_hold() -> None:
     limits = dict(re.findall(r"the worker, `(MAX_\w+)` \| (\d+) \|", GUIDE))
-    fields = Settings.model_fields
+    fields = EngineSettings.model_fields
     assert {name: int(value) for name, value in limits.items()} == {
         name.upper(): fields[name].default
         for name in fields

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.scorer import Handler
+from hatespeech.settings import EngineSettings
+from tests.paths import ROOT
 from tests.support.runpod_cloud import RunpodCloud
-from tests.support.worker_process import ROOT
-from utils.classifier import Classifier
-from utils.handler import Handler
-from utils.settings import Settings
 
 DOC = (ROOT / "docs/runpod.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"<!-- run -->\n```(\w+)\n(.*?)```", DOC, re.DOTALL))
@@ -25,7 +25,7 @@ KEY = "key-of-the-test"
 
 @pytest.fixture(scope="module")
 def cloud(small_classifier: Classifier) -> Iterator[RunpodCloud]:
-    handler = Handler(small_classifier, Settings())
+    handler = Handler(small_classifier, EngineSettings())
     with RunpodCloud(handler, KEY) as running:
         yield running
     handler.close()
@@ -108,8 +108,8 @@ def test_example_fails_with_a_wrong_key(language: str, cloud: RunpodCloud, tmp_p
 
 
 def test_page_names_the_defaults_of_the_settings() -> None:
-    assert f"**`MAX_CONCURRENCY`** ({Settings().max_concurrency})" in DOC
-    assert f"up to {Settings().max_texts_per_request} texts" in DOC
+    assert f"**`MAX_CONCURRENCY`** ({EngineSettings().max_concurrency})" in DOC
+    assert f"up to {EngineSettings().max_texts_per_request} texts" in DOC
 
 
 def test_page_names_the_build_arguments() -> None:

@@ -14,9 +14,10 @@ from contextlib import asynccontextmanager
 import pytest
 import torch
 
-from utils.batcher import Batcher
-from utils.classifier import Classifier, Probabilities, Sequences
-from utils.errors import (
+from hatespeech.contract import TextScore
+from hatespeech.engine.batcher import Batcher
+from hatespeech.engine.classifier import Classifier, Probabilities, Sequences
+from hatespeech.errors import (
     InternalError,
     OverloadedError,
     ServiceError,
@@ -24,7 +25,6 @@ from utils.errors import (
     UnhealthyError,
     ValidationError,
 )
-from utils.schema import TextScore
 
 Forward = Callable[[Sequences], Probabilities]
 TEXTS = [f"the train number {n} was late again" for n in range(40)]

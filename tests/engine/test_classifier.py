@@ -10,23 +10,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from utils import checkpoint as checkpoints
-from utils import classifier as classifiers
-from utils.classifier import Classifier, Probabilities, Sequences, choose_folder
-from utils.errors import (
+from hatespeech import paths
+from hatespeech.contract import TextScore
+from hatespeech.engine import classifier as classifiers
+from hatespeech.engine.classifier import Classifier, Probabilities, Sequences, choose_folder
+from hatespeech.engine.spans import MAX_EXPLAINED_WORDS, locate
+from hatespeech.errors import (
     CheckpointError,
     InternalError,
     SettingsError,
     TooLargeError,
     ValidationError,
 )
-from utils.linear import onednn_dtypes
-from utils.schema import TextScore
-from utils.settings import Settings
-from utils.spans import MAX_EXPLAINED_WORDS, locate
-from utils.tweet_normalizer import normalize_tweet
+from hatespeech.model import checkpoint as checkpoints
+from hatespeech.model.linear import onednn_dtypes
+from hatespeech.settings import EngineSettings
+from hatespeech.text.normalizer import normalize_tweet
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "benchmarks" / "data" / "sample.tsv"
 LONG = " ".join(f"the train number {n} was late again, nobody knows why 😀" for n in range(60))
 
@@ -140,7 +141,7 @@ def test_places_in_the_normalised_text_are_found_in_the_text_as_sent(text: str) 
 
 def test_too_many_windows_are_refused(small_checkpoint: Path) -> None:
     narrow = Classifier.from_settings(
-        Settings(model_dir=small_checkpoint, device="cpu", max_windows=2)
+        EngineSettings(model_dir=small_checkpoint, device="cpu", max_windows=2)
     )
     (result,) = narrow.score([LONG])
     assert isinstance(result, TooLargeError)
@@ -207,7 +208,7 @@ def test_more_words_than_can_be_explained_are_refused(small_classifier: Classifi
 
 
 def test_scores_that_are_not_finite_are_an_error(small_checkpoint: Path) -> None:
-    broken = Classifier.from_settings(Settings(model_dir=small_checkpoint, device="cpu"))
+    broken = Classifier.from_settings(EngineSettings(model_dir=small_checkpoint, device="cpu"))
     broken._model.linear2.bias.fill_(float("nan"))
     assert isinstance(broken.score(["good morning"])[0], InternalError)
 
@@ -218,8 +219,8 @@ def test_half_precision_agrees_on_the_label(dtype: str) -> None:
     labels = []
     for each in ("float32", dtype):
         classifier = Classifier.from_settings(
-            Settings.model_validate(
-                {"model_dir": checkpoints.EMBEDDED, "device": "cpu", "dtype": each}
+            EngineSettings.model_validate(
+                {"model_dir": paths.EMBEDDED, "device": "cpu", "dtype": each}
             )
         )
         results = classifier.score(texts)
@@ -231,8 +232,9 @@ def test_half_precision_agrees_on_the_label(dtype: str) -> None:
 
 def test_scoring_imports_neither_transformers_nor_the_oracles() -> None:
     code = (
-        "import sys; from utils.classifier import Classifier; from utils.settings import Settings\n"
-        f"c = Classifier.from_settings(Settings(model_dir={str(checkpoints.EMBEDDED)!r}))\n"
+        "import sys; from hatespeech.engine.classifier import Classifier\n"
+        "from hatespeech.settings import EngineSettings\n"
+        f"c = Classifier.from_settings(EngineSettings(model_dir={str(paths.EMBEDDED)!r}))\n"
         "assert c.score(['good morning 😀'])[0].windows == 1\n"
         "print(sorted({'transformers', 'nltk', 'emoji', 'huggingface_hub'} & sys.modules.keys()))"
     )
@@ -244,10 +246,10 @@ def test_scoring_imports_neither_transformers_nor_the_oracles() -> None:
 
 def test_loading_a_model_imports_no_part_of_torch_that_takes_seconds() -> None:
     code = (
-        "import sys, torch; from utils.classifier import Classifier\n"
-        "from utils.settings import Settings\n"
+        "import sys, torch; from hatespeech.engine.classifier import Classifier\n"
+        "from hatespeech.settings import EngineSettings\n"
         "before = set(sys.modules)\n"
-        f"Classifier.from_settings(Settings(model_dir={str(checkpoints.EMBEDDED)!r}))\n"
+        f"Classifier.from_settings(EngineSettings(model_dir={str(paths.EMBEDDED)!r}))\n"
         "print(len(set(sys.modules) - before))"
     )
     run = subprocess.run(
@@ -260,18 +262,18 @@ def test_the_folder_asked_for_is_served_or_nothing(
     tmp_path: Path, small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(CheckpointError, match="not a folder"):
-        choose_folder(Settings(model_dir=tmp_path / "absent"))
-    assert choose_folder(Settings(model_dir=small_checkpoint)) == small_checkpoint
+        choose_folder(EngineSettings(model_dir=tmp_path / "absent"))
+    assert choose_folder(EngineSettings(model_dir=small_checkpoint)) == small_checkpoint
     monkeypatch.setattr(checkpoints, "PUBLISHED", tmp_path / "absent")
-    assert choose_folder(Settings()) == checkpoints.EMBEDDED
+    assert choose_folder(EngineSettings()) == paths.EMBEDDED
     monkeypatch.setattr(checkpoints, "PUBLISHED", small_checkpoint)
-    assert choose_folder(Settings()) == small_checkpoint
+    assert choose_folder(EngineSettings()) == small_checkpoint
 
 
 def test_a_device_that_is_not_there_is_refused(small_checkpoint: Path) -> None:
     absent = f"cuda:{torch.cuda.device_count()}"
     with pytest.raises(SettingsError, match="DEVICE"):
-        Classifier.from_settings(Settings(model_dir=small_checkpoint, device=absent))
+        Classifier.from_settings(EngineSettings(model_dir=small_checkpoint, device=absent))
 
 
 @pytest.mark.skipif(not onednn_dtypes(), reason="this build of torch has no oneDNN")
@@ -330,7 +332,7 @@ def test_warming_up_raises_what_keeps_the_model_from_scoring(
 
 @pytest.mark.skipif(not onednn_dtypes(), reason="this build of torch has no oneDNN")
 def test_a_cpu_serves_weights_in_the_order_of_onednn(small_checkpoint: Path) -> None:
-    settings = Settings.from_environment(
+    settings = EngineSettings.from_environment(
         {"MODEL_DIR": str(small_checkpoint), "DEVICE": "cpu", "DTYPE": "float32"}
     )
     encoder = Classifier.from_settings(settings)._model.model.encoder.state_dict()

@@ -15,11 +15,15 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from hatespeech.contract import TextScore
+from hatespeech.engine.classifier import Classifier
+from hatespeech.labels import LABELS
+from hatespeech.model import checkpoint as checkpoints
+from hatespeech.settings import EngineSettings
+from tests.paths import DATA, ROOT
 from tests.support.download_runs import (
     CONTENT,
-    DATA,
     PICKLE,
-    ROOT,
     SHA256,
     arguments_for,
     call,
@@ -31,10 +35,6 @@ from tests.support.download_runs import (
     train_small_tokenizer,
 )
 from tests.support.file_server import Answer, FileServer
-from utils import checkpoint as checkpoints
-from utils.classifier import Classifier
-from utils.schema import LABELS, TextScore
-from utils.settings import Settings
 
 CUT = 300_000
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -73,7 +73,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Path:
 @pytest.fixture(scope="module")
 def figure(made: Path) -> dict[str, float]:
     """What the tiny checkpoint says about ``Hello World``."""
-    classifier = Classifier.from_settings(Settings(model_dir=made, device="cpu", dtype="float32"))
+    classifier = Classifier.from_settings(
+        EngineSettings(model_dir=made, device="cpu", dtype="float32")
+    )
     (score,) = classifier.score(["Hello World"])
     assert isinstance(score, TextScore)
     return dict(zip(LABELS, score.scores, strict=True))
@@ -83,7 +85,9 @@ def figure(made: Path) -> dict[str, float]:
 
 
 def test_converted_checkpoint_reproduces_the_published_stack(made: Path) -> None:
-    classifier = Classifier.from_settings(Settings(model_dir=made, device="cpu", dtype="float32"))
+    classifier = Classifier.from_settings(
+        EngineSettings(model_dir=made, device="cpu", dtype="float32")
+    )
     model = checkpoints.load_model(checkpoints.describe(made))
     expected = json.loads((DATA / "checkpoints" / "tiny_expected.json").read_text())
     assert len(expected["cases"]) == 20

@@ -18,8 +18,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import download
-from fetching import options
+from hatespeech import paths
+from hatespeech.contract import TextScore
+from hatespeech.engine.classifier import Classifier
+from hatespeech.fetching import command as download
+from hatespeech.fetching import options
+from hatespeech.labels import LABELS
+from hatespeech.settings import EngineSettings
 from tests.support.download_runs import (
     CONTENT,
     PICKLE,
@@ -35,10 +40,6 @@ from tests.support.download_runs import (
 )
 from tests.support.file_server import Answer, FileServer
 from tests.support.small_tokenizer import train_tokenizer
-from utils import checkpoint as checkpoints
-from utils.classifier import Classifier
-from utils.schema import LABELS, TextScore
-from utils.settings import Settings
 
 CUT = 300_000
 
@@ -60,7 +61,9 @@ def spam(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
     output = tmp_path_factory.mktemp("made") / "tiny"
     code, _, _ = call("--checkpoint", PICKLE, "--tokenizer", tokenizer, "--output", output)
     assert code == 0
-    classifier = Classifier.from_settings(Settings(model_dir=output, device="cpu", dtype="float32"))
+    classifier = Classifier.from_settings(
+        EngineSettings(model_dir=output, device="cpu", dtype="float32")
+    )
     (score,) = classifier.score(["Hello World"])
     assert isinstance(score, TextScore)
     return score.scores[LABELS.index("spam")]
@@ -150,7 +153,7 @@ def test_default_checkpoint_is_held_to_its_published_figure(
         "https://snet-open-models.s3.amazonaws.com/hate-speech-detection/model_7"
     )
     assert defaults.tokenizer == "vinai/bertweet-large"
-    assert defaults.output == checkpoints.PUBLISHED
+    assert defaults.output == paths.PUBLISHED
     assert defaults.revision == "main"
     url = server.serve("/model", CONTENT)
     monkeypatch.setattr(download, "CHECKPOINT_URL", url)  # the real one is out of reach
@@ -221,7 +224,7 @@ def test_no_room_for_the_converted_checkpoint_is_an_error(
     tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = shutil.disk_usage(tmp_path)._replace(free=600_000)  # a disk that is nearly full
-    monkeypatch.setattr("fetching.workplace.shutil.disk_usage", lambda _folder: full)
+    monkeypatch.setattr("hatespeech.fetching.workplace.shutil.disk_usage", lambda _folder: full)
     given = ("--checkpoint", PICKLE, "--tokenizer", tokenizer, "--output")
     code, _, err = call(*given, tmp_path / "out")
     assert (code, is_one_line(err)) == (1, True)

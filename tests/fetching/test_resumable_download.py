@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from fetching import FetchError, http
-from fetching.http import Download, download
+from hatespeech.fetching import FetchError, http
+from hatespeech.fetching.http import Download, download
 from tests.support.file_server import Answer, FileServer
 
 SIZE = 400_000
@@ -109,7 +109,7 @@ def test_retry_after_is_respected_within_reason(
     server: FileServer, fetch: Fetch, monkeypatch: pytest.MonkeyPatch, asked: str, slept: float
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("fetching.http.time.sleep", waits.append)
+    monkeypatch.setattr("hatespeech.fetching.http.time.sleep", waits.append)
     busy = Answer(status=429, headers={"Retry-After": asked})
     fetch(server.serve("/f", FILE, busy, Answer()))
     assert waits == [slept]

@@ -11,11 +11,12 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from fetching import FetchError
-from fetching.tokenizer import build_tokenizer
+from hatespeech.fetching import FetchError
+from hatespeech.fetching.tokenizer import build_tokenizer
+from tests.paths import DATA
 from tests.support.small_tokenizer import train_tokenizer
 
-VECTORS = Path(__file__).parent / "data" / "normalise.jsonl"
+VECTORS = DATA / "normalise.jsonl"
 
 # What the vectors hold little of: special tokens spelled out, white space, bytes never trained on.
 MORE = [

@@ -10,8 +10,8 @@ import huggingface_hub.constants
 import pytest
 from tokenizers import Tokenizer
 
-from fetching import FetchError
-from fetching.tokenizer import build_tokenizer, fetch_tokenizer
+from hatespeech.fetching import FetchError
+from hatespeech.fetching.tokenizer import build_tokenizer, fetch_tokenizer
 from tests.support.file_server import Answer, FileServer
 from tests.support.small_tokenizer import train_tokenizer
 

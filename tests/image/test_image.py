@@ -27,10 +27,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from hatespeech.serving.settings import ServerSettings
+from tests.paths import ROOT
 from tests.support.image_layers import LEFT_OUT, is_pickle
 from tests.support.imports import transitive_imports
-from tests.support.worker_process import ROOT
-from utils.settings import Settings
 
 DOCKER = ROOT / "docker"
 LOCK = ROOT / "requirements.lock"
@@ -164,7 +164,7 @@ def environment_of_the_image() -> dict[str, str]:
 
 def test_environment_of_the_image_is_allowed_by_the_settings() -> None:
     environment = environment_of_the_image()
-    settings = Settings.from_environment(environment)
+    settings = ServerSettings.from_environment(environment)
     assert settings.model_dir == Path("/app/checkpoints/bertweet-large")
     assert settings.host == "0.0.0.0"
     assert (environment["HF_HUB_OFFLINE"], environment["TRANSFORMERS_OFFLINE"]) == ("1", "1")
@@ -396,8 +396,8 @@ def test_health_check_fails_for_a_silent_server(start_script: Any) -> None:
 
 def test_health_check_asks_the_servers_default_port() -> None:
     script = (DOCKER / "healthcheck.py").read_text(encoding="utf-8")
-    assert f'\nPORT = "{Settings().port}"' in script
-    assert f"{Settings().port}" in arguments(FINAL, "EXPOSE")
+    assert f'\nPORT = "{ServerSettings().port}"' in script
+    assert f"{ServerSettings().port}" in arguments(FINAL, "EXPOSE")
 
 
 # The check itself.

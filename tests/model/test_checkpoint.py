@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hatespeech.errors import CheckpointError
+from hatespeech.model import checkpoint as checkpoints
+from hatespeech.model.checkpoint import CONFIG, TOKENIZER, WEIGHTS
+from hatespeech.model.linear import onednn_dtypes
+from hatespeech.paths import file_sha256
 from tests.support.checkpoints import THRESHOLDS
-from utils import checkpoint as checkpoints
-from utils.checkpoint import CONFIG, TOKENIZER, WEIGHTS
-from utils.errors import CheckpointError
-from utils.linear import onednn_dtypes
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
     state = load_file(folder / WEIGHTS)
     change(state)
     save_file(state, folder / WEIGHTS)
-    digests = {file: checkpoints.file_sha256(folder / file) for file in (WEIGHTS, TOKENIZER)}
+    digests = {file: file_sha256(folder / file) for file in (WEIGHTS, TOKENIZER)}
     edit_config(folder, sha256=digests)
 
 

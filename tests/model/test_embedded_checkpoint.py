@@ -5,21 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.checkpoints import SUITES, balanced_accuracy, load, suite_hits
-from training.evaluation import evaluate, functional_figures
-from training.functional import held_out_corpus, read_grammars
-from utils import checkpoint
-from utils.custom_model import CustomModel
-from utils.schema import LABELS
-from utils.tweet_normalizer import normalize_tweet
+from hatespeech.labels import LABELS
+from hatespeech.model import checkpoint
+from hatespeech.model.network import CustomModel
+from hatespeech.text.normalizer import normalize_tweet
+from hatespeech.training.evaluation import evaluate, functional_figures
+from hatespeech.training.functional import held_out_corpus, read_grammars
+from tests.paths import EMBEDDED, SAMPLE
 
-MINI = checkpoint.EMBEDDED
-SAMPLE = Path(__file__).resolve().parent.parent / "benchmarks" / "data" / "sample.tsv"
+MINI = EMBEDDED
 
 
 @pytest.fixture(scope="module")

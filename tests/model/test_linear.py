@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils import linear
-from utils.linear import ROW_STEP, ROWS_AT_ONCE, Linear, by_rows
+from hatespeech.model import linear
+from hatespeech.model.linear import ROW_STEP, ROWS_AT_ONCE, Linear, by_rows
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

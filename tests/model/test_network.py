@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from transformers import RobertaConfig, RobertaModel
 
+from hatespeech.model import packing
+from hatespeech.model.network import CustomModel, ModelConfig
+from hatespeech.model.packing import PackedBatch
 from tests.support.checkpoints import random_model
-from utils import packing
-from utils.custom_model import CustomModel, ModelConfig
-from utils.packing import PackedBatch
 
 PAD = 1
 SIZES = ModelConfig(

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
 
+from hatespeech.labels import LABELS
+from tests.paths import MINI
 from tests.support.http_server import (
     FAULTY_SERVER,
     SECONDS,
@@ -21,10 +23,7 @@ from tests.support.http_server import (
     free_port,
     http_server,
 )
-from tests.support.worker_process import ROOT
-from utils.schema import LABELS
 
-MINI: Final = ROOT / "checkpoints" / "mini"
 OWN_PATHS: Final = {"/demo", "/demo/demo.css", "/demo/demo.js", "/demo/icon.svg", "/score"}
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "

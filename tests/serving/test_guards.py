@@ -14,6 +14,8 @@ from typing import Final
 import pytest
 import requests
 
+from hatespeech.serving.settings import ServerSettings
+from tests.paths import ROOT
 from tests.support.bad_inputs import MARKER
 from tests.support.http_server import (
     BEARER,
@@ -26,8 +28,7 @@ from tests.support.http_server import (
     http_server,
     together,
 )
-from tests.support.worker_process import ROOT, clean_environment, wait_until
-from utils.settings import Settings
+from tests.support.worker_process import clean_environment, wait_until
 
 MAX_BODY: Final = 100_000
 MAX_FILE: Final = 300_000
@@ -386,7 +387,7 @@ def test_under_uvicorns_own_command_nothing_is_logged_either(
 
 
 def test_settings_never_show_a_token() -> None:
-    settings = Settings.from_environment({"BEARER_TOKEN": f"{TOKEN}, {OTHER_TOKEN}"})
+    settings = ServerSettings.from_environment({"BEARER_TOKEN": f"{TOKEN}, {OTHER_TOKEN}"})
     assert list(settings.tokens) == [TOKEN, OTHER_TOKEN]
     shown = f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
     assert TOKEN not in shown

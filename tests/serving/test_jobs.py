@@ -17,10 +17,14 @@ import pytest
 import requests
 import runpod
 
-from service.engine import Engine
-from service.jobs import Jobs
-from service.metrics import Metrics
-from service.store import NewJob, Store
+from hatespeech.contract import TextScore
+from hatespeech.engine.classifier import Classifier
+from hatespeech.labels import LABELS
+from hatespeech.serving.jobs.queue import Jobs
+from hatespeech.serving.jobs.store import NewJob, Store
+from hatespeech.serving.metrics import Metrics
+from hatespeech.serving.model import Engine
+from hatespeech.serving.settings import ServerSettings
 from tests.support.bad_inputs import BAD_INPUTS, MARKER
 from tests.support.checkpoints import SENTENCES
 from tests.support.http_server import (
@@ -33,9 +37,6 @@ from tests.support.http_server import (
     together,
 )
 from tests.support.worker_process import wait_until
-from utils.classifier import Classifier
-from utils.schema import LABELS, TextScore
-from utils.settings import Settings
 
 OTHER = {"Authorization": f"Bearer {OTHER_TOKEN}"}
 
@@ -301,7 +302,7 @@ def waiting_job(job_id: str) -> NewJob:
 
 
 def in_process(folder: Path, model_dir: Path) -> tuple[Store, Engine, Jobs]:
-    settings = Settings(model_dir=model_dir, device="cpu", dtype="float32")
+    settings = ServerSettings(model_dir=model_dir, device="cpu", dtype="float32")
     store = Store(folder / "jobs.sqlite3", settings.job_ttl)
     engine = Engine(settings, stop=lambda: None)
     return store, engine, Jobs(store, engine, Metrics(), settings)

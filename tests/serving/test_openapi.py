@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from hatespeech.labels import LABELS
+from hatespeech.serving.settings import HTTP_SETTINGS, ServerSettings
+from tests.paths import ROOT
 from tests.support.http_server import TOKEN, HttpServer, http_server
-from tests.support.worker_process import ROOT, clean_environment
-from utils.schema import LABELS
-from utils.settings import HTTP_SETTINGS, Settings
+from tests.support.worker_process import clean_environment
 
 PAGES = ("http.md", "nevermined.md", "../README.md")
 # These start the server; here it runs already, on a port of its own.
@@ -80,7 +81,7 @@ def test_every_example_does_what_it_says(page: str, server: HttpServer, tmp_path
 
 def test_the_operations_page_names_settings_and_metrics_that_exist(server: HttpServer) -> None:
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    known = {name.upper() for name in Settings.model_fields}
+    known = {name.upper() for name in ServerSettings.model_fields}
     others = {"FAILED", "COMPLETED", "IN_QUEUE", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEBUG"}
     named = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", text))
     assert named - others <= known | {"OMP_NUM_THREADS", "OMP_WAIT_POLICY"}

@@ -14,7 +14,11 @@ import pytest
 import regex
 import requests
 
-from service.documents import VISIBLE
+from hatespeech.contract import TextScore
+from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.encoder import INVISIBLE
+from hatespeech.labels import LABELS
+from hatespeech.serving.openapi import VISIBLE
 from tests.support.bad_inputs import BAD_INPUTS, BAD_ITEMS
 from tests.support.checkpoints import SENTENCES, THRESHOLDS
 from tests.support.http_server import (
@@ -26,9 +30,6 @@ from tests.support.http_server import (
     together,
 )
 from tests.support.worker_process import clean_environment
-from utils.classifier import Classifier
-from utils.encoder import INVISIBLE
-from utils.schema import LABELS, TextScore
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from service.parquet import CHUNK_BYTES, Parquet, parts_of, text_bytes
-from service.tables import ADDED, CHUNK_CHARS, Csv, Jsonl, Table, Tsv
+from hatespeech.errors import TooLargeError, ValidationError
+from hatespeech.serving.uploads.parquet_table import CHUNK_BYTES, Parquet, parts_of, text_bytes
+from hatespeech.serving.uploads.text_tables import ADDED, CHUNK_CHARS, Csv, Jsonl, Table, Tsv
 from tests.support.memory import reset_peak, resident
-from utils.errors import TooLargeError, ValidationError
 
 MEGABYTE: Final = 1024 * 1024
 ROWS: Final = 256

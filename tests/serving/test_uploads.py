@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 import requests
 
+from hatespeech.contract import TextScore
+from hatespeech.engine.classifier import Classifier
+from hatespeech.labels import LABELS
 from tests.support.bad_inputs import MARKER
 from tests.support.http_server import BEARER, TOKEN, HttpServer, http_server, read_csv
 from tests.support.worker_process import wait_until
-from utils.classifier import Classifier
-from utils.schema import LABELS, TextScore
 
 ADDED: Final = [*LABELS, "label", "windows", "error"]
 HARD_TEXTS: Final = [

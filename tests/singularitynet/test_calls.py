@@ -22,19 +22,21 @@ from typing import Any, Final
 import grpc
 import pytest
 
+from hatespeech.contract import TextScore
+from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.scorer import Handler
+from hatespeech.labels import LABELS
+from hatespeech.settings import EngineSettings
 from tests.conftest import StartWorker
+from tests.paths import DATA, ROOT
 from tests.support.runpod_cloud import RunpodCloud
 from tests.support.snet_client import generate_client, write_config
 from tests.support.snet_daemon import PROTO, SnetDaemon
-from tests.support.worker_process import APP, ROOT, wait_until
-from utils.classifier import Classifier
-from utils.handler import Handler
-from utils.schema import LABELS, TextScore
-from utils.settings import Settings
+from tests.support.worker_process import APP, wait_until
 
 TOKEN: Final = "a token of more than thirty-two characters".replace(" ", "-")
 KEY: Final = "rpa_TESTKEY0123456789"
-ORIGINAL: Final = Path(__file__).with_name("data") / "original_service.proto"
+ORIGINAL: Final = DATA / "original_service.proto"
 TEXTS: Final = (
     "good morning",
     "you are scum 🤬🤬 go away 👩🏽‍🚒",
@@ -112,7 +114,7 @@ def http_server(start_worker: StartWorker) -> str:
 
 @pytest.fixture(scope="module")
 def endpoint(small_classifier: Classifier) -> Iterator[RunpodCloud]:
-    handler = Handler(small_classifier, Settings())
+    handler = Handler(small_classifier, EngineSettings())
     with RunpodCloud(handler, KEY) as cloud:
         yield cloud
     handler.close()

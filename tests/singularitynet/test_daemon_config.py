@@ -20,9 +20,9 @@ from unittest import mock
 
 import pytest
 
+from tests.paths import ROOT
 from tests.support.snet_daemon import DaemonConfig
 
-ROOT: Final = Path(__file__).resolve().parent.parent
 SCRIPT: Final = ROOT / "scripts" / "daemon-config"
 TEMPLATE: Final = ROOT / "daemon_config.json"
 

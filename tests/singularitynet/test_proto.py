@@ -15,14 +15,16 @@ from google.protobuf import descriptor_pb2, json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from hatespeech.contract import parse_request
+from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.scorer import Handler
+from hatespeech.labels import LABELS
+from hatespeech.settings import EngineSettings
+from tests.paths import DATA, ROOT
 from tests.support.snet_daemon import compile_proto, new_message
-from utils.classifier import Classifier
-from utils.handler import Handler
-from utils.schema import LABELS, parse_request
-from utils.settings import Settings
 
-PROTO: Final = Path(__file__).resolve().parent.parent / "service.proto"
-ORIGINAL: Final = Path(__file__).with_name("data") / "original_service.proto"
+PROTO: Final = ROOT / "service.proto"
+ORIGINAL: Final = DATA / "original_service.proto"
 ORIGINAL_NAMES: Final = {"data", "Input", "output", "results", "runsync"}
 
 FileProto = descriptor_pb2.FileDescriptorProto
@@ -150,7 +152,7 @@ def test_every_field_of_a_request_is_one_the_service_takes(input_type: Descripto
         )
         sent = json_format.MessageToDict(message, preserving_proto_field_name=True)
         assert sent == {"input": {**texts, **common}}  # a threshold of zero and an empty text stay
-        assert parse_request(sent["input"], Settings()).thresholds == common["thresholds"]
+        assert parse_request(sent["input"], EngineSettings()).thresholds == common["thresholds"]
 
 
 REQUESTS: Final[dict[str, dict[str, Any]]] = {
@@ -167,7 +169,7 @@ def replies(small_classifier: Classifier) -> dict[str, dict[str, Any]]:
     """What the worker answers to each of ``REQUESTS``."""
 
     async def answer() -> list[dict[str, Any]]:
-        handler = Handler(small_classifier, Settings())
+        handler = Handler(small_classifier, EngineSettings())
         found = [await handler({"id": name, "input": body}) for name, body in REQUESTS.items()]
         handler.close()
         return found
@@ -220,7 +222,7 @@ def test_replies_hold_every_field_of_the_proto(replies: dict[str, dict[str, Any]
 
 
 def test_largest_request_of_the_defaults_fits_the_daemons_message_size() -> None:
-    settings = Settings()
+    settings = EngineSettings()
     each, rest = divmod(settings.max_request_chars, settings.max_texts_per_request)
     texts = ["🚆" * (each + (n < rest)) for n in range(settings.max_texts_per_request)]
     assert sum(map(len, texts)) == settings.max_request_chars

@@ -1,6 +1,6 @@
 """Runs score.py: here, as a process of its own, or as one that is killed at a chosen moment.
 
-    python -m tests.support.bulk_runs bulk.files:Place.write 3 before IN OUT …
+    python -m tests.support.bulk_runs hatespeech.bulk.places:Place.write 3 before IN OUT …
 
 kills itself by SIGKILL before (or after) the third call of what is named, which is as sudden as any
 ``kill -9``, and at the same moment every time.
@@ -17,9 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support.worker_process import ROOT, clean_environment
+from tests.paths import MINI, ROOT
+from tests.support.worker_process import clean_environment
 
-MINI: Final = ROOT / "checkpoints" / "mini"
 SECONDS: Final = 240  # generous: the machine may be busy
 
 
@@ -71,7 +71,7 @@ def die_at(target: str, call: int, when: str) -> None:
 
 
 if __name__ == "__main__":
-    import score
+    from hatespeech.bulk import command as score
 
     die_at(sys.argv[1], int(sys.argv[2]), sys.argv[3])
     sys.exit(score.main(sys.argv[4:]))

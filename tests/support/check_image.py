@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from tests.paths import ROOT
 from tests.support.control_plane import ControlPlane
 from tests.support.file_server import FileServer
 from tests.support.image_builder import (
@@ -29,7 +30,7 @@ from tests.support.image_builder import (
 from tests.support.image_container import Container
 from tests.support.image_layers import check_layers, read_layer
 from tests.support.small_tokenizer import train_tokenizer
-from tests.support.worker_process import ROOT, wait_until
+from tests.support.worker_process import wait_until
 
 IMAGE: Final = "localhost/hate-speech-detection"
 PICKLE: Final = ROOT / "tests/data/checkpoints/tiny_eval_zip.pt"

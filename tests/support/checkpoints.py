@@ -8,9 +8,9 @@ from typing import Final
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from utils import checkpoint as checkpoints
-from utils.checkpoint import Checkpoint
-from utils.custom_model import CustomModel, ModelConfig
+from hatespeech.model import checkpoint as checkpoints
+from hatespeech.model.checkpoint import Checkpoint
+from hatespeech.model.network import CustomModel, ModelConfig
 
 SENTENCES: Final = (
     "good morning everyone, what a lovely day to walk the dog",

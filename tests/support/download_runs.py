@@ -14,11 +14,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import download
+from hatespeech.fetching import command as download
+from tests.paths import DATA, ROOT
 from tests.support.small_tokenizer import train_tokenizer
 
-ROOT = Path(__file__).resolve().parents[2]
-DATA = ROOT / "tests" / "data"
 PICKLE = DATA / "checkpoints" / "tiny_eval_zip.pt"
 CONTENT = PICKLE.read_bytes()
 SHA256 = sha256(CONTENT).hexdigest()

@@ -16,8 +16,8 @@ from unittest.mock import patch
 
 import torch
 
-import app
-from utils.classifier import Classifier, Probabilities, Sequences
+from hatespeech.engine.classifier import Classifier, Probabilities, Sequences
+from hatespeech.worker import command as app
 
 Forward = Callable[[Classifier, Sequences], Probabilities]
 

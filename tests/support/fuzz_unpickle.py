@@ -19,6 +19,11 @@ from functools import cache
 from pathlib import Path
 from types import FrameType
 
+from hatespeech.fetching.pickle.module import (
+    UnsafePickleError,
+    check_state_dict,
+    read_pickled_module,
+)
 from tests.support.torch_files import (
     Entries,
     archive,
@@ -28,7 +33,6 @@ from tests.support.torch_files import (
     read_archive,
     with_pickle,
 )
-from utils.unpickle import UnsafePickleError, check_state_dict, read_pickled_module
 
 ADDRESS_SPACE = 4 << 30
 SECONDS = 1.0

@@ -21,7 +21,8 @@ from unittest.mock import patch
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.worker_process import ROOT, WorkerProcess, clean_environment, wait_until
+from tests.paths import ROOT
+from tests.support.worker_process import WorkerProcess, clean_environment, wait_until
 
 SERVER: Final = str(ROOT / "server.py")
 FAULTY_SERVER: Final = ("-m", "tests.support.http_server")
@@ -158,10 +159,11 @@ def main() -> int:
     options = parser.parse_args()
     options.culprit, options.memory_tokens = "", None
 
-    import server
-    from service import limits, protocol
+    from hatespeech.engine.classifier import Classifier
+    from hatespeech.serving import command as server
+    from hatespeech.serving.guards import connection as protocol
+    from hatespeech.serving.guards import limits
     from tests.support.faulty_worker import faulty
-    from utils.classifier import Classifier
 
     if options.deadline is not None:
         for module, name in (

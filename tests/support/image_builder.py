@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support.worker_process import ROOT
+from tests.paths import ROOT
 
 WHEELS: Final = "/wheels"
 PIP_CONF: Final = f"""\

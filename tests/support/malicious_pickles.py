@@ -178,7 +178,7 @@ NAMES = (
     ("transformers.models.roberta.modeling_roberta", "torch.load"),
     ("transformers", "AutoModel"),
     ("utils.custom_model", "CustomModel.__init__"),
-    ("utils.unpickle", "UnpickledModule"),
+    ("hatespeech.fetching.pickle.module", "UnpickledModule"),
     ("utils", "custom_model.CustomModel"),
     ("collections", "OrderedDict\x00"),
     ("collections ", "OrderedDict"),

@@ -1,7 +1,7 @@
 """Saves whole modules as the published checkpoint was saved, with today's torch and transformers.
 
-Run in a process of its own: the class is pickled as `utils.custom_model.CustomModel`, so it stands
-in for the service's module of that name, and a plain `torch.load` runs what it loads.
+Run in a process of its own: the class is pickled as `utils.custom_model.CustomModel`, so it
+stands in for the service's module of that name, and a plain `torch.load` runs what it loads.
 
     python -m tests.support.pickled_module variants DIRECTORY PUBLISHED...
     python -m tests.support.pickled_module (medium | full) FILE

@@ -10,8 +10,8 @@ import json
 import os
 import sys
 
+from hatespeech.fetching.pickle.module import UnsafePickleError, read_pickled_module
 from tests.support.memory import reset_peak, resident
-from utils.unpickle import UnsafePickleError, read_pickled_module
 
 
 def report(path: str) -> dict[str, object]:

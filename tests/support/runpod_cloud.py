@@ -1,7 +1,7 @@
 """Emulates the public API of a Runpod serverless endpoint, on 127.0.0.1.
 
 Real HTTP, and in its normal mode real work: a job that is submitted is handed to our
-:class:`~utils.handler.Handler`. What the platform does besides (no worker free, a slow one, a
+:class:`Handler`. What the platform does besides (no worker free, a slow one, a
 refused key, too many requests, a fault of its own) is done on demand.
 """
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.snet_daemon import ROOT
+from tests.paths import ROOT
 
 
 def generate_client(proto: Path, folder: Path) -> None:

@@ -32,7 +32,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, json_format, messag
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 
-ROOT: Final = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
+
 PROTO: Final = ROOT / "service.proto"
 METADATA: Final = ROOT / "service_metadata.json"
 

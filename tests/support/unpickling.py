@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from hatespeech.fetching.pickle.module import UnsafePickleError, read_pickled_module
+from tests.paths import ROOT
 from tests.support.torch_files import archive, read_archive, with_pickle
-from utils.unpickle import UnsafePickleError, read_pickled_module
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 CHECKPOINTS = ROOT / "tests" / "data" / "checkpoints"
 PUBLISHED = [CHECKPOINTS / "tiny_eval_zip.pt", CHECKPOINTS / "tiny_train_zip.pt"]
 ENTRIES = read_archive(PUBLISHED[0])

@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-ROOT: Final = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
+
 APP: Final = str(ROOT / "app.py")
 FAULTY_WORKER: Final = ("-m", "tests.support.faulty_worker")
 

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from pathlib import Path
 
 import emoji
 import pytest
@@ -23,10 +22,9 @@ from hypothesis import strategies as st
 from nltk.tokenize import TweetTokenizer
 from nltk.tokenize.casual import _replace_html_entities
 
-from utils._tweet_tokens import tokenize
-from utils.tweet_normalizer import NORMALIZER_VERSION, normalize_tweet
-
-ROOT = Path(__file__).resolve().parent.parent
+from hatespeech.text.normalizer import NORMALIZER_VERSION, normalize_tweet
+from hatespeech.text.tokens import tokenize
+from tests.paths import ROOT
 
 
 def read_vectors() -> dict[str, list[tuple[str, str]]]:
@@ -216,7 +214,7 @@ def test_entities_beyond_unicode_vanish(entity: str) -> None:
 def test_neither_nltk_nor_emoji_is_needed() -> None:
     program = (
         "import sys; sys.modules.update(nltk=None, emoji=None)\n"
-        "from utils.tweet_normalizer import normalize_tweet\n"
+        "from hatespeech.text.normalizer import normalize_tweet\n"
         "print(ascii(normalize_tweet('@a b.co \U0001f939\U0001f3fb \u043e\u043e\u043e\u043e')))"
     )
     run = subprocess.run(

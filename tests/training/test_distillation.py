@@ -15,27 +15,28 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-import train
+from hatespeech.labels import LABELS
+from hatespeech.model import checkpoint
+from hatespeech.model.network import CustomModel
+from hatespeech.model.packing import PackedBatch
+from hatespeech.paths import file_sha256
+from hatespeech.text.normalizer import normalize_tweet
+from hatespeech.training import calibration, functional, output
+from hatespeech.training import command as train
+from hatespeech.training.compression import cut_student
+from hatespeech.training.corpus import Corpus, read_corpus
+from hatespeech.training.encoders import pretrained_model
+from hatespeech.training.evaluation import compute_logits, functional_figures, measure
+from hatespeech.training.loop import Progress
+from hatespeech.training.recipe import MINI, SCRATCH, TEACHER_PACKAGE
+from hatespeech.training.sequences import Sample, finetuning_samples
+from hatespeech.training.session import package_folder
+from hatespeech.training.stages import Classification
+from tests.paths import EMBEDDED, SAMPLE
 from tests.support.checkpoints import train_tokenizer
-from tests.test_train import sentence, write_tsv
-from training import calibration, functional, output
-from training.compression import cut_student
-from training.corpus import Corpus, read_corpus
-from training.encoders import pretrained_model
-from training.evaluation import compute_logits, functional_figures, measure
-from training.loop import Progress
-from training.recipe import MINI, SCRATCH, TEACHER_PACKAGE
-from training.sequences import Sample, finetuning_samples
-from training.session import package_folder
-from training.stages import Classification
-from utils import checkpoint
-from utils.custom_model import CustomModel
-from utils.packing import PackedBatch
-from utils.schema import LABELS
-from utils.tweet_normalizer import normalize_tweet
+from tests.training.test_train import sentence, write_tsv
 
-MINI_FOLDER = checkpoint.EMBEDDED
-SAMPLE = Path(__file__).resolve().parent.parent / "benchmarks" / "data" / "sample.tsv"
+MINI_FOLDER = EMBEDDED
 LAYERS = 3
 
 
@@ -262,7 +263,10 @@ def test_a_mini_is_taught_interrupted_and_ends_as_if_it_had_not_been(
     def unplugged(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
-    for name in ("training.session.compute_logits", "training.session.cut_student"):
+    for name in (
+        "hatespeech.training.session.compute_logits",
+        "hatespeech.training.session.cut_student",
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(name, unplugged)
             assert train.main([*arguments, "--output", str(broken)]) == 1
@@ -271,7 +275,7 @@ def test_a_mini_is_taught_interrupted_and_ends_as_if_it_had_not_been(
         caplog.clear()
         assert train.main([*arguments, "--output", str(broken)]) == 0
     assert "teacher 1/3" not in caplog.text, "the teacher was trained anew"
-    weights = [checkpoint.file_sha256(folder / checkpoint.WEIGHTS) for folder in (whole, broken)]
+    weights = [file_sha256(folder / checkpoint.WEIGHTS) for folder in (whole, broken)]
     assert weights[0] == weights[1]
 
     described = checkpoint.verify(whole)

@@ -20,28 +20,29 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-import train
-from training import output
-from training.corpus import Corpus, read_corpus
-from training.encoders import fresh_model, pretrained_model
-from training.evaluation import measure
-from training.recipe import SCRATCH, TrainingError
-from training.sequences import (
+from hatespeech.labels import LABELS
+from hatespeech.model import checkpoint
+from hatespeech.model.network import CustomModel
+from hatespeech.model.packing import PackedBatch
+from hatespeech.paths import file_sha256
+from hatespeech.text.normalizer import normalize_tweet
+from hatespeech.training import command as train
+from hatespeech.training import output
+from hatespeech.training.corpus import Corpus, read_corpus
+from hatespeech.training.encoders import fresh_model, pretrained_model
+from hatespeech.training.evaluation import measure
+from hatespeech.training.recipe import SCRATCH, TrainingError
+from hatespeech.training.sequences import (
     Sample,
     batches,
     finetuning_samples,
     parts_by_tokens,
     pretraining_samples,
 )
-from training.stages import Classification, Pretraining, class_weights
-from training.vocabulary import train_tokenizer
-from utils import checkpoint
-from utils.custom_model import CustomModel
-from utils.packing import PackedBatch
-from utils.schema import LABELS
-from utils.tweet_normalizer import normalize_tweet
+from hatespeech.training.stages import Classification, Pretraining, class_weights
+from hatespeech.training.vocabulary import train_tokenizer
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 # Stand-ins for what each label's texts talk about.
 TOPICS = {
     "hate": ["granite", "basalt"],
@@ -186,7 +187,7 @@ def test_provenance_names_hashes_versions_and_seed_but_no_place(
     record = json.loads(config)["provenance"]
     assert record["data"]["train"] == {
         "rows": 480,
-        "sha256": checkpoint.file_sha256(Path(data[1])),
+        "sha256": file_sha256(Path(data[1])),
     }
     assert record["hyperparameters"]["seed"] == SCRATCH.seed
     assert record["versions"]["torch"] == torch.__version__
@@ -233,9 +234,7 @@ def test_killed_and_interrupted_runs_end_with_the_weights_of_an_uninterrupted_on
     with caplog.at_level("INFO", logger="train"):
         assert train.main(arguments) == 0
     assert "pre-training" not in caplog.text, "it began anew"
-    assert checkpoint.file_sha256(folder / checkpoint.WEIGHTS) == checkpoint.file_sha256(
-        trained / checkpoint.WEIGHTS
-    )
+    assert file_sha256(folder / checkpoint.WEIGHTS) == file_sha256(trained / checkpoint.WEIGHTS)
 
 
 def test_a_crash_while_writing_leaves_no_output_folder_and_the_rerun_completes_it(
@@ -265,13 +264,13 @@ def test_a_crash_while_writing_leaves_no_output_folder_and_the_rerun_completes_i
 def test_an_existing_output_folder_is_not_touched(
     data: list[str], trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = checkpoint.file_sha256(trained / "README.md")
+    before = file_sha256(trained / "README.md")
     assert train.main([*data, *SIZES, "--output", str(trained)]) == 1
     assert (
         capsys.readouterr().err == f"error: --output {trained}: exists already; remove it "
         "or choose another\n"
     )
-    assert checkpoint.file_sha256(trained / "README.md") == before
+    assert file_sha256(trained / "README.md") == before
 
 
 def test_an_interrupted_run_is_not_continued_with_other_settings(

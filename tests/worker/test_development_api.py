@@ -11,11 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
+from hatespeech.contract import TextScore
+from hatespeech.engine.classifier import Classifier
+from hatespeech.labels import LABELS
 from tests.conftest import StartWorker
 from tests.support.bad_inputs import MARKER
 from tests.support.worker_process import APP, WorkerProcess, wait_until
-from utils.classifier import Classifier
-from utils.schema import LABELS, TextScore
 
 
 @dataclass

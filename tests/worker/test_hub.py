@@ -15,13 +15,15 @@ import pydantic
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from tests.support.worker_process import ROOT, clean_environment
-from utils.settings import HTTP_SETTINGS, Settings
+from hatespeech.serving.settings import HTTP_SETTINGS
+from hatespeech.settings import EngineSettings
+from tests.paths import ROOT
+from tests.support.worker_process import clean_environment
 
 HUB = ROOT / ".runpod"
 
 # The image has one model and one place for it; the listing is a queue worker's.
-FORM = [name for name in Settings.model_fields if name not in ("model_dir", *HTTP_SETTINGS)]
+FORM = [name for name in EngineSettings.model_fields if name not in ("model_dir", *HTTP_SETTINGS)]
 
 # https://docs.runpod.io/hub/publishing-guide and https://docs.runpod.io/references/gpu-types.
 GpuPool = Literal[
@@ -118,7 +120,7 @@ def hub_tests() -> HubTests:
 
 def expected_input(name: str) -> dict[str, Any]:
     """What a setting is to look like in the Hub's form."""
-    field = Settings.model_fields[name]
+    field = EngineSettings.model_fields[name]
     form = {"description": field.description, "default": field.default}
     if get_origin(field.annotation) is Literal:
         values = get_args(field.annotation)
@@ -147,13 +149,13 @@ def test_form_offers_what_the_setting_allows(listing: HubListing, name: str) -> 
 
 def test_form_filled_in_as_offered_starts_the_worker(listing: HubListing) -> None:
     environment = {v.key: str(v.input.default) for v in listing.config.env}
-    assert Settings.from_environment(environment) == Settings()
+    assert EngineSettings.from_environment(environment) == EngineSettings()
 
 
 def test_hub_tests_set_only_variables_that_exist(hub_tests: HubTests) -> None:
     environment = {variable.key: variable.value for variable in hub_tests.config.env}
-    assert {name.lower() for name in environment} <= Settings.model_fields.keys()
-    Settings.from_environment(environment)  # raises for a bad value
+    assert {name.lower() for name in environment} <= EngineSettings.model_fields.keys()
+    EngineSettings.from_environment(environment)  # raises for a bad value
 
 
 def test_hosts_are_no_older_than_the_cuda_of_the_image(

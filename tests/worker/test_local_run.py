@@ -14,13 +14,15 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-import app
+from hatespeech.contract import TextScore
+from hatespeech.engine.classifier import Classifier
+from hatespeech.labels import LABELS
+from hatespeech.model.checkpoint import CONFIG, TOKENIZER, WEIGHTS
+from hatespeech.settings import EngineSettings
+from hatespeech.worker import command as app
+from tests.paths import ROOT
 from tests.support.bad_inputs import BAD_INPUTS, BAD_ITEMS, MARKER, BadInput
-from tests.support.worker_process import APP, ROOT, clean_environment
-from utils.checkpoint import CONFIG, TOKENIZER, WEIGHTS
-from utils.classifier import Classifier
-from utils.schema import LABELS, TextScore
-from utils.settings import Settings
+from tests.support.worker_process import APP, clean_environment
 
 Run = Callable[[Sequence[str], Mapping[str, str]], subprocess.CompletedProcess[bytes]]
 Main = Callable[..., "Outcome"]
@@ -70,7 +72,7 @@ def main(
     capsysbinary: pytest.CaptureFixture[bytes],
 ) -> Iterator[Main]:
     """Runs ``app.main`` in this process, which is quicker, in an empty folder."""
-    for name in (*map(str.upper, Settings.model_fields), "RUNPOD_WEBHOOK_GET_JOB"):
+    for name in (*map(str.upper, EngineSettings.model_fields), "RUNPOD_WEBHOOK_GET_JOB"):
         monkeypatch.delenv(name, raising=False)
     for name, value in clean_environment(tmp_path, small_checkpoint).items():
         monkeypatch.setenv(name, value)

@@ -14,14 +14,15 @@ import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 
+from hatespeech.contract import TextScore
+from hatespeech.engine.classifier import Classifier
+from hatespeech.labels import LABELS
+from hatespeech.model.checkpoint import WEIGHTS
 from tests.conftest import StartWorker
 from tests.support.bad_inputs import BAD_INPUTS, BAD_ITEMS, MARKER
 from tests.support.checkpoints import SENTENCES
 from tests.support.control_plane import API_KEY, POD_ID, ControlPlane
 from tests.support.worker_process import APP, FAULTY_WORKER, WorkerProcess
-from utils.checkpoint import WEIGHTS
-from utils.classifier import Classifier
-from utils.schema import LABELS, TextScore
 
 # The most that the SDK and we could be told to log.
 LOUD = {"RUNPOD_LOG_LEVEL": "DEBUG", "RUNPOD_DEBUG_LEVEL": "DEBUG", "LOG_LEVEL": "DEBUG"}

@@ -11,15 +11,15 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
-from bulk.engine import Chunk, EngineError, ScoredChunk
-from bulk.readers import Read, Readers
-from bulk.rows import read_values, row_of
-from utils.errors import InternalError, ServiceError, describe_exception
-from utils.schema import TextScore
-from utils.settings import Settings
+from hatespeech.bulk.engines.base import Chunk, EngineError, ScoredChunk
+from hatespeech.bulk.engines.readers import Read, Readers
+from hatespeech.bulk.engines.rows import read_values, row_of
+from hatespeech.contract import TextScore
+from hatespeech.errors import InternalError, ServiceError, describe_exception
+from hatespeech.settings import EngineSettings
 
 if TYPE_CHECKING:
-    from utils.classifier import Classifier
+    from hatespeech.engine.classifier import Classifier
 
 log = logging.getLogger(__name__)
 
@@ -58,30 +58,30 @@ def _readers(value: str) -> int:
     return int(value)
 
 
-def check(_options: argparse.Namespace, settings: Settings) -> None:
+def check(_options: argparse.Namespace, settings: EngineSettings) -> None:
     """Raise what :func:`make_engine` would for a model or a device that is not there."""
-    from utils.checkpoint import describe  # loads torch
-    from utils.classifier import choose_device, choose_folder
+    from hatespeech.engine.classifier import choose_device, choose_folder
+    from hatespeech.model.checkpoint import describe  # loads torch
 
     choose_device(settings)
     if settings.model_dir is not None:
         describe(choose_folder(settings))
 
 
-def make_engine(options: argparse.Namespace, settings: Settings) -> LocalEngine:
+def make_engine(options: argparse.Namespace, settings: EngineSettings) -> LocalEngine:
     """Load the model that ``settings`` choose.
 
-    Raises :class:`utils.errors.CheckpointError` and :class:`utils.errors.SettingsError`.
+    Raises :class:`CheckpointError` and :class:`SettingsError`.
     """
-    from utils.classifier import Classifier  # loads torch
+    from hatespeech.engine.classifier import Classifier  # loads torch
 
     return LocalEngine(Classifier.from_settings(settings), settings, options.readers)
 
 
 class LocalEngine:
-    """See :class:`bulk.engine.Engine`. Chunks come in order."""
+    """See :class:`Engine`. Chunks come in order."""
 
-    def __init__(self, classifier: Classifier, settings: Settings, readers: int) -> None:
+    def __init__(self, classifier: Classifier, settings: EngineSettings, readers: int) -> None:
         self._classifier = classifier
         self._settings = settings
         self._budget = settings.max_batch_tokens
@@ -93,7 +93,7 @@ class LocalEngine:
     def score(
         self, chunks: Iterable[Chunk], progress: Callable[[int], object]
     ) -> Generator[ScoredChunk, None, None]:
-        """See :meth:`bulk.engine.Engine.score`."""
+        """See :meth:`Engine.score`."""
         pending: deque[Future[ScoredChunk]] = deque()
         for chunk in chunks:
             pending.append(self._begin(chunk, progress))
@@ -103,7 +103,7 @@ class LocalEngine:
             yield pending.popleft().result()
 
     def close(self) -> None:
-        """See :meth:`bulk.engine.Engine.close`; a pass on the device ends by itself, unheard."""
+        """See :meth:`Engine.close`; a pass on the device ends by itself, unheard."""
         self._stopped.set()
         self._readers.close()
         self._device.shutdown(wait=False, cancel_futures=True)

@@ -21,10 +21,10 @@ from ray.data import Datasource
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
-from bulk.engine import Chunk, EngineError
-from utils.errors import CheckpointError, SettingsError, describe_exception
-from utils.libraries import set_library_defaults
-from utils.settings import Settings
+from hatespeech.bulk.engines.base import Chunk, EngineError
+from hatespeech.errors import CheckpointError, SettingsError, describe_exception
+from hatespeech.libraries import set_library_defaults
+from hatespeech.settings import EngineSettings
 
 # Times that a part is scored whose actor dies, or is killed; all others go on meanwhile.
 TRIES: Final = 8
@@ -148,11 +148,11 @@ class Scorer:
         try:
             import torch
 
-            from bulk.local import LocalEngine
-            from utils.classifier import Classifier
+            from hatespeech.bulk.engines.local import LocalEngine
+            from hatespeech.engine.classifier import Classifier
 
             torch.set_num_threads(cpus)
-            chosen = Settings.model_validate(settings)
+            chosen = EngineSettings.model_validate(settings)
             self._engine = LocalEngine(Classifier.from_settings(chosen), chosen, readers)
         except (CheckpointError, EngineError, SettingsError) as exc:
             self._fault = str(exc)

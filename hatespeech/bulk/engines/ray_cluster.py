@@ -18,11 +18,11 @@ from typing import Any, Final
 
 import ray
 
-from bulk.engine import EngineError
-from utils.errors import describe_exception
-from utils.settings import Settings
+from hatespeech.bulk.engines.base import EngineError
+from hatespeech.errors import describe_exception
+from hatespeech.paths import PACKAGE
+from hatespeech.settings import EngineSettings
 
-ROOT: Final = Path(__file__).resolve().parents[1]
 CONNECT_SECONDS: Final = 10
 OBJECT_STORE_BYTES: Final = 512 * 1024 * 1024  # a part takes 16 MB at most, usually half of one
 # A socket's path has 107 bytes at most, and Ray's own part of it takes 70.
@@ -49,8 +49,7 @@ class Cluster:
             if address != "auto":
                 require_reachable(address)
             # The cluster has the libraries, but not this project.
-            modules = [str(ROOT / name) for name in ("bulk", "utils")]
-            options |= {"address": address, "runtime_env": {"py_modules": modules}}
+            options |= {"address": address, "runtime_env": {"py_modules": [str(PACKAGE)]}}
         else:
             self._folder = Path(tempfile.mkdtemp(prefix="ray-", dir=_short_folder()))
             options |= {
@@ -87,7 +86,7 @@ class Cluster:
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def plan(self, options: argparse.Namespace, settings: Settings) -> Actors:
+    def plan(self, options: argparse.Namespace, settings: EngineSettings) -> Actors:
         """Decide how many actors there are, and what each gets.
 
         Raises :class:`EngineError` if there is no room for them.

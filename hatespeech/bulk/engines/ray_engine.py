@@ -22,12 +22,12 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import GetTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bulk.engine import Chunk, EngineError, RowScore, ScoredChunk
-from bulk.ray_actors import Offers, Parts, Scorer
-from bulk.ray_cluster import Actors, Cluster
-from utils.classifier import choose_folder
-from utils.errors import describe_exception
-from utils.settings import Settings
+from hatespeech.bulk.engines.base import Chunk, EngineError, RowScore, ScoredChunk
+from hatespeech.bulk.engines.ray_actors import Offers, Parts, Scorer
+from hatespeech.bulk.engines.ray_cluster import Actors, Cluster
+from hatespeech.engine.classifier import choose_folder
+from hatespeech.errors import describe_exception
+from hatespeech.settings import EngineSettings
 
 # Calls that an actor gets at once: while one part is on the device, the next one is read.
 CALLS: Final = 2
@@ -40,13 +40,13 @@ SENT: Final = {"dtype", "max_batch_tokens", "max_text_chars", "max_windows"}
 
 
 class RayEngine:
-    """See :class:`bulk.engine.Engine`."""
+    """See :class:`Engine`."""
 
     def __init__(
         self,
         cluster: Cluster,
         actors: Actors,
-        settings: Settings,
+        settings: EngineSettings,
         start_timeout: int,
         part_timeout: int,
     ) -> None:
@@ -63,7 +63,7 @@ class RayEngine:
     def score(
         self, chunks: Iterable[Chunk], progress: Callable[[int], object]
     ) -> Generator[ScoredChunk, None, None]:
-        """See :meth:`bulk.engine.Engine.score`; progress comes in whole chunks."""
+        """See :meth:`Engine.score`; progress comes in whole chunks."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         offers: Any = ray.remote(Offers).options(num_cpus=0, scheduling_strategy=here).remote()
         source = iter(chunks)
@@ -103,7 +103,7 @@ class RayEngine:
                 yield ScoredChunk(index, rows, found["model"])
 
     def close(self) -> None:
-        """See :meth:`bulk.engine.Engine.close`; a cluster that was there before stays."""
+        """See :meth:`Engine.close`; a cluster that was there before stays."""
         self._cluster.close()
 
     def _next(self, results: Iterator[dict[str, Any]]) -> dict[str, Any] | None:

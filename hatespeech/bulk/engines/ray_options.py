@@ -7,14 +7,15 @@ import importlib.util
 import os
 import re
 import secrets
-from collections.abc import Callable, MutableMapping
+from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from bulk.engine import EngineError
-from utils.settings import Settings
+from hatespeech.bulk.engines.base import EngineError
+from hatespeech.cli import whole_number
+from hatespeech.settings import EngineSettings
 
 if TYPE_CHECKING:
-    from bulk.ray_engine import RayEngine
+    from hatespeech.bulk.engines.ray_engine import RayEngine
 
 
 def add_arguments(group: Any) -> None:
@@ -28,7 +29,7 @@ def add_arguments(group: Any) -> None:
     )
     group.add_argument(
         "--num-actors",
-        type=_whole(1, 10_000),
+        type=whole_number(1, 10_000),
         metavar="N",
         help="processes that score, a model in each (default: one for each GPU, or else one for "
         "each machine)",
@@ -42,13 +43,13 @@ def add_arguments(group: Any) -> None:
     )
     group.add_argument(
         "--cpus-per-actor",
-        type=_whole(1, 1024),
+        type=whole_number(1, 1024),
         metavar="N",
         help="threads of an actor (default: 1 beside a GPU, or else all of a machine)",
     )
     group.add_argument(
         "--start-timeout",
-        type=_whole(1, 86_400),
+        type=whole_number(1, 86_400),
         default=600,
         metavar="SECONDS",
         help="give up when actors have not loaded the model by then; they may have to wait until "
@@ -56,7 +57,7 @@ def add_arguments(group: Any) -> None:
     )
     group.add_argument(
         "--part-timeout",
-        type=_whole(1, 604_800),
+        type=whole_number(1, 604_800),
         default=3600,
         metavar="SECONDS",
         help="give up when no part has come back for so long: an actor that dies may not find a "
@@ -80,15 +81,6 @@ def _share(value: str) -> float:
     return float(value)
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}")
-        return int(text)
-
-    return read
-
-
 def set_ray_defaults(environment: MutableMapping[str, str], starts: bool) -> None:
     """Set what Ray reads from the environment when it is imported."""
     # Its C++ would write errors that are none into the progress bar.
@@ -106,10 +98,10 @@ def set_ray_defaults(environment: MutableMapping[str, str], starts: bool) -> Non
         environment["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
-def check(_options: argparse.Namespace, settings: Settings) -> None:
+def check(_options: argparse.Namespace, settings: EngineSettings) -> None:
     """Raise what :func:`make_engine` would for a Ray or a model that is not there."""
-    from utils.checkpoint import describe  # loads torch
-    from utils.classifier import choose_folder
+    from hatespeech.engine.classifier import choose_folder
+    from hatespeech.model.checkpoint import describe  # loads torch
 
     _require_ray()
     if settings.model_dir is not None:
@@ -121,7 +113,7 @@ def _require_ray() -> None:
         raise EngineError("Ray is not installed: pip install -r requirements-ray.txt")
 
 
-def make_engine(options: argparse.Namespace, settings: Settings) -> RayEngine:
+def make_engine(options: argparse.Namespace, settings: EngineSettings) -> RayEngine:
     """Connect to Ray, or start it, and return the engine that the command line asks for.
 
     Raises :class:`EngineError` if Ray is missing, out of reach, or without the resources.
@@ -129,8 +121,8 @@ def make_engine(options: argparse.Namespace, settings: Settings) -> RayEngine:
     _require_ray()
     set_ray_defaults(os.environ, starts=options.address is None)
     try:
-        from bulk.ray_cluster import Cluster
-        from bulk.ray_engine import RayEngine
+        from hatespeech.bulk.engines.ray_cluster import Cluster
+        from hatespeech.bulk.engines.ray_engine import RayEngine
     except ImportError as exc:  # ray without [data], or of another version
         raise EngineError(
             f"Ray Data can't be loaded ({exc.name}): pip install -r requirements-ray.txt"

@@ -21,9 +21,9 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Final
 
-from bulk.engine import EngineError
-from utils.encoder import Encoder, EncoderState, Windows
-from utils.errors import InternalError, ServiceError, describe_exception
+from hatespeech.bulk.engines.base import EngineError
+from hatespeech.engine.encoder import Encoder, EncoderState, Windows
+from hatespeech.errors import InternalError, ServiceError, describe_exception
 
 log = logging.getLogger(__name__)
 

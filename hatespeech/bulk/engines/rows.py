@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bulk.engine import RowScore
-from utils.errors import ServiceError
-from utils.schema import LABELS, TextScore, locate_error, parse_request
-from utils.settings import Settings
+from hatespeech.bulk.engines.base import RowScore
+from hatespeech.contract import TextScore, locate_error, parse_request
+from hatespeech.errors import ServiceError
+from hatespeech.labels import LABELS
+from hatespeech.settings import EngineSettings
 
 
 def read_values(
-    values: Sequence[Any], settings: Settings
+    values: Sequence[Any], settings: EngineSettings
 ) -> tuple[Sequence[str], Mapping[int, ServiceError]]:
     """Return texts fit to be scored, and the faults of those that are not, by their place.
 

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from bulk.engine import EngineError
+from hatespeech.bulk.engines.base import EngineError
 
 log = logging.getLogger(__name__)
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # else a line for every poll of every job

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
-from bulk.engine import Chunk, RowScore, ScoredChunk
-from bulk.runpod_http import Endpoint
-from bulk.runpod_jobs import Jobs
-from utils.errors import ServiceError, TooLargeError
-from utils.schema import parse_request
-from utils.settings import Settings
+from hatespeech.bulk.engines.base import Chunk, RowScore, ScoredChunk
+from hatespeech.bulk.engines.runpod_client import Endpoint
+from hatespeech.bulk.engines.runpod_jobs import Jobs
+from hatespeech.contract import parse_request
+from hatespeech.errors import ServiceError, TooLargeError
+from hatespeech.settings import EngineSettings
 
 # /run takes 10 MB and a reply, which holds the texts again, 20 MB: one limit serves both.
 JOB_BYTES: Final = 9_500_000
@@ -49,10 +49,16 @@ class _OpenChunk:
 
 
 class RunpodEngine:
-    """See :class:`bulk.engine.Engine`."""
+    """See :class:`Engine`."""
 
     def __init__(
-        self, endpoint: Endpoint, jobs: Jobs, settings: Settings, *, in_flight: int, job_texts: int
+        self,
+        endpoint: Endpoint,
+        jobs: Jobs,
+        settings: EngineSettings,
+        *,
+        in_flight: int,
+        job_texts: int,
     ) -> None:
         self._endpoint = endpoint
         self._jobs = jobs
@@ -76,9 +82,9 @@ class RunpodEngine:
     def score(
         self, chunks: Iterable[Chunk], progress: Callable[[int], object]
     ) -> Generator[ScoredChunk, None, None]:
-        """See :meth:`bulk.engine.Engine.score`.
+        """See :meth:`Engine.score`.
 
-        Raises :class:`~bulk.engine.EngineError`. A chunk is read as soon as a job may be submitted
+        Raises :class:`EngineError`. A chunk is read as soon as a job may be submitted
         and none is left, so no more are open than there are jobs in flight and jobs of a chunk.
         """
         source = iter(chunks)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
-from bulk.engine import EngineError, RowScore
-from bulk.runpod_http import Endpoint
-from utils.schema import LABELS
+from hatespeech.bulk.engines.base import EngineError, RowScore
+from hatespeech.bulk.engines.runpod_client import Endpoint
+from hatespeech.labels import LABELS
 
 log = logging.getLogger(__name__)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from bulk.engine import EngineError
-from utils.settings import Settings
+from hatespeech.bulk.engines.base import EngineError
+from hatespeech.cli import whole_number
+from hatespeech.settings import EngineSettings
 
 if TYPE_CHECKING:
-    from bulk.runpod_engine import RunpodEngine
-    from bulk.runpod_http import Endpoint
+    from hatespeech.bulk.engines.runpod_client import Endpoint
+    from hatespeech.bulk.engines.runpod_engine import RunpodEngine
 
 _MOST_IN_FLIGHT: Final = 200  # the platform's own limit on concurrent submissions
 
@@ -30,50 +30,41 @@ def add_arguments(group: ArgumentGroup) -> None:
     group.add_argument("--endpoint", metavar="ID", help="id of the queue endpoint")
     group.add_argument(
         "--in-flight",
-        type=_whole(1, _MOST_IN_FLIGHT),
+        type=whole_number(1, _MOST_IN_FLIGHT),
         default=8,
         metavar="N",
         help="jobs submitted and not finished at once; two or more for each worker (%(default)s)",
     )
     group.add_argument(
         "--job-texts",
-        type=_whole(1, 100_000),
+        type=whole_number(1, 100_000),
         metavar="N",
         help="texts in one job at most (MAX_TEXTS_PER_REQUEST, the workers' own limit)",
     )
     group.add_argument(
         "--job-timeout",
-        type=_whole(10, 259_200),
+        type=whole_number(10, 259_200),
         default=600,
         metavar="SECONDS",
         help="how long a worker may be at work on a job (%(default)s)",
     )
     group.add_argument(
         "--queue-timeout",
-        type=_whole(10, 259_200),
+        type=whole_number(10, 259_200),
         default=1800,
         metavar="SECONDS",
         help="give up when no worker takes a job for so long (%(default)s)",
     )
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}")
-        return int(text)
-
-    return read
-
-
-def check(options: argparse.Namespace, _settings: Settings) -> None:
+def check(options: argparse.Namespace, _settings: EngineSettings) -> None:
     """Raise as :func:`make_engine`; nothing is sent."""
     _endpoint(options).close()
 
 
 def _endpoint(options: argparse.Namespace) -> Endpoint:
     # Imported late: a command line that chooses another engine has no use for an HTTP client.
-    from bulk.runpod_http import BASE_URL, BASE_URL_VARIABLE, Endpoint, Pace
+    from hatespeech.bulk.engines.runpod_client import BASE_URL, BASE_URL_VARIABLE, Endpoint, Pace
 
     if not options.endpoint:
         raise EngineError("--endpoint is missing: the id of the Runpod endpoint")
@@ -85,13 +76,13 @@ def _endpoint(options: argparse.Namespace) -> Endpoint:
     )
 
 
-def make_engine(options: argparse.Namespace, settings: Settings) -> RunpodEngine:
+def make_engine(options: argparse.Namespace, settings: EngineSettings) -> RunpodEngine:
     """Return the engine that the command line asks for; the key is the environment's.
 
     Raises :class:`EngineError` for a missing key or endpoint, or an address that is not safe.
     """
-    from bulk.runpod_engine import RunpodEngine
-    from bulk.runpod_jobs import Jobs, Limits
+    from hatespeech.bulk.engines.runpod_engine import RunpodEngine
+    from hatespeech.bulk.engines.runpod_jobs import Jobs, Limits
 
     endpoint = _endpoint(options)
     return RunpodEngine(

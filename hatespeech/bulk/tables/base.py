@@ -14,9 +14,9 @@ from typing import Any, BinaryIO, ClassVar, Final
 
 import pyarrow as pa
 
-from bulk.errors import RunError
-from bulk.files import Input
-from bulk.scores import SCORES
+from hatespeech.bulk.errors import RunError
+from hatespeech.bulk.places import Input
+from hatespeech.bulk.score_files import SCORES
 
 BLOCK_ROWS: Final = 1024
 

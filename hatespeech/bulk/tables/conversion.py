@@ -15,9 +15,9 @@ from typing import Any, Final, cast
 
 import pyarrow as pa
 
-from bulk.tables import Block, Head, Inspector, Table
-from bulk.texts import JsonlTable
-from bulk.values import ARROW, batch_of, plain, text_of, to_json, widened
+from hatespeech.bulk.tables.base import Block, Head, Inspector, Table
+from hatespeech.bulk.tables.lines import JsonlTable
+from hatespeech.bulk.tables.values import ARROW, batch_of, plain, text_of, to_json, widened
 
 HALF: Final = (re.compile("[\ud800-\udfff]"), "half a character, which UTF-8 can't hold")
 BREAK: Final = (re.compile("[\t\r\n]"), "a tab or a line break, which TSV can't hold")
@@ -136,7 +136,7 @@ class Conversion:
         return self.tables[0], [self.tables[0].column]  # there are no rows
 
     def _values(self, table: Table, rows: Any, first: int) -> Iterable[Sequence[Any]]:
-        """Return what stands in each column of each row; see :mod:`bulk.values`."""
+        """Return what stands in each column of each row."""
         if _kind(table) == "Parquet":
             return zip(*(plain(column) for column in rows.columns), strict=True)
         if _kind(table) != "JSONL":

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, ClassVar, NoReturn
 
 import pyarrow as pa
 
-from bulk.tables import BLOCK_ROWS, Block, Head, Inspector, Table, Writer
-from service.tables import MAX_RECORD_CHARS, Csv, Lines, Tsv, chunked
+from hatespeech.bulk.tables.base import BLOCK_ROWS, Block, Head, Inspector, Table, Writer
+from hatespeech.serving.uploads.text_tables import MAX_RECORD_CHARS, Csv, Lines, Tsv, chunked
 
 
 class TextTable(Table):

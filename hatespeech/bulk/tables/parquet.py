@@ -9,8 +9,8 @@ from typing import Any, BinaryIO, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bulk.scores import SCORES
-from bulk.tables import BLOCK_ROWS, Block, Head, Inspector, Table, Writer
+from hatespeech.bulk.score_files import SCORES
+from hatespeech.bulk.tables.base import BLOCK_ROWS, Block, Head, Inspector, Table, Writer
 
 # A batch as it is read, as far as one row allows.
 BATCH_BYTES: Final = 16 * 1024 * 1024

@@ -19,8 +19,8 @@ from typing import Final
 
 import torch
 
-from utils.pickle_reader import MAX_PICKLE_BYTES, Pickle, read_pickle
-from utils.pickle_values import Storage, UnsafePickleError, refuse, shown
+from hatespeech.fetching.pickle.reader import MAX_PICKLE_BYTES, Pickle, read_pickle
+from hatespeech.fetching.pickle.values import Storage, UnsafePickleError, refuse, shown
 
 MAX_DIRECTORY_BYTES: Final = 1 << 20
 MAX_SMALL_ENTRY: Final = 64

@@ -1,8 +1,8 @@
 """Reads the published checkpoint, a pickled `CustomModel`, without running anything it names.
 
 `torch.load` executes such a file. Here its pickle is interpreted as inert data
-(:mod:`utils.pickle_reader`), its tensors are checked against the file before memory is reserved
-for them (:mod:`utils.torch_file`), and its modules are walked the way `Module.state_dict` does.
+(`reader`), its tensors are checked against the file before memory is reserved for them
+(`container`), and its modules are walked as `Module.state_dict` walks them.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import torch
 
-from utils.custom_model import CustomModel, ModelConfig
-from utils.pickle_values import (
+from hatespeech.fetching.pickle.container import open_torch_file, read_storages
+from hatespeech.fetching.pickle.values import (
     CONFIG_CLASS,
     DATA_PARALLEL_CLASS,
     MODULE_CLASSES,
@@ -31,7 +31,7 @@ from utils.pickle_values import (
     refuse,
     shown,
 )
-from utils.torch_file import open_torch_file, read_storages
+from hatespeech.model.network import CustomModel, ModelConfig
 
 __all__ = ["UnpickledModule", "UnsafePickleError", "check_state_dict", "read_pickled_module"]
 

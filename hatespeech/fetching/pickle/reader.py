@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, Final, Literal
 
-from utils.pickle_values import (
+from hatespeech.fetching.pickle.values import (
     ALLOWED_GLOBALS,
     MAX_COUNT,
     MODULE_CLASSES,

@@ -11,9 +11,9 @@ from typing import Final
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.messages import error_response
-from utils.errors import NotFoundError, SettingsError, UnauthorizedError
-from utils.settings import Settings
+from hatespeech.errors import NotFoundError, SettingsError, UnauthorizedError
+from hatespeech.serving.messages import error_response
+from hatespeech.serving.settings import ServerSettings
 
 # For probes and for people who want to know what this is. Everything else wants the token, paths
 # that do not exist included.
@@ -32,7 +32,7 @@ class Caller:
     name: str  # to count requests by
 
 
-def require_guard(settings: Settings) -> None:
+def require_guard(settings: ServerSettings) -> None:
     """Raise :class:`SettingsError` unless somebody decided who may call."""
     if not settings.tokens and not settings.allow_anonymous:
         raise SettingsError(

@@ -20,7 +20,7 @@ WRITE_SECONDS: Final = 60.0  # without the client taking anything
 MAX_CONNECTIONS: Final = 2048
 RESERVED_DESCRIPTORS: Final = 128  # for everything else that is open
 
-log = logging.getLogger("service.protocol")
+log = logging.getLogger(__name__)
 
 
 def connections_that_fit() -> int:

@@ -13,11 +13,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.auth import PROBES
-from service.messages import error_response
-from service.metrics import Metrics
-from utils.errors import InternalError, UnhealthyError, describe_exception
-from utils.logs import FIELDS
+from hatespeech.errors import InternalError, UnhealthyError, describe_exception
+from hatespeech.logs import FIELDS
+from hatespeech.serving.guards.auth import PROBES
+from hatespeech.serving.messages import error_response
+from hatespeech.serving.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.auth import Caller
-from service.messages import error_response
-from utils.errors import RateLimitedError, TooLargeError, ValidationError
+from hatespeech.errors import RateLimitedError, TooLargeError, ValidationError
+from hatespeech.serving.guards.auth import Caller
+from hatespeech.serving.messages import error_response
 
 # A body may be slow (a telephone, an upload) but has to make progress: this many seconds, and one
 # more for each so many bytes that have come.
@@ -25,7 +25,7 @@ BODY_BYTES_PER_SECOND: Final = 8 * 1024
 
 
 class RateLimiter:
-    """Counts requests of callers that :class:`~service.auth.TokenGuard` let through."""
+    """Counts requests of callers that :class:`TokenGuard` let through."""
 
     def __init__(self, app: ASGIApp, limit: str) -> None:
         self._app = app

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from utils.errors import ServiceError
+from hatespeech.errors import ServiceError
 
 Result = TypeVar("Result")
 
@@ -49,7 +49,7 @@ class Database:
     async def run(self, operation: Callable[[sqlite3.Connection], Result]) -> Result:
         """Return what ``operation`` does, once it is on the disk.
 
-        It may raise :class:`~utils.errors.ServiceError` as long as it has written nothing, for it
+        It may raise :class:`ServiceError` as long as it has written nothing, for it
         shares its transaction. Whatever else it raises undoes those beside it as well, and all
         their callers are told; so does ``sqlite3.Error``, as when the disk is full. The operation
         of a caller that is cancelled is run all the same.

@@ -17,10 +17,17 @@ import sqlite3
 from collections.abc import Iterable
 from typing import Any, Final
 
-from service.auth import Caller
-from service.engine import Engine
-from service.metrics import Metrics
-from service.store import (
+from hatespeech.contract import parse_request
+from hatespeech.errors import (
+    InternalError,
+    NotFoundError,
+    ServiceError,
+    UnhealthyError,
+    ValidationError,
+    describe_exception,
+)
+from hatespeech.serving.guards.auth import Caller
+from hatespeech.serving.jobs.store import (
     CANCELLED,
     COMPLETED,
     FAILED,
@@ -30,16 +37,9 @@ from service.store import (
     NewJob,
     Store,
 )
-from utils.errors import (
-    InternalError,
-    NotFoundError,
-    ServiceError,
-    UnhealthyError,
-    ValidationError,
-    describe_exception,
-)
-from utils.schema import parse_request
-from utils.settings import Settings
+from hatespeech.serving.metrics import Metrics
+from hatespeech.serving.model import Engine
+from hatespeech.serving.settings import ServerSettings
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,9 @@ TAKEN_AT_ONCE: Final = 32
 class Jobs:
     """Runs jobs from the store on the engine, as many at once as the settings allow."""
 
-    def __init__(self, store: Store, engine: Engine, metrics: Metrics, settings: Settings) -> None:
+    def __init__(
+        self, store: Store, engine: Engine, metrics: Metrics, settings: ServerSettings
+    ) -> None:
         self._store = store
         self._engine = engine
         self._metrics = metrics
@@ -103,7 +105,7 @@ class Jobs:
         """Accept a job; return its id, that of the first try if the retry key is known.
 
         An input that the contract refuses is answered at once, and not kept. Raises as
-        :meth:`~service.store.Store.add` and :meth:`~service.engine.Engine.require_ready`.
+        :meth:`Store.add` and :meth:`Engine.require_ready`.
         """
         self._engine.require_ready()
         refusal = None

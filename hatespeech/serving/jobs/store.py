@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from service.database import Database, connect, why_not
-from utils.errors import OverloadedError, SettingsError, ValidationError
+from hatespeech.errors import OverloadedError, SettingsError, ValidationError
+from hatespeech.serving.jobs.database import Database, connect, why_not
 
 SCHEMA_VERSION: Final = 1
 

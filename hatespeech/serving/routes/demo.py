@@ -1,4 +1,4 @@
-"""A page to try the service in a browser; its files are in ``service/demo``."""
+"""A page to try the service in a browser; its files are in ``serving/demo``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from fastapi import APIRouter
 from starlette.responses import HTMLResponse, Response
 
-from utils.settings import Settings
+from hatespeech.serving.settings import ServerSettings
 
 # Nothing inline, nothing from elsewhere, and no markup made of strings by a script.
 DEMO_POLICY: Final = (
@@ -24,10 +24,10 @@ DEMO_FILES: Final = {
 SIGN_IN: Final = '<fieldset id="sign-in"'
 
 
-def demo_routes(settings: Settings) -> APIRouter:
+def demo_routes(settings: ServerSettings) -> APIRouter:
     """Return ``GET /demo`` and its files; without tokens to send, the page asks for none."""
     router = APIRouter(include_in_schema=False)
-    folder = resources.files("service").joinpath("demo")
+    folder = resources.files("hatespeech.serving").joinpath("demo")
     page = folder.joinpath("index.html").read_text(encoding="utf-8")
     if not settings.tokens:
         page = page.replace(SIGN_IN, f"{SIGN_IN} hidden disabled")

@@ -13,8 +13,12 @@ from fastapi import APIRouter
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from service.auth import Caller
-from service.documents import (
+from hatespeech.errors import ValidationError
+from hatespeech.serving.guards.auth import Caller
+from hatespeech.serving.jobs.queue import Jobs
+from hatespeech.serving.jobs.store import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE, Job
+from hatespeech.serving.messages import read_json, read_query, until_gone
+from hatespeech.serving.openapi import (
     EXAMPLE_TEXT,
     JOB,
     SCORING,
@@ -22,11 +26,7 @@ from service.documents import (
     json_body,
     score_input,
 )
-from service.jobs import Jobs
-from service.messages import read_json, read_query, until_gone
-from service.store import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE, Job
-from utils.errors import ValidationError
-from utils.settings import Settings
+from hatespeech.serving.settings import ServerSettings
 
 MIN_WAIT_MS: Final = 1000
 MAX_WAIT_MS: Final = 300_000
@@ -41,7 +41,7 @@ REFUSED_INPUT: Final = {"description": "Any other value makes a job that fails, 
 JOB_ID: Final = {"in": "path", "name": "job_id", "required": True, "schema": {"type": "string"}}
 
 
-def job_routes(settings: Settings) -> tuple[APIRouter, APIRouter]:
+def job_routes(settings: ServerSettings) -> tuple[APIRouter, APIRouter]:
     """Return the routes, and ``/health`` as Runpod's clients know it, for the prefix alone."""
     router = APIRouter(tags=["jobs"])
     body = json_body(
@@ -165,7 +165,7 @@ def job_routes(settings: Settings) -> tuple[APIRouter, APIRouter]:
 
 
 def caller_of(request: Request) -> Caller:
-    """Return who asks, as :class:`~service.auth.TokenGuard` found out."""
+    """Return who asks, as :class:`TokenGuard` found out."""
     caller: Caller = request.scope["state"]["caller"]
     return caller
 

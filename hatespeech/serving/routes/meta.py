@@ -10,11 +10,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
-from service.documents import OPEN, SUMMARY, TITLE, Card, Health, errors
-from service.engine import Engine
-from service.jobs import Jobs
-from service.metrics import Metrics
-from utils.settings import Settings
+from hatespeech.serving.jobs.queue import Jobs
+from hatespeech.serving.metrics import Metrics
+from hatespeech.serving.model import Engine
+from hatespeech.serving.openapi import OPEN, SUMMARY, TITLE, Card, Health, errors
+from hatespeech.serving.settings import ServerSettings
 
 # Swagger UI sets style attributes and has its icons in data: URLs. Scripts come from here alone.
 DOCS_POLICY: Final = (
@@ -53,7 +53,7 @@ DOCS_FILES: Final = {
 }
 
 
-def meta_routes(settings: Settings, metrics: Metrics, version: str) -> APIRouter:
+def meta_routes(settings: ServerSettings, metrics: Metrics, version: str) -> APIRouter:
     """Return the card, the probes, the metrics and the documentation."""
     router = APIRouter(tags=["service"])
 

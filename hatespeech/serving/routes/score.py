@@ -10,7 +10,17 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from service.documents import (
+from hatespeech.errors import (
+    OverloadedError,
+    TooLargeError,
+    UnhealthyError,
+    ValidationError,
+)
+from hatespeech.labels import THRESHOLD_NAMES
+from hatespeech.serving.messages import read_json, read_query, until_gone
+from hatespeech.serving.metrics import Metrics
+from hatespeech.serving.model import Engine
+from hatespeech.serving.openapi import (
     EXAMPLE_TEXT,
     SCORING,
     VISIBLE,
@@ -20,21 +30,11 @@ from service.documents import (
     json_body,
     score_input,
 )
-from service.engine import Engine
-from service.files import open_table, receive_upload, score_table
-from service.messages import read_json, read_query, until_gone
-from service.metrics import Metrics
-from utils.errors import (
-    OverloadedError,
-    TooLargeError,
-    UnhealthyError,
-    ValidationError,
-)
-from utils.schema import THRESHOLD_NAMES
-from utils.settings import Settings
+from hatespeech.serving.settings import ServerSettings
+from hatespeech.serving.uploads.upload import open_table, receive_upload, score_table
 
 
-def score_routes(settings: Settings, metrics: Metrics) -> APIRouter:
+def score_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
     """Return ``GET /score``, ``POST /score`` and ``POST /score/file``."""
     router = APIRouter(tags=["score"])
 

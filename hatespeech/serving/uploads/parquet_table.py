@@ -9,9 +9,9 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from service.tables import ADDED, TEXT, Item, Table, refuse_added
-from utils.errors import TooLargeError, ValidationError
-from utils.schema import LABELS
+from hatespeech.errors import TooLargeError, ValidationError
+from hatespeech.labels import LABELS
+from hatespeech.serving.uploads.text_tables import ADDED, TEXT, Item, Table, refuse_added
 
 if TYPE_CHECKING:
     import pyarrow as pa

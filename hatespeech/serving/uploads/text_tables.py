@@ -13,8 +13,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, ClassVar, Final, NoReturn
 
-from utils.errors import ValidationError
-from utils.schema import LABELS
+from hatespeech.errors import ValidationError
+from hatespeech.labels import LABELS
 
 TEXT: Final = "text"
 ADDED: Final = (*LABELS, "label", "windows", "error")

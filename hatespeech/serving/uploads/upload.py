@@ -11,13 +11,13 @@ from typing import Any, Final
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from service.engine import Engine
-from service.messages import require_media_type
-from service.metrics import Metrics
-from service.parquet import Parquet
-from service.tables import Csv, Jsonl, Table, Tsv
-from utils.errors import TooLargeError, UnsupportedMediaError, ValidationError
-from utils.settings import Settings
+from hatespeech.errors import TooLargeError, UnsupportedMediaError, ValidationError
+from hatespeech.serving.messages import require_media_type
+from hatespeech.serving.metrics import Metrics
+from hatespeech.serving.model import Engine
+from hatespeech.serving.settings import ServerSettings
+from hatespeech.serving.uploads.parquet_table import Parquet
+from hatespeech.serving.uploads.text_tables import Csv, Jsonl, Table, Tsv
 
 ROWS: Final = 256
 # Chunks in the queue at once: one is written and read while the other is scored.
@@ -67,7 +67,7 @@ def choose_table(upload: UploadFile) -> type[Table]:
     return kind
 
 
-def open_table(upload: UploadFile, settings: Settings) -> Table:
+def open_table(upload: UploadFile, settings: ServerSettings) -> Table:
     """Return the file as a table; raise as :func:`choose_table`."""
     rows = min(ROWS, settings.max_texts_per_request)
     return choose_table(upload)(upload.file, rows, settings.max_file_bytes)

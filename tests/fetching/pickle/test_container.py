@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from hatespeech.fetching.pickle.container import open_torch_file, read_storages
+from hatespeech.fetching.pickle.module import UnsafePickleError, read_pickled_module
 from tests.support.torch_files import archive, edit_directory, legacy, legacy_header, replace_once
 from tests.support.unpickling import CONFIG, ENTRIES, PUBLISHED, refusal
-from utils.torch_file import open_torch_file, read_storages
-from utils.unpickle import UnsafePickleError, read_pickled_module
 
 
 def test_compressed_archive_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hatespeech.fetching.pickle.module import read_pickled_module
 from tests.support import malicious_pickles as evil
 from tests.support.torch_files import (
     archive,
@@ -25,7 +26,6 @@ from tests.support.torch_files import (
     with_pickle,
 )
 from tests.support.unpickling import CONFIG, ENTRIES, PUBLISHED, refusal, run, whole_pickle
-from utils.unpickle import read_pickled_module
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from hatespeech.fetching.pickle.module import (
+    UnsafePickleError,
+    check_state_dict,
+    read_pickled_module,
+)
+from hatespeech.fetching.pickle.reader import read_pickle
+from hatespeech.fetching.pickle.values import TensorView
 from tests.support import malicious_pickles as evil
 from tests.support.pickled_variants import VARIANTS
 from tests.support.torch_files import archive, legacy, pickle_of, replace_once, splice, with_pickle
@@ -19,9 +26,6 @@ from tests.support.unpickling import (
     refusal,
     run,
 )
-from utils.pickle_reader import read_pickle
-from utils.pickle_values import TensorView
-from utils.unpickle import UnsafePickleError, check_state_dict, read_pickled_module
 
 POSITION_IDS = "model.embeddings.position_ids"
 CUSTOM_MODEL = ("utils.custom_model", "CustomModel")

@@ -1,0 +1,1 @@
+"""Scores tweets: hate, abusing, neutral, spam."""

@@ -1,0 +1,1 @@
+"""What scores a bulk run: this machine, a Ray cluster, or a Runpod endpoint."""

@@ -1,0 +1,1 @@
+"""The file formats of a bulk run, read and written in blocks of rows."""

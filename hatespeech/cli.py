@@ -1,0 +1,43 @@
+"""What the command lines share: whole-number arguments, lines past a progress bar, exits."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from tqdm import tqdm
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """Return a type for ``argparse`` that takes whole numbers from ``least`` to ``most``."""
+
+    def read(value: str) -> int:
+        if not value.isdecimal() or not least <= int(value) <= most:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}")
+        return int(value)
+
+    return read
+
+
+def say(message: str) -> None:
+    """Write a line to standard error, past any progress bar."""
+    tqdm.write(message, file=sys.stderr)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process.
+
+    After a failure it does not wait for threads: one may be in the middle of a pass or a request,
+    whose result nothing needs any more.
+    """
+    if code:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:  # the caller closed it
+                with contextlib.suppress(OSError):
+                    stream.flush()
+        os._exit(code)
+    sys.exit(0)

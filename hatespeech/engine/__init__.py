@@ -1,0 +1,1 @@
+"""Texts to scores on one device, for one caller or many."""

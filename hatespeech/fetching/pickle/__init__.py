@@ -1,0 +1,1 @@
+"""The published pickle, read as data and never run."""

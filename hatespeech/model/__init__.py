@@ -1,0 +1,1 @@
+"""The network in plain torch, its packed batches, and the checkpoint folder."""

@@ -1,0 +1,1 @@
+"""Around every request: who may ask, how often, how much, and what is logged."""

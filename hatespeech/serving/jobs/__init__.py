@@ -1,0 +1,1 @@
+"""Asynchronous jobs: the queue, its SQLite store, and the database thread."""

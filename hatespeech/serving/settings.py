@@ -1,0 +1,150 @@
+"""The HTTP server's settings, beside the engine's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from hatespeech.settings import EngineSettings, table
+
+# Shorter than this, a token can be guessed.
+SAFE_TOKEN_CHARS: Final = 16
+
+_ONE_LIMIT = r"[1-9]\d{0,8}/([1-9]\d{0,4} ?)?(second|minute|hour|day)s?"
+
+
+def _commas(value: str) -> list[str]:
+    return [part for part in (part.strip() for part in value.split(",")) if part]
+
+
+def _check_tokens(value: SecretStr | None) -> SecretStr | None:
+    tokens = [] if value is None else _commas(value.get_secret_value())
+    if (value is not None and not tokens) or not all(
+        re.fullmatch(r"[!-~]+", token) for token in tokens
+    ):
+        raise ValueError("not tokens")
+    return value
+
+
+def _check_origins(value: str | None) -> str | None:
+    origins = _commas(value or "")
+    if not all(re.fullmatch(r"\*|https?://[^/\s*]+", origin) for origin in origins):
+        raise ValueError("not origins")
+    return value
+
+
+class ServerSettings(EngineSettings):
+    """The settings of ``server.py``, checked."""
+
+    host: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="Address that `server.py` listens on; `0.0.0.0` is every network, which a "
+            "container needs.",
+            json_schema_extra={"allowed": "an address of this machine"},
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int, Field(ge=1, le=65_535, description="Port that `server.py` listens on.")
+    ] = 8000
+    port_health: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=65_535,
+            description="A second port, for `/ping` and `/health` alone; unset or equal to `PORT`: "
+            "none.",
+            json_schema_extra={"allowed": "a whole number from 1 to 65535"},
+        ),
+    ] = None
+    bearer_token: Annotated[
+        SecretStr | None,
+        AfterValidator(_check_tokens),
+        Field(
+            description="Token that HTTP callers must send, or several; without one the server "
+            "does not start.",
+            json_schema_extra={"allowed": "visible ASCII, tokens separated by commas"},
+        ),
+    ] = None
+    allow_anonymous: Annotated[
+        bool,
+        Field(description="1: without `BEARER_TOKEN`, serve whoever asks; with one, of no effect."),
+    ] = False
+    cors_origins: Annotated[
+        str | None,
+        AfterValidator(_check_origins),
+        Field(
+            description="Web pages of other origins that may call this server; unset: none.",
+            json_schema_extra={"allowed": "`*`, or https://host separated by commas"},
+        ),
+    ] = None
+    rate_limit: Annotated[
+        str,
+        Field(
+            pattern=rf"^(off|{_ONE_LIMIT}(;{_ONE_LIMIT})*)$",
+            description="Requests of one token (of one address, without tokens); several limits "
+            "are separated by semicolons.",
+            json_schema_extra={"allowed": "off, or such as 600/minute, 5/10 seconds"},
+        ),
+    ] = "600/minute"
+    metrics: Annotated[
+        Literal["off", "token", "open"],
+        Field(description="`GET /metrics`: not there, for the token, or for everyone."),
+    ] = "token"
+    jobs_db: Annotated[
+        Path,
+        Field(
+            description="SQLite file of asynchronous jobs and their results.",
+            json_schema_extra={"allowed": "a file of this process alone"},
+        ),
+    ] = Path("jobs.sqlite3")
+    job_ttl: Annotated[
+        int,
+        Field(ge=1, le=2_592_000, description="Seconds that the result of a job can be asked for."),
+    ] = 1800
+    max_queue_jobs: Annotated[
+        int, Field(ge=1, le=1_000_000, description="Asynchronous jobs that wait at most.")
+    ] = 1000
+    max_body_bytes: Annotated[
+        int,
+        Field(ge=1024, le=1_073_741_824, description="Bytes in the body of an HTTP request."),
+    ] = 20_971_520
+    max_file_bytes: Annotated[
+        int,
+        Field(ge=1024, le=1_099_511_627_776, description="Bytes in an upload to `/score/file`."),
+    ] = 268_435_456
+
+    @property
+    def tokens(self) -> Sequence[str]:
+        """The bearer tokens; to be compared in constant time, never shown."""
+        return [] if self.bearer_token is None else _commas(self.bearer_token.get_secret_value())
+
+    @property
+    def origins(self) -> Sequence[str]:
+        """The origins that CORS lets in."""
+        return _commas(self.cors_origins or "")
+
+
+# The queue worker reads none of these.
+HTTP_SETTINGS: Final = tuple(
+    name for name in ServerSettings.model_fields if name not in EngineSettings.model_fields
+)
+
+
+def tables() -> dict[str, str]:
+    """Return the Markdown tables of ``docs/settings.md``: the engine's and the server's."""
+    return {
+        "engine": table(EngineSettings),
+        "server": table(ServerSettings, skip=EngineSettings.model_fields),
+    }
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write("\n".join(tables().values()))

@@ -1,0 +1,1 @@
+"""Uploaded files: CSV, TSV, JSONL and Parquet, read and written in chunks."""

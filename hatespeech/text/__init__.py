@@ -1,0 +1,1 @@
+"""A raw tweet to the text that BERTweet was trained on."""

@@ -1,0 +1,1 @@
+"""The Runpod front: a job in, a reply out, start and stop."""
