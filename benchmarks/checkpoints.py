@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks import report
-from hatespeech.contract import TextScore
+from hatespeech.contract import Prediction
 from hatespeech.engine.classifier import Classifier
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
@@ -118,7 +118,7 @@ def balanced_accuracy(hits: dict[tuple[str, str], list[bool]]) -> float:
 def scores(classifier: Classifier, texts: Sequence[str]) -> Any:
     """Return ``[texts, labels]``; a text that can't be scored counts as no label's."""
     found = classifier.score(texts)
-    rows = [list(r.scores) if isinstance(r, TextScore) else [0.0] * 4 for r in found]
+    rows = [list(r.scores) if isinstance(r, Prediction) else [0.0] * 4 for r in found]
     return np.array(rows, dtype=np.float32)
 
 

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 import torch
 
 from benchmarks import models, report
-from hatespeech.engine.scorer import Handler
+from hatespeech.engine.scorer import Scorer
 from hatespeech.settings import EngineSettings
+from hatespeech.worker.handler import JobHandler
 
 CALLERS = 64
 EACH = 2  # tweets a round for each of the many; the single caller sends all of them
@@ -30,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     options = parser.parse_args(arguments)
     classifier = models.classifier(getattr(torch, options.dtype))
-    handler = Handler(classifier, EngineSettings.from_environment({"DEVICE": "cpu"}))
+    scorer = Scorer(classifier, EngineSettings.from_environment({"DEVICE": "cpu"}))
+    handler = JobHandler(scorer)
     with asyncio.Runner() as runner:
 
         def rate(callers: int, each: int) -> float:
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ours, theirs = report.in_turn(
             lambda: rate(CALLERS, EACH), lambda: rate(1, CALLERS * EACH), options.rounds
         )
-    handler.close()
+    scorer.close()
     figure = report.at_least(
         f"{CALLERS} concurrent callers through the handler, base shape, {options.dtype}, texts/s",
         "one caller at a time",
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report.publish([figure], options.json)
 
 
-async def tweets_per_second(handler: Handler, callers: int, each: int) -> float:
+async def tweets_per_second(handler: JobHandler, callers: int, each: int) -> float:
     """Let callers send ``each`` tweets, one after another."""
     texts = itertools.cycle(models.sample_texts())
 

@@ -19,11 +19,12 @@ import torch
 
 from benchmarks import models, report
 from hatespeech.engine.classifier import Classifier
-from hatespeech.engine.scorer import Handler
+from hatespeech.engine.scorer import Scorer
 from hatespeech.model.checkpoint import load_model
 from hatespeech.model.network import CustomModel
 from hatespeech.model.packing import PackedBatch
 from hatespeech.settings import EngineSettings
+from hatespeech.worker.handler import JobHandler
 
 TARGET_MS = 1.5
 
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     checkpoint = models.embedded()
     model = load_model(checkpoint, reorder=True)
     classifier = Classifier.from_settings(settings)
-    handler = Handler(classifier, settings)
+    scorer = Scorer(classifier, settings)
+    handler = JobHandler(scorer)
     sequences = [classifier.encode(text).windows for text in texts]
     batches = [PackedBatch.pack(windows, 1, "cpu") for windows in sequences]
 
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         through(), bare()
         ours, theirs = report.in_turn(through, bare, options.rounds)
-    handler.close()
+    scorer.close()
     added = median(a - b for a, b in zip(ours, theirs, strict=True))
     figure = report.Figure(
         "one tweet through the idle handler, mini, ms more than",

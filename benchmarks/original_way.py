@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from benchmarks import models, report
 from hatespeech.engine.classifier import Classifier
-from hatespeech.engine.scorer import Handler
+from hatespeech.engine.scorer import Scorer
 from hatespeech.model import checkpoint as checkpoints
 from hatespeech.settings import EngineSettings
 from hatespeech.text.normalizer import normalize_tweet
+from hatespeech.worker.handler import JobHandler
 
 PICKLE = "model"
 
@@ -55,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     texts = models.sample_texts()[: options.texts]
     settings = EngineSettings.from_environment({"DEVICE": "cpu", "LOG_LEVEL": "ERROR"})
-    handler = Handler(Classifier.from_settings(settings), settings)
+    scorer = Scorer(Classifier.from_settings(settings), settings)
+    handler = JobHandler(scorer)
     with tempfile.TemporaryDirectory() as name, asyncio.Runner() as runner:
         folder = Path(name)
         write_original(folder)
@@ -80,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             pairs = zip(runner.run(warm(text)), load_and_score(folder, text), strict=True)
             assert all(abs(one - other) < 1e-4 for one, other in itertools.chain(pairs)), text
         rates = report.in_turn(ours, theirs, options.rounds)
-    handler.close()
+    scorer.close()
     figure = report.at_least(
         "one tweet after another through the warm handler, mini, texts/s",
         "loading model and tokenizer for every request",

@@ -1,8 +1,12 @@
 """What callers send and what they get back, the same on every front.
 
-A request asks for one text (``prompt``, alias ``text``) or many (``prompts``, alias ``texts``).
-Reading it costs the whole request only for faults of the request itself; a fault of one text among
-many stays with that text, as its :class:`ServiceError` in place of a string.
+A request holds one text (``prompt``, alias ``text``) or many (``prompts``, alias ``texts``). A
+fault of the request itself fails the whole request. A fault of one text among many stays with that
+text.
+
+:data:`FIELDS` declares every field of a reply once. OpenAPI's models, the columns of tables and the
+table in ``docs/contract.md`` are made from it; ``service.proto`` and the examples are checked
+against it.
 """
 
 from __future__ import annotations
@@ -12,23 +16,139 @@ import math
 from collections.abc import Mapping, Sequence
 from ctypes import c_float
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Literal
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from hatespeech.errors import ServiceError, TooLargeError, ValidationError
+from hatespeech.errors import ServiceError, TooLargeError, ValidationError, read_error
 from hatespeech.labels import LABELS, THRESHOLD_NAMES, Label
 from hatespeech.settings import EngineSettings
 
 # What a caller's own key may take up in an error message.
-SHOWN_KEY_CHARS = 40
+SHOWN_KEY_CHARS: Final = 40
 
 Threshold = Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=False)]
 
+# How a field looks in JSON. A front maps each kind to its own types.
+Kind = Literal[
+    "text", "probability", "label", "labels", "count", "span", "words", "error", "items", "timing"
+]
+
+
+@dataclass(frozen=True)
+class ReplyField:
+    """One field of a reply."""
+
+    name: str
+    kind: Kind
+    proto: int  # its number in the message ``results`` of service.proto
+    description: str  # one sentence, for the documents
+    always: bool = False  # in every item that has scores
+    once: bool = False  # once for a reply, not in each item
+    column: str | None = None  # its Arrow type in tables; None: tables do not have it
+
+
+FIELDS: Final[tuple[ReplyField, ...]] = (
+    ReplyField("text", "text", 5, "The text as sent.", always=True),
+    ReplyField(
+        "hate",
+        "probability",
+        2,
+        "Probability that the text is hateful.",
+        always=True,
+        column="float",
+    ),
+    ReplyField(
+        "abusing",
+        "probability",
+        1,
+        "Probability that the text is offensive or abusive.",
+        always=True,
+        column="float",
+    ),
+    ReplyField(
+        "neutral",
+        "probability",
+        3,
+        "Probability that the text is none of the other three.",
+        always=True,
+        column="float",
+    ),
+    ReplyField(
+        "spam",
+        "probability",
+        4,
+        "Probability that the text is spam.",
+        always=True,
+        column="float",
+    ),
+    ReplyField("label", "label", 6, "The most probable label.", always=True, column="string"),
+    ReplyField(
+        "windows",
+        "count",
+        7,
+        "How many windows of 512 tokens the text was read in.",
+        always=True,
+        column="int32",
+    ),
+    ReplyField(
+        "window",
+        "span",
+        8,
+        "Only if there are several windows: start and end, in code points of the text, of the "
+        "window that speaks for it, the least neutral.",
+    ),
+    ReplyField(
+        "flagged",
+        "labels",
+        9,
+        "Only if thresholds are sent: the labels whose score reaches its threshold.",
+    ),
+    ReplyField(
+        "words",
+        "words",
+        10,
+        "Only if `explain` is set: how far each word moves the scores.",
+    ),
+    ReplyField(
+        "error",
+        "error",
+        11,
+        "Only in `items` and tables: why this text has no scores.",
+        column="string",
+    ),
+    ReplyField(
+        "items",
+        "items",
+        12,
+        "Only if many texts are sent: one object for each, in the order sent.",
+        once=True,
+    ),
+    ReplyField(
+        "model",
+        "text",
+        13,
+        "The model that answers: its name, `@`, and twelve digits that change with its weights, "
+        "tokenizer or normaliser.",
+        always=True,
+        once=True,
+    ),
+    ReplyField("timing", "timing", 14, "Where the time goes.", always=True, once=True),
+)
+ITEM_FIELDS: Final = tuple(field for field in FIELDS if not field.once)
+COLUMNS: Final[dict[str, str]] = {field.name: field.column for field in FIELDS if field.column}
+
+
+def fields_table() -> str:
+    """Return the fields of a reply as a Markdown table."""
+    rows = ["| field | kind | meaning |", "| --- | --- | --- |"]
+    rows += [f"| `{field.name}` | {field.kind} | {field.description} |" for field in FIELDS]
+    return "\n".join(rows) + "\n"
+
 
 class _Body(BaseModel):
-    """The request as it is written; which of the four text fields are there is checked after."""
+    """The request as it is written; which of the four text fields it has is checked later."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -42,22 +162,108 @@ class _Body(BaseModel):
 
 @dataclass(frozen=True)
 class WordInfluence:
-    """One word's share of a score: the score with it minus the score without it."""
+    """How far one word moves the scores: the scores with it minus the scores without it."""
 
     word: str
     start: int  # code points into the text as sent
     end: int
     scores: Sequence[float]  # in the order of LABELS
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that replies hold."""
+        moves: dict[str, float] = dict(zip(LABELS, self.scores, strict=True))
+        return {"word": self.word, "start": self.start, "end": self.end, **moves}
+
 
 @dataclass(frozen=True)
-class TextScore:
-    """What the classifier found out about one text."""
+class Prediction:
+    """What the model says about one text."""
 
     scores: Sequence[float]  # probabilities in the order of LABELS, summing to 1
     windows: int  # how many 512-token windows the text was read in
     window: tuple[int, int] | None  # code points of the one that spoke, if there were several
     words: Sequence[WordInfluence] | None  # only when asked for
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """The scores of one text, or its ``error``; attributes have the names of the reply's fields.
+
+    Without scores ``error`` is set, ``scores`` is empty, and every other attribute but ``text`` is
+    ``None``.
+    """
+
+    text: str  # as sent, with U+FFFD for each lone surrogate; "" for what is not a string
+    hate: float | None = None
+    abusing: float | None = None
+    neutral: float | None = None
+    spam: float | None = None
+    label: Label | None = None
+    windows: int | None = None
+    window: tuple[int, int] | None = None
+    flagged: tuple[Label, ...] | None = None
+    words: tuple[WordInfluence, ...] | None = None
+    error: ServiceError | None = None
+
+    @classmethod
+    def of(
+        cls, text: str, outcome: Prediction | ServiceError, thresholds: Mapping[str, float] | None
+    ) -> TextScore:
+        """Combine a text with what the model, or a fault, says about it."""
+        if isinstance(outcome, ServiceError):
+            return cls(text, error=outcome)
+        scores: dict[Label, float] = dict(zip(LABELS, outcome.scores, strict=True))
+        flagged: tuple[Label, ...] | None = None
+        if thresholds is not None:
+            flagged = tuple(
+                label
+                for label in LABELS
+                if _reaches(scores[label], thresholds.get(label, math.inf))
+            )
+        hate, abusing, neutral, spam = outcome.scores
+        return cls(
+            text,
+            hate=hate,
+            abusing=abusing,
+            neutral=neutral,
+            spam=spam,
+            label=LABELS[outcome.scores.index(max(outcome.scores))],
+            windows=outcome.windows,
+            window=outcome.window,
+            flagged=flagged,
+            words=None if outcome.words is None else tuple(outcome.words),
+        )
+
+    @property
+    def scores(self) -> dict[Label, float]:
+        """The four probabilities by label, in the order of ``LABELS``; empty without scores."""
+        if self.error is not None:
+            return {}
+        return {label: getattr(self, label) for label in LABELS}
+
+    def columns(self) -> dict[str, Any]:
+        """Return what the columns of tables hold for this text; ``None`` for a missing value."""
+        return {name: _plain(getattr(self, name)) for name in COLUMNS}
+
+    @classmethod
+    def from_columns(cls, values: Mapping[str, Any]) -> TextScore:
+        """Return the score, without its text, that :meth:`columns` gave these values for."""
+        written = values["error"]
+        return cls("", **{**values, "error": None if written is None else read_error(written)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the object that replies hold; fields without a value are left out."""
+        values = {field.name: _plain(getattr(self, field.name)) for field in ITEM_FIELDS}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of a field as JSON has it."""
+    if isinstance(value, ServiceError):
+        return str(value)
+    if isinstance(value, tuple):
+        return [each.to_dict() if isinstance(each, WordInfluence) else each for each in value]
+    return value
 
 
 @dataclass(frozen=True)
@@ -81,17 +287,40 @@ class ScoreRequest:
             return self
         if self.recommended not in thresholds:
             raise ValidationError(
-                f"thresholds: this model recommends none called {self.recommended}; send numbers"
+                f"this model recommends none called {self.recommended}; send numbers",
+                field="thresholds",
             )
         return dataclasses.replace(self, thresholds=thresholds[self.recommended], recommended=None)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Where a request's time went, in milliseconds."""
+    """Where a request's time goes, in milliseconds."""
 
-    queue_ms: float  # until the device began with its first text
+    queue_ms: float  # until the device begins with its first text
     compute_ms: float  # from then until its last result
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the object that replies hold."""
+        return {name: round(value, 3) for name, value in dataclasses.asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a caller gets back."""
+
+    items: Sequence[TextScore]  # in the order of the request's texts; one if it asked for one
+    many: bool
+    model: str
+    timing: Timing
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the contract's reply, ready for ``json.dumps``."""
+        once = {"model": self.model, "timing": self.timing.to_dict()}
+        if self.many:
+            return {"items": [item.to_dict() for item in self.items], **once}
+        (item,) = self.items
+        return {**item.to_dict(), **once}
 
 
 def parse_request(body: object, settings: EngineSettings) -> ScoreRequest:
@@ -101,7 +330,7 @@ def parse_request(body: object, settings: EngineSettings) -> ScoreRequest:
     for those of the text where only one was sent.
     """
     if not isinstance(body, dict):
-        raise ValidationError("input: must be an object with prompt or prompts")
+        raise ValidationError("must be an object with prompt or prompts", field="input")
     _require_known_keys(body)
     recommended = _threshold_name(body)
     if recommended:
@@ -109,7 +338,7 @@ def parse_request(body: object, settings: EngineSettings) -> ScoreRequest:
     try:
         fields = _Body.model_validate(body)
     except pydantic.ValidationError as exc:
-        raise ValidationError(_explain(exc)) from None
+        raise _explain(exc) from None
 
     name = _text_field(body)
     value = getattr(fields, name)
@@ -117,21 +346,22 @@ def parse_request(body: object, settings: EngineSettings) -> ScoreRequest:
     if not many:
         texts, faults = _read_texts([value], settings)
         if faults:
-            raise locate_error(faults[0], name)
+            raise faults[0].at(name)
     else:
         if not isinstance(value, list):
-            raise ValidationError(f"{name}: must be a list of strings")
+            raise ValidationError("must be a list of strings", field=name)
         if not value:
-            raise ValidationError(f"{name}: must hold at least one text")
+            raise ValidationError("must hold at least one text", field=name)
         if len(value) > settings.max_texts_per_request:
             raise TooLargeError(
-                f"{name}: holds {len(value)} texts, the limit is {settings.max_texts_per_request}"
+                f"holds {len(value)} texts, the limit is {settings.max_texts_per_request}",
+                field=name,
             )
         texts, faults = _read_texts(value, settings)
     chars = sum(map(len, texts))
     if chars > settings.max_request_chars:
         raise TooLargeError(
-            f"{name}: {chars} characters in all, the limit is {settings.max_request_chars}"
+            f"{chars} characters in all, the limit is {settings.max_request_chars}", field=name
         )
     thresholds: dict[str, float] | None = None
     if fields.thresholds is not None:
@@ -149,10 +379,10 @@ def _require_known_keys(body: Mapping[object, object]) -> None:
         if key not in _Body.model_fields:
             name = _readable(str(key))
             shown = name if len(name) <= SHOWN_KEY_CHARS else f"{name[:SHOWN_KEY_CHARS]}…"
-            raise ValidationError(f"{shown!r}: is not a known field")
+            raise ValidationError("is not a known field", field=f"{shown!r}")
     thresholds = body.get("thresholds")
     if isinstance(thresholds, dict) and not thresholds.keys() <= {*LABELS, "name"}:
-        raise ValidationError(f"thresholds: labels are {', '.join(LABELS)}")
+        raise ValidationError(f"labels are {', '.join(LABELS)}", field="thresholds")
 
 
 def _threshold_name(body: Mapping[object, object]) -> str | None:
@@ -163,21 +393,25 @@ def _threshold_name(body: Mapping[object, object]) -> str | None:
     value = body.get("thresholds")
     if isinstance(value, dict) and "name" in value:
         if len(value) > 1:
-            raise ValidationError("thresholds: ask for recommended ones or give numbers, not both")
+            raise ValidationError(
+                "ask for recommended ones or give numbers, not both", field="thresholds"
+            )
         value = value["name"]
     elif not isinstance(value, str):
         return None
     if value not in THRESHOLD_NAMES:
-        raise ValidationError(f"thresholds: names are {' and '.join(THRESHOLD_NAMES)}")
+        raise ValidationError(f"names are {' and '.join(THRESHOLD_NAMES)}", field="thresholds")
     return str(value)
 
 
 def _text_field(body: Mapping[object, object]) -> str:
     given = [name for name in ("prompt", "text", "prompts", "texts") if name in body]
     if len(given) > 1:
-        raise ValidationError(f"{', '.join(given)}: give only one of them")
+        raise ValidationError("give only one of them", field=f"{', '.join(given)}")
     if not given:
-        raise ValidationError("prompt: is missing; give prompt, a string, or prompts, a list")
+        raise ValidationError(
+            "is missing; give prompt, a string, or prompts, a list", field="prompt"
+        )
     return given[0]
 
 
@@ -211,49 +445,42 @@ def _readable(text: str) -> str:
     return text
 
 
-def _explain(exc: pydantic.ValidationError) -> str:
-    """Turn pydantic's first finding into one line that quotes no value."""
+def _explain(exc: pydantic.ValidationError) -> ValidationError:
+    """Turn pydantic's first finding into an error that quotes no value."""
     error = exc.errors(include_url=False, include_input=False)[0]
     first, *rest = (str(part) for part in error["loc"])
     if first == "explain":
-        return "explain: must be true or false"
+        return ValidationError("must be true or false", field="explain")
     if rest:
-        return f"thresholds.{rest[0]}: must be a number from 0 to 1"
+        return ValidationError("must be a number from 0 to 1", field=f"thresholds.{rest[0]}")
     names = " or ".join(THRESHOLD_NAMES)
-    return f"thresholds: must be an object of label and number, or {names}"
+    return ValidationError(f"must be an object of label and number, or {names}", field="thresholds")
 
 
 def build_reply(
     request: ScoreRequest,
-    results: Sequence[TextScore | ServiceError],
+    outcomes: Sequence[Prediction | ServiceError],
     timing: Timing,
     model: str,
-) -> dict[str, Any]:
-    """Return the contract's reply, ready for ``json.dumps``.
+) -> Reply:
+    """Return the reply to a request.
 
-    ``results`` stand in the order of ``request.texts``. Raises the error of a lone text.
+    ``outcomes`` stand in the order of ``request.texts``. Raises the error of a lone text.
     """
-    spent = {"queue_ms": round(timing.queue_ms, 3), "compute_ms": round(timing.compute_ms, 3)}
-    if not request.many:
-        (result,) = results
-        if isinstance(result, ServiceError):
-            raise locate_error(result, request.name)
-        item = _item(request.texts[0], result, request.thresholds)
-        return {**item, "model": model, "timing": spent}
-    items = [
-        {"text": text, "error": str(locate_error(result, f"{request.name}[{index}]"))}
-        if isinstance(result, ServiceError)
-        else _item(text, result, request.thresholds)
-        for index, (text, result) in enumerate(zip(request.texts, results, strict=True))
+    places = [
+        f"{request.name}[{i}]" if request.many else request.name for i in range(len(outcomes))
     ]
-    return {"items": items, "model": model, "timing": spent}
-
-
-def locate_error(error: ServiceError, place: str) -> ServiceError:
-    """Name the field in an error about its text; a fault of the service belongs to no field."""
-    if isinstance(error, ValidationError | TooLargeError):
-        return type(error)(f"{place}: {error.message}")
-    return error
+    located = [
+        outcome.at(place) if isinstance(outcome, ServiceError) else outcome
+        for outcome, place in zip(outcomes, places, strict=True)
+    ]
+    if not request.many and isinstance(located[0], ServiceError):
+        raise located[0]
+    items = [
+        TextScore.of(text, outcome, request.thresholds)
+        for text, outcome in zip(request.texts, located, strict=True)
+    ]
+    return Reply(items, request.many, model, timing)
 
 
 def _reaches(score: float, threshold: float) -> bool:
@@ -262,30 +489,3 @@ def _reaches(score: float, threshold: float) -> bool:
     A float32 that travels as the shortest decimal for it may come back as a double just above it.
     """
     return c_float(score).value >= c_float(threshold).value
-
-
-def _item(text: str, result: TextScore, thresholds: Mapping[str, float] | None) -> dict[str, Any]:
-    scores = dict(zip(LABELS, result.scores, strict=True))
-    item: dict[str, Any] = {
-        "text": text,
-        **scores,
-        "label": max(scores, key=scores.__getitem__),
-        "windows": result.windows,
-    }
-    if result.window is not None:
-        item["window"] = list(result.window)
-    if thresholds is not None:
-        item["flagged"] = [
-            label for label in LABELS if _reaches(scores[label], thresholds.get(label, math.inf))
-        ]
-    if result.words is not None:
-        item["words"] = [
-            {
-                "word": word.word,
-                "start": word.start,
-                "end": word.end,
-                **dict(zip(LABELS, word.scores, strict=True)),
-            }
-            for word in result.words
-        ]
-    return item

@@ -1,115 +1,95 @@
-"""Every error the service can answer with, and how each one shows itself.
+"""Every error that the engine and the contract raise.
 
-The tree is closed: a front knows these classes and nothing else, and turns anything that is not
-among them into :class:`InternalError`.
+The tree is closed: a front turns any exception that is not in it into :class:`InternalError`.
 
     ServiceError
-    ├── ValidationError        422  the caller's input is not what the contract asks for
-    ├── TooLargeError          413  the input is well-formed, and more than this service reads
-    ├── UnauthorizedError      401  no token, or a wrong one
-    ├── NotFoundError          404  there is no such route, or no such job for this caller
-    ├── MethodNotAllowedError  405  the route is there, for another method
-    ├── UnsupportedMediaError  415  the body is of a type that this route does not read
-    ├── RateLimitedError       429  this caller asks more often than a caller may
-    ├── OverloadedError        429  all callers together ask for more than there is room for
-    ├── UnhealthyError         503  loading, or the device broke and the worker is being replaced
-    └── InternalError          500  a fault of ours that concerns this input alone
-    SettingsError              an environment variable holds a bad value; the start stops
-    CheckpointError            a checkpoint folder is missing, damaged or inconsistent
+    ├── ValidationError   validation   the input breaks the contract
+    ├── TooLargeError     too_large    the input is well-formed but exceeds a limit
+    ├── OverloadedError   overloaded   the queue is full
+    ├── UnhealthyError    unhealthy    the model is loading, or the device broke
+    └── InternalError     internal     a fault of the service that concerns this input alone
+    SettingsError         an environment variable holds a bad value; the start stops
+    CheckpointError       a checkpoint folder is missing, damaged or inconsistent
 
-A message is one line, names the field, and never quotes the caller's text: it may be logged and
-may travel through other people's systems. The errors from 401 to 429 exist over HTTP only.
+:mod:`hatespeech.serving.http_errors` adds the errors that exist over HTTP only, and the statuses.
+
+An error keeps its code, its field and its message apart until a front writes it out. The message is
+one line and never quotes the caller's text: logs and other people's systems see it.
 """
 
 from __future__ import annotations
 
+import copy
+import re
 import traceback
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final, Self
+
+_WRITTEN: Final = re.compile(
+    r"(?P<code>[a-z_]+): (?:(?P<field>[A-Za-z_-]+(?:\[\d+\])?(?:\.\w+)?): )?"
+    r"(?P<message>[^\r\n]{1,200})"
+)
 
 
 class ServiceError(Exception):
-    """An error with a place in the contract: ``code`` for programs, ``message`` for people."""
+    """An error with a place in the contract.
+
+    ``code`` is for programs, ``message`` for people; ``field`` names the part of the request that
+    is at fault, such as ``texts[3]``.
+    """
 
     code: ClassVar[str]
-    http_status: ClassVar[int]
-    retry_after: int | None = None  # seconds after which the same request may fare better
+    blames_input: ClassVar[bool] = False  # only then the error is about a field
+    retry_after: int | None = None  # seconds after which the same request may succeed
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
         self.message = message
+        self.field = field
+
+    def at(self, field: str) -> Self:
+        """Return this error for another field. A fault of the service belongs to no field."""
+        if not self.blames_input:
+            return self
+        moved = copy.copy(self)
+        moved.field = field
+        return moved
+
+    @property
+    def line(self) -> str:
+        """``<field>: <message>``, the form that a person reads."""
+        return self.message if self.field is None else f"{self.field}: {self.message}"
 
     def __str__(self) -> str:
-        """Return ``<code>: <message>``, the form that queue clients and batch items get."""
-        return f"{self.code}: {self.message}"
+        """Return ``<code>: <field>: <message>``, the form in replies of the queue and in items."""
+        return f"{self.code}: {self.line}"
 
 
 class ValidationError(ServiceError):
-    """The caller's input is not what the contract asks for."""
+    """The input breaks the contract."""
 
     code = "validation"
-    http_status = 422
+    blames_input = True
 
 
 class TooLargeError(ServiceError):
-    """The input is well-formed, and more than this service reads."""
+    """The input is well-formed but exceeds a limit of this service."""
 
     code = "too_large"
-    http_status = 413
-
-
-class UnauthorizedError(ServiceError):
-    """No token, or a wrong one."""
-
-    code = "unauthorized"
-    http_status = 401
-
-
-class NotFoundError(ServiceError):
-    """There is no such route, or no such job for this caller."""
-
-    code = "not_found"
-    http_status = 404
-
-
-class MethodNotAllowedError(ServiceError):
-    """The route is there, for another method."""
-
-    code = "method_not_allowed"
-    http_status = 405
-
-
-class UnsupportedMediaError(ServiceError):
-    """The body is of a type that this route does not read."""
-
-    code = "unsupported_media"
-    http_status = 415
-
-
-class RateLimitedError(ServiceError):
-    """This caller asks more often than one caller may."""
-
-    code = "rate_limited"
-    http_status = 429
-
-    def __init__(self, message: str, retry_after: int) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+    blames_input = True
 
 
 class OverloadedError(ServiceError):
-    """All callers together ask for more than there is room for."""
+    """The queue is full: all callers together ask for more than there is room for."""
 
     code = "overloaded"
-    http_status = 429
     retry_after = 1
 
 
 class UnhealthyError(ServiceError):
-    """Nothing can be scored yet, or no longer: loading, or the device broke."""
+    """The model is loading, or the device broke and the worker is being replaced."""
 
     code = "unhealthy"
-    http_status = 503
     retry_after = 5
 
 
@@ -117,7 +97,6 @@ class InternalError(ServiceError):
     """A fault of the service that concerns this input alone."""
 
     code = "internal"
-    http_status = 500
 
 
 class SettingsError(Exception):
@@ -126,6 +105,21 @@ class SettingsError(Exception):
 
 class CheckpointError(Exception):
     """A checkpoint folder is missing, damaged or inconsistent; the message says which and how."""
+
+
+# What a worker writes for a job or for a text.
+_KINDS: Final[dict[str, type[ServiceError]]] = {
+    kind.code: kind
+    for kind in (ValidationError, TooLargeError, OverloadedError, UnhealthyError, InternalError)
+}
+
+
+def read_error(written: str) -> ServiceError | None:
+    """Return the error that ``str`` wrote as this line; ``None`` if no error of ours reads so."""
+    found = _WRITTEN.fullmatch(written)
+    if found is None or found["code"] not in _KINDS:
+        return None
+    return _KINDS[found["code"]](found["message"], field=found["field"])
 
 
 def describe_exception(exc: BaseException) -> str:

@@ -6,7 +6,7 @@ from typing import Final, Literal, get_args
 
 Label = Literal["hate", "abusing", "neutral", "spam"]
 # In the order of the model's outputs.
-LABELS: Final[tuple[str, ...]] = get_args(Label)
+LABELS: Final[tuple[Label, ...]] = get_args(Label)
 
 # Thresholds that a checkpoint may recommend. A request asks for them by name.
 ThresholdName = Literal["balanced", "strict"]

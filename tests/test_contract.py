@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hatespeech.contract import (
+    Prediction,
     ScoreRequest,
-    TextScore,
     Timing,
     WordInfluence,
     build_reply,
@@ -26,7 +26,7 @@ SETTINGS = EngineSettings(
     max_texts_per_request=5, max_queue_texts=5, max_text_chars=20, max_request_chars=50
 )
 SECRET = "marmalade"
-SCORE = TextScore([0.1, 0.2, 0.3, 0.4], windows=1, window=None, words=None)
+SCORE = Prediction([0.1, 0.2, 0.3, 0.4], windows=1, window=None, words=None)
 
 
 def parse(body: object) -> ScoreRequest:
@@ -89,7 +89,7 @@ def test_bad_input_is_refused_in_one_line_that_names_the_field(
 ) -> None:
     with pytest.raises(error) as caught:
         parse(body)
-    assert caught.value.message.startswith(f"{names}: ")
+    assert caught.value.line.startswith(f"{names}: ")
     assert "\n" not in str(caught.value)
     assert SECRET not in str(caught.value)
 
@@ -104,12 +104,12 @@ def test_recommended_thresholds_are_used_by_name(form: Any) -> None:
     flagged = {}
     for name in RECOMMENDED:
         request = parse({"prompt": "hi", "thresholds": form(name)}).resolve(RECOMMENDED)
-        flagged[name] = build_reply(request, [SCORE], Timing(0, 0), "m@1")["flagged"]
+        flagged[name] = build_reply(request, [SCORE], Timing(0, 0), "m@1").items[0].flagged
     numbers = {
         name: build_reply(parse({"prompt": "hi", "thresholds": t}), [SCORE], Timing(0, 0), "m@1")
         for name, t in RECOMMENDED.items()
     }
-    assert flagged == {name: reply["flagged"] for name, reply in numbers.items()}
+    assert flagged == {name: reply.items[0].flagged for name, reply in numbers.items()}
     assert flagged["balanced"] != flagged["strict"]
 
 
@@ -122,11 +122,11 @@ def test_a_model_without_recommended_thresholds_refuses_their_name() -> None:
 def test_a_bad_item_fails_alone() -> None:
     request = parse({"texts": ["fine", "", None, 4, SECRET * 3]})
     assert request.texts == ["fine", "", "", "", SECRET * 3]
-    results: list[TextScore | ServiceError] = [SCORE, *request.faults.values()]
+    results: list[Prediction | ServiceError] = [SCORE, *request.faults.values()]
     reply = build_reply(request, results, Timing(0, 0), "m@1")
-    assert reply["items"][0]["label"] == "spam"
+    assert reply.to_dict()["items"][0]["label"] == "spam"
     for index, (code, item) in enumerate(
-        zip(["validation"] * 3 + ["too_large"], reply["items"][1:], strict=True), start=1
+        zip(["validation"] * 3 + ["too_large"], reply.to_dict()["items"][1:], strict=True), start=1
     ):
         assert item.keys() == {"text", "error"}
         assert item["error"].startswith(f"{code}: texts[{index}]: ")
@@ -162,7 +162,7 @@ def test_of_many_unknown_names_only_the_first_costs_memory(place: Any, message: 
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert caught.value.message == message
+    assert caught.value.line == message
     assert peak < 1_000_000
 
 
@@ -170,7 +170,7 @@ def test_lone_surrogates_are_read_and_echoed_as_replacement_characters() -> None
     request = parse({"prompt": "a\ud83d b\udc00"})
     assert request.texts == ["a\ufffd b\ufffd"]
     reply = build_reply(request, [SCORE], Timing(0, 0), "m@1")
-    assert json.dumps(reply, ensure_ascii=False).encode()
+    assert json.dumps(reply.to_dict(), ensure_ascii=False).encode()
     # Two halves that belong together are a character.
     assert parse({"prompt": "\ud83d\ude00"}).texts == ["😀"]
 
@@ -191,9 +191,9 @@ def test_any_json_value_as_prompt_is_read_or_refused(value: Any) -> None:
 def test_the_reply_to_one_holds_the_contract_fields() -> None:
     request = parse({"prompt": "hi", "explain": True, "thresholds": {"neutral": 0.3, "spam": 0.41}})
     words = [WordInfluence("hi", 0, 2, [0.0, 0.1, -0.1, 0.0])]
-    score = TextScore([0.1, 0.2, 0.3, 0.4], windows=2, window=(0, 2), words=words)
+    score = Prediction([0.1, 0.2, 0.3, 0.4], windows=2, window=(0, 2), words=words)
     reply = build_reply(request, [score], Timing(1.23456, 2), "m@1")
-    assert reply == {
+    assert reply.to_dict() == {
         "text": "hi",
         "hate": 0.1,
         "abusing": 0.2,
@@ -214,9 +214,9 @@ def test_the_reply_to_one_holds_the_contract_fields() -> None:
 
 def test_fields_not_asked_for_are_left_out() -> None:
     reply = build_reply(parse({"prompt": "hi"}), [SCORE], Timing(0, 0), "m@1")
-    assert reply.keys() == {"text", *LABELS, "label", "windows", "model", "timing"}
+    assert reply.to_dict().keys() == {"text", *LABELS, "label", "windows", "model", "timing"}
     flagged = build_reply(parse({"prompt": "hi", "thresholds": {}}), [SCORE], Timing(0, 0), "m@1")
-    assert flagged["flagged"] == []
+    assert flagged.to_dict()["flagged"] == []
 
 
 def test_the_error_of_a_lone_text_is_raised_with_its_field() -> None:

@@ -35,7 +35,7 @@ def test_what_somebody_set_stays(given: dict[str, str], expected: dict[str, str]
 NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
-@pytest.mark.parametrize("entry", ["app", "server", "hatespeech.serving.app", "benchmarks"])
+@pytest.mark.parametrize("entry", ["app", "server", "uvicorn", "benchmarks"])
 def test_threads_that_wait_sleep_before_torch_is_loaded(entry: str, tmp_path: Path) -> None:
     """Set later, OpenMP would not see it: each entry point is watched importing torch."""
     script = f"""
@@ -48,12 +48,18 @@ class Watch:
             os._exit(0)
 
 sys.meta_path.insert(0, Watch())
-import {entry}
-if {entry!r} == "hatespeech.serving.app":
-    import hatespeech.serving.app
-    hatespeech.serving.app.load_app()
-elif {entry!r} != "benchmarks":
-    {entry}.main(["--test_input", '{{"input": {{"prompt": "a"}}}}'] if {entry!r} == "app" else [])
+entry = {entry!r}
+if entry == "app":
+    import app
+    app.main(["--test_input", '{{"input": {{"prompt": "a"}}}}'])
+elif entry == "server":
+    import server
+    server.main([])
+elif entry == "uvicorn":
+    import server
+    server.app
+else:
+    import benchmarks
 import torch
 """
     environment = clean_environment(tmp_path, None) | {

@@ -21,6 +21,7 @@ from hatespeech.bulk.run import Outcome, run
 from hatespeech.cli import say, whole_number
 from hatespeech.errors import CheckpointError, SettingsError, describe_exception
 from hatespeech.labels import LABELS
+from hatespeech.libraries import set_library_defaults
 from hatespeech.logs import LOGGER, JsonFormatter
 from hatespeech.settings import EngineSettings
 
@@ -106,6 +107,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code: 1 after an error, 130 after an interruption."""
+    set_library_defaults(os.environ)
     options = parse(arguments)
     try:
         with interruptible():

@@ -12,17 +12,13 @@ import pyarrow.parquet as pq
 from hatespeech.bulk.engines.base import ScoredChunk
 from hatespeech.bulk.errors import RunError
 from hatespeech.bulk.places import Place
-from hatespeech.labels import LABELS
+from hatespeech.contract import COLUMNS
 
 # The columns that a run adds.
 SCORES: Final = pa.schema(
-    [
-        *(pa.field(label, pa.float32()) for label in LABELS),
-        pa.field("label", pa.string()),
-        pa.field("windows", pa.int32()),
-        pa.field("error", pa.string()),
-    ]
+    [pa.field(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()]
 )
+SCORE_TYPES: Final = list(zip(SCORES.names, SCORES.types, strict=True))
 MODEL: Final = b"model"
 
 
@@ -43,17 +39,9 @@ class ScoreFiles:
 
     def write(self, chunk: ScoredChunk) -> None:
         """Keep a chunk."""
-        rows = chunk.rows
+        found = [row.columns() for row in chunk.rows]
         table = pa.table(
-            [
-                *(
-                    pa.array([row.scores and row.scores[i] for row in rows], pa.float32())
-                    for i in range(len(LABELS))
-                ),
-                pa.array([row.label for row in rows], pa.string()),
-                pa.array([row.windows for row in rows], pa.int32()),
-                pa.array([row.error for row in rows], pa.string()),
-            ],
+            [pa.array([row[name] for row in found], kind) for name, kind in SCORE_TYPES],
             schema=SCORES.with_metadata({MODEL: chunk.model.encode()}),
         )
         sink = pa.BufferOutputStream()

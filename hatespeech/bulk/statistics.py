@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import pyarrow as pa
 
+from hatespeech.errors import read_error
 from hatespeech.labels import LABELS
 
 BINS: Final = 40
@@ -51,7 +52,7 @@ class Statistics:
         for index, (*row, label, windows, error) in enumerate(zip(*columns, strict=True)):
             self.rows += 1
             if error is not None:
-                self.errors[error.partition(":")[0]] += 1
+                self.errors[code_of(error)] += 1
                 continue
             self.labels[label] += 1
             self.long_texts += windows > 1
@@ -86,6 +87,12 @@ class Statistics:
             "errors": dict(sorted(self.errors.items())),
             "long_texts": self.long_texts,
         }
+
+
+def code_of(written: str) -> str:
+    """Return the code of an error as the score files hold it."""
+    error = read_error(written)
+    return "internal" if error is None else error.code
 
 
 def _alike(left: Sequence[float], right: Sequence[float]) -> bool:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from hatespeech.contract import TextScore, Timing
+from hatespeech.contract import Prediction, Timing
 from hatespeech.engine.classifier import Classifier, Reading
 from hatespeech.engine.queues import FairQueue, Room
 from hatespeech.errors import (
@@ -38,7 +38,7 @@ from hatespeech.model.packing import padding
 
 log = logging.getLogger(__name__)
 
-Result = TextScore | ServiceError
+Outcome = Prediction | ServiceError
 
 # A budget halved after running out of memory does not fall below the longest sequence.
 SMALLEST_BUDGET = 512
@@ -65,7 +65,7 @@ class _Request:
     texts: Sequence[str]
     explain: bool
     done: asyncio.Future[None]
-    results: list[Result]
+    results: list[Outcome]
     left: int
     submitted: float
     tokens: int = 0
@@ -132,7 +132,7 @@ class Batcher:
 
     async def score(
         self, texts: Sequence[str], explain: bool = False, *, wait_for_room: bool = True
-    ) -> tuple[list[Result], Timing]:
+    ) -> tuple[list[Outcome], Timing]:
         """Score texts; each gives its score or its own error, in order.
 
         If there is no room for them, waits for it, or raises :class:`OverloadedError`. Raises
@@ -220,7 +220,9 @@ class Batcher:
         request.tokens += sum(map(len, sequences))
         if request.tokens > self._max_request_tokens:
             limit = self._max_request_tokens
-            error = TooLargeError(f"input: needs over {limit} tokens; send fewer or shorter texts")
+            error = TooLargeError(
+                f"needs over {limit} tokens; send fewer or shorter texts", field="input"
+            )
             with self._lock:
                 self._finish(request, error)
             return
@@ -341,7 +343,7 @@ class Batcher:
 
     # Answers, from either thread.
 
-    def _settle(self, text: _Text, result: Result) -> None:
+    def _settle(self, text: _Text, result: Outcome) -> None:
         """Keep a text's result; the last one answers its request."""
         request = text.request
         with self._lock:

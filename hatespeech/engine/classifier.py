@@ -21,7 +21,7 @@ import torch
 from tokenizers import Tokenizer
 
 from hatespeech import paths
-from hatespeech.contract import TextScore, WordInfluence
+from hatespeech.contract import Prediction, WordInfluence
 from hatespeech.engine.encoder import Encoded, Encoder
 from hatespeech.engine.spans import locate, words_to_explain
 from hatespeech.errors import (
@@ -52,7 +52,7 @@ NEUTRAL: Final = LABELS.index("neutral")
 Sequences = list[list[int]]
 Probabilities = list[list[float]]
 # Yields token sequences, is sent [len(sequences)][labels] probabilities, returns the score.
-Reading = Generator[Sequences, Probabilities, TextScore]
+Reading = Generator[Sequences, Probabilities, Prediction]
 
 
 class Classifier:
@@ -132,7 +132,7 @@ class Classifier:
                 )
                 for word, row in zip(words, without, strict=False)
             ]
-        return TextScore(scores, len(rows), window, influences)
+        return Prediction(scores, len(rows), window, influences)
 
     def _encode_first(self, text: str) -> list[int]:
         """Tokenise what remains without a word, or nothing: then the model reads an empty text."""
@@ -189,12 +189,12 @@ class Classifier:
         explain: bool = False,
         max_batch_tokens: int = 16_384,
         progress: Callable[[int], object] = lambda _texts: None,
-    ) -> list[TextScore | ServiceError]:
+    ) -> list[Prediction | ServiceError]:
         """Score a list offline, in order; a text that can't be scored gives its error.
 
         ``progress`` is called with the number of texts finished since the last call.
         """
-        results: list[TextScore | ServiceError] = [InternalError("not scored")] * len(texts)
+        results: list[Prediction | ServiceError] = [InternalError("not scored")] * len(texts)
         waiting: list[tuple[int, Reading, Sequences]] = []
         tokens = 0
 
@@ -234,7 +234,7 @@ class Classifier:
         texts: Sequence[Sequences],
         max_batch_tokens: int = 16_384,
         progress: Callable[[int], object] = lambda _texts: None,
-    ) -> list[TextScore | ServiceError]:
+    ) -> list[Prediction | ServiceError]:
         """Score texts that an :class:`Encoder` has read elsewhere, each given by its windows.
 
         In order, as :meth:`score` does, but without ``window``. Sequences of similar length share
@@ -297,13 +297,13 @@ def begin_reading(reading: Reading) -> tuple[Reading, Sequences | ServiceError]:
         return reading, error
 
 
-def spoken_for(rows: Probabilities) -> TextScore | ServiceError:
+def spoken_for(rows: Probabilities) -> Prediction | ServiceError:
     """Return the score of a text by its windows' probabilities, in any order."""
     try:
         require_finite(rows)
     except ServiceError as error:
         return error
-    return TextScore(min(rows, key=lambda row: row[NEUTRAL]), len(rows), None, None)
+    return Prediction(min(rows, key=lambda row: row[NEUTRAL]), len(rows), None, None)
 
 
 def require_finite(rows: Probabilities) -> None:

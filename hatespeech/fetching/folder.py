@@ -118,7 +118,7 @@ def check_figures(
     ):
         if isinstance(score, ServiceError):
             raise FetchError(f"self-check: the text expected something of {score.message}")
-        scores = dict(zip(LABELS, score.scores, strict=True))
+        scores: dict[str, float] = dict(zip(LABELS, score.scores, strict=True))
         for label, expected in expectation.scores.items():
             if abs(scores[label] - expected) > TOLERANCE:
                 raise FetchError(

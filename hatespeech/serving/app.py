@@ -17,11 +17,11 @@ from hatespeech import logs
 from hatespeech.serving.guards.auth import OPEN_PATHS, TokenGuard, require_guard
 from hatespeech.serving.guards.envelope import Envelope
 from hatespeech.serving.guards.limits import BodyLimiter, RateLimiter
+from hatespeech.serving.http_errors import install_error_handlers
 from hatespeech.serving.jobs.queue import Jobs
 from hatespeech.serving.jobs.store import Store
-from hatespeech.serving.messages import install_error_handlers
 from hatespeech.serving.metrics import Metrics
-from hatespeech.serving.model import Engine
+from hatespeech.serving.model import ServedModel
 from hatespeech.serving.openapi import DESCRIPTION, SUMMARY, TITLE, install_openapi
 from hatespeech.serving.routes.demo import demo_routes
 from hatespeech.serving.routes.jobs import job_routes
@@ -59,15 +59,15 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = Engine(settings, stop)
-        jobs = Jobs(store, engine, metrics, settings)
-        app.state.engine, app.state.jobs = engine, jobs
-        metrics.watch(engine, lambda: jobs.unanswered)
-        engine.start()
+        model = ServedModel(settings, stop)
+        jobs = Jobs(store, model, metrics, settings)
+        app.state.model, app.state.jobs = model, jobs
+        metrics.watch(model, lambda: jobs.unanswered)
+        model.start()
         jobs.start()
         yield
         await jobs.close()
-        engine.close()
+        model.close()
         store.close()
 
     app = FastAPI(

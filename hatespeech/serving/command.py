@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {exc}\n")
         return 1
     serve(app, sockets)
-    return 1 if app.state.engine.state == "broken" else 0
+    return 1 if app.state.model.state == "broken" else 0
 
 
 def listen(host: str, port: int, name: str) -> socket.socket:

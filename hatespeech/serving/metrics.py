@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from hatespeech.serving.model import Engine
+from hatespeech.contract import TextScore
+from hatespeech.errors import ServiceError
+from hatespeech.serving.model import ServedModel
 
 if TYPE_CHECKING:
     from hatespeech.engine.batcher import Counters
@@ -62,43 +64,43 @@ class Metrics:
         if error_type is not None:
             self._errors.labels(error_type).inc()
 
-    def observe_error(self, message: str) -> None:
-        """Count an error that is no reply of its own, by its ``<code>: <message>``."""
-        self._errors.labels(message.partition(":")[0]).inc()
+    def observe_error(self, error: ServiceError) -> None:
+        """Count an error that is not a reply of its own."""
+        self._errors.labels(error.code).inc()
 
-    def observe_reply(self, reply: Mapping[str, Any]) -> None:
+    def observe_reply(self, items: Iterable[TextScore]) -> None:
         """Count the texts of a reply."""
-        for item in reply.get("items", [reply]):
-            if "error" in item:
-                self.observe_error(item["error"])
-            else:
-                self._windows.observe(item["windows"])
+        for item in items:
+            if item.error is not None:
+                self.observe_error(item.error)
+            elif item.windows is not None:
+                self._windows.observe(item.windows)
 
-    def watch(self, engine: Engine, queued_jobs: Callable[[], int]) -> None:
+    def watch(self, model: ServedModel, queued_jobs: Callable[[], int]) -> None:
         """Report what these know at the moment they are asked."""
-        self.registry.register(_Live(engine, queued_jobs))
+        self.registry.register(_Live(model, queued_jobs))
 
 
 class _Live(Collector):
-    def __init__(self, engine: Engine, queued_jobs: Callable[[], int]) -> None:
-        self._engine = engine
+    def __init__(self, model: ServedModel, queued_jobs: Callable[[], int]) -> None:
+        self._model = model
         self._queued_jobs = queued_jobs
 
     def collect(self) -> Iterator[Metric]:
         """Read the batcher's counters."""
-        engine = self._engine
+        model = self._model
         ready = GaugeMetricFamily(f"{PREFIX}ready", "1 if texts can be scored.")
-        ready.add_metric((), float(engine.state == "ready"))
+        ready.add_metric((), float(model.state == "ready"))
         yield ready
         jobs = GaugeMetricFamily(f"{PREFIX}queue_jobs", "Asynchronous jobs that wait or run.")
         jobs.add_metric((), self._queued_jobs())
         yield jobs
-        if engine.handler is None:
+        if model.scorer is None:
             return
-        model = GaugeMetricFamily(f"{PREFIX}model", "The model served.", labels=("model",))
-        model.add_metric((engine.model or "",), 1)
-        yield model
-        batcher = engine.handler.batcher
+        served = GaugeMetricFamily(f"{PREFIX}model", "The model served.", labels=("model",))
+        served.add_metric((model.model_id or "",), 1)
+        yield served
+        batcher = model.scorer.batcher
         queue = GaugeMetricFamily(f"{PREFIX}queue_texts", "Texts that wait or are being scored.")
         queue.add_metric((), batcher.queued_texts)
         yield queue

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from hatespeech.contract import Reply
 from hatespeech.errors import (
     CheckpointError,
     ServiceError,
@@ -19,7 +20,7 @@ from hatespeech.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
     from hatespeech.engine.classifier import Classifier
-    from hatespeech.engine.scorer import Handler
+    from hatespeech.engine.scorer import Scorer
 
 log = logging.getLogger(__name__)
 
@@ -28,13 +29,13 @@ log = logging.getLogger(__name__)
 LAST_REPLIES_SECONDS = 5.0
 
 
-class Engine:
+class ServedModel:
     """Loads the model in a thread, scores, and calls ``stop`` once it no longer can."""
 
     def __init__(self, settings: ServerSettings, stop: Callable[[], None]) -> None:
         self.state: Literal["loading", "ready", "broken"] = "loading"
-        self.model: str | None = None
-        self.handler: Handler | None = None
+        self.model_id: str | None = None
+        self.scorer: Scorer | None = None
         self.settled = asyncio.Event()  # no longer loading
         self.broken = asyncio.Event()
         self._settings = settings
@@ -47,8 +48,8 @@ class Engine:
 
     def close(self) -> None:
         """Stop the threads that score."""
-        if self.handler is not None:
-            self.handler.close()
+        if self.scorer is not None:
+            self.scorer.close()
 
     def require_ready(self) -> None:
         """Raise :class:`UnhealthyError` while loading and once broken."""
@@ -57,11 +58,11 @@ class Engine:
         if self.state == "broken":
             raise UnhealthyError("the device failed; this worker is being replaced")
 
-    async def score(self, body: object, *, wait_for_room: bool) -> dict[str, Any]:
+    async def score(self, body: object, *, wait_for_room: bool) -> Reply:
         """Score the contract's ``input``; raise :class:`ServiceError` for what has no reply."""
         self.require_ready()
-        assert self.handler is not None  # noqa: S101 - it is ready
-        return await self.handler.score(body, wait_for_room=wait_for_room)
+        assert self.scorer is not None  # noqa: S101 - it is ready
+        return await self.scorer.score(body, wait_for_room=wait_for_room)
 
     def _load(self) -> None:
         try:
@@ -82,10 +83,10 @@ class Engine:
         self._loop.call_soon_threadsafe(self._break)
 
     def _serve(self, classifier: Classifier) -> None:
-        from hatespeech.engine.scorer import Handler
+        from hatespeech.engine.scorer import Scorer
 
-        self.handler = Handler(classifier, self._settings, self._on_broken)
-        self.model = classifier.model_id
+        self.scorer = Scorer(classifier, self._settings, self._on_broken)
+        self.model_id = classifier.model_id
         self.state = "ready"
         self.settled.set()
         log.info("ready")

@@ -5,26 +5,31 @@ These models describe. :mod:`hatespeech.contract` decides what is accepted, on e
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from hatespeech.contract import FIELDS, ITEM_FIELDS, Kind, ReplyField
 from hatespeech.errors import (
     InternalError,
-    MethodNotAllowedError,
-    NotFoundError,
     OverloadedError,
-    RateLimitedError,
     ServiceError,
     TooLargeError,
-    UnauthorizedError,
     UnhealthyError,
-    UnsupportedMediaError,
     ValidationError,
 )
 from hatespeech.labels import LABELS, THRESHOLD_NAMES, Label
+from hatespeech.serving.http_errors import (
+    STATUSES,
+    MethodNotAllowedError,
+    NotFoundError,
+    RateLimitedError,
+    UnauthorizedError,
+    UnsupportedMediaError,
+)
 from hatespeech.serving.jobs.store import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE
 from hatespeech.serving.settings import ServerSettings
 
@@ -71,7 +76,7 @@ class Timing(Model):
 
 
 class Word(Model):
-    """A word's influence: the score with it minus the score without it."""
+    """How far a word moves the scores: the scores with it minus the scores without it."""
 
     word: str
     start: Annotated[int, Field(description="Code points into the text as sent.")]
@@ -82,48 +87,54 @@ class Word(Model):
     spam: float
 
 
-class Scores(Model):
-    """The scores of one text."""
-
-    text: str
-    hate: Probability
-    abusing: Probability
-    neutral: Probability
-    spam: Probability
-    label: Label
-    windows: Annotated[int, Field(ge=1)]
-    window: Annotated[
-        list[int] | None,
-        Field(description="Only of a longer text: the code points of the window that spoke."),
-    ] = None
-    flagged: Annotated[list[Label] | None, Field(description="Only if thresholds were sent.")] = (
-        None
-    )
-    words: Annotated[list[Word] | None, Field(description="Only if `explain` was asked for.")] = (
-        None
-    )
+# The type of each kind of field of the contract.
+TYPES: Final[dict[Kind, Any]] = {
+    "text": str,
+    "probability": Probability,
+    "label": Label,
+    "labels": list[Label],
+    "count": Annotated[int, Field(ge=1)],
+    "span": list[int],
+    "words": list[Word],
+    "error": str,
+    "timing": Timing,
+}
 
 
-class OneReply(Scores):
-    """The reply to one text."""
+def _reply_model(
+    name: str, sentence: str, fields: Iterable[ReplyField], **more: Any
+) -> type[BaseModel]:
+    """Build a model of a reply from the contract's fields."""
+    shapes: dict[str, Any] = {}
+    for field in fields:
+        kind, described = TYPES[field.kind], Field(description=field.description)
+        if field.always:
+            shapes[field.name] = (Annotated[kind, described], ...)
+        else:
+            shapes[field.name] = (Annotated[kind | None, described], None)
+    return create_model(name, __base__=Model, __doc__=sentence, **shapes, **more)
 
-    model: str
-    timing: Timing
+
+_scored: Final = [field for field in ITEM_FIELDS if field.kind != "error"]
+_once: Final = [field for field in FIELDS if field.once and field.kind != "items"]
+
+Scores = _reply_model("Scores", "The scores of one text.", _scored)
+OneReply = _reply_model("OneReply", "The reply to one text.", [*_scored, *_once])
 
 
 class NotScored(Model):
-    """A text among many that could not be scored."""
+    """A text among many that has no scores."""
 
     text: str
     error: str
 
 
-class ManyReply(Model):
-    """The reply to many texts, in the order sent."""
-
-    items: list[Scores | NotScored]
-    model: str
-    timing: Timing
+ManyReply = _reply_model(
+    "ManyReply",
+    "The reply to many texts, in the order sent.",
+    _once,
+    items=(list[Scores | NotScored], ...),  # type: ignore[valid-type]  # made above
+)
 
 
 class JobReply(Model):
@@ -136,7 +147,7 @@ class JobReply(Model):
     ]
     delayTime: Annotated[int | None, Field(description="Milliseconds in the queue.")] = None
     executionTime: Annotated[int | None, Field(description="Milliseconds of work.")] = None
-    output: OneReply | ManyReply | None = None
+    output: OneReply | ManyReply | None = None  # type: ignore[valid-type]  # made above
     error: str | None = None
 
 
@@ -170,8 +181,8 @@ def errors(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     """Describe the errors of a route that wants a token, beside ``kinds``."""
     all_kinds: set[type[ServiceError]] = {*ALWAYS, *kinds}
     found: dict[int | str, dict[str, Any]] = {}
-    for kind in sorted(all_kinds, key=lambda kind: (kind.http_status, kind.code)):
-        entry = found.setdefault(kind.http_status, {"model": ErrorReply, "description": ""})
+    for kind in sorted(all_kinds, key=lambda kind: (STATUSES[kind], kind.code)):
+        entry = found.setdefault(STATUSES[kind], {"model": ErrorReply, "description": ""})
         sentence = (kind.__doc__ or "").strip().splitlines()[0]
         entry["description"] = f"{entry['description']} `{kind.code}`: {sentence}".strip()
         if kind.retry_after is not None or kind is RateLimitedError:

@@ -101,16 +101,16 @@ def read_job(test_input: str | None) -> dict[str, Any]:
         try:
             test_input = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as exc:
-            raise ValidationError(f"{source}: cannot be read ({type(exc).__name__})") from None
+            raise ValidationError(f"cannot be read ({type(exc).__name__})", field=source) from None
     try:
         job = json.loads(test_input)
     except ValueError as exc:  # also: nested too deeply, numbers too long
         place = f" at line {exc.lineno}" if isinstance(exc, json.JSONDecodeError) else ""
-        raise ValidationError(f"{source}: is not valid JSON{place}") from None
+        raise ValidationError(f"is not valid JSON{place}", field=source) from None
     except RecursionError:
-        raise ValidationError(f"{source}: is nested too deeply") from None
+        raise ValidationError("is nested too deeply", field=source) from None
     if not isinstance(job, dict) or "input" not in job:
-        raise ValidationError(f'{source}: must be an object with "input"')
+        raise ValidationError('must be an object with "input"', field=source)
     return job
 
 
@@ -120,11 +120,12 @@ def run_once(classifier: Classifier, settings: EngineSettings, job: dict[str, An
     The SDK has a local run of its own; it prints a Python repr, cut at 4,096 characters, and logs
     the text. This one goes through the same handler.
     """
-    from hatespeech.engine.scorer import Handler
+    from hatespeech.engine.scorer import Scorer
+    from hatespeech.worker.handler import JobHandler
 
-    handler = Handler(classifier, settings)
-    reply = asyncio.run(handler(job))
-    handler.close()
+    scorer = Scorer(classifier, settings)
+    reply = asyncio.run(JobHandler(scorer)(job))
+    scorer.close()
     reply.pop("refresh_worker", None)  # for the platform alone
     document = json.dumps(reply, ensure_ascii=False, indent=2, allow_nan=False)
     sys.stdout.buffer.write(f"{document}\n".encode())
@@ -147,7 +148,8 @@ def serve(classifier: Classifier, settings: EngineSettings, options: argparse.Na
 
     import runpod
 
-    from hatespeech.engine.scorer import Handler
+    from hatespeech.engine.scorer import Scorer
+    from hatespeech.worker.handler import JobHandler
 
     config: dict[str, Any] = {}
 
@@ -155,7 +157,8 @@ def serve(classifier: Classifier, settings: EngineSettings, options: argparse.Na
         config["refresh_worker"] = True  # the SDK takes no further job
         threading.Thread(target=exit_when_answered, daemon=True).start()
 
-    handler = Handler(classifier, settings, on_broken)
+    scorer = Scorer(classifier, settings, on_broken)
+    handler = JobHandler(scorer)
 
     async def handle(job: dict[str, Any]) -> dict[str, Any]:
         return await handler(job)
@@ -168,7 +171,7 @@ def serve(classifier: Classifier, settings: EngineSettings, options: argparse.Na
     # Constant: a changed value would stop fetching until every job in flight has ended.
     config["concurrency_modifier"] = lambda _current: settings.max_concurrency
     runpod.serverless.start(config)
-    handler.close()
+    scorer.close()
     return 1 if "refresh_worker" in config else 0
 
 

@@ -15,14 +15,13 @@ from typing import Any
 
 import pytest
 
-from hatespeech.bulk.engines.base import Chunk, RowScore, ScoredChunk
+from hatespeech.bulk.engines.base import Chunk, ScoredChunk
 from hatespeech.bulk.engines.runpod_client import BASE_URL_VARIABLE, Endpoint, Pace
 from hatespeech.bulk.engines.runpod_engine import JOB_BYTES, RunpodEngine
 from hatespeech.bulk.engines.runpod_jobs import Jobs, Limits
 from hatespeech.bulk.engines.runpod_options import add_arguments, make_engine
-from hatespeech.contract import TextScore
+from hatespeech.contract import COLUMNS, Prediction, TextScore
 from hatespeech.engine.classifier import Classifier
-from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
 from tests.conftest import StartWorker
 from tests.paths import ROOT
@@ -142,19 +141,14 @@ class Expected:
         )
         for index, row in enumerate(found):
             if index in errors:
-                assert (row.error, row.scores, row.label, row.windows) == (
-                    errors[index],
-                    None,
-                    None,
-                    None,
-                )
+                assert str(row.error) == errors[index]
+                assert (row.scores, row.label, row.windows) == ({}, None, None)
                 continue
             expected = known[index]
-            assert isinstance(expected, TextScore)
+            assert isinstance(expected, Prediction)
             assert row.error is None
-            assert row.scores == pytest.approx(expected.scores, abs=1e-6)
-            assert row.scores is not None
-            assert row.label == LABELS[row.scores.index(max(row.scores))]
+            assert [*row.scores.values()] == pytest.approx(expected.scores, abs=1e-6)
+            assert row.label == max(row.scores, key=row.scores.__getitem__)
             assert row.windows == expected.windows
 
 
@@ -243,7 +237,7 @@ def test_jobs_stay_under_the_platforms_bytes(cloud: Cloud) -> None:
     with quick_engine(cloud, job_texts=1000, settings=settings) as engine:
         (scored,) = engine.score([Chunk(0, texts)], lambda _rows: None)
     error = "validation: text: holds nothing but white space or invisible characters"
-    assert [row.error for row in scored.rows] == [error] * 600
+    assert [str(row.error) for row in scored.rows] == [error] * 600
     assert 0.9 * JOB_BYTES < cloud.endpoint.largest_body <= JOB_BYTES
 
 
@@ -363,10 +357,7 @@ def test_score_py_interrupted_takes_its_jobs_back_and_goes_on_later(
     # Of what was done before, two jobs at most had not been heard of.
     assert 12 - done <= len(cloud.endpoint.jobs) - jobs <= 12 - done + 2
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
-    found = [
-        RowScore(tuple(row[label] for label in LABELS), row["label"], row["windows"], row["error"])
-        for row in rows
-    ]
+    found = [TextScore.from_columns({name: row[name] for name in COLUMNS}) for row in rows]
     assert [row["text"] for row in rows] == texts
     expected.check([ScoredChunk(0, found, expected.model)], texts, 600)
     for run in (first, second):

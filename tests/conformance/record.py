@@ -17,8 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from hatespeech.engine.classifier import Classifier
-from hatespeech.engine.scorer import Handler
+from hatespeech.engine.scorer import Scorer
 from hatespeech.settings import EngineSettings
+from hatespeech.worker.handler import JobHandler
 from tests.conformance.fronts import read_error
 from tests.conformance.invariants import WINDOWS, error_faults, reply_faults
 from tests.conformance.suite import (
@@ -85,11 +86,12 @@ async def answer_once(
     classifier: Classifier, settings: EngineSettings, job_input: Any
 ) -> dict[str, Any]:
     """Answer one input as the worker does."""
-    handler = Handler(classifier, settings)
+    scorer = Scorer(classifier, settings)
+    handler = JobHandler(scorer)
     try:
         return await handler({"input": job_input})
     finally:
-        handler.close()
+        scorer.close()
 
 
 def put(case: Case, raw: dict[str, Any], answer: dict[str, Any], suite: Suite) -> Iterator[str]:

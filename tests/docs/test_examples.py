@@ -18,9 +18,10 @@ from typing import Any, Final
 import pytest
 
 from hatespeech.engine.classifier import Classifier
-from hatespeech.engine.scorer import Handler
+from hatespeech.engine.scorer import Scorer
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
+from hatespeech.worker.handler import JobHandler
 from tests.paths import ROOT
 from tests.support.checkpoints import SENTENCES, THRESHOLDS
 from tests.support.runpod_cloud import RunpodCloud
@@ -34,10 +35,11 @@ GUIDE: Final = (ROOT / "docs" / "singularitynet.md").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def endpoint(small_classifier: Classifier) -> Iterator[RunpodCloud]:
-    handler = Handler(small_classifier, EngineSettings(max_texts_per_request=8))
+    scorer = Scorer(small_classifier, EngineSettings(max_texts_per_request=8))
+    handler = JobHandler(scorer)
     with RunpodCloud(handler, KEY) as cloud:
         yield cloud
-    handler.close()
+    scorer.close()
 
 
 @pytest.fixture

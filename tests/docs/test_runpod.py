@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from hatespeech.engine.classifier import Classifier
-from hatespeech.engine.scorer import Handler
+from hatespeech.engine.scorer import Scorer
 from hatespeech.settings import EngineSettings
+from hatespeech.worker.handler import JobHandler
 from tests.paths import ROOT
 from tests.support.runpod_cloud import RunpodCloud
 
@@ -25,10 +26,11 @@ KEY = "key-of-the-test"
 
 @pytest.fixture(scope="module")
 def cloud(small_classifier: Classifier) -> Iterator[RunpodCloud]:
-    handler = Handler(small_classifier, EngineSettings())
+    scorer = Scorer(small_classifier, EngineSettings())
+    handler = JobHandler(scorer)
     with RunpodCloud(handler, KEY) as running:
         yield running
-    handler.close()
+    scorer.close()
 
 
 def command(language: str, folder: Path) -> list[str]:

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 import pytest
 import torch
 
-from hatespeech.contract import TextScore
+from hatespeech.contract import Prediction
 from hatespeech.engine.batcher import Batcher
 from hatespeech.engine.classifier import Classifier, Probabilities, Sequences
 from hatespeech.errors import (
@@ -93,16 +93,16 @@ async def settle(batcher: Batcher, queued: int) -> None:
         await asyncio.sleep(0.001)
 
 
-def close_to(results: list[TextScore | ServiceError], expected: list[TextScore]) -> bool:
+def close_to(results: list[Prediction | ServiceError], expected: list[Prediction]) -> bool:
     return all(
-        isinstance(result, TextScore) and result.scores == pytest.approx(wanted.scores, abs=1e-5)
+        isinstance(result, Prediction) and result.scores == pytest.approx(wanted.scores, abs=1e-5)
         for result, wanted in zip(results, expected, strict=True)
     )
 
 
-def alone(classifier: Classifier, texts: list[str]) -> list[TextScore]:
+def alone(classifier: Classifier, texts: list[str]) -> list[Prediction]:
     scores = [classifier.score([text])[0] for text in texts]
-    return [score for score in scores if isinstance(score, TextScore)]
+    return [score for score in scores if isinstance(score, Prediction)]
 
 
 def test_everyone_gets_their_own_scores_from_shared_batches(
@@ -177,7 +177,7 @@ def test_explaining_shares_batches_too_and_gives_what_it_gives_alone(
     small_classifier: Classifier, device: Device
 ) -> None:
     (expected,) = small_classifier.score([TEXTS[3]], explain=True)
-    assert isinstance(expected, TextScore)
+    assert isinstance(expected, Prediction)
 
     async def main() -> None:
         async with running(small_classifier) as batcher:
@@ -185,7 +185,7 @@ def test_explaining_shares_batches_too_and_gives_what_it_gives_alone(
                 *(batcher.score([text], explain=True) for text in TEXTS[:8])
             )
             (result,) = answers[3][0]
-            assert isinstance(result, TextScore)
+            assert isinstance(result, Prediction)
             assert result.words is not None
             assert expected.words is not None
             for word, wanted in zip(result.words, expected.words, strict=True):
@@ -200,8 +200,8 @@ def test_a_text_that_cannot_be_read_fails_alone(small_classifier: Classifier) ->
         async with running(small_classifier) as batcher:
             results, _ = await batcher.score(["good", " \u200b", "morning"])
             assert isinstance(results[1], ValidationError)
-            assert isinstance(results[0], TextScore)
-            assert isinstance(results[2], TextScore)
+            assert isinstance(results[0], Prediction)
+            assert isinstance(results[2], Prediction)
 
     asyncio.run(main())
 
@@ -221,7 +221,7 @@ def test_an_unforeseen_exception_while_reading_fails_its_text_alone(
             monkeypatch.setattr(small_classifier, "encode", failing)
             results, _ = await batcher.score(["good", "marmalade", "morning"])
             assert isinstance(results[1], InternalError)
-            assert isinstance(results[2], TextScore)
+            assert isinstance(results[2], Prediction)
 
     asyncio.run(main())
     assert "LookupError" in caplog.text
@@ -271,7 +271,7 @@ def test_a_text_of_many_windows_that_fails_has_one_result(
         async with running(small_classifier) as batcher:
             results, _ = await batcher.score([long, "good morning"])
             assert isinstance(results[0], InternalError)
-            assert isinstance(results[1], TextScore)
+            assert isinstance(results[1], Prediction)
 
     asyncio.run(main())
 

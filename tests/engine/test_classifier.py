@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hatespeech import paths
-from hatespeech.contract import TextScore
+from hatespeech.contract import Prediction
 from hatespeech.engine import classifier as classifiers
 from hatespeech.engine.classifier import Classifier, Probabilities, Sequences, choose_folder
 from hatespeech.engine.spans import MAX_EXPLAINED_WORDS, locate
@@ -22,7 +22,6 @@ from hatespeech.errors import (
     TooLargeError,
     ValidationError,
 )
-from hatespeech.model import checkpoint as checkpoints
 from hatespeech.model.linear import onednn_dtypes
 from hatespeech.settings import EngineSettings
 from hatespeech.text.normalizer import normalize_tweet
@@ -32,9 +31,9 @@ SAMPLE = ROOT / "benchmarks" / "data" / "sample.tsv"
 LONG = " ".join(f"the train number {n} was late again, nobody knows why 😀" for n in range(60))
 
 
-def scored(classifier: Classifier, text: str, explain: bool = False) -> TextScore:
+def scored(classifier: Classifier, text: str, explain: bool = False) -> Prediction:
     (result,) = classifier.score([text], explain)
-    assert isinstance(result, TextScore), result
+    assert isinstance(result, Prediction), result
     return result
 
 
@@ -53,7 +52,7 @@ def test_a_text_scores_the_same_in_any_company(small_classifier: Classifier) -> 
     texts = [*sample_texts()[:120], LONG]
     together = small_classifier.score(texts, max_batch_tokens=4096)
     for text, result in zip(texts, together, strict=True):
-        assert isinstance(result, TextScore)
+        assert isinstance(result, Prediction)
         assert result.scores == pytest.approx(scored(small_classifier, text).scores, abs=1e-5)
 
 
@@ -156,8 +155,8 @@ def test_nothing_visible_is_an_error_of_its_text_alone(
 ) -> None:
     before, result, after = small_classifier.score(["good", text, "morning"])
     assert isinstance(result, ValidationError)
-    assert isinstance(before, TextScore)
-    assert isinstance(after, TextScore)
+    assert isinstance(before, Prediction)
+    assert isinstance(after, Prediction)
 
 
 def test_a_word_weighs_what_its_absence_changes(small_classifier: Classifier) -> None:
@@ -204,7 +203,7 @@ def test_more_words_than_can_be_explained_are_refused(small_classifier: Classifi
     assert scored(small_classifier, enough, explain=True).words is not None
     (result,) = small_classifier.score([many], explain=True)
     assert isinstance(result, TooLargeError)
-    assert isinstance(small_classifier.score([many])[0], TextScore)
+    assert isinstance(small_classifier.score([many])[0], Prediction)
 
 
 def test_scores_that_are_not_finite_are_an_error(small_checkpoint: Path) -> None:
@@ -224,7 +223,7 @@ def test_half_precision_agrees_on_the_label(dtype: str) -> None:
             )
         )
         results = classifier.score(texts)
-        labels.append([r.scores.index(max(r.scores)) for r in results if isinstance(r, TextScore)])
+        labels.append([r.scores.index(max(r.scores)) for r in results if isinstance(r, Prediction)])
     assert len(labels[0]) == len(texts)
     agreed = sum(a == b for a, b in zip(*labels, strict=True))
     assert agreed >= 0.99 * len(texts)
@@ -264,9 +263,9 @@ def test_the_folder_asked_for_is_served_or_nothing(
     with pytest.raises(CheckpointError, match="not a folder"):
         choose_folder(EngineSettings(model_dir=tmp_path / "absent"))
     assert choose_folder(EngineSettings(model_dir=small_checkpoint)) == small_checkpoint
-    monkeypatch.setattr(checkpoints, "PUBLISHED", tmp_path / "absent")
+    monkeypatch.setattr(paths, "PUBLISHED", tmp_path / "absent")
     assert choose_folder(EngineSettings()) == paths.EMBEDDED
-    monkeypatch.setattr(checkpoints, "PUBLISHED", small_checkpoint)
+    monkeypatch.setattr(paths, "PUBLISHED", small_checkpoint)
     assert choose_folder(EngineSettings()) == small_checkpoint
 
 

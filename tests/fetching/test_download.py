@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from hatespeech.contract import TextScore
+from hatespeech.contract import Prediction
 from hatespeech.engine.classifier import Classifier
 from hatespeech.labels import LABELS
 from hatespeech.model import checkpoint as checkpoints
@@ -77,7 +77,7 @@ def figure(made: Path) -> dict[str, float]:
         EngineSettings(model_dir=made, device="cpu", dtype="float32")
     )
     (score,) = classifier.score(["Hello World"])
-    assert isinstance(score, TextScore)
+    assert isinstance(score, Prediction)
     return dict(zip(LABELS, score.scores, strict=True))
 
 

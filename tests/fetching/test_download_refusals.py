@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from hatespeech import paths
-from hatespeech.contract import TextScore
+from hatespeech.contract import Prediction
 from hatespeech.engine.classifier import Classifier
 from hatespeech.fetching import command as download
 from hatespeech.fetching import options
@@ -65,7 +65,7 @@ def spam(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
         EngineSettings(model_dir=output, device="cpu", dtype="float32")
     )
     (score,) = classifier.score(["Hello World"])
-    assert isinstance(score, TextScore)
+    assert isinstance(score, Prediction)
     return score.scores[LABELS.index("spam")]
 
 

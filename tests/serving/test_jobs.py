@@ -17,13 +17,13 @@ import pytest
 import requests
 import runpod
 
-from hatespeech.contract import TextScore
+from hatespeech.contract import Prediction
 from hatespeech.engine.classifier import Classifier
 from hatespeech.labels import LABELS
 from hatespeech.serving.jobs.queue import Jobs
 from hatespeech.serving.jobs.store import NewJob, Store
 from hatespeech.serving.metrics import Metrics
-from hatespeech.serving.model import Engine
+from hatespeech.serving.model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 from tests.support.bad_inputs import BAD_INPUTS, MARKER
 from tests.support.checkpoints import SENTENCES
@@ -86,7 +86,7 @@ def held(small_checkpoint: Path, tmp_path: Path) -> Held:
     return Held(tmp_path, small_checkpoint)
 
 
-def check_output(output: dict[str, Any], text: str, expected: TextScore) -> None:
+def check_output(output: dict[str, Any], text: str, expected: Prediction) -> None:
     assert output["text"] == text
     scores = [output[label] for label in LABELS]
     assert scores == pytest.approx(expected.scores, abs=1e-5)
@@ -98,7 +98,7 @@ def test_a_job_is_accepted_answered_and_kept(
     text = f"{SENTENCES[0]} 👋"
     reply = server.finished(server.run({"prompt": text}))
     (expected,) = small_classifier.score([text])
-    assert isinstance(expected, TextScore)
+    assert isinstance(expected, Prediction)
     assert reply["status"] == "COMPLETED"
     assert reply.keys() == {"id", "status", "output", "delayTime", "executionTime"}
     check_output(reply["output"], text, expected)
@@ -272,7 +272,7 @@ def test_kill_9_among_200_jobs_loses_none_and_changes_no_answer(
         assert [submit(0), submit(199)] == [ids[0], ids[199]]
     expected = small_classifier.score(texts)
     for text, reply, score in zip(texts, replies, expected, strict=True):
-        assert isinstance(score, TextScore)
+        assert isinstance(score, Prediction)
         assert reply["status"] == "COMPLETED"
         check_output(reply["output"], text, score)
 
@@ -301,10 +301,10 @@ def waiting_job(job_id: str) -> NewJob:
     return NewJob(job_id, b"somebody", '{"prompt": "hello"}')
 
 
-def in_process(folder: Path, model_dir: Path) -> tuple[Store, Engine, Jobs]:
+def in_process(folder: Path, model_dir: Path) -> tuple[Store, ServedModel, Jobs]:
     settings = ServerSettings(model_dir=model_dir, device="cpu", dtype="float32")
     store = Store(folder / "jobs.sqlite3", settings.job_ttl)
-    engine = Engine(settings, stop=lambda: None)
+    engine = ServedModel(settings, stop=lambda: None)
     return store, engine, Jobs(store, engine, Metrics(), settings)
 
 

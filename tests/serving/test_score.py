@@ -14,7 +14,7 @@ import pytest
 import regex
 import requests
 
-from hatespeech.contract import TextScore
+from hatespeech.contract import Prediction
 from hatespeech.engine.classifier import Classifier
 from hatespeech.engine.encoder import INVISIBLE
 from hatespeech.labels import LABELS
@@ -43,7 +43,7 @@ def server(
 def expected_scores(classifier: Classifier, texts: list[str]) -> list[list[float]]:
     scores = []
     for result in classifier.score(texts):
-        assert isinstance(result, TextScore)
+        assert isinstance(result, Prediction)
         scores.append(list(result.scores))
     return scores
 

@@ -9,17 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hatespeech.contract import Prediction, TextScore
 from hatespeech.errors import TooLargeError, ValidationError
 from hatespeech.serving.uploads.parquet_table import CHUNK_BYTES, Parquet, parts_of, text_bytes
-from hatespeech.serving.uploads.text_tables import ADDED, CHUNK_CHARS, Csv, Jsonl, Table, Tsv
+from hatespeech.serving.uploads.text_tables import ADDED, CHUNK_CHARS, Csv, Jsonl, Tsv, UploadTable
 from tests.support.memory import reset_peak, resident
 
 MEGABYTE: Final = 1024 * 1024
 ROWS: Final = 256
-ITEM: Final = {
-    **{"hate": 0.1, "abusing": 0.2, "neutral": 0.3, "spam": 0.4},
-    **{"label": "spam", "windows": 1},
-}
+ITEM: Final = TextScore.of("", Prediction([0.1, 0.2, 0.3, 0.4], 1, None, None), None)
 
 
 def repeated(values: list[str], indices: list[int | None]) -> pa.DictionaryArray:
@@ -45,7 +43,7 @@ def text_type(content: bytes) -> pa.DataType:
     return pq.read_schema(io.BytesIO(content)).field("text").type
 
 
-def score(table: Table) -> tuple[bytes, list[list[Any]]]:
+def score(table: UploadTable) -> tuple[bytes, list[list[Any]]]:
     """Give every row the same scores; return the file that comes out, and each part's texts."""
     table.check()
     written, parts = b"", []
@@ -71,7 +69,7 @@ def test_a_text_that_would_be_copied_for_every_row_is_refused_unread(typed: bool
     with pytest.raises(TooLargeError) as caught:
         open_parquet(content, limit).check()
     assert resident("VmHWM") - before < limit
-    assert caught.value.message == f"file: has 256 rows of more than {limit} bytes"
+    assert caught.value.line == f"file: has 256 rows of more than {limit} bytes"
 
 
 def test_values_of_other_columns_count_as_well() -> None:
@@ -203,7 +201,7 @@ def jsonl_file(texts: list[str]) -> bytes:
     [(Csv, csv_file), (Tsv, tsv_file), (Jsonl, jsonl_file)],
     ids=["csv", "tsv", "jsonl"],
 )
-def test_a_chunk_closes_once_it_holds_many_characters(kind: type[Table], write: Any) -> None:
+def test_a_chunk_closes_once_it_holds_many_characters(kind: type[UploadTable], write: Any) -> None:
     texts = [*(str(i % 10) * WIDE for i in range(11)), *(f"short {i}" for i in range(9))]
     scored, parts = score(kind(io.BytesIO(write(texts)), 7, MEGABYTE))
     parts = [part for part in parts if part]
@@ -230,4 +228,4 @@ def test_json_to_python_alone_is_refused_by_the_number_of_its_line(
     content = '{"text": "NaN"}\n\n' + place.format(constant) + '\n{"text": "b"}\n'
     with pytest.raises(ValidationError) as caught:
         Jsonl(io.BytesIO(content.encode()), ROWS, MEGABYTE).check()
-    assert caught.value.message == "file: line 3 is no JSON object"
+    assert caught.value.line == "file: line 3 is no JSON object"

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import requests
 
-from hatespeech.contract import TextScore
+from hatespeech.contract import Prediction
 from hatespeech.engine.classifier import Classifier
 from hatespeech.labels import LABELS
 from tests.support.bad_inputs import MARKER
@@ -50,7 +50,7 @@ def check_scores(rows: list[dict[str, Any]], classifier: Classifier) -> None:
     """Hold the rows of ``HARD_TEXTS``, in their order, to what each text scores alone."""
     assert [row["text"] for row in rows] == HARD_TEXTS
     for row, result in zip(rows, classifier.score(HARD_TEXTS), strict=True):
-        assert isinstance(result, TextScore)
+        assert isinstance(result, Prediction)
         assert [float(row[label]) for label in LABELS] == pytest.approx(result.scores, abs=1e-5)
         assert row["label"] == max(LABELS, key=lambda label: float(row[label]))
         assert int(row["windows"]) == 1

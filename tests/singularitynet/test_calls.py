@@ -22,11 +22,12 @@ from typing import Any, Final
 import grpc
 import pytest
 
-from hatespeech.contract import TextScore
+from hatespeech.contract import Prediction
 from hatespeech.engine.classifier import Classifier
-from hatespeech.engine.scorer import Handler
+from hatespeech.engine.scorer import Scorer
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
+from hatespeech.worker.handler import JobHandler
 from tests.conftest import StartWorker
 from tests.paths import DATA, ROOT
 from tests.support.runpod_cloud import RunpodCloud
@@ -114,10 +115,11 @@ def http_server(start_worker: StartWorker) -> str:
 
 @pytest.fixture(scope="module")
 def endpoint(small_classifier: Classifier) -> Iterator[RunpodCloud]:
-    handler = Handler(small_classifier, EngineSettings())
+    scorer = Scorer(small_classifier, EngineSettings())
+    handler = JobHandler(scorer)
     with RunpodCloud(handler, KEY) as cloud:
         yield cloud
-    handler.close()
+    scorer.close()
 
 
 @pytest.fixture
@@ -189,7 +191,7 @@ def scores(result: Any) -> list[float]:
 
 def expected(classifier: Classifier, text: str) -> Any:
     (score,) = classifier.score([text])
-    assert isinstance(score, TextScore)
+    assert isinstance(score, Prediction)
     return pytest.approx(list(score.scores), abs=1e-5)
 
 
@@ -232,7 +234,7 @@ def test_many_texts_come_back_in_order_and_one_bad_one_spoils_no_other(
 def test_long_text_says_which_window_spoke(call: Client, small_classifier: Classifier) -> None:
     result = call(prompt=LONG).output
     (score,) = small_classifier.score([LONG])
-    assert isinstance(score, TextScore)
+    assert isinstance(score, Prediction)
     assert result.windows == score.windows > 1
     assert tuple(result.window) == score.window
     assert scores(result) == expected(small_classifier, LONG)
@@ -247,7 +249,7 @@ def test_explained_words_add_up_offsets_and_influences(
         *(("you", 0, 3), ("are", 4, 7), ("scum", 9, 13), ("🤬", 14, 15), ("friend", 16, 22)),
     ]
     (score,) = small_classifier.score([text], explain=True)
-    assert isinstance(score, TextScore)
+    assert isinstance(score, Prediction)
     assert score.words is not None
     for word, known in zip(result.words, score.words, strict=True):
         assert scores(word) == pytest.approx(list(known.scores), abs=1e-5)

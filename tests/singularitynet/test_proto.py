@@ -17,9 +17,10 @@ from google.protobuf.message import Message
 
 from hatespeech.contract import parse_request
 from hatespeech.engine.classifier import Classifier
-from hatespeech.engine.scorer import Handler
+from hatespeech.engine.scorer import Scorer
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
+from hatespeech.worker.handler import JobHandler
 from tests.paths import DATA, ROOT
 from tests.support.snet_daemon import compile_proto, new_message
 
@@ -169,9 +170,10 @@ def replies(small_classifier: Classifier) -> dict[str, dict[str, Any]]:
     """What the worker answers to each of ``REQUESTS``."""
 
     async def answer() -> list[dict[str, Any]]:
-        handler = Handler(small_classifier, EngineSettings())
+        scorer = Scorer(small_classifier, EngineSettings())
+        handler = JobHandler(scorer)
         found = [await handler({"id": name, "input": body}) for name, body in REQUESTS.items()]
-        handler.close()
+        scorer.close()
         return found
 
     return dict(zip(REQUESTS, asyncio.run(answer()), strict=True))

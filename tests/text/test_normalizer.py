@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from nltk.tokenize import TweetTokenizer
 from nltk.tokenize.casual import _replace_html_entities
 
+from hatespeech.paths import PACKAGE
 from hatespeech.text.normalizer import NORMALIZER_VERSION, normalize_tweet
 from hatespeech.text.tokens import tokenize
 from tests.paths import ROOT
@@ -107,7 +108,7 @@ def nltk_agrees(text: str) -> bool:
 
 
 def read_emoji_names() -> dict[str, str]:
-    lines = (ROOT / "utils" / "emoji_names.tsv").read_text(encoding="utf-8").splitlines()
+    lines = (PACKAGE / "text" / "emoji_names.tsv").read_text(encoding="utf-8").splitlines()
     return {chr(int(line[2:].split("\t")[0], 16)): line.split("\t")[1] for line in lines[1:]}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from hatespeech.contract import TextScore
+from hatespeech.contract import Prediction
 from hatespeech.engine.classifier import Classifier
 from hatespeech.labels import LABELS
 from tests.conftest import StartWorker
@@ -58,7 +58,7 @@ def check_items(
     items: Sequence[Mapping[str, Any]], texts: Sequence[str], classifier: Classifier
 ) -> None:
     for item, text, expected in zip(items, texts, classifier.score(texts), strict=True):
-        assert isinstance(expected, TextScore)
+        assert isinstance(expected, Prediction)
         assert item["text"] == text
         assert [item[label] for label in LABELS] == pytest.approx(expected.scores, abs=1e-5)
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from hatespeech.contract import TextScore
+from hatespeech.contract import Prediction
 from hatespeech.engine.classifier import Classifier
 from hatespeech.labels import LABELS
 from hatespeech.model.checkpoint import CONFIG, TOKENIZER, WEIGHTS
@@ -100,7 +100,7 @@ def check_scores(
     classifier: Classifier, items: Sequence[Mapping[str, Any]], texts: Sequence[str]
 ) -> None:
     for item, text, expected in zip(items, texts, classifier.score(texts), strict=True):
-        assert isinstance(expected, TextScore)
+        assert isinstance(expected, Prediction)
         assert item["text"] == text
         assert [item[label] for label in LABELS] == pytest.approx(expected.scores, abs=1e-5)
 
@@ -283,7 +283,7 @@ def test_a_broken_test_input_is_one_line_on_standard_error(
 def test_a_missing_test_input_json_is_one_line_on_standard_error(
     main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(app, "__file__", str(tmp_path / "app.py"))
+    monkeypatch.setattr(app, "ROOT", tmp_path)
     outcome = main()
     assert (outcome.code, outcome.out) == (1, b"")
     error = "test_input.json: cannot be read (FileNotFoundError)"

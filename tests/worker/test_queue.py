@@ -14,7 +14,7 @@ import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 
-from hatespeech.contract import TextScore
+from hatespeech.contract import Prediction
 from hatespeech.engine.classifier import Classifier
 from hatespeech.labels import LABELS
 from hatespeech.model.checkpoint import WEIGHTS
@@ -45,13 +45,13 @@ class Scores:
 
     def __init__(self, classifier: Classifier) -> None:
         self._classifier = classifier
-        self._known: dict[str, TextScore] = {}
+        self._known: dict[str, Prediction] = {}
 
     def check_items(self, items: Iterable[Mapping[str, Any]], texts: list[str]) -> None:
         """Hold reply items to what their texts score alone, in order."""
         new = [text for text in texts if text not in self._known]
         for text, result in zip(new, self._classifier.score(new), strict=True):
-            assert isinstance(result, TextScore)
+            assert isinstance(result, Prediction)
             self._known[text] = result
         for item, text in zip(items, texts, strict=True):
             assert item["text"] == text
@@ -209,7 +209,7 @@ def test_words_and_flags_come_only_when_asked_for(
     assert answer is not None
     reply = answer["output"]
     (expected,) = small_classifier.score(["day in"], explain=True)
-    assert isinstance(expected, TextScore)
+    assert isinstance(expected, Prediction)
     assert expected.words is not None
     assert reply["flagged"] == ["hate"]
     words = [(word["word"], word["start"], word["end"]) for word in reply["words"]]

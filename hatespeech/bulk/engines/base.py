@@ -11,6 +11,8 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hatespeech.contract import TextScore
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -21,21 +23,11 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class RowScore:
-    """One row's outcome: scores, label and windows, or an error and none of them."""
-
-    scores: tuple[float, ...] | None  # in the order of LABELS
-    label: str | None
-    windows: int | None
-    error: str | None  # "<code>: <message>"; names the field ``text``, never quotes it
-
-
-@dataclass(frozen=True)
 class ScoredChunk:
     """A chunk's rows, scored, in the chunk's order."""
 
     index: int
-    rows: list[RowScore]
+    rows: list[TextScore]  # without their texts; an error names the field ``text``
     model: str  # the model_id that scored them, such as mini@0123456789ab
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hatespeech.bulk.engines.base import Chunk, EngineError, ScoredChunk
 from hatespeech.bulk.engines.readers import Read, Readers
 from hatespeech.bulk.engines.rows import read_values, row_of
-from hatespeech.contract import TextScore
+from hatespeech.contract import Prediction
 from hatespeech.errors import InternalError, ServiceError, describe_exception
 from hatespeech.settings import EngineSettings
 
@@ -124,12 +124,12 @@ class LocalEngine:
 
     def _score(
         self, parts: Sequence[Future[Read]], progress: Callable[[int], object]
-    ) -> list[TextScore | ServiceError]:
+    ) -> list[Prediction | ServiceError]:
         """Score what readers have read; runs in the device's thread."""
         texts = [text for part in parts for text in part.result().unpack()]
         places = [index for index, text in enumerate(texts) if not isinstance(text, ServiceError)]
         windows = [text for text in texts if not isinstance(text, ServiceError)]
-        results: list[TextScore | ServiceError] = [
+        results: list[Prediction | ServiceError] = [
             text if isinstance(text, ServiceError) else InternalError("not scored")
             for text in texts
         ]
@@ -140,7 +140,7 @@ class LocalEngine:
 
     def _score_windows(
         self, windows: list[list[list[int]]], progress: Callable[[int], object]
-    ) -> list[TextScore | ServiceError]:
+    ) -> list[Prediction | ServiceError]:
         """Score in passes that fit into the device's memory; what fails costs its row alone."""
         import torch
 
@@ -155,7 +155,7 @@ class LocalEngine:
                 progress(done - told)
                 told = done
 
-        results: list[TextScore | ServiceError] = []
+        results: list[Prediction | ServiceError] = []
         waiting = [windows]  # the first rows are last
         while waiting:
             part = waiting[-1]

@@ -12,7 +12,6 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any, Final
 
 import pyarrow as pa
@@ -183,4 +182,4 @@ class Scorer:
             chunk = Chunk(part, ray.get(reference))
             for scored in self._engine.score([chunk], lambda _rows: None):
                 found["model"] = scored.model
-                found["rows"] = [asdict(row) for row in scored.rows]
+                found["rows"] = [row.columns() for row in scored.rows]

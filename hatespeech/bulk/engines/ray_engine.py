@@ -14,7 +14,7 @@ import contextlib
 import logging
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Final
 
 import ray
@@ -22,9 +22,10 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import GetTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from hatespeech.bulk.engines.base import Chunk, EngineError, RowScore, ScoredChunk
+from hatespeech.bulk.engines.base import Chunk, EngineError, ScoredChunk
 from hatespeech.bulk.engines.ray_actors import Offers, Parts, Scorer
 from hatespeech.bulk.engines.ray_cluster import Actors, Cluster
+from hatespeech.contract import TextScore
 from hatespeech.engine.classifier import choose_folder
 from hatespeech.errors import describe_exception
 from hatespeech.settings import EngineSettings
@@ -98,7 +99,7 @@ class RayEngine:
                 if index is None:
                     continue  # Ray has repeated what was not lost
                 offers.scored.remote(found["part"])
-                rows = [row_of(row) for row in found["rows"]]
+                rows = [TextScore.from_columns(row) for row in found["rows"]]
                 progress(len(rows))
                 yield ScoredChunk(index, rows, found["model"])
 
@@ -193,12 +194,6 @@ class Silence:
     def _end(self) -> None:
         self.ended = True
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-
-
-def row_of(row: Mapping[str, Any]) -> RowScore:
-    """Return a row as it was before it travelled in a table."""
-    scores = row["scores"]
-    return RowScore(**{**row, "scores": None if scores is None else tuple(scores)})
 
 
 def quiet() -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hatespeech.bulk.engines.base import RowScore
-from hatespeech.contract import TextScore, locate_error, parse_request
+from hatespeech.contract import Prediction, TextScore, parse_request
 from hatespeech.errors import ServiceError
-from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
 
 
@@ -28,9 +26,8 @@ def read_values(
     return request.texts, request.faults
 
 
-def row_of(result: TextScore | ServiceError) -> RowScore:
-    """Return what a row gets for a text's outcome."""
-    if isinstance(result, ServiceError):
-        return RowScore(None, None, None, str(locate_error(result, "text")))
-    scores = tuple(result.scores)
-    return RowScore(scores, LABELS[scores.index(max(scores))], result.windows, None)
+def row_of(outcome: Prediction | ServiceError) -> TextScore:
+    """Return what a row gets for a text's outcome; an error names the field ``text``."""
+    if isinstance(outcome, ServiceError):
+        outcome = outcome.at("text")
+    return TextScore.of("", outcome, None)

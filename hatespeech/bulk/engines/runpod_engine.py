@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
 
-from hatespeech.bulk.engines.base import Chunk, RowScore, ScoredChunk
+from hatespeech.bulk.engines.base import Chunk, ScoredChunk
+from hatespeech.bulk.engines.rows import row_of
 from hatespeech.bulk.engines.runpod_client import Endpoint
 from hatespeech.bulk.engines.runpod_jobs import Jobs
-from hatespeech.contract import parse_request
+from hatespeech.contract import TextScore, parse_request
 from hatespeech.errors import ServiceError, TooLargeError
 from hatespeech.settings import EngineSettings
 
@@ -41,7 +42,7 @@ class _OpenChunk:
     """A chunk, some of whose rows are still to be scored."""
 
     index: int
-    rows: list[RowScore | None]
+    rows: list[TextScore | None]
     parts: list[_Part] = field(default_factory=list)  # not finished
 
     def scored(self, model: str) -> ScoredChunk:
@@ -66,7 +67,7 @@ class RunpodEngine:
         self._in_flight = in_flight
         self._job_texts = job_texts
         self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="runpod job")
-        self._running: dict[Future[list[RowScore]], _Part] = {}
+        self._running: dict[Future[list[TextScore]], _Part] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -126,7 +127,7 @@ class RunpodEngine:
             try:
                 text, needed = self._read(value)
             except ServiceError as error:
-                opened.rows[place] = RowScore(None, None, None, str(error))
+                opened.rows[place] = row_of(error)
                 continue
             if part.texts and (
                 len(part.texts) >= self._job_texts
@@ -152,5 +153,5 @@ class RunpodEngine:
         text = parse_request({"text": value}, self._settings).texts[0]
         needed = len(json.dumps(text)) + _ITEM_BYTES
         if needed > JOB_BYTES:
-            raise TooLargeError(f"text: takes {needed} bytes, a job holds {JOB_BYTES}")
+            raise TooLargeError(f"takes {needed} bytes, a job holds {JOB_BYTES}", field="text")
         return text, needed

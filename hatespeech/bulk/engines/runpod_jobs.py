@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -13,8 +14,11 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
-from hatespeech.bulk.engines.base import EngineError, RowScore
+from hatespeech.bulk.engines.base import EngineError
+from hatespeech.bulk.engines.rows import row_of
 from hatespeech.bulk.engines.runpod_client import Endpoint
+from hatespeech.contract import Prediction, TextScore
+from hatespeech.errors import TooLargeError, ValidationError, read_error
 from hatespeech.labels import LABELS
 
 log = logging.getLogger(__name__)
@@ -23,13 +27,6 @@ _FINAL: Final = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
 # Beyond a job's time to live, for the platform to notice it first.
 _GRACE_SECONDS: Final = 60.0
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
-# What our own workers answer: it names a field, and never quotes a text.
-_OUR_ERROR = re.compile(r"(validation|too_large|unhealthy|internal): [^\r\n]{1,200}")
-_WHERE = re.compile(r"^(validation|too_large): (?:texts(?:\[\d+\])?|input): ")
-
-
-class _TooLargeError(Exception):
-    """The job asks for more than one may; the message is the worker's ``too_large: …``."""
 
 
 class _FailedError(Exception):
@@ -71,20 +68,20 @@ class Jobs:
             raise EngineError(f"endpoint {self._endpoint.id}: its worker names no model")
         return self._model
 
-    def score(self, texts: Sequence[str]) -> list[RowScore]:
+    def score(self, texts: Sequence[str]) -> list[TextScore]:
         """Score texts in one job; in several if the worker refuses so many at once.
 
         Raises :class:`EngineError`.
         """
         try:
             return self._score_at_once(texts)
-        except _TooLargeError as exc:
+        except TooLargeError as error:
             if len(texts) == 1:
-                return [_error_row(str(exc))]
+                return [row_of(error)]
         middle = len(texts) // 2
         return [*self.score(texts[:middle]), *self.score(texts[middle:])]
 
-    def _score_at_once(self, texts: Sequence[str]) -> list[RowScore]:
+    def _score_at_once(self, texts: Sequence[str]) -> list[TextScore]:
         question = {"input": {"texts": list(texts)}, "policy": self._policy}
         content = json.dumps(question, ensure_ascii=False).encode()
         tries = self._endpoint.pace.tries
@@ -107,11 +104,11 @@ class Jobs:
     def _run(self, content: bytes) -> Any:
         """Submit a job and return its output.
 
-        Raises :class:`_FailedError`, :class:`_TooLargeError` and :class:`EngineError`.
+        Raises :class:`_FailedError`, :class:`TooLargeError` and :class:`EngineError`.
         """
         reply = self._endpoint.call("POST", "run", content)
         if reply.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            raise _TooLargeError("too_large: text: is larger than what Runpod takes in one job")
+            raise TooLargeError("is larger than what Runpod takes in one job", field="text")
         if reply.status == HTTPStatus.NOT_FOUND:
             raise EngineError(
                 f"endpoint {self._endpoint.id}: HTTP 404, there is no such endpoint for this key"
@@ -161,14 +158,14 @@ class Jobs:
 
     def _failure(self, job: Mapping[str, Any]) -> Exception:
         """Turn a job that ended otherwise than well into what is to be raised for it."""
-        error = job.get("error")
-        ours = isinstance(error, str) and _OUR_ERROR.fullmatch(error)
-        if not ours or job["status"] != "FAILED":
-            # Of others' errors nothing is shown: they may quote a text.
+        written = job.get("error")
+        error = read_error(written) if isinstance(written, str) else None
+        if error is None or job["status"] != "FAILED":
+            # Nothing of a foreign error is shown: it may quote a text.
             return _FailedError(f"ended as {job['status']}")
-        if ours[1] == "too_large":
-            return _TooLargeError(error)
-        if ours[1] == "validation":
+        if isinstance(error, TooLargeError):
+            return error
+        if isinstance(error, ValidationError):
             return EngineError(
                 f"endpoint {self._endpoint.id}: its worker refuses the job ({error}); "
                 "does it run this version of the service?"
@@ -186,7 +183,7 @@ class Jobs:
                 )
 
 
-def read_output(output: Any, texts: Sequence[str]) -> tuple[list[RowScore], str]:
+def read_output(output: Any, texts: Sequence[str]) -> tuple[list[TextScore], str]:
     """Read a worker's reply to ``texts``; return their rows, in order, and the model's id.
 
     Raises :class:`EngineError` unless it is the contract's reply to these very texts.
@@ -203,23 +200,18 @@ def read_output(output: Any, texts: Sequence[str]) -> tuple[list[RowScore], str]
     return rows, model
 
 
-def _read_item(item: Mapping[str, Any], text: str) -> RowScore:
+def _read_item(item: Mapping[str, Any], text: str) -> TextScore:
     if item["text"] != text:
         raise ValueError("not the text that was sent")
     if "error" in item:
-        error = item["error"]
-        if not isinstance(error, str) or not _OUR_ERROR.fullmatch(error):
+        error = read_error(item["error"])
+        if error is None:
             raise ValueError("not our error")
-        return _error_row(error)
-    scores = tuple(float(item[label]) for label in LABELS)
+        return row_of(error)
+    scores = [float(item[label]) for label in LABELS]
     windows = item["windows"]
     if not all(math.isfinite(score) and 0 <= score <= 1 for score in scores):
         raise ValueError("no probabilities")
     if item["label"] not in LABELS or not isinstance(windows, int) or windows < 1:
         raise ValueError("no label or no windows")
-    return RowScore(scores, item["label"], windows, None)
-
-
-def _error_row(error: str) -> RowScore:
-    """Return a row that has only an error, which names the field ``text``."""
-    return RowScore(None, None, None, _WHERE.sub(r"\1: text: ", error))
+    return dataclasses.replace(row_of(Prediction(scores, windows, None, None)), label=item["label"])

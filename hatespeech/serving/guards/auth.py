@@ -11,8 +11,8 @@ from typing import Final
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from hatespeech.errors import NotFoundError, SettingsError, UnauthorizedError
-from hatespeech.serving.messages import error_response
+from hatespeech.errors import SettingsError
+from hatespeech.serving.http_errors import NotFoundError, UnauthorizedError, error_response
 from hatespeech.serving.settings import ServerSettings
 
 # For probes and for people who want to know what this is. Everything else wants the token, paths

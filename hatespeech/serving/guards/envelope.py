@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hatespeech.errors import InternalError, UnhealthyError, describe_exception
 from hatespeech.logs import FIELDS
 from hatespeech.serving.guards.auth import PROBES
-from hatespeech.serving.messages import error_response
+from hatespeech.serving.http_errors import error_response
 from hatespeech.serving.metrics import Metrics
 
 log = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hatespeech.errors import RateLimitedError, TooLargeError, ValidationError
+from hatespeech.errors import TooLargeError, ValidationError
 from hatespeech.serving.guards.auth import Caller
-from hatespeech.serving.messages import error_response
+from hatespeech.serving.http_errors import RateLimitedError, error_response
 
 # A body may be slow (a telephone, an upload) but has to make progress: this many seconds, and one
 # more for each so many bytes that have come.
@@ -64,7 +64,7 @@ class BodyLimiter:
             await self._app(scope, receive, send)
             return
         limit = self._by_path.get(scope["path"], self._default)
-        too_large = TooLargeError(f"body: is larger than {limit} bytes")
+        too_large = TooLargeError(f"is larger than {limit} bytes", field="body")
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > limit:
             await error_response(scope, too_large)(scope, receive, send)
@@ -83,7 +83,7 @@ class BodyLimiter:
                 async with asyncio.timeout(started + allowed - time.monotonic()):
                     message = await receive()
             except TimeoutError:
-                raise ValidationError("body: comes too slowly") from None
+                raise ValidationError("comes too slowly", field="body") from None
             received += len(message.get("body", b""))
             complete = not message.get("more_body", False)
             if received > limit:

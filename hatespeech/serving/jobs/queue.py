@@ -20,13 +20,13 @@ from typing import Any, Final
 from hatespeech.contract import parse_request
 from hatespeech.errors import (
     InternalError,
-    NotFoundError,
     ServiceError,
     UnhealthyError,
     ValidationError,
     describe_exception,
 )
 from hatespeech.serving.guards.auth import Caller
+from hatespeech.serving.http_errors import NotFoundError
 from hatespeech.serving.jobs.store import (
     CANCELLED,
     COMPLETED,
@@ -38,7 +38,7 @@ from hatespeech.serving.jobs.store import (
     Store,
 )
 from hatespeech.serving.metrics import Metrics
-from hatespeech.serving.model import Engine
+from hatespeech.serving.model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -51,13 +51,13 @@ TAKEN_AT_ONCE: Final = 32
 
 
 class Jobs:
-    """Runs jobs from the store on the engine, as many at once as the settings allow."""
+    """Runs jobs from the store on the model, as many at once as the settings allow."""
 
     def __init__(
-        self, store: Store, engine: Engine, metrics: Metrics, settings: ServerSettings
+        self, store: Store, model: ServedModel, metrics: Metrics, settings: ServerSettings
     ) -> None:
         self._store = store
-        self._engine = engine
+        self._model = model
         self._metrics = metrics
         self._settings = settings
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -105,21 +105,21 @@ class Jobs:
         """Accept a job; return its id, that of the first try if the retry key is known.
 
         An input that the contract refuses is answered at once, and not kept. Raises as
-        :meth:`Store.add` and :meth:`Engine.require_ready`.
+        :meth:`Store.add` and :meth:`ServedModel.require_ready`.
         """
-        self._engine.require_ready()
+        self._model.require_ready()
         refusal = None
         try:
             parse_request(job_input, self._settings)
         except ServiceError as exc:
             refusal = str(exc)
-            self._metrics.observe_error(refusal)
+            self._metrics.observe_error(exc)
         text = ""
         if refusal is None or retry_key is not None:
             try:
                 text = json.dumps(job_input, allow_nan=False)
             except RecursionError:
-                raise ValidationError("input: is nested too deeply") from None
+                raise ValidationError("is nested too deeply", field="input") from None
         hashed: list[bytes] = []
         if retry_key is not None:
             # Under the token, which is not in the file: a hash of a short text can be guessed.
@@ -143,8 +143,8 @@ class Jobs:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await told.wait()
-            if self._engine.state == "broken":
-                self._engine.require_ready()  # raises
+            if self._model.state == "broken":
+                self._model.require_ready()  # raises
             return await self.get(job_id, owner)
         finally:
             self._told.pop(job_id, None)
@@ -153,7 +153,7 @@ class Jobs:
         """Return a job; raise :class:`NotFoundError` if this owner has none such."""
         job = await self._store.get(job_id, owner)
         if job is None:
-            raise NotFoundError("id: there is no such job, or no longer")
+            raise NotFoundError("there is no such job, or no longer", field="id")
         return job
 
     async def cancel(self, job_id: str, owner: bytes) -> Job:
@@ -180,11 +180,11 @@ class Jobs:
         return hmac.digest(self._store.salt + caller.token, value.encode(), "sha256")
 
     async def _begin(self) -> None:
-        await self._engine.settled.wait()
+        await self._model.settled.wait()
         self._work.set()
 
     async def _feed(self) -> None:
-        while not self._stopping.is_set() and self._engine.state != "broken":
+        while not self._stopping.is_set() and self._model.state != "broken":
             await self._work.wait()  # for the model, a job, room for one, or the end
             self._work.clear()
             room = min(self._settings.max_concurrency - len(self._running), TAKEN_AT_ONCE)
@@ -205,7 +205,7 @@ class Jobs:
                 self._work.set()
 
     def _may_start(self) -> bool:
-        return self._engine.state == "ready" and not self._stopping.is_set()
+        return self._model.state == "ready" and not self._stopping.is_set()
 
     async def _put_back(self, job_ids: Iterable[str], *, blameless: bool) -> None:
         """Return jobs to the queue. Should that fail, the next start does it, and counts them."""
@@ -217,9 +217,9 @@ class Jobs:
 
     async def _run(self, job_id: str, text: str) -> None:
         try:
-            reply = await self._engine.score(json.loads(text), wait_for_room=True)
-            self._metrics.observe_reply(reply)
-            output = json.dumps(reply, ensure_ascii=False, allow_nan=False)
+            reply = await self._model.score(json.loads(text), wait_for_room=True)
+            self._metrics.observe_reply(reply.items)
+            output = json.dumps(reply.to_dict(), ensure_ascii=False, allow_nan=False)
             await self._finish(job_id, COMPLETED, output=output)
         except UnhealthyError:
             # For the process that replaces this one; unless this very job keeps breaking it.
@@ -235,7 +235,7 @@ class Jobs:
             self._work.set()
 
     async def _fail(self, job_id: str, error: ServiceError) -> None:
-        self._metrics.observe_error(str(error))
+        self._metrics.observe_error(error)
         await self._finish(job_id, FAILED, error=str(error))
 
     async def _finish(self, job_id: str, status: str, **answer: str) -> None:
@@ -257,7 +257,7 @@ class Jobs:
             told.set()
 
     async def _give_up(self) -> None:
-        await self._engine.broken.wait()
+        await self._model.broken.wait()
         for told in self._told.values():
             told.set()
 

@@ -106,7 +106,7 @@ class Store:
                     (job.owner, job.retry_key),
                 ).fetchone()
                 if known and known[1] != job.retry_body:
-                    raise ValidationError("Idempotency-Key: came with another body before")
+                    raise ValidationError("came with another body before", field="Idempotency-Key")
                 if known:
                     return str(known[0])
             (waiting,) = connection.execute(

@@ -17,7 +17,6 @@ from hatespeech.errors import ValidationError
 from hatespeech.serving.guards.auth import Caller
 from hatespeech.serving.jobs.queue import Jobs
 from hatespeech.serving.jobs.store import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE, Job
-from hatespeech.serving.messages import read_json, read_query, until_gone
 from hatespeech.serving.openapi import (
     EXAMPLE_TEXT,
     JOB,
@@ -26,6 +25,7 @@ from hatespeech.serving.openapi import (
     json_body,
     score_input,
 )
+from hatespeech.serving.reading import read_json, read_query, until_gone
 from hatespeech.serving.settings import ServerSettings
 
 MIN_WAIT_MS: Final = 1000
@@ -87,7 +87,9 @@ def job_routes(settings: ServerSettings) -> tuple[APIRouter, APIRouter]:
         read_query(request, ())
         key = request.headers.get("idempotency-key")
         if key is not None and not _RETRY_KEY.fullmatch(key):
-            raise ValidationError("Idempotency-Key: must be 1 to 255 visible ASCII characters")
+            raise ValidationError(
+                "must be 1 to 255 visible ASCII characters", field="Idempotency-Key"
+            )
         job_input = read_input(await read_json(request))
         jobs: Jobs = request.app.state.jobs
         job_id = await jobs.submit(caller_of(request), job_input, retry_key=key)
@@ -156,7 +158,7 @@ def job_routes(settings: ServerSettings) -> tuple[APIRouter, APIRouter]:
                     "inQueue": counts.get(IN_QUEUE, 0),
                     "retried": 0,
                 },
-                "workers": {"ready": int(request.app.state.engine.state == "ready")},
+                "workers": {"ready": int(request.app.state.model.state == "ready")},
             }
         )
 
@@ -173,9 +175,9 @@ def caller_of(request: Request) -> Caller:
 def read_input(body: Any) -> Any:
     """Return a job's input; raise :class:`ValidationError` for what is no job."""
     if not isinstance(body, dict) or "input" not in body:
-        raise ValidationError('body: must be an object with "input"')
+        raise ValidationError('must be an object with "input"', field="body")
     if len(body) > 1:
-        raise ValidationError('body: may hold nothing but "input"')
+        raise ValidationError('may hold nothing but "input"', field="body")
     return body["input"]
 
 
@@ -183,7 +185,9 @@ def read_wait(request: Request) -> int:
     """Return how many milliseconds the caller wants to wait."""
     value = read_query(request, ("wait",)).get("wait", str(DEFAULT_WAIT_MS))
     if not re.fullmatch(r"[0-9]{1,6}", value) or not MIN_WAIT_MS <= int(value) <= MAX_WAIT_MS:
-        raise ValidationError(f"wait: must be a whole number from {MIN_WAIT_MS} to {MAX_WAIT_MS}")
+        raise ValidationError(
+            f"must be a whole number from {MIN_WAIT_MS} to {MAX_WAIT_MS}", field="wait"
+        )
     return int(value)
 
 

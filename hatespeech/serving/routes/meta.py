@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 
 from hatespeech.serving.jobs.queue import Jobs
 from hatespeech.serving.metrics import Metrics
-from hatespeech.serving.model import Engine
+from hatespeech.serving.model import ServedModel
 from hatespeech.serving.openapi import OPEN, SUMMARY, TITLE, Card, Health, errors
 from hatespeech.serving.settings import ServerSettings
 
@@ -76,7 +76,7 @@ def meta_routes(settings: ServerSettings, metrics: Metrics, version: str) -> API
                 "name": TITLE,
                 "version": version,
                 "summary": SUMMARY,
-                "model": request.app.state.engine.model,
+                "model": request.app.state.model.model_id,
                 "links": links,
             }
         )
@@ -96,7 +96,7 @@ def meta_routes(settings: ServerSettings, metrics: Metrics, version: str) -> API
     async def ping(request: Request) -> Response:
         """The health check of Runpod's load balancer."""
         status = {"ready": 200, "loading": 204, "broken": 503}
-        return Response(status_code=status[request.app.state.engine.state])
+        return Response(status_code=status[request.app.state.model.state])
 
     router.head("/ping", include_in_schema=False)(ping)  # what monitors send
 
@@ -109,9 +109,9 @@ def meta_routes(settings: ServerSettings, metrics: Metrics, version: str) -> API
     )
     async def health(request: Request) -> Response:
         """200 only when ready; the SingularityNET daemon's heartbeat."""
-        engine: Engine = request.app.state.engine
-        body = {"status": engine.state, "model": engine.model}
-        return JSONResponse(body, 200 if engine.state == "ready" else 503)
+        model: ServedModel = request.app.state.model
+        body = {"status": model.state, "model": model.model_id}
+        return JSONResponse(body, 200 if model.state == "ready" else 503)
 
     router.head("/health", include_in_schema=False)(health)
 

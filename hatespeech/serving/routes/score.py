@@ -10,16 +10,10 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from hatespeech.errors import (
-    OverloadedError,
-    TooLargeError,
-    UnhealthyError,
-    ValidationError,
-)
+from hatespeech.errors import OverloadedError, TooLargeError, UnhealthyError, ValidationError
 from hatespeech.labels import THRESHOLD_NAMES
-from hatespeech.serving.messages import read_json, read_query, until_gone
 from hatespeech.serving.metrics import Metrics
-from hatespeech.serving.model import Engine
+from hatespeech.serving.model import ServedModel
 from hatespeech.serving.openapi import (
     EXAMPLE_TEXT,
     SCORING,
@@ -30,6 +24,7 @@ from hatespeech.serving.openapi import (
     json_body,
     score_input,
 )
+from hatespeech.serving.reading import read_json, read_query, until_gone
 from hatespeech.serving.settings import ServerSettings
 from hatespeech.serving.uploads.upload import open_table, receive_upload, score_table
 
@@ -39,10 +34,10 @@ def score_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
     router = APIRouter(tags=["score"])
 
     async def answer(request: Request, body: Any) -> Response:
-        engine: Engine = request.app.state.engine
-        reply = await until_gone(request, engine.score(body, wait_for_room=False))
-        metrics.observe_reply(reply)
-        return JSONResponse(reply)
+        model: ServedModel = request.app.state.model
+        reply = await until_gone(request, model.score(body, wait_for_room=False))
+        metrics.observe_reply(reply.items)
+        return JSONResponse(reply.to_dict())
 
     text = {"type": "string", "minLength": 1, "maxLength": settings.max_text_chars}
     query = [
@@ -76,7 +71,7 @@ def score_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
         fields: dict[str, Any] = {**read_query(request, names)}
         if "explain" in fields:
             if fields["explain"] not in ("true", "false"):
-                raise ValidationError("explain: must be true or false")
+                raise ValidationError("must be true or false", field="explain")
             fields["explain"] = fields["explain"] == "true"
         return await answer(request, fields)
 
@@ -150,8 +145,8 @@ def score_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
         A row that can't be scored gets its `error`.
         """
         read_query(request, ())
-        engine: Engine = request.app.state.engine
-        engine.require_ready()
+        model: ServedModel = request.app.state.model
+        model.require_ready()
         file = await receive_upload(request)
         try:
             table = open_table(file, settings)
@@ -160,7 +155,7 @@ def score_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
             await file.close()
             raise
         return StreamingResponse(
-            score_table(table, engine, metrics),
+            score_table(table, model, metrics),
             media_type=table.media_type,
             headers={"Content-Disposition": f'attachment; filename="scored.{table.suffix}"'},
             # Also when the client goes away: the temporary file must not outlive the reply.

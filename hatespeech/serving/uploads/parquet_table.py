@@ -9,9 +9,9 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+from hatespeech.contract import COLUMNS, TextScore
 from hatespeech.errors import TooLargeError, ValidationError
-from hatespeech.labels import LABELS
-from hatespeech.serving.uploads.text_tables import ADDED, TEXT, Item, Table, refuse_added
+from hatespeech.serving.uploads.text_tables import TEXT, UploadTable, refuse_added
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +28,7 @@ WIDTHS: Final = {
 CHUNK_BYTES: Final = 4 * 1024 * 1024
 
 
-class Parquet(Table):
+class Parquet(UploadTable):
     """Parquet with a string column ``text``; memory is bounded by the largest row group."""
 
     media_type = "application/vnd.apache.parquet"
@@ -41,7 +41,7 @@ class Parquet(Table):
         self._waiting: list[pa.RecordBatch] = []
 
     def check(self) -> None:
-        """See :meth:`Table.check`; raises :class:`TooLargeError` for a huge row group."""
+        """See :meth:`UploadTable.check`; raises :class:`TooLargeError` for a huge row group."""
         import pyarrow as pa
 
         try:
@@ -49,12 +49,12 @@ class Parquet(Table):
             source = self._open(dictionaries=True)
             columns = source.schema_arrow.names
             if columns.count(TEXT) != 1:
-                raise ValidationError("file: must have one column text")
+                raise ValidationError("must have one column text", field="file")
             kind = source.schema_arrow.field(TEXT).type
             if pa.types.is_dictionary(kind):
                 kind = kind.value_type
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-                raise ValidationError("file: its column text must hold strings")
+                raise ValidationError("its column text must hold strings", field="file")
             refuse_added(columns)
             limit = self._max_group_bytes
             groups = range(source.metadata.num_row_groups)
@@ -63,33 +63,33 @@ class Parquet(Table):
                 or fixed_bytes(source, i, self._rows) > limit
                 for i in groups
             ):
-                raise TooLargeError(f"file: has a row group of more than {limit} bytes")
+                raise TooLargeError(f"has a row group of more than {limit} bytes", field="file")
             for group in groups:  # pyarrow cannot join nested dictionaries of several
                 for batch in source.iter_batches(self._rows, row_groups=[group]):
                     batch.validate(full=True)
                     if sum(map(decoded_bytes, batch.columns)) > limit:
                         raise TooLargeError(
-                            f"file: has {len(batch)} rows of more than {limit} bytes"
+                            f"has {len(batch)} rows of more than {limit} bytes", field="file"
                         )
         except (pa.ArrowException, OSError):
-            raise ValidationError("file: cannot be read as Parquet") from None
+            raise ValidationError("cannot be read as Parquet", field="file") from None
 
     def chunks(self) -> Iterator[tuple[Any, list[Any]]]:
-        """See :meth:`Table.chunks`."""
+        """See :meth:`UploadTable.chunks`."""
         source = self._open()
         self._begin(source.schema_arrow)
         for batch in source.iter_batches(self._rows):
             for part in parts_of(batch, CHUNK_BYTES):
                 yield part, part.column(TEXT).to_pylist()
 
-    def write(self, rows: Any, items: Sequence[Item]) -> bytes:
-        """See :meth:`Table.write`."""
+    def write(self, rows: Any, items: Sequence[TextScore]) -> bytes:
+        """See :meth:`UploadTable.write`."""
         import pyarrow as pa
 
         arrays = list(rows.columns)
-        for name in ADDED:
-            values = [item.get(name) for item in items]
-            arrays.append(pa.array(values, _added_type(name)))
+        values = [item.columns() for item in items]
+        for name, kind in COLUMNS.items():
+            arrays.append(pa.array([row[name] for row in values], pa.type_for_alias(kind)))
         self._waiting.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
         if (
             sum(batch.num_rows for batch in self._waiting) >= GROUP_ROWS
@@ -99,7 +99,7 @@ class Parquet(Table):
         return self._sink.take()
 
     def end(self) -> bytes:
-        """See :meth:`Table.end`."""
+        """See :meth:`UploadTable.end`."""
         self._flush()
         self._writer.close()
         return self._sink.take()
@@ -120,8 +120,8 @@ class Parquet(Table):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        for name in ADDED:
-            schema = schema.append(pa.field(name, _added_type(name)))
+        for name, kind in COLUMNS.items():
+            schema = schema.append(pa.field(name, pa.type_for_alias(kind)))
         self._schema = schema
         self._writer = pq.ParquetWriter(self._sink, schema)
 
@@ -206,14 +206,6 @@ def _is_binary(kind: pa.DataType) -> bool:
             pa.types.is_large_binary,
         )
     )
-
-
-def _added_type(name: str) -> pa.DataType:
-    import pyarrow as pa
-
-    if name in LABELS:
-        return pa.float64()
-    return pa.int32() if name == "windows" else pa.string()
 
 
 class _Sink(io.RawIOBase):

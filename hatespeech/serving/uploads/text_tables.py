@@ -13,21 +13,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, ClassVar, Final, NoReturn
 
+from hatespeech.contract import COLUMNS, TextScore
 from hatespeech.errors import ValidationError
-from hatespeech.labels import LABELS
 
 TEXT: Final = "text"
-ADDED: Final = (*LABELS, "label", "windows", "error")
+ADDED: Final = tuple(COLUMNS)
 
 # Without a limit one row could fill the memory.
 MAX_RECORD_CHARS: Final = 4 * 1024 * 1024
 csv.field_size_limit(MAX_RECORD_CHARS)
 CHUNK_CHARS: Final = 1024 * 1024
 
-Item = Mapping[str, Any]  # scores of a row, or its error
 
-
-class Table(ABC):
+class UploadTable(ABC):
     """An uploaded file, in chunks of at most ``rows``; a Parquet row group has a limit in bytes."""
 
     media_type: ClassVar[str]
@@ -47,7 +45,7 @@ class Table(ABC):
         """Yield rows as they will be written again, and what stands in their ``text``."""
 
     @abstractmethod
-    def write(self, rows: Any, items: Sequence[Item]) -> bytes:
+    def write(self, rows: Any, items: Sequence[TextScore]) -> bytes:
         """Return rows with their scores; the first call returns the head, if any, before them."""
 
     def end(self) -> bytes:
@@ -59,7 +57,7 @@ class Table(ABC):
         self._file.close()
 
 
-class Csv(Table):
+class Csv(UploadTable):
     """RFC 4180 with a header line; quoted where needed."""
 
     media_type = "text/csv; charset=utf-8"
@@ -67,10 +65,10 @@ class Csv(Table):
     dialect: ClassVar[dict[str, Any]] = {"delimiter": ",", "strict": True}
 
     def check(self) -> None:
-        """See :meth:`Table.check`."""
+        """See :meth:`UploadTable.check`."""
         columns = self._columns()
         if columns.count(TEXT) != 1:
-            raise ValidationError("file: its header must name one column text")
+            raise ValidationError("its header must name one column text", field="file")
         refuse_added(columns)
         for _ in self._records():
             pass
@@ -83,14 +81,15 @@ class Csv(Table):
         for rows in chunked(self._records(), self._rows, lambda row: sum(map(len, row))):
             yield rows, [row[place] for row in rows]
 
-    def write(self, rows: Any, items: Sequence[Item]) -> bytes:
+    def write(self, rows: Any, items: Sequence[TextScore]) -> bytes:
         """See :meth:`Table.write`."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n", **self.dialect)
         if not items:  # the header
             writer.writerows(rows)
         for row, item in zip(rows, items, strict=False):
-            writer.writerow([*row, *(item.get(name, "") for name in ADDED)])
+            added = item.columns().values()
+            writer.writerow([*row, *("" if value is None else value for value in added)])
         return text.getvalue().encode()
 
     def _columns(self) -> list[str]:
@@ -102,7 +101,7 @@ class Csv(Table):
         for number, row in enumerate(lines, start=1):
             if len(row) != width:
                 raise ValidationError(
-                    f"file: row {number} has {len(row)} fields, the header {width}"
+                    f"row {number} has {len(row)} fields, the header {width}", field="file"
                 )
             yield row
 
@@ -117,9 +116,9 @@ class Csv(Table):
                 if row:
                     yield row
         except UnicodeDecodeError:
-            raise ValidationError("file: is not UTF-8") from None
+            raise ValidationError("is not UTF-8", field="file") from None
         except csv.Error:
-            raise ValidationError(f"file: line {reader.line_num} cannot be read") from None
+            raise ValidationError(f"line {reader.line_num} cannot be read", field="file") from None
         finally:
             text.detach()
 
@@ -136,14 +135,14 @@ class Tsv(Csv):
     }
 
 
-class Jsonl(Table):
+class Jsonl(UploadTable):
     """One object a line; a line goes out as it came in, with keys added at its end."""
 
     media_type = "application/jsonl"
     suffix = "jsonl"
 
     def check(self) -> None:
-        """See :meth:`Table.check`."""
+        """See :meth:`UploadTable.check`."""
         for _ in self._objects():
             pass
 
@@ -152,11 +151,11 @@ class Jsonl(Table):
         for pairs in chunked(self._objects(), self._rows, lambda pair: len(pair[0])):
             yield [line for line, _ in pairs], [record.get(TEXT) for _, record in pairs]
 
-    def write(self, rows: Any, items: Sequence[Item]) -> bytes:
+    def write(self, rows: Any, items: Sequence[TextScore]) -> bytes:
         """See :meth:`Table.write`."""
         lines = []
         for line, item in zip(rows, items, strict=True):
-            added = json.dumps({name: item.get(name) for name in ADDED}, ensure_ascii=False)
+            added = json.dumps(item.columns(), ensure_ascii=False)
             head = line[:-1].rstrip()
             comma = "" if head == "{" else ", "
             lines.append(f"{head}{comma}{added[1:]}\n")
@@ -174,11 +173,11 @@ class Jsonl(Table):
                 if line:
                     yield line, _read_object(line)
         except UnicodeDecodeError:
-            raise ValidationError("file: is not UTF-8") from None
+            raise ValidationError("is not UTF-8", field="file") from None
         except (ValueError, RecursionError):
-            raise ValidationError(f"file: line {number} is no JSON object") from None
+            raise ValidationError(f"line {number} is no JSON object", field="file") from None
         except csv.Error:
-            raise ValidationError(f"file: line {number + 1} is too long") from None
+            raise ValidationError(f"line {number + 1} is too long", field="file") from None
         finally:
             text.detach()
 
@@ -199,7 +198,7 @@ def refuse_added(columns: Sequence[str] | Mapping[str, Any]) -> None:
     """Raise :class:`ValidationError` if a column of ours is there already."""
     for name in ADDED:
         if name in columns:
-            raise ValidationError(f"file: has a column {name} already; rename it")
+            raise ValidationError(f"has a column {name} already; rename it", field="file")
 
 
 class Lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import PurePath
@@ -11,27 +12,29 @@ from typing import Any, Final
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from hatespeech.errors import TooLargeError, UnsupportedMediaError, ValidationError
-from hatespeech.serving.messages import require_media_type
+from hatespeech.contract import TextScore
+from hatespeech.errors import TooLargeError, ValidationError
+from hatespeech.serving.http_errors import UnsupportedMediaError
 from hatespeech.serving.metrics import Metrics
-from hatespeech.serving.model import Engine
+from hatespeech.serving.model import ServedModel
+from hatespeech.serving.reading import require_media_type
 from hatespeech.serving.settings import ServerSettings
 from hatespeech.serving.uploads.parquet_table import Parquet
-from hatespeech.serving.uploads.text_tables import Csv, Jsonl, Table, Tsv
+from hatespeech.serving.uploads.text_tables import TEXT, Csv, Jsonl, Tsv, UploadTable
 
 ROWS: Final = 256
 # Chunks in the queue at once: one is written and read while the other is scored.
 AHEAD: Final = 2
 
 
-BY_SUFFIX: Final[Mapping[str, type[Table]]] = {
+BY_SUFFIX: Final[Mapping[str, type[UploadTable]]] = {
     ".csv": Csv,
     ".tsv": Tsv,
     ".jsonl": Jsonl,
     ".ndjson": Jsonl,
     ".parquet": Parquet,
 }
-BY_MEDIA_TYPE: Final[Mapping[str, type[Table]]] = {
+BY_MEDIA_TYPE: Final[Mapping[str, type[UploadTable]]] = {
     "text/csv": Csv,
     "text/tab-separated-values": Tsv,
     "application/jsonl": Jsonl,
@@ -50,11 +53,11 @@ async def receive_upload(request: Request) -> UploadFile:
     upload = form.get("file")
     if not isinstance(upload, UploadFile):
         await form.close()
-        raise ValidationError("file: is missing; send it as a form field named file")
+        raise ValidationError("is missing; send it as a form field named file", field="file")
     return upload
 
 
-def choose_table(upload: UploadFile) -> type[Table]:
+def choose_table(upload: UploadFile) -> type[UploadTable]:
     """Tell the format by the file's name, else by its declared type.
 
     Raises :class:`UnsupportedMediaError` for any other.
@@ -63,20 +66,22 @@ def choose_table(upload: UploadFile) -> type[Table]:
     declared = (upload.content_type or "").partition(";")[0].strip().lower()
     kind = BY_SUFFIX.get(suffix) or BY_MEDIA_TYPE.get(declared)
     if kind is None:
-        raise UnsupportedMediaError("file: must be .csv, .tsv, .jsonl or .parquet")
+        raise UnsupportedMediaError("must be .csv, .tsv, .jsonl or .parquet", field="file")
     return kind
 
 
-def open_table(upload: UploadFile, settings: ServerSettings) -> Table:
+def open_table(upload: UploadFile, settings: ServerSettings) -> UploadTable:
     """Return the file as a table; raise as :func:`choose_table`."""
     rows = min(ROWS, settings.max_texts_per_request)
     return choose_table(upload)(upload.file, rows, settings.max_file_bytes)
 
 
-async def score_table(table: Table, engine: Engine, metrics: Metrics) -> AsyncIterator[bytes]:
-    """Yield the table as it goes out. Unlike a request's texts, a file's wait for room."""
+async def score_table(
+    table: UploadTable, model: ServedModel, metrics: Metrics
+) -> AsyncIterator[bytes]:
+    """Yield the table as it goes out. A file's texts wait for room; a request's do not."""
     chunks = table.chunks()
-    pending: deque[tuple[Any, asyncio.Task[list[dict[str, Any]]]]] = deque()
+    pending: deque[tuple[Any, asyncio.Task[list[TextScore]]]] = deque()
     try:
         more = True
         while more or pending:
@@ -85,12 +90,11 @@ async def score_table(table: Table, engine: Engine, metrics: Metrics) -> AsyncIt
                 more = chunk is not None
                 if chunk is not None:
                     rows, texts = chunk
-                    pending.append((rows, asyncio.create_task(score_rows(texts, engine))))
+                    pending.append((rows, asyncio.create_task(score_rows(texts, model))))
             if pending:
                 rows, task = pending.popleft()
                 items = await task
-                if items:
-                    metrics.observe_reply({"items": items})
+                metrics.observe_reply(items)
                 data = await asyncio.to_thread(table.write, rows, items)
                 if data:
                     yield data
@@ -101,22 +105,21 @@ async def score_table(table: Table, engine: Engine, metrics: Metrics) -> AsyncIt
         table.close()
 
 
-async def score_rows(texts: Sequence[Any], engine: Engine) -> list[dict[str, Any]]:
-    """Score rows; what is too much for one request is scored in several."""
+async def score_rows(texts: Sequence[Any], model: ServedModel) -> list[TextScore]:
+    """Score rows; too many for one request are scored in several. Errors name the column."""
     if not texts:
         return []
     try:
-        reply = await engine.score({"texts": list(texts)}, wait_for_room=True)
+        reply = await model.score({"texts": list(texts)}, wait_for_room=True)
     except TooLargeError as error:
         if len(texts) == 1:
-            return [{"error": str(error).replace("texts: ", "text: ", 1)}]
+            return [TextScore(str(texts[0]), error=error.at(TEXT))]
         middle = len(texts) // 2
         return [
-            *await score_rows(texts[:middle], engine),
-            *await score_rows(texts[middle:], engine),
+            *await score_rows(texts[:middle], model),
+            *await score_rows(texts[middle:], model),
         ]
-    items: list[dict[str, Any]] = reply["items"]
-    for index, item in enumerate(items):
-        if "error" in item:
-            item["error"] = item["error"].replace(f"texts[{index}]: ", "text: ", 1)
-    return items
+    return [
+        item if item.error is None else dataclasses.replace(item, error=item.error.at(TEXT))
+        for item in reply.items
+    ]

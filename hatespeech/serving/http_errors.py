@@ -1,0 +1,153 @@
+"""Errors over HTTP: those that exist there only, the status of each, and the replies they make.
+
+    ServiceError (:mod:`hatespeech.errors`)
+    ├── UnauthorizedError      401  unauthorized
+    ├── NotFoundError          404  not_found
+    ├── MethodNotAllowedError  405  method_not_allowed
+    ├── UnsupportedMediaError  415  unsupported_media
+    └── RateLimitedError       429  rate_limited
+
+A reply has the status of its error and the body ``{"error": "<field>: <message>", "error_type":
+"<code>"}``.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Mapping
+from typing import Final
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
+from starlette.types import Scope
+
+from hatespeech.errors import (
+    InternalError,
+    OverloadedError,
+    ServiceError,
+    TooLargeError,
+    UnhealthyError,
+    ValidationError,
+    describe_exception,
+)
+
+log = logging.getLogger(__name__)
+
+
+class UnauthorizedError(ServiceError):
+    """The request has no token, or a wrong one."""
+
+    code = "unauthorized"
+
+
+class NotFoundError(ServiceError):
+    """There is no such route, or no such job for this caller."""
+
+    code = "not_found"
+
+
+class MethodNotAllowedError(ServiceError):
+    """The route exists, for another method."""
+
+    code = "method_not_allowed"
+
+
+class UnsupportedMediaError(ServiceError):
+    """The body has a type that this route does not read."""
+
+    code = "unsupported_media"
+
+
+class RateLimitedError(ServiceError):
+    """This caller sends more requests than one caller may."""
+
+    code = "rate_limited"
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+STATUSES: Final[Mapping[type[ServiceError], int]] = {
+    UnauthorizedError: 401,
+    NotFoundError: 404,
+    MethodNotAllowedError: 405,
+    TooLargeError: 413,
+    UnsupportedMediaError: 415,
+    ValidationError: 422,
+    RateLimitedError: 429,
+    OverloadedError: 429,
+    InternalError: 500,
+    UnhealthyError: 503,
+}
+
+
+def error_response(
+    scope: Scope, error: ServiceError, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """Return the contract's error body under its status; note the code for the metrics."""
+    scope.setdefault("state", {})["error_type"] = error.code
+    extra = dict(headers or {})
+    if error.retry_after is not None:
+        extra["Retry-After"] = str(error.retry_after)
+    body = {"error": error.line, "error_type": error.code}
+    return JSONResponse(body, STATUSES[type(error)], extra)
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """Return the methods of a path. Starlette names those of the first route that has it only."""
+    routes = request.app.router.routes
+    return [
+        method
+        for method in ("GET", "HEAD", "POST")
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes
+        )
+    ]
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Answer every exception that has a status by the contract; FastAPI's own quote the input."""
+
+    async def service_error(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, ServiceError)  # noqa: S101 - it is registered for nothing else
+        return error_response(request.scope, exc)
+
+    async def http_error(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, HTTPException)  # noqa: S101 - it is registered for nothing else
+        error: ServiceError
+        headers = exc.headers
+        if exc.status_code == 404:
+            error = NotFoundError("there is no such path")
+        elif exc.status_code == 405:
+            allowed = ", ".join(allowed_methods(request))
+            error = MethodNotAllowedError(f"this path takes {allowed}", field="method")
+            headers = {"Allow": allowed}
+        elif exc.status_code == 413:
+            error = TooLargeError("is larger than this service reads", field="body")
+        elif exc.status_code < 500:
+            error = ValidationError("cannot be read", field="body")
+        else:
+            error = InternalError("the request could not be answered")
+        return error_response(request.scope, error, headers)
+
+    async def request_error(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, RequestValidationError)  # noqa: S101 - as above
+        place = [str(part) for part in exc.errors()[0]["loc"] if part not in ("query", "path")]
+        error = ValidationError("is not what it must be", field=f"{'.'.join(place)}")
+        return error_response(request.scope, error)
+
+    async def file_error(request: Request, exc: Exception) -> Response:
+        log.error("JOBS_DB: %s", describe_exception(exc))
+        error = UnhealthyError("jobs cannot be stored at present; try again")
+        return error_response(request.scope, error)
+
+    app.add_exception_handler(sqlite3.Error, file_error)
+    app.add_exception_handler(ServiceError, service_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(RequestValidationError, request_error)
