@@ -1,1 +1,78 @@
-"""Scores tweets: hate, abusing, neutral, spam."""
+"""Scores tweets: hate, abusing, neutral, spam.
+
+    from hatespeech import Classifier
+
+    with Classifier.load() as classifier:
+        for item in classifier.score(["good morning", "you are scum"]):
+            print(item.label, item.scores)
+
+The rooms, from the ground up; nothing imports what stands below it in this list:
+
+    labels, errors, paths      names that everything shares
+    settings, contract         what can be set; what callers send and get back
+    text/                      a raw tweet to the text that BERTweet was trained on
+    model/                     the network, its packed batches, the checkpoint folder
+    engine/                    texts to scores on one device, for one caller or many
+    library/                   the engine for notebooks and programs
+    worker/                    the Runpod front
+    serving/                   the HTTP front
+    bulk/                      files and folders of texts
+    fetching/                  the published checkpoint: download it, convert it
+    training/                  a checkpoint of your own
+    checkpoints/mini/          the embedded checkpoint
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hatespeech.contract import TextScore, WordInfluence
+    from hatespeech.errors import (
+        CheckpointError,
+        InternalError,
+        OverloadedError,
+        ServiceError,
+        SettingsError,
+        TooLargeError,
+        UnhealthyError,
+        ValidationError,
+    )
+    from hatespeech.labels import LABELS
+    from hatespeech.library.classifier import Classifier
+
+__all__ = [
+    "LABELS",
+    "CheckpointError",
+    "Classifier",
+    "InternalError",
+    "OverloadedError",
+    "ServiceError",
+    "SettingsError",
+    "TextScore",
+    "TooLargeError",
+    "UnhealthyError",
+    "ValidationError",
+    "WordInfluence",
+]
+
+# Where each name is. It is imported when it is first used: the package itself loads at once, and
+# nothing loads torch before it must.
+_HOMES = {
+    "LABELS": "labels",
+    "Classifier": "library.classifier",
+    "TextScore": "contract",
+    "WordInfluence": "contract",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}")
+    return getattr(home, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from hatespeech.paths import EMBEDDED
+from hatespeech.paths import EMBEDDED, PACKAGE
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 DATA: Final = ROOT / "tests" / "data"
 SAMPLE: Final = ROOT / "benchmarks" / "data" / "sample.tsv"
 MINI: Final = EMBEDDED
 
-__all__ = ["DATA", "EMBEDDED", "MINI", "ROOT", "SAMPLE"]
+__all__ = ["DATA", "EMBEDDED", "MINI", "PACKAGE", "ROOT", "SAMPLE"]

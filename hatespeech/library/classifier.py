@@ -1,0 +1,295 @@
+"""A model as an object: load it, score texts, close it.
+
+It scores through the batcher that the worker and the server use. So calls from several threads
+share forward passes, one text does not wait for a list of thousands, a pass that runs out of memory
+is halved, and a text that fails costs the others nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, overload
+
+from tqdm import tqdm
+
+from hatespeech.contract import TextScore, parse_request
+from hatespeech.errors import ServiceError
+from hatespeech.labels import Label, ThresholdName
+from hatespeech.libraries import set_library_defaults
+from hatespeech.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from hatespeech.contract import Prediction, ScoreRequest
+    from hatespeech.engine.batcher import Batcher
+    from hatespeech.engine.classifier import Classifier as Predictor
+
+Thresholds = Mapping[Label, float] | ThresholdName
+Frame = TypeVar("Frame")
+
+# Texts that one call hands to the batcher at once, and how often ahead of what it collects.
+PART_TEXTS: Final = 512
+PARTS_AHEAD: Final = 4
+UNLIMITED: Final = 2**62
+
+
+class Classifier:
+    """A model on a device. Make one with :meth:`load`; use it from any number of threads."""
+
+    def __init__(self, predictor: Predictor, settings: EngineSettings) -> None:
+        self.model_id = predictor.model_id
+        """The checkpoint's name, ``@``, and twelve hexadecimal digits of its hash."""
+        self._settings = settings
+        self._recommended = predictor.thresholds
+        self._lock = threading.Lock()
+        self._running = _Running(predictor, settings)
+        # A program that forgets to close it would otherwise end in the middle of a pass.
+        self._closing = weakref.finalize(self, self._running.close)
+
+    @classmethod
+    def load(
+        cls,
+        model_dir: str | os.PathLike[str] | None = None,
+        *,
+        device: str | None = None,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None,
+        max_batch_tokens: int | None = None,
+        max_text_chars: int | None = None,
+        max_windows: int | None = None,
+    ) -> Self:
+        """Load a checkpoint folder.
+
+        An argument that is ``None`` takes the environment variable of its name in capitals, else
+        the default of docs/settings.md: without ``model_dir`` that is the published model if
+        ``download.py`` has fetched it, else the small embedded one.
+
+        Raises :class:`CheckpointError` for a folder that can't be served and
+        :class:`SettingsError` for a bad value or a device that does not exist.
+        """
+        given = {
+            "model_dir": None if model_dir is None else Path(model_dir),
+            "device": device,
+            "dtype": dtype,
+            "max_batch_tokens": max_batch_tokens,
+            "max_text_chars": max_text_chars,
+            "max_windows": max_windows,
+        }
+        environment = {
+            **os.environ,
+            **{name.upper(): str(value) for name, value in given.items() if value is not None},
+        }
+        settings = EngineSettings.from_environment(environment)
+        if "torch" not in sys.modules:
+            set_library_defaults(os.environ)
+
+        from hatespeech.engine.classifier import Classifier as Predictor
+
+        return cls(Predictor.from_settings(settings), settings)
+
+    @overload
+    def score(  # type: ignore[overload-overlap]  # a string is an iterable of strings
+        self,
+        texts: str,
+        *,
+        explain: bool = ...,
+        thresholds: Thresholds | None = ...,
+        progress: bool = ...,
+    ) -> TextScore: ...
+    @overload
+    def score(
+        self,
+        texts: Iterable[object],
+        *,
+        explain: bool = ...,
+        thresholds: Thresholds | None = ...,
+        progress: bool = ...,
+    ) -> list[TextScore]: ...
+
+    def score(
+        self,
+        texts: str | Iterable[object],
+        *,
+        explain: bool = False,
+        thresholds: Thresholds | None = None,
+        progress: bool = False,
+    ) -> TextScore | list[TextScore]:
+        """Score one text, or many: a list, a generator, a Series, an array.
+
+        Returns one :class:`TextScore` for a string, else a list in the order of ``texts``. A value
+        that can't be scored (``None``, NaN, a number, an empty or too long text) gives an item with
+        its ``error``. ``explain`` adds ``words``, at the price of one more reading for each word.
+        ``thresholds``, numbers by label or a name that the model recommends, add ``flagged``.
+        ``progress`` shows a bar on standard error.
+
+        Raises :class:`ValidationError` for bad ``thresholds`` or ``explain``,
+        :class:`UnhealthyError` if the device breaks, and :class:`RuntimeError` once closed.
+        """
+        options = self._options(explain, thresholds)
+        if isinstance(texts, str):
+            (item,) = self._score([texts], options, progress)
+            return item
+        if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+            raise TypeError(f"texts: must be a string or an iterable, not {type(texts).__name__}")
+        return self._score([_text_or_none(value) for value in texts], options, progress)
+
+    def score_frame(
+        self,
+        frame: Frame,
+        column: str = "text",
+        *,
+        thresholds: Thresholds | None = None,
+        prefix: str = "",
+        progress: bool = False,
+    ) -> Frame:
+        """Score a column of a DataFrame (pandas, polars, or another that narwhals knows).
+
+        Returns the same kind of frame with the same rows and index, and the columns of score.py
+        beside: ``hate``, ``abusing``, ``neutral``, ``spam`` (float32), ``label``, ``windows`` and
+        ``error``; with ``thresholds`` also ``flagged``, labels separated by commas. ``prefix``
+        stands before these names.
+
+        Raises :class:`ValueError` if the column is missing or a new column's name is taken, and
+        :class:`TypeError` for what is not a DataFrame; otherwise as :meth:`score`.
+        """
+        from hatespeech.library.frames import add_scores, texts_of
+
+        texts = texts_of(frame, column, prefix, flagged=thresholds is not None)
+        items = self.score(texts, thresholds=thresholds, progress=progress)
+        return add_scores(frame, items, prefix, flagged=thresholds is not None)
+
+    def close(self) -> None:
+        """Stop the threads and let go of the model. A second call does nothing."""
+        self._closing()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _options(self, explain: bool, thresholds: Thresholds | None) -> ScoreRequest:
+        """Check the options as the contract does."""
+        body: dict[str, Any] = {"text": "checked apart", "explain": explain}
+        if thresholds is not None:
+            body["thresholds"] = dict(thresholds) if isinstance(thresholds, Mapping) else thresholds
+        return parse_request(body, EngineSettings()).resolve(self._recommended)
+
+    def _score(
+        self, values: Sequence[str | object], options: ScoreRequest, progress: bool
+    ) -> list[TextScore]:
+        items: list[TextScore] = []
+        waiting: deque[Future[list[TextScore]]] = deque()
+        bar = tqdm(total=len(values), unit=" texts", disable=not progress)
+        try:
+            with bar:
+                for start in range(0, len(values), PART_TEXTS):
+                    part = values[start : start + PART_TEXTS]
+                    waiting.append(self._running.submit(part, options))
+                    if len(waiting) > PARTS_AHEAD:
+                        items += _collect(waiting, bar)
+                while waiting:
+                    items += _collect(waiting, bar)
+        finally:
+            for future in waiting:  # the caller was interrupted, or the device broke
+                future.cancel()
+        return items
+
+
+class _Running:
+    """An event loop in a thread, and in it the batcher that every call shares."""
+
+    def __init__(self, predictor: Predictor, settings: EngineSettings) -> None:
+        self._predictor: Predictor | None = predictor
+        self._settings = settings
+        self._batcher: Batcher | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="classifier", daemon=True
+        )
+        self._thread.start()
+
+    def submit(self, values: Sequence[object], options: ScoreRequest) -> Future[list[TextScore]]:
+        """Begin to score values; raise :class:`RuntimeError` if closed."""
+        if self._predictor is None:
+            raise RuntimeError("this classifier is closed")
+        return asyncio.run_coroutine_threadsafe(self._score(values, options), self._loop)
+
+    def close(self) -> None:
+        """Stop the threads, once the pass that runs is done."""
+        self._predictor = None
+        if self._loop.is_closed():
+            return
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _score(self, values: Sequence[object], options: ScoreRequest) -> list[TextScore]:
+        limits = self._settings.model_copy(
+            update={"max_texts_per_request": len(values), "max_request_chars": UNLIMITED}
+        )
+        request = parse_request({"texts": list(values)}, limits)
+        sound = [i for i in range(len(request.texts)) if i not in request.faults]
+        outcomes: dict[int, Prediction | ServiceError] = dict(request.faults)
+        if sound:
+            scored, _ = await self._shared().score(
+                [request.texts[i] for i in sound], options.explain
+            )
+            outcomes |= zip(sound, scored, strict=True)
+        items = []
+        for index, text in enumerate(request.texts):
+            outcome = outcomes[index]
+            if isinstance(outcome, ServiceError):
+                outcome = outcome.at("text")
+            items.append(TextScore.of(text, outcome, options.thresholds))
+        return items
+
+    def _shared(self) -> Batcher:
+        if self._batcher is None:
+            from hatespeech.engine.batcher import Batcher
+
+            if self._predictor is None:
+                raise RuntimeError("this classifier is closed")
+            self._batcher = Batcher(
+                self._predictor,
+                max_batch_tokens=self._settings.max_batch_tokens,
+                max_queue_texts=max(self._settings.max_queue_texts, PART_TEXTS),
+                max_request_tokens=UNLIMITED,
+                on_broken=lambda: None,
+            )
+        return self._batcher
+
+    async def _stop(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._batcher is not None:
+            self._batcher.close()
+
+
+def _collect(waiting: deque[Future[list[TextScore]]], bar: Any) -> list[TextScore]:
+    items = waiting.popleft().result()
+    bar.update(len(items))
+    return items
+
+
+def _text_or_none(value: object) -> object:
+    """Return a value as the contract reads it: what stands for a missing text is ``None``."""
+    if isinstance(value, str) or value is None:
+        return value
+    missing = type(value).__name__ in ("NAType", "NaTType")  # of pandas
+    return None if missing or (isinstance(value, float) and value != value) else value
