@@ -276,7 +276,7 @@ def listens(port: str) -> bool:
 def test_transcript_of_the_guide_is_what_its_commands_print(
     tmp_path: Path, small_checkpoint: Path
 ) -> None:
-    for name in ("app.py", "scripts", "examples", "tests"):
+    for name in ("app.py", "hatespeech", "scripts", "examples", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
     ports = {"8000": free_port(), "8088": free_port()}
     python = Path(sys.executable).parent
