@@ -26,18 +26,13 @@ from hatespeech.settings import EngineSettings
 from tests.conftest import StartWorker
 from tests.paths import ROOT
 from tests.support.checkpoints import SENTENCES
-from tests.support.runpod_endpoint import (
-    ENDPOINT_ID,
-    FORGOTTEN,
-    KEY,
-    LOST,
-    Fault,
-    RunpodEndpoint,
-)
+from tests.support.runpod.endpoint import ENDPOINT_ID, FORGOTTEN, KEY, RunpodEndpoint
+from tests.support.runpod.jobs import LOST, Fault
 from tests.support.worker_process import APP, WorkerProcess, clean_environment, wait_until
 
 MARKER = "zebrafish"
 PODS = ("pod-a", "pod-b")
+SILENT_SECONDS = 2.0  # a worker pings every second, and nearly always has a poll open
 WORKER_SETTINGS = {
     # Lower than the client's, so that it has to find out.
     "MAX_TEXTS_PER_REQUEST": "300",
@@ -59,7 +54,7 @@ class Cloud:
 
 @pytest.fixture(scope="module")
 def running(start_worker: StartWorker) -> Iterator[Cloud]:
-    with RunpodEndpoint() as endpoint:
+    with RunpodEndpoint(silent_seconds=SILENT_SECONDS) as endpoint:
         workers = {
             pod: start_worker([APP], {**endpoint.environment(pod), **WORKER_SETTINGS})
             for pod in PODS

@@ -31,7 +31,8 @@ from hatespeech.bulk.engines.runpod_jobs import Jobs, Limits
 from hatespeech.bulk.engines.runpod_options import add_arguments, make_engine
 from hatespeech.settings import EngineSettings
 from tests.paths import ROOT
-from tests.support.runpod_endpoint import ENDLESS_SECONDS, ENDPOINT_ID, KEY, Fault, RunpodEndpoint
+from tests.support.runpod.endpoint import ENDLESS_SECONDS, ENDPOINT_ID, KEY, RunpodEndpoint
+from tests.support.runpod.jobs import Fault
 from tests.support.worker_process import WorkerProcess, clean_environment, wait_until
 
 MARKER = "zebrafish"
@@ -102,7 +103,7 @@ def test_a_refusal_that_no_repetition_mends_ends_the_run_at_once(
     cloud.always["run"] = Fault(status, f"{MARKER} and {KEY}")
     with quick_engine(cloud) as engine:
         assert give_up(engine) == f"endpoint {ENDPOINT_ID}: {said}"
-    assert [name for name, _ in cloud.requests] == ["run"]
+    assert cloud.operations == ["run"]
 
 
 def test_a_wrong_key_ends_the_run_at_once(
@@ -113,7 +114,7 @@ def test_a_wrong_key_ends_the_run_at_once(
         said = give_up(engine)
     assert said == f"endpoint {ENDPOINT_ID}: HTTP 401, RUNPOD_API_KEY is not accepted"
     assert "rpa_another" not in caplog.text
-    assert [name for name, _ in cloud.requests] == ["run"]
+    assert cloud.operations == ["run"]
 
 
 @pytest.mark.parametrize("operation", ["run", "status"])
@@ -318,8 +319,8 @@ class PauseWhileSubmitting(RunpodEndpoint):
     async def _status(self, request: web.Request) -> web.Response:
         if len(self._asked) == 2:  # so a second time after the pause
             job = self._job(request)
-            job.status, (text,) = "COMPLETED", job.input["texts"]
-            job.result = {"output": reply(items=[reply()["items"][0] | {"text": text}])}
+            (text,) = job.input["texts"]
+            job.finish({"output": reply(items=[reply()["items"][0] | {"text": text}])})
         self._asked.add(request.match_info["job"])
         return await super()._status(request)
 
@@ -340,7 +341,7 @@ def test_a_job_that_nobody_asks_after_ends_by_itself(cloud: RunpodEndpoint) -> N
     with quick_engine(cloud, limits=Limits(job=100, queue=500)) as engine:
         give_up(engine)
     (job,) = cloud.jobs.values()
-    assert job.policy == {"executionTimeout": 100_000, "ttl": 600_000}
+    assert job.body["policy"] == {"executionTimeout": 100_000, "ttl": 600_000}
 
 
 def test_closing_cancels_the_jobs_in_flight_and_no_chunk_is_read_before_it_is_needed(

@@ -22,8 +22,8 @@ import requests
 
 from tests.conformance.suite import Case, Suite
 from tests.paths import ROOT
-from tests.support.control_plane import ControlPlane
 from tests.support.http_server import BEARER, HttpServer, free_port
+from tests.support.runpod.endpoint import RunpodEndpoint
 from tests.support.worker_process import (
     APP,
     WorkerProcess,
@@ -139,19 +139,19 @@ def translate_local(raw: tuple[int, str, str], case: Case) -> Answer:
 @contextlib.contextmanager
 def sdk_loop(folder: Path, environment: Mapping[str, str]) -> Iterator[Front]:
     """``app.py`` in the SDK's job loop, all cases waiting at once."""
-    with ControlPlane() as plane:
-        settings = {**environment, **plane.environment()}
+    with RunpodEndpoint() as endpoint:
+        settings = {**environment, **endpoint.environment()}
         with WorkerProcess([APP], settings, folder) as worker:
 
             def exchange(cases: Sequence[Case]) -> list[Any]:
-                ids = plane.submit(*(case.input for case in cases))
-                plane.wait(
-                    lambda: all(plane.answer(job_id) is not None for job_id in ids),
+                ids = endpoint.submit(*(case.input for case in cases))
+                wait_until(
+                    lambda: endpoint.all_answered(ids),
                     f"answers to {len(ids)} jobs",
                     watch=worker.require_running,
                 )
-                assert plane.problems == []
-                return [plane.answer(job_id) for job_id in ids]
+                assert endpoint.problems == []
+                return [endpoint.answer(job_id) for job_id in ids]
 
             yield Front("sdk_loop", exchange, translate_queue, in_turn=False)
 

@@ -30,13 +30,13 @@ from hatespeech.settings import EngineSettings
 from hatespeech.worker.handler import JobHandler
 from tests.conftest import StartWorker
 from tests.paths import DATA, ROOT
-from tests.support.runpod_cloud import RunpodCloud
+from tests.support.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
+from tests.support.runpod.jobs import Fault
 from tests.support.snet_client import generate_client, write_config
 from tests.support.snet_daemon import PROTO, SnetDaemon
 from tests.support.worker_process import APP, wait_until
 
 TOKEN: Final = "a token of more than thirty-two characters".replace(" ", "-")
-KEY: Final = "rpa_TESTKEY0123456789"
 ORIGINAL: Final = DATA / "original_service.proto"
 TEXTS: Final = (
     "good morning",
@@ -114,28 +114,28 @@ def http_server(start_worker: StartWorker) -> str:
 
 
 @pytest.fixture(scope="module")
-def endpoint(small_classifier: Classifier) -> Iterator[RunpodCloud]:
+def endpoint(small_classifier: Classifier) -> Iterator[RunpodEndpoint]:
     scorer = Scorer(small_classifier, EngineSettings())
     handler = JobHandler(scorer)
-    with RunpodCloud(handler, KEY) as cloud:
+    with RunpodEndpoint(handler) as cloud:
         yield cloud
     scorer.close()
 
 
 @pytest.fixture
-def cloud(endpoint: RunpodCloud) -> Iterator[RunpodCloud]:
+def cloud(endpoint: RunpodEndpoint) -> Iterator[RunpodEndpoint]:
     """The emulation, in its normal mode again after each test."""
     yield endpoint
-    endpoint.workers, endpoint.delay_seconds, endpoint.answer = True, 0.0, None
+    endpoint.forget()
 
 
 @pytest.fixture(scope="module")
 def runpod_daemon(
-    endpoint: RunpodCloud, tmp_path_factory: pytest.TempPathFactory
+    endpoint: RunpodEndpoint, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SnetDaemon]:
     config = write_config(
         tmp_path_factory.mktemp("runpod"),
-        *("--endpoint-id", endpoint.endpoint_id, "--wait-seconds", "60"),
+        *("--endpoint-id", ENDPOINT_ID, "--wait-seconds", "60"),
         RUNPOD_API_KEY=KEY,
         RUNPOD_ENDPOINT_BASE_URL=endpoint.base_url,
     )
@@ -288,11 +288,11 @@ def test_message_without_input_is_an_error_of_the_call(call: Client, messages: A
 
 
 def test_job_still_waiting_for_a_worker_is_told_from_zeros(
-    cloud: RunpodCloud, messages: Any, services: Any, tmp_path: Path
+    cloud: RunpodEndpoint, messages: Any, services: Any, tmp_path: Path
 ) -> None:
     config = write_config(
         tmp_path,
-        *("--endpoint-id", cloud.endpoint_id, "--wait-seconds", "1"),
+        *("--endpoint-id", ENDPOINT_ID, "--wait-seconds", "1"),
         RUNPOD_API_KEY=KEY,
         RUNPOD_ENDPOINT_BASE_URL=cloud.base_url,
     )
@@ -314,9 +314,9 @@ def test_job_still_waiting_for_a_worker_is_told_from_zeros(
     ("status", "body"), [(401, ""), (429, '{"error": "slow down"}'), (500, "oops")]
 )
 def test_refusal_by_the_platform_is_unavailable_with_its_words(
-    cloud: RunpodCloud, call_runpod: Client, status: int, body: str
+    cloud: RunpodEndpoint, call_runpod: Client, status: int, body: str
 ) -> None:
-    cloud.answer = (status, body)
+    cloud.always["runsync"] = Fault(status, body)
     with pytest.raises(grpc.RpcError) as caught:
         call_runpod(prompt="good morning")
     error = caught.value
@@ -326,11 +326,11 @@ def test_refusal_by_the_platform_is_unavailable_with_its_words(
 
 
 def test_wrong_key_is_unavailable(
-    cloud: RunpodCloud, messages: Any, services: Any, tmp_path: Path
+    cloud: RunpodEndpoint, messages: Any, services: Any, tmp_path: Path
 ) -> None:
     config = write_config(
         tmp_path,
-        *("--endpoint-id", cloud.endpoint_id),
+        *("--endpoint-id", ENDPOINT_ID),
         RUNPOD_API_KEY="wrong",
         RUNPOD_ENDPOINT_BASE_URL=cloud.base_url,
     )
@@ -351,15 +351,15 @@ def test_heartbeat_of_our_service_is_what_the_daemon_wants(
         Client(daemon, messages, services)(prompt="good morning")
 
 
-def test_slow_worker_is_waited_for(cloud: RunpodCloud, call_runpod: Client) -> None:
+def test_slow_worker_is_waited_for(cloud: RunpodEndpoint, call_runpod: Client) -> None:
     cloud.delay_seconds = 1.5
     assert call_runpod(prompt="good morning").status == "COMPLETED"
 
 
 def test_error_of_another_type_than_string_never_reads_as_zeros(
-    cloud: RunpodCloud, call_runpod: Client
+    cloud: RunpodEndpoint, call_runpod: Client
 ) -> None:
-    cloud.answer = (200, '{"status": "FAILED", "error": {"code": 1}}')
+    cloud.always["runsync"] = Fault(200, '{"status": "FAILED", "error": {"code": 1}}')
     with pytest.raises(grpc.RpcError, match="jsonToProto"):
         call_runpod(prompt="good morning")
 
@@ -408,11 +408,11 @@ def test_client_of_the_original_proto_keeps_working(
 
 
 def test_client_of_the_original_proto_can_tell_a_queued_job(
-    cloud: RunpodCloud, tmp_path: Path
+    cloud: RunpodEndpoint, tmp_path: Path
 ) -> None:
     config = write_config(
         tmp_path,
-        *("--endpoint-id", cloud.endpoint_id, "--wait-seconds", "1"),
+        *("--endpoint-id", ENDPOINT_ID, "--wait-seconds", "1"),
         RUNPOD_API_KEY=KEY,
         RUNPOD_ENDPOINT_BASE_URL=cloud.base_url,
     )
@@ -421,43 +421,3 @@ def test_client_of_the_original_proto_can_tell_a_queued_job(
         assert original_sees(daemon, tmp_path, "good morning") == [
             ["IN_QUEUE", False, [0, 0, 0, 0, ""]]
         ]
-
-
-def test_emulation_cancels_and_counts(cloud: RunpodCloud) -> None:
-    def ask(method: str, path: str, body: bytes | None = None, key: str = KEY) -> Any:
-        url = f"{cloud.base_url}/{cloud.endpoint_id}/{path}"
-        headers = {"Authorization": f"Bearer {key}"}
-        request = urllib.request.Request(url, body, headers, method=method)
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return json.load(response)
-
-    before = ask("GET", "health")["jobs"]
-    cloud.delay_seconds = 60
-    job = ask("POST", "run", b'{"input": {"prompt": "a"}}')
-    assert job["status"] == "IN_QUEUE"
-    assert ask("GET", "health")["jobs"]["inProgress"] == before["inProgress"] + 1
-    assert ask("POST", f"cancel/{job['id']}") == {"id": job["id"], "status": "CANCELLED"}
-    assert ask("GET", f"status/{job['id']}")["status"] == "CANCELLED"
-    for status, arguments in ((401, ("GET", "health", None, "no")), (404, ("GET", "status/no"))):
-        with pytest.raises(OSError, match=str(status)):
-            ask(*arguments)
-    for body in (b"{}", b"no JSON"):
-        with pytest.raises(OSError, match="400"):
-            ask("POST", "runsync", body)
-
-
-def test_emulation_fails_a_job_as_the_platform_does() -> None:
-    async def broken(job: Any) -> dict[str, Any]:
-        return {"error": "unhealthy: gone", "refresh_worker": True, "rest": 1}
-
-    with RunpodCloud(broken, KEY) as cloud:
-        request = urllib.request.Request(
-            f"{cloud.base_url}/{cloud.endpoint_id}/runsync",
-            b'{"input": {}}',
-            {"Authorization": f"Bearer {KEY}"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as response:
-            reply = json.load(response)
-    assert (reply["status"], reply["error"], reply["output"]) == (
-        *("FAILED", "unhealthy: gone", {"rest": 1}),
-    )

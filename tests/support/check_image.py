@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.paths import ROOT
-from tests.support.control_plane import ControlPlane
 from tests.support.file_server import FileServer
 from tests.support.image_builder import (
     BASE,
@@ -29,6 +28,7 @@ from tests.support.image_builder import (
 )
 from tests.support.image_container import Container
 from tests.support.image_layers import check_layers, read_layer
+from tests.support.runpod.endpoint import RunpodEndpoint
 from tests.support.small_tokenizer import train_tokenizer
 from tests.support.worker_process import wait_until
 
@@ -171,28 +171,31 @@ def check_refusals(image: Image, folder: Path) -> str:
 
 def check_queue(image: Image) -> str:
     """Work a queue; pass the health check; at SIGTERM answer what was taken, and end."""
-    with ControlPlane() as plane:
-        with image.start(environment={**CPU, **plane.environment()}) as worker:
-            ids = plane.submit({"prompt": "good morning"}, {"prompt": ""})
-            plane.wait(
-                lambda: len(plane.answered) == 2, "two answers", watch=worker.require_running
+    with RunpodEndpoint() as endpoint:
+        with image.start(environment={**CPU, **endpoint.environment()}) as worker:
+            ids = endpoint.submit({"prompt": "good morning"}, {"prompt": ""})
+            wait_until(
+                lambda: endpoint.all_answered(ids), "two answers", watch=worker.require_running
             )
-            assert (plane.answer(ids[0]) or {})["output"]["text"] == "good morning"
-            assert "validation" in (plane.answer(ids[1]) or {})["error"]
+            assert (endpoint.answer(ids[0]) or {})["output"]["text"] == "good morning"
+            assert "validation" in (endpoint.answer(ids[1]) or {})["error"]
             health = worker.execute(image.healthcheck())
             assert health.returncode == 0, health.stderr
             assert f"{':'.join(map(str, worker.user_ids()))}" == image.config["User"]
 
-            last = plane.submit(*[{"prompts": ["good morning"] * 256}] * 4)
-            plane.wait(lambda: plane.handed_out(last), "jobs taken", watch=worker.require_running)
+            last = endpoint.submit(*[{"prompts": ["good morning"] * 256}] * 4)
+            # Not only handed out: the SDK drops a job that reaches it after the signal.
+            wait_until(lambda: endpoint.all_taken(last), "jobs taken", watch=worker.require_running)
+            before = len(endpoint.answered)
             worker.terminate()
-            plane.drain()
+            endpoint.drain()
             assert worker.wait() == 0, worker.stderr
-        assert all("output" in (plane.answer(job) or {}) for job in last), "jobs were dropped"
-        assert not plane.problems, plane.problems
+        assert all("output" in (endpoint.answer(job) or {}) for job in last), "jobs were dropped"
+        assert not endpoint.problems, endpoint.problems
     with image.start(*image.healthcheck()) as alone:
         assert alone.wait() == 1, "the health check passes without a worker"
-    return f"{len(plane.answered)} jobs answered, {len(last)} of them after SIGTERM"
+    total = len(endpoint.answered)
+    return f"{total} jobs answered, {total - before} of them after SIGTERM"
 
 
 def check_server(image: Image) -> str:

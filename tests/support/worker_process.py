@@ -97,7 +97,7 @@ class WorkerProcess:
 
     def started(self, job_ids: Sequence[str]) -> bool:
         """Say whether the handler has been called for all these jobs, by the SDK's log."""
-        seen = set(re.findall(r"^INFO +\| (\w+) \| Started\.$", self.stdout, re.MULTILINE))
+        seen = set(re.findall(r"^INFO +\| (\S+) \| Started\.$", self.stdout, re.MULTILINE))
         return seen.issuperset(job_ids)
 
     def terminate(self) -> None:
