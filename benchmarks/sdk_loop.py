@@ -19,8 +19,8 @@ from pathlib import Path
 
 from benchmarks import models, report
 from hatespeech import paths
-from tests.support.runpod.endpoint import RunpodEndpoint
-from tests.support.worker_process import APP, WorkerProcess, clean_environment, wait_until
+from tests.support.processes.worker import APP, WorkerProcess, clean_environment, wait_until
+from tests.support.stand_ins.runpod.endpoint import RunpodEndpoint
 
 CONCURRENCY = 256
 # A worker that is full looks for jobs again after a second, so that one with fast jobs gets about

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.worker_process import WorkerProcess, clean_environment
+from tests.support.processes.worker import WorkerProcess, clean_environment
 
 if TYPE_CHECKING:
     from hatespeech.engine.classifier import Classifier

@@ -21,7 +21,7 @@ from hatespeech.bulk.engines.local import LocalEngine
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import locked
 from tests.paths import MINI, ROOT
-from tests.support.bulk_runs import SECONDS, environment
+from tests.support.processes.score import SECONDS, environment
 
 BEFORE = "id,text\n1,good morning\n2,you are scum\n"
 CHANGES = {

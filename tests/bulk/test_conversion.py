@@ -27,7 +27,7 @@ from hatespeech.bulk.score_files import SCORES
 from hatespeech.bulk.tables.values import ARROW, EXACT, batch_of, text_of, widened
 from hatespeech.serving.uploads.text_tables import Tsv
 from tests.paths import MINI
-from tests.support.bulk_runs import run_score
+from tests.support.processes.score import run_score
 
 SECRET = "nobody-may-read-this"
 FORMATS = ["csv", "tsv", "jsonl", "parquet"]

@@ -29,8 +29,8 @@ from hatespeech.bulk.engines.ray_engine import RayEngine
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings, is_secret
 from tests.paths import MINI, ROOT
-from tests.support.bulk_runs import SECONDS, environment, run_score
-from tests.support.worker_process import wait_until
+from tests.support.processes.score import SECONDS, environment, run_score
+from tests.support.processes.worker import wait_until
 
 ROWS: Final = 2000
 CHUNK_ROWS: Final = 100
@@ -498,7 +498,7 @@ def test_exception_of_ray_is_told_without_its_message() -> None:
         raise ValueError(MARKER)
         yield {}
 
-    with pytest.raises(EngineError, match=r"gave up: ValueError at test_bulk_ray\.py") as caught:
+    with pytest.raises(EngineError, match=r"gave up: ValueError at test_ray\.py") as caught:
         engine()._next(failing())
     assert MARKER not in str(caught.value)
 

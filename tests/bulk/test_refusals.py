@@ -14,7 +14,7 @@ import pytest
 
 from hatespeech.bulk import command as score
 from tests.paths import MINI, ROOT
-from tests.support.bulk_runs import SECONDS, environment
+from tests.support.processes.score import SECONDS, environment
 
 SECRET = "nobody-may-read-this"
 

@@ -26,9 +26,9 @@ from hatespeech.settings import EngineSettings
 from tests.conftest import StartWorker
 from tests.paths import ROOT
 from tests.support.checkpoints import SENTENCES
-from tests.support.runpod.endpoint import ENDPOINT_ID, FORGOTTEN, KEY, RunpodEndpoint
-from tests.support.runpod.jobs import LOST, Fault
-from tests.support.worker_process import APP, WorkerProcess, clean_environment, wait_until
+from tests.support.processes.worker import APP, WorkerProcess, clean_environment, wait_until
+from tests.support.stand_ins.runpod.endpoint import ENDPOINT_ID, FORGOTTEN, KEY, RunpodEndpoint
+from tests.support.stand_ins.runpod.jobs import LOST, Fault
 
 MARKER = "zebrafish"
 PODS = ("pod-a", "pod-b")

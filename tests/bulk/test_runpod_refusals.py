@@ -31,9 +31,14 @@ from hatespeech.bulk.engines.runpod_jobs import Jobs, Limits
 from hatespeech.bulk.engines.runpod_options import add_arguments, make_engine
 from hatespeech.settings import EngineSettings
 from tests.paths import ROOT
-from tests.support.runpod.endpoint import ENDLESS_SECONDS, ENDPOINT_ID, KEY, RunpodEndpoint
-from tests.support.runpod.jobs import Fault
-from tests.support.worker_process import WorkerProcess, clean_environment, wait_until
+from tests.support.processes.worker import WorkerProcess, clean_environment, wait_until
+from tests.support.stand_ins.runpod.endpoint import (
+    ENDLESS_SECONDS,
+    ENDPOINT_ID,
+    KEY,
+    RunpodEndpoint,
+)
+from tests.support.stand_ins.runpod.jobs import Fault
 
 MARKER = "zebrafish"
 TRIES = 4

@@ -22,14 +22,14 @@ import requests
 
 from tests.conformance.suite import Case, Suite
 from tests.paths import ROOT
-from tests.support.http_server import BEARER, HttpServer, free_port
-from tests.support.runpod.endpoint import RunpodEndpoint
-from tests.support.worker_process import (
+from tests.support.processes.server import BEARER, HttpServer, free_port
+from tests.support.processes.worker import (
     APP,
     WorkerProcess,
     clean_environment,
     wait_until,
 )
+from tests.support.stand_ins.runpod.endpoint import RunpodEndpoint
 
 SECONDS: Final = 120.0  # more than anything here takes on a busy machine
 JSON: Final = {"Content-Type": "application/json"}

@@ -24,11 +24,11 @@ from hatespeech.settings import EngineSettings
 from hatespeech.worker.handler import JobHandler
 from tests.paths import ROOT
 from tests.support.checkpoints import SENTENCES, THRESHOLDS
-from tests.support.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
-from tests.support.runpod.jobs import Fault
-from tests.support.snet_client import write_config
-from tests.support.snet_daemon import SnetDaemon
-from tests.support.worker_process import clean_environment, wait_until
+from tests.support.processes.worker import clean_environment, wait_until
+from tests.support.stand_ins.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
+from tests.support.stand_ins.runpod.jobs import Fault
+from tests.support.stand_ins.snet_client import write_config
+from tests.support.stand_ins.snet_daemon import SnetDaemon
 
 GUIDE: Final = (ROOT / "docs" / "singularitynet.md").read_text(encoding="utf-8")
 

@@ -17,7 +17,7 @@ from hatespeech.engine.scorer import Scorer
 from hatespeech.settings import EngineSettings
 from hatespeech.worker.handler import JobHandler
 from tests.paths import ROOT
-from tests.support.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
+from tests.support.stand_ins.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
 
 DOC = (ROOT / "docs/runpod.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"<!-- run -->\n```(\w+)\n(.*?)```", DOC, re.DOTALL))

@@ -21,7 +21,7 @@ from hatespeech.labels import LABELS
 from hatespeech.model import checkpoint as checkpoints
 from hatespeech.settings import EngineSettings
 from tests.paths import DATA, ROOT
-from tests.support.download_runs import (
+from tests.support.processes.download import (
     CONTENT,
     PICKLE,
     SHA256,
@@ -34,7 +34,7 @@ from tests.support.download_runs import (
     start,
     train_small_tokenizer,
 )
-from tests.support.file_server import Answer, FileServer
+from tests.support.stand_ins.file_server import Answer, FileServer
 
 CUT = 300_000
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

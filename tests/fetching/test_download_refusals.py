@@ -25,7 +25,7 @@ from hatespeech.fetching import command as download
 from hatespeech.fetching import options
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
-from tests.support.download_runs import (
+from tests.support.processes.download import (
     CONTENT,
     PICKLE,
     SHA256,
@@ -38,8 +38,8 @@ from tests.support.download_runs import (
     start,
     train_small_tokenizer,
 )
-from tests.support.file_server import Answer, FileServer
 from tests.support.small_tokenizer import train_tokenizer
+from tests.support.stand_ins.file_server import Answer, FileServer
 
 CUT = 300_000
 

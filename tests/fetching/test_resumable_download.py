@@ -13,7 +13,7 @@ import pytest
 
 from hatespeech.fetching import FetchError, http
 from hatespeech.fetching.http import Download, download
-from tests.support.file_server import Answer, FileServer
+from tests.support.stand_ins.file_server import Answer, FileServer
 
 SIZE = 400_000
 CUT = 150_000

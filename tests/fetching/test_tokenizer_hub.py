@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 
 from hatespeech.fetching import FetchError
 from hatespeech.fetching.tokenizer import build_tokenizer, fetch_tokenizer
-from tests.support.file_server import Answer, FileServer
 from tests.support.small_tokenizer import train_tokenizer
+from tests.support.stand_ins.file_server import Answer, FileServer
 
 REPOSITORY = "vinai/tiny"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -17,7 +17,7 @@ import requests
 from hatespeech.serving.settings import ServerSettings
 from tests.paths import ROOT
 from tests.support.bad_inputs import MARKER
-from tests.support.http_server import (
+from tests.support.processes.server import (
     BEARER,
     FAULTY_SERVER,
     OTHER_TOKEN,
@@ -28,7 +28,7 @@ from tests.support.http_server import (
     http_server,
     together,
 )
-from tests.support.worker_process import clean_environment, wait_until
+from tests.support.processes.worker import clean_environment, wait_until
 
 MAX_BODY: Final = 100_000
 MAX_FILE: Final = 300_000

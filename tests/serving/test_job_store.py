@@ -16,8 +16,8 @@ import pytest
 import requests
 
 from tests.support.bad_inputs import BAD_INPUTS, MARKER
-from tests.support.http_server import BEARER, FAULTY_SERVER, HttpServer, http_server
-from tests.support.worker_process import wait_until
+from tests.support.processes.server import BEARER, FAULTY_SERVER, HttpServer, http_server
+from tests.support.processes.worker import wait_until
 
 # What the contract refuses unread by the model; the rest takes its tokenizer.
 UNREAD = [

@@ -27,7 +27,7 @@ from hatespeech.serving.model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 from tests.support.bad_inputs import BAD_INPUTS, MARKER
 from tests.support.checkpoints import SENTENCES
-from tests.support.http_server import (
+from tests.support.processes.server import (
     BEARER,
     FAULTY_SERVER,
     OTHER_TOKEN,
@@ -36,7 +36,7 @@ from tests.support.http_server import (
     http_server,
     together,
 )
-from tests.support.worker_process import wait_until
+from tests.support.processes.worker import wait_until
 
 OTHER = {"Authorization": f"Bearer {OTHER_TOKEN}"}
 

@@ -18,8 +18,8 @@ from hatespeech.contract import Prediction
 from hatespeech.engine.classifier import Classifier
 from hatespeech.labels import LABELS
 from tests.support.bad_inputs import MARKER
-from tests.support.http_server import BEARER, TOKEN, HttpServer, http_server, read_csv
-from tests.support.worker_process import wait_until
+from tests.support.processes.server import BEARER, TOKEN, HttpServer, http_server, read_csv
+from tests.support.processes.worker import wait_until
 
 ADDED: Final = [*LABELS, "label", "windows", "error"]
 HARD_TEXTS: Final = [

@@ -30,11 +30,11 @@ from hatespeech.settings import EngineSettings
 from hatespeech.worker.handler import JobHandler
 from tests.conftest import StartWorker
 from tests.paths import DATA, ROOT
-from tests.support.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
-from tests.support.runpod.jobs import Fault
-from tests.support.snet_client import generate_client, write_config
-from tests.support.snet_daemon import PROTO, SnetDaemon
-from tests.support.worker_process import APP, wait_until
+from tests.support.processes.worker import APP, wait_until
+from tests.support.stand_ins.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
+from tests.support.stand_ins.runpod.jobs import Fault
+from tests.support.stand_ins.snet_client import generate_client, write_config
+from tests.support.stand_ins.snet_daemon import PROTO, SnetDaemon
 
 TOKEN: Final = "a token of more than thirty-two characters".replace(" ", "-")
 ORIGINAL: Final = DATA / "original_service.proto"

@@ -16,7 +16,7 @@ from hatespeech.engine.classifier import Classifier
 from hatespeech.labels import LABELS
 from tests.conftest import StartWorker
 from tests.support.bad_inputs import MARKER
-from tests.support.worker_process import APP, WorkerProcess, wait_until
+from tests.support.processes.worker import APP, WorkerProcess, wait_until
 
 
 @dataclass

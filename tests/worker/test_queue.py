@@ -20,9 +20,9 @@ from hatespeech.model.checkpoint import WEIGHTS
 from tests.conftest import StartWorker
 from tests.support.bad_inputs import BAD_INPUTS, BAD_ITEMS, MARKER
 from tests.support.checkpoints import SENTENCES
-from tests.support.runpod.endpoint import RunpodEndpoint
-from tests.support.runpod.jobs import Fault
-from tests.support.worker_process import APP, FAULTY_WORKER, WorkerProcess, wait_until
+from tests.support.processes.worker import APP, FAULTY_WORKER, WorkerProcess, wait_until
+from tests.support.stand_ins.runpod.endpoint import RunpodEndpoint
+from tests.support.stand_ins.runpod.jobs import Fault
 
 # The most that the SDK and we could be told to log.
 LOUD = {"RUNPOD_LOG_LEVEL": "DEBUG", "RUNPOD_DEBUG_LEVEL": "DEBUG", "LOG_LEVEL": "DEBUG"}

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
-from tests.support.runpod.queue import POD, RESULT_TYPE, WORKER_KEY
+from tests.support.stand_ins.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
+from tests.support.stand_ins.runpod.queue import POD, RESULT_TYPE, WORKER_KEY
 
 
 @pytest.fixture

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.paths import ROOT
-from tests.support.file_server import FileServer
-from tests.support.image_builder import (
+from tests.support.image.builder import (
     BASE,
     Buildah,
     CommandError,
@@ -26,11 +25,12 @@ from tests.support.image_builder import (
     make_base,
     push_layers,
 )
-from tests.support.image_container import Container
-from tests.support.image_layers import check_layers, read_layer
-from tests.support.runpod.endpoint import RunpodEndpoint
+from tests.support.image.container import Container
+from tests.support.image.layers import check_layers, read_layer
+from tests.support.processes.worker import wait_until
 from tests.support.small_tokenizer import train_tokenizer
-from tests.support.worker_process import wait_until
+from tests.support.stand_ins.file_server import FileServer
+from tests.support.stand_ins.runpod.endpoint import RunpodEndpoint
 
 IMAGE: Final = "localhost/hate-speech-detection"
 PICKLE: Final = ROOT / "tests/data/checkpoints/tiny_eval_zip.pt"

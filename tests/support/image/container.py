@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from tests.support.worker_process import wait_until
+from tests.support.processes.worker import wait_until
 
 # Arguments: root, user:group, then pairs of folders or files to mount, "--", the command.
 SCRIPT: Final = """

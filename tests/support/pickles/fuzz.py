@@ -1,6 +1,6 @@
 """Reads mutated checkpoints in a process with little memory and time, and counts what comes of it.
 
-    python -m tests.support.fuzz_unpickle COUNT SEED PUBLISHED...
+    python -m tests.support.pickles.fuzz COUNT SEED PUBLISHED...
 
 Prints one JSON object. Each mutation has one second of processor time; the process has 4 GiB of
 address space.
@@ -24,7 +24,7 @@ from hatespeech.fetching.pickle.module import (
     check_state_dict,
     read_pickled_module,
 )
-from tests.support.torch_files import (
+from tests.support.pickles.torch_files import (
     Entries,
     archive,
     legacy,

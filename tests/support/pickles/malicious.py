@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.torch_files import legacy_header
+from tests.support.pickles.torch_files import legacy_header
 
 PROTO = b"\x80\x02"
 EMPTY_TUPLE, EMPTY_DICT, EMPTY_LIST, NONE, TRUE = b")", b"}", b"]", b"N", b"\x88"

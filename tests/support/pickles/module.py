@@ -3,8 +3,8 @@
 Run in a process of its own: the class is pickled as `utils.custom_model.CustomModel`, so it
 stands in for the service's module of that name, and a plain `torch.load` runs what it loads.
 
-    python -m tests.support.pickled_module variants DIRECTORY PUBLISHED...
-    python -m tests.support.pickled_module (medium | full) FILE
+    python -m tests.support.pickles.module variants DIRECTORY PUBLISHED...
+    python -m tests.support.pickles.module (medium | full) FILE
 """
 
 import argparse
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers import RobertaConfig, RobertaModel
 
-from tests.support.pickled_variants import VARIANTS
+from tests.support.pickles.variants import VARIANTS
 
 
 class CustomModel(nn.Module):

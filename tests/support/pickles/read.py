@@ -1,6 +1,6 @@
 """Reads pickled modules, each in a fresh child of one process, and prints what came of it.
 
-    python -m tests.support.read_pickled FILE...
+    python -m tests.support.pickles.read FILE...
 
 One JSON object a line: the reason for the refusal (null if there was none), the peak of resident
 memory in bytes above what it was before, and the modules that were imported.

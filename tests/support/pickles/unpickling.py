@@ -11,7 +11,7 @@ import pytest
 
 from hatespeech.fetching.pickle.module import UnsafePickleError, read_pickled_module
 from tests.paths import ROOT
-from tests.support.torch_files import archive, read_archive, with_pickle
+from tests.support.pickles.torch_files import archive, read_archive, with_pickle
 
 CHECKPOINTS = ROOT / "tests" / "data" / "checkpoints"
 PUBLISHED = [CHECKPOINTS / "tiny_eval_zip.pt", CHECKPOINTS / "tiny_train_zip.pt"]

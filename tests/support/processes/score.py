@@ -1,6 +1,6 @@
 """Runs score.py: here, as a process of its own, or as one that is killed at a chosen moment.
 
-    python -m tests.support.bulk_runs hatespeech.bulk.places:Place.write 3 before IN OUT …
+    python -m tests.support.processes.score hatespeech.bulk.places:Place.write 3 before IN OUT …
 
 kills itself by SIGKILL before (or after) the third call of what is named, which is as sudden as any
 ``kill -9``, and at the same moment every time.
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.paths import MINI, ROOT
-from tests.support.worker_process import clean_environment
+from tests.support.processes.worker import clean_environment
 
 SECONDS: Final = 240  # generous: the machine may be busy
 
@@ -35,7 +35,7 @@ def run_score(
     more: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``score.py``, killed at ``moment`` if one is given, and wait for it."""
-    command = ["-m", "tests.support.bulk_runs", *moment] if moment else [ROOT / "score.py"]
+    command = ["-m", "tests.support.processes.score", *moment] if moment else [ROOT / "score.py"]
     return subprocess.run(
         [sys.executable, *map(str, [*command, *arguments])],
         cwd=ROOT,

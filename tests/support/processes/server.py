@@ -1,7 +1,7 @@
 """Runs server.py as a process of its own, and talks to it over real sockets.
 
 As a module of its own it is the server with a device that can be held, made to fail or broken (see
-:mod:`tests.support.faulty_worker`), and with deadlines that a test can wait for.
+:mod:`tests.support.processes.faulty_worker`), and with deadlines that a test can wait for.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.paths import ROOT
-from tests.support.worker_process import WorkerProcess, clean_environment, wait_until
+from tests.support.processes.worker import WorkerProcess, clean_environment, wait_until
 
 SERVER: Final = str(ROOT / "server.py")
-FAULTY_SERVER: Final = ("-m", "tests.support.http_server")
+FAULTY_SERVER: Final = ("-m", "tests.support.processes.server")
 TOKEN: Final = "a-token-of-the-tests-0123456789"
 OTHER_TOKEN: Final = "another-token-of-the-tests-9876"
 BEARER: Final = {"Authorization": f"Bearer {TOKEN}"}
@@ -163,7 +163,7 @@ def main() -> int:
     from hatespeech.serving import command as server
     from hatespeech.serving.guards import connection as protocol
     from hatespeech.serving.guards import limits
-    from tests.support.faulty_worker import faulty
+    from tests.support.processes.faulty_worker import faulty
 
     if options.deadline is not None:
         for module, name in (

@@ -18,7 +18,7 @@ from typing import Final, Self
 from tests.paths import ROOT
 
 APP: Final = str(ROOT / "app.py")
-FAULTY_WORKER: Final = ("-m", "tests.support.faulty_worker")
+FAULTY_WORKER: Final = ("-m", "tests.support.processes.faulty_worker")
 
 # Only these come from the environment of the tests; a developer's own settings stay out.
 INHERITED: Final = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV")

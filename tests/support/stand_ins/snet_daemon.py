@@ -306,7 +306,7 @@ async def post(
 def main() -> None:
     """Run until interrupted, where the configuration's ``daemon_endpoint`` says."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.support.snet_daemon",
+        prog="python -m tests.support.stand_ins.snet_daemon",
         description="Stand in for snetd on this machine, without blockchain and payment: take any "
         "gRPC call and pass it to the configuration's service_endpoint, as snetd does.",
     )

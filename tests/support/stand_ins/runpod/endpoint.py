@@ -19,8 +19,8 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from tests.support.runpod.jobs import FINAL, Fault, Job
-from tests.support.runpod.queue import JobQueue, hung_up
+from tests.support.stand_ins.runpod.jobs import FINAL, Fault, Job
+from tests.support.stand_ins.runpod.queue import JobQueue, hung_up
 
 KEY: Final = "rpa_KEYOFTHETESTS0123456789"
 ENDPOINT_ID: Final = "tests0endpoint"

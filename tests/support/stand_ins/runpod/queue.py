@@ -20,8 +20,8 @@ from typing import Any, Final, NoReturn
 
 from aiohttp import web
 
-from tests.support.app_thread import AppThread
-from tests.support.runpod.jobs import Fault, Job
+from tests.support.stand_ins.app_thread import AppThread
+from tests.support.stand_ins.runpod.jobs import Fault, Job
 
 POD: Final = "pod-1"
 WORKER_KEY: Final = "key-of-the-workers"
