@@ -10,7 +10,7 @@ import pytest
 
 from hatespeech.libraries import set_library_defaults
 from tests.paths import ROOT
-from tests.support.processes.server import free_port
+from tests.support.ports import free_port
 from tests.support.processes.worker import clean_environment
 
 

@@ -22,7 +22,7 @@ import requests
 
 from tests.conformance.suite import Case, Suite
 from tests.paths import ROOT
-from tests.support.processes.server import BEARER, HttpServer, free_port
+from tests.support.processes.server import BEARER, HttpServer
 from tests.support.processes.worker import (
     APP,
     WorkerProcess,
@@ -227,23 +227,6 @@ def post_json(url: str, body: Any, token: Mapping[str, str] | None = None) -> re
 
 
 # app.py --rp_serve_api
-
-
-@contextlib.contextmanager
-def serve_api(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
-    """Start the SDK's development server around the worker; yield its URL."""
-    port = free_port()
-    command = [APP, "--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port)]
-    url = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        with contextlib.suppress(requests.ConnectionError):
-            return requests.get(f"{url}/openapi.json", timeout=SECONDS).status_code == 200
-        return False
-
-    with WorkerProcess(command, environment, folder) as worker:
-        wait_until(answers, "the development server", watch=worker.require_running)
-        yield url
 
 
 def serve_api_front(url: str) -> Front:

@@ -20,6 +20,7 @@ from tests.conformance.suite import (
     shown,
 )
 from tests.paths import EMBEDDED
+from tests.support.processes.development_api import development_api
 from tests.support.processes.server import TOKEN, HttpServer, http_server
 
 FRONTS: Final = (
@@ -74,8 +75,8 @@ def http_run(server: HttpServer) -> Front:
 def dev_server(
     environment: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    with fronts.serve_api(tmp_path_factory.mktemp("api"), environment) as url:
-        yield url
+    with development_api(tmp_path_factory.mktemp("api"), environment) as api:
+        yield api.url
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from hatespeech.settings import EngineSettings
 from hatespeech.worker.handler import JobHandler
 from tests.paths import ROOT
 from tests.support.checkpoints import SENTENCES, THRESHOLDS
+from tests.support.ports import free_port, listens
 from tests.support.processes.worker import clean_environment, wait_until
 from tests.support.stand_ins.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
 from tests.support.stand_ins.runpod.jobs import Fault
@@ -263,24 +262,12 @@ def masked(text: str) -> str:
     return re.sub(r"\d\.\d{4}|model \S+|in \d+ ms", "N", text)
 
 
-def free_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
-def listens(port: str) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 5):
-        return True
-    return False
-
-
 def test_transcript_of_the_guide_is_what_its_commands_print(
     tmp_path: Path, small_checkpoint: Path
 ) -> None:
     for name in ("app.py", "scripts", "examples", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
-    ports = {"8000": free_port(), "8088": free_port()}
+    ports = {name: str(free_port()) for name in ("8000", "8088")}
     python = Path(sys.executable).parent
     environment = clean_environment(tmp_path, small_checkpoint)
     environment["PATH"] = f"{python}{os.pathsep}{environment['PATH']}"
@@ -303,7 +290,7 @@ def test_transcript_of_the_guide_is_what_its_commands_print(
                     )
                 background.append(process)
                 port = ports["8000" if "app.py" in command else "8088"]
-                wait_until(functools.partial(listens, port), command, seconds=90)
+                wait_until(functools.partial(listens, int(port)), command, seconds=90)
             else:
                 ran = subprocess.run(
                     ["bash", "-c", command],

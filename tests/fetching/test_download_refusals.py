@@ -12,7 +12,7 @@ import struct
 import subprocess
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,23 +36,11 @@ from tests.support.processes.download import (
     is_one_line,
     last_line,
     start,
-    train_small_tokenizer,
 )
 from tests.support.small_tokenizer import train_tokenizer
 from tests.support.stand_ins.file_server import Answer, FileServer
 
 CUT = 300_000
-
-
-@pytest.fixture
-def server() -> Iterator[FileServer]:
-    with FileServer() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_small_tokenizer(tmp_path_factory.mktemp("tokenizer") / "small-bpe")
 
 
 @pytest.fixture(scope="module")

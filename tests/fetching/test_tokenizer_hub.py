@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,13 +57,12 @@ def move_hub(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with FileServer() as server:
-        found = Hub(server, tmp_path / "files")
-        move_hub(monkeypatch, f"http://{server.address}")
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setattr("time.sleep", found.waits.append)
-        yield found
+def hub(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    found = Hub(server, tmp_path / "files")
+    move_hub(monkeypatch, f"http://{server.address}")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr("time.sleep", found.waits.append)
+    return found
 
 
 def test_only_the_older_files_are_fetched_where_there_is_no_tokenizer_json(

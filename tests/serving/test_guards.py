@@ -17,6 +17,7 @@ import requests
 from hatespeech.serving.settings import ServerSettings
 from tests.paths import ROOT
 from tests.support.bad_inputs import MARKER
+from tests.support.ports import free_port
 from tests.support.processes.server import (
     BEARER,
     FAULTY_SERVER,
@@ -24,7 +25,6 @@ from tests.support.processes.server import (
     SERVER,
     TOKEN,
     HttpServer,
-    free_port,
     http_server,
     together,
 )

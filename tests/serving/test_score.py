@@ -213,7 +213,7 @@ def before_call(context, case, kwargs):
         case.headers["Idempotency-Key"] = f"{key}-{next(counter)}"
 """
 # 413 is not among what schemathesis takes for a refusal by default. What a file's bytes mean, and
-# that its part must have a name, no schema can say: tests/serving/test_uploads.py does.
+# that its part must have a name, no schema can say: tests/serving/uploads/test_score_file.py does.
 SCHEMATHESIS_CONFIG: Final = """
 [checks]
 negative_data_rejection.expected-statuses = [401, 404, 405, 413, 415, 422, 429]

@@ -7,10 +7,8 @@ by ``scripts/daemon-config``.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -28,15 +26,15 @@ from hatespeech.engine.scorer import Scorer
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
 from hatespeech.worker.handler import JobHandler
-from tests.conftest import StartWorker
-from tests.paths import DATA, ROOT
-from tests.support.processes.worker import APP, wait_until
+from tests.paths import DATA
+from tests.support.processes.development_api import development_api
+from tests.support.processes.server import TOKEN, http_server
+from tests.support.processes.worker import clean_environment
 from tests.support.stand_ins.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
 from tests.support.stand_ins.runpod.jobs import Fault
 from tests.support.stand_ins.snet_client import generate_client, write_config
 from tests.support.stand_ins.snet_daemon import PROTO, SnetDaemon
 
-TOKEN: Final = "a token of more than thirty-two characters".replace(" ", "-")
 ORIGINAL: Final = DATA / "original_service.proto"
 TEXTS: Final = (
     "good morning",
@@ -78,39 +76,17 @@ def services(messages: Any) -> Any:
     return importlib.import_module("service_pb2_grpc")
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
-def start(start_worker: StartWorker, port: int, page: str, *command: str, **env: str) -> str:
-    """Start a server and wait until it answers; return its URL."""
-    worker = start_worker(command, env)
-    url = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url + page, timeout=5):
-            return True
-        return False
-
-    wait_until(answers, command[0], seconds=120, watch=worker.require_running)
-    return url
+@pytest.fixture(scope="module")
+def dev_server(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("api")
+    with development_api(folder, clean_environment(folder, small_checkpoint)) as api:
+        yield api.url
 
 
 @pytest.fixture(scope="module")
-def dev_server(start_worker: StartWorker) -> str:
-    port = free_port()
-    api = ("--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port))
-    return start(start_worker, port, "/docs", APP, *api)
-
-
-@pytest.fixture(scope="module")
-def http_server(start_worker: StartWorker) -> str:
-    port = free_port()
-    listen = {"HOST": "127.0.0.1", "PORT": str(port), "BEARER_TOKEN": TOKEN}
-    return start(start_worker, port, "/health", str(ROOT / "server.py"), **listen)
+def http_url(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with http_server(tmp_path_factory.mktemp("http"), small_checkpoint) as server:
+        yield server.ready().url
 
 
 @pytest.fixture(scope="module")
@@ -151,11 +127,9 @@ def own_daemon(dev_server: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(scope="module")
-def server_daemon(
-    http_server: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[SnetDaemon]:
+def server_daemon(http_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SnetDaemon]:
     folder = tmp_path_factory.mktemp("server")
-    config = write_config(folder, "--self-hosted", http_server, BEARER_TOKEN=TOKEN)
+    config = write_config(folder, "--self-hosted", http_url, BEARER_TOKEN=TOKEN)
     with SnetDaemon(config) as daemon:
         yield daemon
 
@@ -341,9 +315,9 @@ def test_wrong_key_is_unavailable(
 
 
 def test_heartbeat_of_our_service_is_what_the_daemon_wants(
-    http_server: str, messages: Any, services: Any, tmp_path: Path
+    http_url: str, messages: Any, services: Any, tmp_path: Path
 ) -> None:
-    config = write_config(tmp_path, "--self-hosted", http_server, BEARER_TOKEN="wrong")
+    config = write_config(tmp_path, "--self-hosted", http_url, BEARER_TOKEN="wrong")
     with urllib.request.urlopen(json.loads(config.read_text())["heartbeat_endpoint"]) as response:
         assert response.status == 200  # without a header
         assert response.read()

@@ -236,7 +236,7 @@ SERVE = """
 import sys
 from multiprocessing import Pipe
 import hatespeech.bulk.engines.readers
-from tests.bulk.test_local import Fragile
+from tests.bulk.engines.test_local import Fragile
 from hatespeech.engine.encoder import EncoderState
 
 hatespeech.bulk.engines.readers.Encoder = Fragile

@@ -11,7 +11,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from hatespeech.bulk.engines.ray_engine import RayEngine
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings, is_secret
 from tests.paths import MINI, ROOT
+from tests.support.ports import free_port
 from tests.support.processes.score import SECONDS, environment, run_score
 from tests.support.processes.worker import wait_until
 
@@ -50,8 +50,7 @@ class RayCluster:
         self.folder = folder
         self.home = folder / "home"
         self.home.mkdir()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_port()}"
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
         command += ["--port", self.address.rpartition(":")[2], "--num-cpus", "2"]
         command += ["--object-store-memory", "200000000", "--include-dashboard", "false"]

@@ -7,7 +7,6 @@ import contextlib
 import json
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ from tests.support.image.builder import (
 )
 from tests.support.image.container import Container
 from tests.support.image.layers import check_layers, read_layer
+from tests.support.ports import free_port
 from tests.support.processes.worker import wait_until
 from tests.support.small_tokenizer import train_tokenizer
 from tests.support.stand_ins.file_server import FileServer
@@ -200,8 +200,7 @@ def check_queue(image: Image) -> str:
 
 def check_server(image: Image) -> str:
     """Serve HTTP; pass the health check once ready; end at SIGTERM."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {**CPU, "PORT": str(port), "BEARER_TOKEN": "token-of-the-check"}
     url = f"http://127.0.0.1:{port}"
     with image.start("server", environment=environment) as server:

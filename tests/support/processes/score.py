@@ -17,10 +17,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from hatespeech.bulk import command
 from tests.paths import MINI, ROOT
 from tests.support.processes.worker import clean_environment
 
 SECONDS: Final = 240  # generous: the machine may be busy
+
+
+def run_here(source: object, out: object, *more: str) -> None:
+    """Run ``score.py`` in this process and folder; it must succeed."""
+    assert command.main([str(source), str(out), "--readers", "0", *more]) == 0
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -35,9 +41,9 @@ def run_score(
     more: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``score.py``, killed at ``moment`` if one is given, and wait for it."""
-    command = ["-m", "tests.support.processes.score", *moment] if moment else [ROOT / "score.py"]
+    program = ["-m", "tests.support.processes.score", *moment] if moment else [ROOT / "score.py"]
     return subprocess.run(
-        [sys.executable, *map(str, [*command, *arguments])],
+        [sys.executable, *map(str, [*program, *arguments])],
         cwd=ROOT,
         env={**environment(home), **(more or {})},
         stdin=subprocess.DEVNULL,
@@ -71,7 +77,5 @@ def die_at(target: str, call: int, when: str) -> None:
 
 
 if __name__ == "__main__":
-    from hatespeech.bulk import command as score
-
     die_at(sys.argv[1], int(sys.argv[2]), sys.argv[3])
-    sys.exit(score.main(sys.argv[4:]))
+    sys.exit(command.main(sys.argv[4:]))

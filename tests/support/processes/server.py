@@ -22,6 +22,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.paths import ROOT
+from tests.support.ports import free_port
 from tests.support.processes.worker import WorkerProcess, clean_environment, wait_until
 
 SERVER: Final = str(ROOT / "server.py")
@@ -30,13 +31,6 @@ TOKEN: Final = "a-token-of-the-tests-0123456789"
 OTHER_TOKEN: Final = "another-token-of-the-tests-9876"
 BEARER: Final = {"Authorization": f"Bearer {TOKEN}"}
 SECONDS: Final = 60.0  # more than any reply takes on a busy machine
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class HttpServer(WorkerProcess):
