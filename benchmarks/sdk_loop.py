@@ -19,8 +19,8 @@ from pathlib import Path
 
 from benchmarks import models, report
 from hatespeech import paths
-from tests.support.control_plane import ControlPlane
-from tests.support.worker_process import APP, WorkerProcess, clean_environment
+from tests.support.processes.worker import APP, WorkerProcess, clean_environment, wait_until
+from tests.support.stand_ins.runpod.endpoint import RunpodEndpoint
 
 CONCURRENCY = 256
 # A worker that is full looks for jobs again after a second, so that one with fast jobs gets about
@@ -58,30 +58,30 @@ def jobs_per_second(script: str, count: int, concurrency: int) -> float:
     inputs = [
         {"prompt": text} for text in itertools.islice(itertools.cycle(models.sample_texts()), count)
     ]
-    with tempfile.TemporaryDirectory() as name, ControlPlane() as plane:
+    with tempfile.TemporaryDirectory() as name, RunpodEndpoint() as endpoint:
         folder = Path(name)
         environment = {
             **clean_environment(folder, paths.EMBEDDED),
-            **plane.environment(),
+            **endpoint.environment(),
             "MAX_CONCURRENCY": str(concurrency),
             "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
         }
         with WorkerProcess([script], environment, folder) as worker:
-            warm = plane.submit(*inputs[:CONCURRENCY])
-            wait(plane, warm, worker)
+            warm = endpoint.submit(*inputs[:CONCURRENCY])
+            wait(endpoint, warm, worker)
             started = time.perf_counter()
-            job_ids = plane.submit(*inputs)
-            wait(plane, job_ids, worker)
+            job_ids = endpoint.submit(*inputs)
+            wait(endpoint, job_ids, worker)
             seconds = time.perf_counter() - started
-        assert not plane.problems, plane.problems[:3]
-        assert all("error" not in (plane.answer(job_id) or {}) for job_id in job_ids)
+        assert not endpoint.problems, endpoint.problems[:3]
+        assert all("error" not in (endpoint.answer(job_id) or {}) for job_id in job_ids)
     return count / seconds
 
 
-def wait(plane: ControlPlane, job_ids: Sequence[str], worker: WorkerProcess) -> None:
+def wait(endpoint: RunpodEndpoint, job_ids: Sequence[str], worker: WorkerProcess) -> None:
     """Wait until as many jobs are answered."""
-    plane.wait(
-        lambda: all(plane.answer(job_id) is not None for job_id in job_ids),
+    wait_until(
+        lambda: endpoint.all_answered(job_ids),
         f"{len(job_ids)} answers",
         watch=worker.require_running,
     )

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from benchmarks.clients import LoadError, Target
 from hatespeech.labels import LABELS
-from tests.support.http_server import BEARER, SERVER, TOKEN, free_port
-from tests.support.worker_process import clean_environment
+from tests.support.ports import free_port
+from tests.support.processes.server import BEARER, SERVER, TOKEN
+from tests.support.processes.worker import clean_environment
 
 START_SECONDS: Final = 300.0
 STOP_SECONDS: Final = 60.0

@@ -57,7 +57,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.directory) as folder:
         path = Path(folder) / "model_7"
         for command in (
-            ("tests.support.pickled_module", "full", str(path)),
+            ("tests.support.pickles.module", "full", str(path)),
             ("benchmarks.unpickle_memory", "--measure", str(path)),
         ):
             subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=True)

@@ -1,17 +1,18 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, and the kinds of tests that the quick tier leaves out."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.support.worker_process import WorkerProcess, clean_environment
+from tests.support.processes.worker import WorkerProcess, clean_environment
 
 if TYPE_CHECKING:
     from hatespeech.engine.classifier import Classifier
@@ -22,7 +23,43 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # A shell starts its background jobs with SIGINT ignored, and what a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Kinds that a test is of by what its fixtures start; others are marked where they stand.
+KIND_BY_FIXTURE: Final = {"start_worker": "slow", "cluster": "ray", "browser": "browser"}
+KINDS: Final = ("slow", "ray", "browser")
+STARTS: Final = ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.system")
+
 StartWorker = Callable[[Sequence[str], Mapping[str, str]], WorkerProcess]
+
+
+class Quick:
+    """Whether the test that runs is of no kind, and may start no process."""
+
+    now = False
+
+
+def refuse_processes(event: str, _arguments: tuple[object, ...]) -> None:
+    """Raise for a process that a test starts without being marked; an audit hook."""
+    if Quick.now and event in STARTS:
+        raise AssertionError("this test starts a process: mark it slow (pytest.mark.slow)")
+
+
+sys.addaudithook(refuse_processes)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for fixture, kind in KIND_BY_FIXTURE.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(kind)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    Quick.now = not any(item.get_closest_marker(kind) for kind in KINDS)
+    try:
+        return (yield)
+    finally:
+        Quick.now = False
 
 
 @pytest.fixture(scope="session")

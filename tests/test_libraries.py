@@ -10,8 +10,8 @@ import pytest
 
 from hatespeech.libraries import set_library_defaults
 from tests.paths import ROOT
-from tests.support.http_server import free_port
-from tests.support.worker_process import clean_environment
+from tests.support.ports import free_port
+from tests.support.processes.worker import clean_environment
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from hatespeech.serving.http_errors import STATUSES
 from hatespeech.serving.openapi import ManyReply, NotScored, OneReply
 from hatespeech.serving.uploads.text_tables import ADDED
 from tests.paths import ROOT
-from tests.support.snet_daemon import compile_proto
+from tests.support.stand_ins.snet_daemon import compile_proto
 
 # What a kind of field is in service.proto: its type, and whether it is repeated.
 PROTO_KINDS: Final[dict[str, tuple[int, bool]]] = {

@@ -20,8 +20,10 @@ from hatespeech.bulk.engines.base import EngineError, ScoredChunk
 from hatespeech.bulk.engines.local import LocalEngine
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import locked
-from tests.paths import MINI, ROOT
-from tests.support.bulk_runs import SECONDS, environment
+from tests.paths import ROOT
+from tests.support.processes.score import SECONDS, environment
+
+pytestmark = pytest.mark.usefixtures("mini")
 
 BEFORE = "id,text\n1,good morning\n2,you are scum\n"
 CHANGES = {
@@ -32,13 +34,6 @@ CHANGES = {
     "another_header": "id,body\n1,good morning\n2,you are scum\n",
     "gone": None,
 }
-
-
-@pytest.fixture(autouse=True)
-def mini(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("MODEL_DIR", str(MINI))
-    monkeypatch.setenv("DEVICE", "cpu")
-    monkeypatch.chdir(tmp_path)
 
 
 def once_before(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], object]) -> None:

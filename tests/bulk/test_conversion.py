@@ -26,8 +26,10 @@ from hatespeech.bulk import command as score
 from hatespeech.bulk.score_files import SCORES
 from hatespeech.bulk.tables.values import ARROW, EXACT, batch_of, text_of, widened
 from hatespeech.serving.uploads.text_tables import Tsv
-from tests.paths import MINI
-from tests.support.bulk_runs import run_score
+from tests.support.processes.score import run_here as run
+from tests.support.processes.score import run_score
+
+pytestmark = pytest.mark.usefixtures("mini")
 
 SECRET = "nobody-may-read-this"
 FORMATS = ["csv", "tsv", "jsonl", "parquet"]
@@ -38,17 +40,6 @@ STRINGS = [
     ["009", "schön 🎉\u2028", "", "{}"],
     ["010", "", "", "true"],
 ]
-
-
-@pytest.fixture(autouse=True)
-def mini(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name, value in {"MODEL_DIR": str(MINI), "DEVICE": "cpu", "DTYPE": "float32"}.items():
-        monkeypatch.setenv(name, value)
-
-
-def run(source: str, out: str, *more: str) -> None:
-    assert score.main([source, out, "--readers", "0", *more]) == 0
 
 
 def write(name: str, columns: list[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hatespeech.bulk.places import Place, find_inputs
 from hatespeech.bulk.tables.parquet import BATCH_BYTES, ParquetTable
 from tests.paths import ROOT
-from tests.support.bulk_runs import SECONDS, environment
+from tests.support.processes.score import SECONDS, environment
 
 FEW, MANY = 5_000, 100_000
 # Beside an empty text, which costs no time on the device.

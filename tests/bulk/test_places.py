@@ -13,16 +13,10 @@ import pytest
 
 from hatespeech.bulk import command as score
 from hatespeech.bulk.places import Place, find_inputs, shown
-from tests.paths import MINI
+
+pytestmark = pytest.mark.usefixtures("mini")
 
 TEXT = "text\ngood morning\n"
-
-
-@pytest.fixture(autouse=True)
-def mini(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("MODEL_DIR", str(MINI))
-    monkeypatch.setenv("DEVICE", "cpu")
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

@@ -13,19 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from hatespeech.bulk import command as score
-from tests.paths import MINI, ROOT
-from tests.support.bulk_runs import SECONDS, environment
+from tests.paths import ROOT
+from tests.support.processes.score import SECONDS, environment
 
 SECRET = "nobody-may-read-this"
 
 
 @pytest.fixture
-def refuse(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., str]:
+def refuse(mini: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run in a folder, and return the one line of an error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MODEL_DIR", str(MINI))
 
     def run(*arguments: str) -> str:
         assert score.main([*arguments, "--readers", "0"]) == 1

@@ -19,7 +19,7 @@ import pytest
 
 from hatespeech.bulk import command as score
 from tests.paths import MINI, ROOT
-from tests.support.bulk_runs import SECONDS, environment, run_score
+from tests.support.processes.score import SECONDS, environment, run_score
 
 ROWS = 600
 OPTIONS = ("--chunk-rows", "100", "--readers", "1")

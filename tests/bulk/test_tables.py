@@ -17,7 +17,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hatespeech.bulk import command as score
 from hatespeech.bulk.places import Format, Input, Place
 from hatespeech.bulk.plan import Job, make_plan
 from hatespeech.bulk.run import CHUNK_CHARS, chunks_of
@@ -33,20 +32,12 @@ from hatespeech.bulk.tables.lines import (
 )
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
-from tests.paths import MINI
+from tests.support.processes.score import run_here as run
+
+pytestmark = pytest.mark.usefixtures("mini")
 
 TEXTS = ["good morning", "win a free phone now, call 0800", 'a "quoted", long\nline', "schön 🎉"]
 ADDED = [*LABELS, "label", "windows", "error"]
-
-
-@pytest.fixture(autouse=True)
-def mini(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"MODEL_DIR": str(MINI), "DEVICE": "cpu", "DTYPE": "float32"}.items():
-        monkeypatch.setenv(name, value)
-
-
-def run(source: object, out: object, *more: str) -> None:
-    assert score.main([str(source), str(out), "--readers", "0", *more]) == 0
 
 
 def compress(name: str, data: bytes) -> bytes:

@@ -22,14 +22,14 @@ import requests
 
 from tests.conformance.suite import Case, Suite
 from tests.paths import ROOT
-from tests.support.control_plane import ControlPlane
-from tests.support.http_server import BEARER, HttpServer, free_port
-from tests.support.worker_process import (
+from tests.support.processes.server import BEARER, HttpServer
+from tests.support.processes.worker import (
     APP,
     WorkerProcess,
     clean_environment,
     wait_until,
 )
+from tests.support.stand_ins.runpod.endpoint import RunpodEndpoint
 
 SECONDS: Final = 120.0  # more than anything here takes on a busy machine
 JSON: Final = {"Content-Type": "application/json"}
@@ -139,19 +139,19 @@ def translate_local(raw: tuple[int, str, str], case: Case) -> Answer:
 @contextlib.contextmanager
 def sdk_loop(folder: Path, environment: Mapping[str, str]) -> Iterator[Front]:
     """``app.py`` in the SDK's job loop, all cases waiting at once."""
-    with ControlPlane() as plane:
-        settings = {**environment, **plane.environment()}
+    with RunpodEndpoint() as endpoint:
+        settings = {**environment, **endpoint.environment()}
         with WorkerProcess([APP], settings, folder) as worker:
 
             def exchange(cases: Sequence[Case]) -> list[Any]:
-                ids = plane.submit(*(case.input for case in cases))
-                plane.wait(
-                    lambda: all(plane.answer(job_id) is not None for job_id in ids),
+                ids = endpoint.submit(*(case.input for case in cases))
+                wait_until(
+                    lambda: endpoint.all_answered(ids),
                     f"answers to {len(ids)} jobs",
                     watch=worker.require_running,
                 )
-                assert plane.problems == []
-                return [plane.answer(job_id) for job_id in ids]
+                assert endpoint.problems == []
+                return [endpoint.answer(job_id) for job_id in ids]
 
             yield Front("sdk_loop", exchange, translate_queue, in_turn=False)
 
@@ -227,23 +227,6 @@ def post_json(url: str, body: Any, token: Mapping[str, str] | None = None) -> re
 
 
 # app.py --rp_serve_api
-
-
-@contextlib.contextmanager
-def serve_api(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
-    """Start the SDK's development server around the worker; yield its URL."""
-    port = free_port()
-    command = [APP, "--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port)]
-    url = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        with contextlib.suppress(requests.ConnectionError):
-            return requests.get(f"{url}/openapi.json", timeout=SECONDS).status_code == 200
-        return False
-
-    with WorkerProcess(command, environment, folder) as worker:
-        wait_until(answers, "the development server", watch=worker.require_running)
-        yield url
 
 
 def serve_api_front(url: str) -> Front:

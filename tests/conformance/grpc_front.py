@@ -14,8 +14,8 @@ from google.protobuf.message import Message
 
 from tests.conformance.fronts import SECONDS, Answer, Front, read_job
 from tests.conformance.suite import LABELS, Case
-from tests.support.snet_client import write_config
-from tests.support.snet_daemon import PROTO, SnetDaemon, compile_proto, new_message
+from tests.support.stand_ins.snet_client import write_config
+from tests.support.stand_ins.snet_daemon import PROTO, SnetDaemon, compile_proto, new_message
 
 
 @contextlib.contextmanager

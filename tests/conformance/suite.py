@@ -145,3 +145,12 @@ def shown(value: Any) -> str:
     """Return a value as a failure shows it."""
     text = ascii(value)
     return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"
+
+
+def report(found: Mapping[str, list[str]]) -> str:
+    """Return a line for each case that failed, and what may help."""
+    lines = [f"  {name}: {'; '.join(faults)}" for name, faults in found.items() if faults]
+    if not lines:
+        return ""
+    hint = f"(if the change is meant: {RECORD})"
+    return "\n".join([f"{len(lines)} of {len(found)} cases fail {hint}:", *lines])

@@ -17,7 +17,7 @@ from hatespeech.bulk import places as files
 from hatespeech.bulk.command import parse
 from hatespeech.serving.uploads.text_tables import MAX_RECORD_CHARS
 from tests.paths import ROOT
-from tests.support.bulk_runs import SECONDS, environment
+from tests.support.processes.score import SECONDS, environment
 
 DOC = (ROOT / "docs" / "bulk.md").read_text(encoding="utf-8")
 

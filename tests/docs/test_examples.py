@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,36 +22,39 @@ from hatespeech.settings import EngineSettings
 from hatespeech.worker.handler import JobHandler
 from tests.paths import ROOT
 from tests.support.checkpoints import SENTENCES, THRESHOLDS
-from tests.support.runpod_cloud import RunpodCloud
-from tests.support.snet_client import write_config
-from tests.support.snet_daemon import SnetDaemon
-from tests.support.worker_process import clean_environment, wait_until
+from tests.support.ports import free_port, listens
+from tests.support.processes.worker import clean_environment, wait_until
+from tests.support.stand_ins.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
+from tests.support.stand_ins.runpod.jobs import Fault
+from tests.support.stand_ins.snet_client import write_config
+from tests.support.stand_ins.snet_daemon import SnetDaemon
 
-KEY: Final = "rpa_TESTKEY0123456789"
 GUIDE: Final = (ROOT / "docs" / "singularitynet.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def endpoint(small_classifier: Classifier) -> Iterator[RunpodCloud]:
+def endpoint(small_classifier: Classifier) -> Iterator[RunpodEndpoint]:
     scorer = Scorer(small_classifier, EngineSettings(max_texts_per_request=8))
     handler = JobHandler(scorer)
-    with RunpodCloud(handler, KEY) as cloud:
+    with RunpodEndpoint(handler) as cloud:
         yield cloud
     scorer.close()
 
 
 @pytest.fixture
-def cloud(endpoint: RunpodCloud) -> Iterator[RunpodCloud]:
+def cloud(endpoint: RunpodEndpoint) -> Iterator[RunpodEndpoint]:
     """The emulation, in its normal mode again after each test."""
     yield endpoint
-    endpoint.workers, endpoint.answer = True, None
+    endpoint.forget()
 
 
 @pytest.fixture(scope="module")
-def daemon(endpoint: RunpodCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SnetDaemon]:
+def daemon(
+    endpoint: RunpodEndpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[SnetDaemon]:
     config = write_config(
         tmp_path_factory.mktemp("daemon"),
-        *("--endpoint-id", endpoint.endpoint_id, "--wait-seconds", "1"),
+        *("--endpoint-id", ENDPOINT_ID, "--wait-seconds", "1"),
         RUNPOD_API_KEY=KEY,
         RUNPOD_ENDPOINT_BASE_URL=endpoint.base_url,
     )
@@ -78,11 +79,11 @@ def snet(daemon: SnetDaemon, home: Path, *arguments: str) -> subprocess.Complete
     return run("snet_client.py", "--endpoint", daemon.address, *arguments, home=home)
 
 
-def runpod(cloud: RunpodCloud, home: Path, *arguments: str, key: str = KEY) -> Any:
+def runpod(cloud: RunpodEndpoint, home: Path, *arguments: str, key: str = KEY) -> Any:
     return run(
         "runpod_client.py",
         *arguments,
-        *("--endpoint-id", cloud.endpoint_id),
+        *("--endpoint-id", ENDPOINT_ID),
         home=home,
         RUNPOD_API_KEY=key,
         RUNPOD_ENDPOINT_BASE_URL=cloud.base_url,
@@ -149,12 +150,12 @@ def test_snet_client_explains(daemon: SnetDaemon, tmp_path: Path) -> None:
 
 
 def test_snet_client_says_why_on_one_line(
-    cloud: RunpodCloud, daemon: SnetDaemon, tmp_path: Path
+    cloud: RunpodEndpoint, daemon: SnetDaemon, tmp_path: Path
 ) -> None:
     failed = snet(daemon, tmp_path, "")
     cloud.workers = False
     queued = snet(daemon, tmp_path, "good morning")
-    cloud.answer = (401, "")
+    cloud.always["runsync"] = Fault(401)
     refused = snet(daemon, tmp_path, "good morning")
     for ran, reason in (
         (failed, "error: FAILED: validation: prompt: must not be empty (job sync-"),
@@ -167,7 +168,7 @@ def test_snet_client_says_why_on_one_line(
 
 
 def test_runpod_client_waits_for_one_call(
-    cloud: RunpodCloud, tmp_path: Path, small_classifier: Classifier
+    cloud: RunpodEndpoint, tmp_path: Path, small_classifier: Classifier
 ) -> None:
     cloud.requests.clear()
     ran = runpod(cloud, tmp_path, "sync", "good morning", "", "صباح الخير")
@@ -179,20 +180,20 @@ def test_runpod_client_waits_for_one_call(
     assert shown == pytest.approx(list(getattr(score, "scores", [])), abs=1e-4)
     assert "[validation: prompts[1]: must not be empty]" in empty
     assert last.endswith("صباح الخير")
-    assert cloud.requests == [("POST", f"/v2/{cloud.endpoint_id}/runsync?wait=300000")]
+    assert cloud.requests == [("POST", f"/v2/{ENDPOINT_ID}/runsync?wait=300000")]
 
 
-def test_runpod_client_submits_and_asks(cloud: RunpodCloud, tmp_path: Path) -> None:
+def test_runpod_client_submits_and_asks(cloud: RunpodEndpoint, tmp_path: Path) -> None:
     cloud.requests.clear()
     ran = runpod(cloud, tmp_path, "async", "good morning")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines()[1].endswith("good morning")
     submit, *asked = cloud.requests
-    assert submit == ("POST", f"/v2/{cloud.endpoint_id}/run")
+    assert submit == ("POST", f"/v2/{ENDPOINT_ID}/run")
     assert {(method, path.split("/")[3]) for method, path in asked} == {("GET", "status")}
 
 
-def test_runpod_client_splits_a_file_into_jobs(cloud: RunpodCloud, tmp_path: Path) -> None:
+def test_runpod_client_splits_a_file_into_jobs(cloud: RunpodEndpoint, tmp_path: Path) -> None:
     texts = [f"tweet number {n} 🚀" for n in range(7)]
     (tmp_path / "tweets.txt").write_text("\n\n".join(texts), encoding="utf-8")
     cloud.requests.clear()
@@ -203,7 +204,7 @@ def test_runpod_client_splits_a_file_into_jobs(cloud: RunpodCloud, tmp_path: Pat
     assert ran.stderr.splitlines()[-1] == "job 3 of 3: 7 texts scored"
 
 
-def test_runpod_client_says_why_on_one_line(cloud: RunpodCloud, tmp_path: Path) -> None:
+def test_runpod_client_says_why_on_one_line(cloud: RunpodEndpoint, tmp_path: Path) -> None:
     too_many = runpod(cloud, tmp_path, "async", *["a"] * 9)
     cloud.workers = False
     late = runpod(cloud, tmp_path, "async", "good morning", "--wait", "1")
@@ -211,7 +212,7 @@ def test_runpod_client_says_why_on_one_line(cloud: RunpodCloud, tmp_path: Path) 
     keyless = runpod(cloud, tmp_path, "sync", "a", key="")
     for ran, reason in (
         (too_many, "error: FAILED: too_large: prompts: holds 9 texts"),
-        (late, "error: IN_QUEUE: no result in time, job job-"),
+        (late, "error: IN_QUEUE: no result in time, job "),
         (refused, "error: 401"),
         (keyless, "error: RUNPOD_API_KEY is not set"),
     ):
@@ -261,24 +262,12 @@ def masked(text: str) -> str:
     return re.sub(r"\d\.\d{4}|model \S+|in \d+ ms", "N", text)
 
 
-def free_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
-
-
-def listens(port: str) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port)), 5):
-        return True
-    return False
-
-
 def test_transcript_of_the_guide_is_what_its_commands_print(
     tmp_path: Path, small_checkpoint: Path
 ) -> None:
     for name in ("app.py", "hatespeech", "scripts", "examples", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
-    ports = {"8000": free_port(), "8088": free_port()}
+    ports = {name: str(free_port()) for name in ("8000", "8088")}
     python = Path(sys.executable).parent
     environment = clean_environment(tmp_path, small_checkpoint)
     environment["PATH"] = f"{python}{os.pathsep}{environment['PATH']}"
@@ -301,7 +290,7 @@ def test_transcript_of_the_guide_is_what_its_commands_print(
                     )
                 background.append(process)
                 port = ports["8000" if "app.py" in command else "8088"]
-                wait_until(functools.partial(listens, port), command, seconds=90)
+                wait_until(functools.partial(listens, int(port)), command, seconds=90)
             else:
                 ran = subprocess.run(
                     ["bash", "-c", command],

@@ -17,18 +17,17 @@ from hatespeech.engine.scorer import Scorer
 from hatespeech.settings import EngineSettings
 from hatespeech.worker.handler import JobHandler
 from tests.paths import ROOT
-from tests.support.runpod_cloud import RunpodCloud
+from tests.support.stand_ins.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
 
 DOC = (ROOT / "docs/runpod.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"<!-- run -->\n```(\w+)\n(.*?)```", DOC, re.DOTALL))
-KEY = "key-of-the-test"
 
 
 @pytest.fixture(scope="module")
-def cloud(small_classifier: Classifier) -> Iterator[RunpodCloud]:
+def cloud(small_classifier: Classifier) -> Iterator[RunpodEndpoint]:
     scorer = Scorer(small_classifier, EngineSettings())
     handler = JobHandler(scorer)
-    with RunpodCloud(handler, KEY) as running:
+    with RunpodEndpoint(handler) as running:
         yield running
     scorer.close()
 
@@ -44,11 +43,11 @@ def command(language: str, folder: Path) -> list[str]:
 
 
 def run_example(
-    language: str, cloud: RunpodCloud, folder: Path, key: str = KEY
+    language: str, cloud: RunpodEndpoint, folder: Path, key: str = KEY
 ) -> subprocess.CompletedProcess[str]:
     environment = {
         "PATH": os.environ["PATH"],
-        "ENDPOINT": f"{cloud.base_url}/{cloud.endpoint_id}",
+        "ENDPOINT": f"{cloud.base_url}/{ENDPOINT_ID}",
         "RUNPOD_API_KEY": key,
     }
     return subprocess.run(
@@ -74,7 +73,7 @@ def test_every_language_has_an_example() -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_example_gets_its_scores(language: str, cloud: RunpodCloud, tmp_path: Path) -> None:
+def test_example_gets_its_scores(language: str, cloud: RunpodEndpoint, tmp_path: Path) -> None:
     run = run_example(language, cloud, tmp_path)
     assert (run.returncode, run.stderr) == (0, "")
     assert "good morning" in run.stdout
@@ -82,14 +81,16 @@ def test_example_gets_its_scores(language: str, cloud: RunpodCloud, tmp_path: Pa
 
 
 def test_python_example_shows_the_error_of_a_text_beside_the_others(
-    cloud: RunpodCloud, tmp_path: Path
+    cloud: RunpodEndpoint, tmp_path: Path
 ) -> None:
     lines = run_example("python", cloud, tmp_path).stdout.splitlines()
     assert len(lines) == 3
     assert lines[1] == "validation: prompts[1]: must not be empty | "
 
 
-def test_javascript_example_asks_until_the_job_is_done(cloud: RunpodCloud, tmp_path: Path) -> None:
+def test_javascript_example_asks_until_the_job_is_done(
+    cloud: RunpodEndpoint, tmp_path: Path
+) -> None:
     if NODE is None:
         pytest.skip("no node here")
     cloud.delay_seconds = 0.7
@@ -103,7 +104,9 @@ def test_javascript_example_asks_until_the_job_is_done(cloud: RunpodCloud, tmp_p
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_example_fails_with_a_wrong_key(language: str, cloud: RunpodCloud, tmp_path: Path) -> None:
+def test_example_fails_with_a_wrong_key(
+    language: str, cloud: RunpodEndpoint, tmp_path: Path
+) -> None:
     run = run_example(language, cloud, tmp_path, key="wrong")
     assert run.returncode != 0
     assert "401" in run.stderr

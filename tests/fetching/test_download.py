@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +20,7 @@ from hatespeech.labels import LABELS
 from hatespeech.model import checkpoint as checkpoints
 from hatespeech.settings import EngineSettings
 from tests.paths import DATA, ROOT
-from tests.support.download_runs import (
+from tests.support.processes.download import (
     CONTENT,
     PICKLE,
     SHA256,
@@ -32,24 +31,12 @@ from tests.support.download_runs import (
     is_one_line,
     snapshot,
     start,
-    train_small_tokenizer,
 )
-from tests.support.file_server import Answer, FileServer
+from tests.support.stand_ins.file_server import Answer, FileServer
 
 CUT = 300_000
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_secretsecretsecret"
-
-
-@pytest.fixture
-def server() -> Iterator[FileServer]:
-    with FileServer() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_small_tokenizer(tmp_path_factory.mktemp("tokenizer") / "small-bpe")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import struct
 import subprocess
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ from hatespeech.fetching import command as download
 from hatespeech.fetching import options
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
-from tests.support.download_runs import (
+from tests.support.processes.download import (
     CONTENT,
     PICKLE,
     SHA256,
@@ -36,23 +36,11 @@ from tests.support.download_runs import (
     is_one_line,
     last_line,
     start,
-    train_small_tokenizer,
 )
-from tests.support.file_server import Answer, FileServer
 from tests.support.small_tokenizer import train_tokenizer
+from tests.support.stand_ins.file_server import Answer, FileServer
 
 CUT = 300_000
-
-
-@pytest.fixture
-def server() -> Iterator[FileServer]:
-    with FileServer() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_small_tokenizer(tmp_path_factory.mktemp("tokenizer") / "small-bpe")
 
 
 @pytest.fixture(scope="module")

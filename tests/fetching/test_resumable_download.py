@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import socket
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,8 @@ import pytest
 
 from hatespeech.fetching import FetchError, http
 from hatespeech.fetching.http import Download, download
-from tests.support.file_server import Answer, FileServer
+from tests.support.ports import free_port
+from tests.support.stand_ins.file_server import Answer, FileServer
 
 SIZE = 400_000
 CUT = 150_000
@@ -21,12 +20,6 @@ FILE = random.Random(1).randbytes(SIZE)
 # Another file: of the same size, and the same at the byte where a broken download goes on.
 OTHER = random.Random(2).randbytes(CUT - 1) + FILE[CUT - 1 :][:1] + random.Random(3).randbytes(SIZE)
 OTHER = OTHER[:SIZE]
-
-
-@pytest.fixture
-def server() -> Iterator[FileServer]:
-    with FileServer() as running:
-        yield running
 
 
 @dataclass
@@ -274,13 +267,6 @@ def test_room_is_asked_for_what_is_still_to_come(server: FileServer, fetch: Fetc
     assert fetch.needed == [(SIZE, SIZE), (SIZE - CUT, SIZE)]
 
 
-def closed_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
-
-
 @pytest.mark.parametrize(
     "answer",
     [
@@ -294,7 +280,7 @@ def closed_port() -> int:
 def test_no_message_shows_credentials_or_the_query_string(
     server: FileServer, fetch: Fetch, answer: Answer | None
 ) -> None:
-    address = server.address if answer else f"127.0.0.1:{closed_port()}"
+    address = server.address if answer else f"127.0.0.1:{free_port()}"
     if answer:
         server.serve("/f", FILE, answer)
     with pytest.raises(FetchError) as caught:

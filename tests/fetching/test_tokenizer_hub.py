@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from tokenizers import Tokenizer
 
 from hatespeech.fetching import FetchError
 from hatespeech.fetching.tokenizer import build_tokenizer, fetch_tokenizer
-from tests.support.file_server import Answer, FileServer
 from tests.support.small_tokenizer import train_tokenizer
+from tests.support.stand_ins.file_server import Answer, FileServer
 
 REPOSITORY = "vinai/tiny"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -58,13 +57,12 @@ def move_hub(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with FileServer() as server:
-        found = Hub(server, tmp_path / "files")
-        move_hub(monkeypatch, f"http://{server.address}")
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setattr("time.sleep", found.waits.append)
-        yield found
+def hub(server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    found = Hub(server, tmp_path / "files")
+    move_hub(monkeypatch, f"http://{server.address}")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr("time.sleep", found.waits.append)
+    return found
 
 
 def test_only_the_older_files_are_fetched_where_there_is_no_tokenizer_json(

@@ -29,7 +29,7 @@ from packaging.utils import canonicalize_name
 
 from hatespeech.serving.settings import ServerSettings
 from tests.paths import ROOT
-from tests.support.image_layers import LEFT_OUT, is_pickle
+from tests.support.image.layers import LEFT_OUT, is_pickle
 from tests.support.imports import transitive_imports
 
 DOCKER = ROOT / "docker"

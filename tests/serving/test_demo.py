@@ -15,12 +15,12 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_play
 
 from hatespeech.labels import LABELS
 from tests.paths import MINI
-from tests.support.http_server import (
+from tests.support.ports import free_port
+from tests.support.processes.server import (
     FAULTY_SERVER,
     SECONDS,
     TOKEN,
     HttpServer,
-    free_port,
     http_server,
 )
 

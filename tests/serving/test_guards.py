@@ -17,18 +17,18 @@ import requests
 from hatespeech.serving.settings import ServerSettings
 from tests.paths import ROOT
 from tests.support.bad_inputs import MARKER
-from tests.support.http_server import (
+from tests.support.ports import free_port
+from tests.support.processes.server import (
     BEARER,
     FAULTY_SERVER,
     OTHER_TOKEN,
     SERVER,
     TOKEN,
     HttpServer,
-    free_port,
     http_server,
     together,
 )
-from tests.support.worker_process import clean_environment, wait_until
+from tests.support.processes.worker import clean_environment, wait_until
 
 MAX_BODY: Final = 100_000
 MAX_FILE: Final = 300_000

@@ -14,8 +14,8 @@ import pytest
 from hatespeech.labels import LABELS
 from hatespeech.serving.settings import HTTP_SETTINGS, ServerSettings
 from tests.paths import ROOT
-from tests.support.http_server import TOKEN, HttpServer, http_server
-from tests.support.worker_process import clean_environment
+from tests.support.processes.server import TOKEN, HttpServer, http_server
+from tests.support.processes.worker import clean_environment
 
 PAGES = ("http.md", "nevermined.md", "../README.md")
 # These start the server; here it runs already, on a port of its own.

@@ -21,7 +21,7 @@ from hatespeech.labels import LABELS
 from hatespeech.serving.openapi import VISIBLE
 from tests.support.bad_inputs import BAD_INPUTS, BAD_ITEMS
 from tests.support.checkpoints import SENTENCES, THRESHOLDS
-from tests.support.http_server import (
+from tests.support.processes.server import (
     BEARER,
     SECONDS,
     TOKEN,
@@ -29,7 +29,7 @@ from tests.support.http_server import (
     http_server,
     together,
 )
-from tests.support.worker_process import clean_environment
+from tests.support.processes.worker import clean_environment
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def before_call(context, case, kwargs):
         case.headers["Idempotency-Key"] = f"{key}-{next(counter)}"
 """
 # 413 is not among what schemathesis takes for a refusal by default. What a file's bytes mean, and
-# that its part must have a name, no schema can say: tests/test_server_files.py does.
+# that its part must have a name, no schema can say: tests/serving/uploads/test_score_file.py does.
 SCHEMATHESIS_CONFIG: Final = """
 [checks]
 negative_data_rejection.expected-statuses = [401, 404, 405, 413, 415, 422, 429]

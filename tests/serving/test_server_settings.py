@@ -13,8 +13,9 @@ import pytest
 import requests
 
 from tests.support.bad_inputs import MARKER
-from tests.support.http_server import BEARER, SERVER, TOKEN, HttpServer, free_port, http_server
-from tests.support.worker_process import wait_until
+from tests.support.ports import free_port
+from tests.support.processes.server import BEARER, SERVER, TOKEN, HttpServer, http_server
+from tests.support.processes.worker import wait_until
 
 
 @pytest.fixture(scope="module")

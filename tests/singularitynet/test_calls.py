@@ -7,10 +7,8 @@ by ``scripts/daemon-config``.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -28,15 +26,15 @@ from hatespeech.engine.scorer import Scorer
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
 from hatespeech.worker.handler import JobHandler
-from tests.conftest import StartWorker
-from tests.paths import DATA, ROOT
-from tests.support.runpod_cloud import RunpodCloud
-from tests.support.snet_client import generate_client, write_config
-from tests.support.snet_daemon import PROTO, SnetDaemon
-from tests.support.worker_process import APP, wait_until
+from tests.paths import DATA
+from tests.support.processes.development_api import development_api
+from tests.support.processes.server import TOKEN, http_server
+from tests.support.processes.worker import clean_environment
+from tests.support.stand_ins.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
+from tests.support.stand_ins.runpod.jobs import Fault
+from tests.support.stand_ins.snet_client import generate_client, write_config
+from tests.support.stand_ins.snet_daemon import PROTO, SnetDaemon
 
-TOKEN: Final = "a token of more than thirty-two characters".replace(" ", "-")
-KEY: Final = "rpa_TESTKEY0123456789"
 ORIGINAL: Final = DATA / "original_service.proto"
 TEXTS: Final = (
     "good morning",
@@ -78,64 +76,42 @@ def services(messages: Any) -> Any:
     return importlib.import_module("service_pb2_grpc")
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
-def start(start_worker: StartWorker, port: int, page: str, *command: str, **env: str) -> str:
-    """Start a server and wait until it answers; return its URL."""
-    worker = start_worker(command, env)
-    url = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        with contextlib.suppress(OSError), urllib.request.urlopen(url + page, timeout=5):
-            return True
-        return False
-
-    wait_until(answers, command[0], seconds=120, watch=worker.require_running)
-    return url
+@pytest.fixture(scope="module")
+def dev_server(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("api")
+    with development_api(folder, clean_environment(folder, small_checkpoint)) as api:
+        yield api.url
 
 
 @pytest.fixture(scope="module")
-def dev_server(start_worker: StartWorker) -> str:
-    port = free_port()
-    api = ("--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port))
-    return start(start_worker, port, "/docs", APP, *api)
+def http_url(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with http_server(tmp_path_factory.mktemp("http"), small_checkpoint) as server:
+        yield server.ready().url
 
 
 @pytest.fixture(scope="module")
-def http_server(start_worker: StartWorker) -> str:
-    port = free_port()
-    listen = {"HOST": "127.0.0.1", "PORT": str(port), "BEARER_TOKEN": TOKEN}
-    return start(start_worker, port, "/health", str(ROOT / "server.py"), **listen)
-
-
-@pytest.fixture(scope="module")
-def endpoint(small_classifier: Classifier) -> Iterator[RunpodCloud]:
+def endpoint(small_classifier: Classifier) -> Iterator[RunpodEndpoint]:
     scorer = Scorer(small_classifier, EngineSettings())
     handler = JobHandler(scorer)
-    with RunpodCloud(handler, KEY) as cloud:
+    with RunpodEndpoint(handler) as cloud:
         yield cloud
     scorer.close()
 
 
 @pytest.fixture
-def cloud(endpoint: RunpodCloud) -> Iterator[RunpodCloud]:
+def cloud(endpoint: RunpodEndpoint) -> Iterator[RunpodEndpoint]:
     """The emulation, in its normal mode again after each test."""
     yield endpoint
-    endpoint.workers, endpoint.delay_seconds, endpoint.answer = True, 0.0, None
+    endpoint.forget()
 
 
 @pytest.fixture(scope="module")
 def runpod_daemon(
-    endpoint: RunpodCloud, tmp_path_factory: pytest.TempPathFactory
+    endpoint: RunpodEndpoint, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SnetDaemon]:
     config = write_config(
         tmp_path_factory.mktemp("runpod"),
-        *("--endpoint-id", endpoint.endpoint_id, "--wait-seconds", "60"),
+        *("--endpoint-id", ENDPOINT_ID, "--wait-seconds", "60"),
         RUNPOD_API_KEY=KEY,
         RUNPOD_ENDPOINT_BASE_URL=endpoint.base_url,
     )
@@ -151,11 +127,9 @@ def own_daemon(dev_server: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture(scope="module")
-def server_daemon(
-    http_server: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[SnetDaemon]:
+def server_daemon(http_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SnetDaemon]:
     folder = tmp_path_factory.mktemp("server")
-    config = write_config(folder, "--self-hosted", http_server, BEARER_TOKEN=TOKEN)
+    config = write_config(folder, "--self-hosted", http_url, BEARER_TOKEN=TOKEN)
     with SnetDaemon(config) as daemon:
         yield daemon
 
@@ -288,11 +262,11 @@ def test_message_without_input_is_an_error_of_the_call(call: Client, messages: A
 
 
 def test_job_still_waiting_for_a_worker_is_told_from_zeros(
-    cloud: RunpodCloud, messages: Any, services: Any, tmp_path: Path
+    cloud: RunpodEndpoint, messages: Any, services: Any, tmp_path: Path
 ) -> None:
     config = write_config(
         tmp_path,
-        *("--endpoint-id", cloud.endpoint_id, "--wait-seconds", "1"),
+        *("--endpoint-id", ENDPOINT_ID, "--wait-seconds", "1"),
         RUNPOD_API_KEY=KEY,
         RUNPOD_ENDPOINT_BASE_URL=cloud.base_url,
     )
@@ -314,9 +288,9 @@ def test_job_still_waiting_for_a_worker_is_told_from_zeros(
     ("status", "body"), [(401, ""), (429, '{"error": "slow down"}'), (500, "oops")]
 )
 def test_refusal_by_the_platform_is_unavailable_with_its_words(
-    cloud: RunpodCloud, call_runpod: Client, status: int, body: str
+    cloud: RunpodEndpoint, call_runpod: Client, status: int, body: str
 ) -> None:
-    cloud.answer = (status, body)
+    cloud.always["runsync"] = Fault(status, body)
     with pytest.raises(grpc.RpcError) as caught:
         call_runpod(prompt="good morning")
     error = caught.value
@@ -326,11 +300,11 @@ def test_refusal_by_the_platform_is_unavailable_with_its_words(
 
 
 def test_wrong_key_is_unavailable(
-    cloud: RunpodCloud, messages: Any, services: Any, tmp_path: Path
+    cloud: RunpodEndpoint, messages: Any, services: Any, tmp_path: Path
 ) -> None:
     config = write_config(
         tmp_path,
-        *("--endpoint-id", cloud.endpoint_id),
+        *("--endpoint-id", ENDPOINT_ID),
         RUNPOD_API_KEY="wrong",
         RUNPOD_ENDPOINT_BASE_URL=cloud.base_url,
     )
@@ -341,9 +315,9 @@ def test_wrong_key_is_unavailable(
 
 
 def test_heartbeat_of_our_service_is_what_the_daemon_wants(
-    http_server: str, messages: Any, services: Any, tmp_path: Path
+    http_url: str, messages: Any, services: Any, tmp_path: Path
 ) -> None:
-    config = write_config(tmp_path, "--self-hosted", http_server, BEARER_TOKEN="wrong")
+    config = write_config(tmp_path, "--self-hosted", http_url, BEARER_TOKEN="wrong")
     with urllib.request.urlopen(json.loads(config.read_text())["heartbeat_endpoint"]) as response:
         assert response.status == 200  # without a header
         assert response.read()
@@ -351,15 +325,15 @@ def test_heartbeat_of_our_service_is_what_the_daemon_wants(
         Client(daemon, messages, services)(prompt="good morning")
 
 
-def test_slow_worker_is_waited_for(cloud: RunpodCloud, call_runpod: Client) -> None:
+def test_slow_worker_is_waited_for(cloud: RunpodEndpoint, call_runpod: Client) -> None:
     cloud.delay_seconds = 1.5
     assert call_runpod(prompt="good morning").status == "COMPLETED"
 
 
 def test_error_of_another_type_than_string_never_reads_as_zeros(
-    cloud: RunpodCloud, call_runpod: Client
+    cloud: RunpodEndpoint, call_runpod: Client
 ) -> None:
-    cloud.answer = (200, '{"status": "FAILED", "error": {"code": 1}}')
+    cloud.always["runsync"] = Fault(200, '{"status": "FAILED", "error": {"code": 1}}')
     with pytest.raises(grpc.RpcError, match="jsonToProto"):
         call_runpod(prompt="good morning")
 
@@ -408,11 +382,11 @@ def test_client_of_the_original_proto_keeps_working(
 
 
 def test_client_of_the_original_proto_can_tell_a_queued_job(
-    cloud: RunpodCloud, tmp_path: Path
+    cloud: RunpodEndpoint, tmp_path: Path
 ) -> None:
     config = write_config(
         tmp_path,
-        *("--endpoint-id", cloud.endpoint_id, "--wait-seconds", "1"),
+        *("--endpoint-id", ENDPOINT_ID, "--wait-seconds", "1"),
         RUNPOD_API_KEY=KEY,
         RUNPOD_ENDPOINT_BASE_URL=cloud.base_url,
     )
@@ -421,43 +395,3 @@ def test_client_of_the_original_proto_can_tell_a_queued_job(
         assert original_sees(daemon, tmp_path, "good morning") == [
             ["IN_QUEUE", False, [0, 0, 0, 0, ""]]
         ]
-
-
-def test_emulation_cancels_and_counts(cloud: RunpodCloud) -> None:
-    def ask(method: str, path: str, body: bytes | None = None, key: str = KEY) -> Any:
-        url = f"{cloud.base_url}/{cloud.endpoint_id}/{path}"
-        headers = {"Authorization": f"Bearer {key}"}
-        request = urllib.request.Request(url, body, headers, method=method)
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return json.load(response)
-
-    before = ask("GET", "health")["jobs"]
-    cloud.delay_seconds = 60
-    job = ask("POST", "run", b'{"input": {"prompt": "a"}}')
-    assert job["status"] == "IN_QUEUE"
-    assert ask("GET", "health")["jobs"]["inProgress"] == before["inProgress"] + 1
-    assert ask("POST", f"cancel/{job['id']}") == {"id": job["id"], "status": "CANCELLED"}
-    assert ask("GET", f"status/{job['id']}")["status"] == "CANCELLED"
-    for status, arguments in ((401, ("GET", "health", None, "no")), (404, ("GET", "status/no"))):
-        with pytest.raises(OSError, match=str(status)):
-            ask(*arguments)
-    for body in (b"{}", b"no JSON"):
-        with pytest.raises(OSError, match="400"):
-            ask("POST", "runsync", body)
-
-
-def test_emulation_fails_a_job_as_the_platform_does() -> None:
-    async def broken(job: Any) -> dict[str, Any]:
-        return {"error": "unhealthy: gone", "refresh_worker": True, "rest": 1}
-
-    with RunpodCloud(broken, KEY) as cloud:
-        request = urllib.request.Request(
-            f"{cloud.base_url}/{cloud.endpoint_id}/runsync",
-            b'{"input": {}}',
-            {"Authorization": f"Bearer {KEY}"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as response:
-            reply = json.load(response)
-    assert (reply["status"], reply["error"], reply["output"]) == (
-        *("FAILED", "unhealthy: gone", {"rest": 1}),
-    )

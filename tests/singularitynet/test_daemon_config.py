@@ -21,7 +21,7 @@ from unittest import mock
 import pytest
 
 from tests.paths import ROOT
-from tests.support.snet_daemon import DaemonConfig
+from tests.support.stand_ins.snet_daemon import DaemonConfig
 
 SCRIPT: Final = ROOT / "scripts" / "daemon-config"
 TEMPLATE: Final = ROOT / "daemon_config.json"

@@ -15,7 +15,7 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from tests.support.snet_daemon import (
+from tests.support.stand_ins.snet_daemon import (
     DaemonConfig,
     DaemonConfigError,
     SnetDaemon,

@@ -22,7 +22,7 @@ from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
 from hatespeech.worker.handler import JobHandler
 from tests.paths import DATA, ROOT
-from tests.support.snet_daemon import compile_proto, new_message
+from tests.support.stand_ins.snet_daemon import compile_proto, new_message
 
 PROTO: Final = ROOT / "service.proto"
 ORIGINAL: Final = DATA / "original_service.proto"

@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,34 +33,16 @@ from hatespeech.training.session import package_folder
 from hatespeech.training.stages import Classification
 from tests.paths import EMBEDDED, SAMPLE
 from tests.support.checkpoints import train_tokenizer
-from tests.training.test_train import sentence, write_tsv
+from tests.support.corpora import sentence, write_splits
 
 MINI_FOLDER = EMBEDDED
 LAYERS = 3
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums in one order, so that two runs can be compared bit by bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("data")
-    arguments = []
-    for seed, (split, rows) in enumerate([("train", 320), ("dev", 80), ("test", 80)]):
-        path = write_tsv(folder / f"{split}.tsv", rows, seed)
-        arguments += [f"--{split}", str(path)]
-    return arguments
-
-
-@pytest.fixture(scope="module")
-def corpus(data: list[str]) -> Corpus:
-    return read_corpus(Path(data[1]))
+    rows = {"train": 320, "dev": 80, "test": 80}
+    return write_splits(tmp_path_factory.mktemp("data"), rows)
 
 
 @pytest.fixture(scope="module")

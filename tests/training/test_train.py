@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,28 +41,8 @@ from hatespeech.training.sequences import (
 from hatespeech.training.stages import Classification, Pretraining, class_weights
 from hatespeech.training.vocabulary import train_tokenizer
 from tests.paths import ROOT
+from tests.support.corpora import TOPICS, sentence, write_splits
 
-# Stand-ins for what each label's texts talk about.
-TOPICS = {
-    "hate": ["granite", "basalt"],
-    "abusing": ["walnut", "almond"],
-    "neutral": ["river", "brook"],
-    "spam": ["velvet", "cotton"],
-}
-FILLER = [
-    "the",
-    "a",
-    "one",
-    "small",
-    "large",
-    "old",
-    "new",
-    "near",
-    "far",
-    "very",
-    "quite",
-    "looks",
-]
 SIZES = [
     "--encoder",
     "scratch",
@@ -79,38 +58,10 @@ SIZES = [
 SCHEDULE = ["--epochs", "6", "--patience", "6", "--pretrain-epochs", "1", "--learning-rate", "2e-3"]
 
 
-def sentence(label: str, rng: random.Random) -> str:
-    words = rng.choices(FILLER, k=rng.randint(2, 8))
-    words += rng.choices(TOPICS[label], k=3)
-    rng.shuffle(words)
-    return " ".join(words)
-
-
-def write_tsv(path: Path, rows: int, seed: int) -> Path:
-    rng = random.Random(seed)
-    labels = [LABELS[i % len(LABELS)] for i in range(rows)]
-    lines = [f"{label}\t{sentence(label, rng)}\t{rng.choice('xy')}-forum" for label in labels]
-    path.write_text("\n".join(["label\ttext\tsource", *lines]) + "\n", encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums in one order, so that two runs can be compared bit by bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("data")
-    arguments = []
-    for seed, (split, rows) in enumerate([("train", 480), ("dev", 80), ("test", 90)]):
-        path = write_tsv(folder / f"{split}.tsv", rows, seed)
-        arguments += [f"--{split}", str(path)]
-    return arguments
+    rows = {"train": 480, "dev": 80, "test": 90}
+    return write_splits(tmp_path_factory.mktemp("data"), rows)
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +70,6 @@ def trained(data: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("uninterrupted") / "toy"
     assert train.main([*data, *SIZES, *SCHEDULE, "--output", str(folder)]) == 0
     return folder
-
-
-@pytest.fixture(scope="module")
-def corpus(data: list[str]) -> Corpus:
-    return read_corpus(Path(data[1]))
 
 
 @pytest.fixture(scope="module")

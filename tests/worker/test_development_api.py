@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,17 +13,17 @@ import pytest
 from hatespeech.contract import Prediction
 from hatespeech.engine.classifier import Classifier
 from hatespeech.labels import LABELS
-from tests.conftest import StartWorker
 from tests.support.bad_inputs import MARKER
-from tests.support.worker_process import APP, WorkerProcess, wait_until
+from tests.support.processes.development_api import DevelopmentApi, development_api
+from tests.support.processes.worker import clean_environment
 
 
-@dataclass
 class Api:
-    """A served worker and a client for it."""
+    """A client of a served worker."""
 
-    client: httpx.Client
-    worker: WorkerProcess
+    def __init__(self, served: DevelopmentApi, client: httpx.Client) -> None:
+        self.worker = served
+        self.client = client
 
     def runsync(self, value: Any) -> dict[str, Any]:
         response = self.client.post("/runsync", json={"input": value})
@@ -34,24 +33,14 @@ class Api:
 
 
 @pytest.fixture(scope="module")
-def api(start_worker: StartWorker) -> Iterator[Api]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    worker = start_worker(
-        [APP, "--rp_serve_api", "--rp_api_host", "127.0.0.1", "--rp_api_port", str(port)],
-        {"RUNPOD_LOG_LEVEL": "DEBUG", "LOG_LEVEL": "DEBUG"},
-    )
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-
-        def serves() -> bool:
-            try:
-                return client.get("/openapi.json").status_code == 200
-            except httpx.TransportError:
-                return False
-
-        wait_until(serves, "the server", watch=worker.require_running)
-        yield Api(client, worker)
+def api(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    folder = tmp_path_factory.mktemp("api")
+    loud = {"RUNPOD_LOG_LEVEL": "DEBUG", "LOG_LEVEL": "DEBUG"}
+    with (
+        development_api(folder, clean_environment(folder, small_checkpoint) | loud) as served,
+        httpx.Client(base_url=served.url, timeout=60) as client,
+    ):
+        yield Api(served, client)
 
 
 def check_items(

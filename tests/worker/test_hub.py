@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hatespeech.serving.settings import HTTP_SETTINGS
 from hatespeech.settings import EngineSettings
 from tests.paths import ROOT
-from tests.support.worker_process import clean_environment
+from tests.support.processes.worker import clean_environment
 
 HUB = ROOT / ".runpod"
 

@@ -22,7 +22,7 @@ from hatespeech.settings import EngineSettings
 from hatespeech.worker import command as app
 from tests.paths import ROOT
 from tests.support.bad_inputs import BAD_INPUTS, BAD_ITEMS, MARKER, BadInput
-from tests.support.worker_process import APP, clean_environment
+from tests.support.processes.worker import APP, clean_environment
 
 Run = Callable[[Sequence[str], Mapping[str, str]], subprocess.CompletedProcess[bytes]]
 Main = Callable[..., "Outcome"]

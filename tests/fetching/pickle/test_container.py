@@ -11,8 +11,14 @@ import pytest
 
 from hatespeech.fetching.pickle.container import open_torch_file, read_storages
 from hatespeech.fetching.pickle.module import UnsafePickleError, read_pickled_module
-from tests.support.torch_files import archive, edit_directory, legacy, legacy_header, replace_once
-from tests.support.unpickling import CONFIG, ENTRIES, PUBLISHED, refusal
+from tests.support.pickles.torch_files import (
+    archive,
+    edit_directory,
+    legacy,
+    legacy_header,
+    replace_once,
+)
+from tests.support.pickles.unpickling import CONFIG, ENTRIES, PUBLISHED, refusal
 
 
 def test_compressed_archive_is_refused(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from hatespeech.fetching.pickle.module import read_pickled_module
-from tests.support import malicious_pickles as evil
-from tests.support.torch_files import (
+from tests.support.pickles import malicious as evil
+from tests.support.pickles.torch_files import (
     archive,
     legacy,
     legacy_header,
@@ -25,7 +25,7 @@ from tests.support.torch_files import (
     splice,
     with_pickle,
 )
-from tests.support.unpickling import CONFIG, ENTRIES, PUBLISHED, refusal, run, whole_pickle
+from tests.support.pickles.unpickling import CONFIG, ENTRIES, PUBLISHED, refusal, run, whole_pickle
 
 
 @pytest.fixture(autouse=True)
@@ -224,7 +224,7 @@ def splice_numel(data: bytes, key: str, numel: int) -> bytes:
 
 def test_refusals_take_little_memory(tmp_path: Path) -> None:
     files = huge_files(tmp_path)
-    reports = run("tests.support.read_pickled", *files)
+    reports = run("tests.support.pickles.read", *files)
     for reason, report in zip(files.values(), reports, strict=True):
         assert reason in report["reason"]
         # Two hundred thousand opcodes make at most so many dicts, with an entry each in a memo.
@@ -233,14 +233,14 @@ def test_refusals_take_little_memory(tmp_path: Path) -> None:
 
 def test_reading_takes_little_more_memory_than_the_file(tmp_path: Path) -> None:
     path = tmp_path / "model_7"
-    run("tests.support.pickled_module", "medium", path)
-    (report,) = run("tests.support.read_pickled", path)
+    run("tests.support.pickles.module", "medium", path)
+    (report,) = run("tests.support.pickles.read", path)
     assert report["reason"] is None
     assert report["peak"] < 1.3 * path.stat().st_size
 
 
 def test_mutated_files_are_refused_or_judged_by_the_strict_check() -> None:
-    (report,) = run("tests.support.fuzz_unpickle", 2000, 11, *PUBLISHED)
+    (report,) = run("tests.support.pickles.fuzz", 2000, 11, *PUBLISHED)
     outcomes = report["outcomes"]
     judged = {"refused", "failed the strict check", "passed the strict check"}
     assert set(outcomes) == judged, report

@@ -15,10 +15,16 @@ from hatespeech.fetching.pickle.module import (
 )
 from hatespeech.fetching.pickle.reader import read_pickle
 from hatespeech.fetching.pickle.values import TensorView
-from tests.support import malicious_pickles as evil
-from tests.support.pickled_variants import VARIANTS
-from tests.support.torch_files import archive, legacy, pickle_of, replace_once, splice, with_pickle
-from tests.support.unpickling import (
+from tests.support.pickles import malicious as evil
+from tests.support.pickles.torch_files import (
+    archive,
+    legacy,
+    pickle_of,
+    replace_once,
+    splice,
+    with_pickle,
+)
+from tests.support.pickles.unpickling import (
     CHECKPOINTS,
     CONFIG,
     ENTRIES,
@@ -26,6 +32,7 @@ from tests.support.unpickling import (
     refusal,
     run,
 )
+from tests.support.pickles.variants import VARIANTS
 
 POSITION_IDS = "model.embeddings.position_ids"
 CUSTOM_MODEL = ("utils.custom_model", "CustomModel")
@@ -35,7 +42,7 @@ CUSTOM_MODEL = ("utils.custom_model", "CustomModel")
 def variants(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of modules saved by today's torch, and of what `state_dict()` says they hold."""
     folder = tmp_path_factory.mktemp("variants")
-    run("tests.support.pickled_module", "variants", folder, *PUBLISHED)
+    run("tests.support.pickles.module", "variants", folder, *PUBLISHED)
     return folder
 
 
@@ -99,7 +106,7 @@ def test_tensors_survive_a_change_of_the_file(tmp_path: Path) -> None:
 
 
 def test_reading_imports_nothing() -> None:
-    (report,) = run("tests.support.read_pickled", PUBLISHED[0])
+    (report,) = run("tests.support.pickles.read", PUBLISHED[0])
     assert report["reason"] is None
     assert [name for name in report["imported"] if not name.startswith("encodings")] == []
 

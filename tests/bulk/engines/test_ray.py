@@ -1,0 +1,557 @@
+"""The engine on Ray: what the local one gives, whatever is killed; one cluster for all tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from hatespeech.bulk.command import parse
+from hatespeech.bulk.engines.base import EngineError
+from hatespeech.bulk.engines.ray_actors import TRIES, Offers
+from hatespeech.bulk.engines.ray_cluster import Actors
+from hatespeech.bulk.engines.ray_engine import RayEngine
+from hatespeech.labels import LABELS
+from hatespeech.settings import EngineSettings, is_secret
+from tests.paths import MINI, ROOT
+from tests.support.ports import free_port
+from tests.support.processes.score import SECONDS, environment, run_score
+from tests.support.processes.worker import wait_until
+
+ROWS: Final = 2000
+CHUNK_ROWS: Final = 100
+PARTS: Final = 20
+MARKER: Final = "xyzzyplugh"  # in every text; in no log
+RAY: Final = ("--engine", "ray", "--chunk-rows", CHUNK_ROWS)
+# Listen on the loopback address alone, on whatever system.
+LOOPBACK: Final = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# Ray's processes would else give way to any other test, for minutes.
+NOT_NICE: Final = {"RAY_worker_niceness": "0"}
+
+
+class RayCluster:
+    """A cluster of this machine, as ``ray start`` makes it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.home.mkdir()
+        self.address = f"127.0.0.1:{free_port()}"
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+        command += ["--port", self.address.rpartition(":")[2], "--num-cpus", "2"]
+        command += ["--object-store-memory", "200000000", "--include-dashboard", "false"]
+        command += ["--disable-usage-stats", "--temp-dir", str(folder / "ray")]
+        with (folder / "output").open("wb") as output:
+            self.process = subprocess.Popen(
+                command,
+                # No project: a machine of a cluster needs the libraries, and gets the rest.
+                cwd=folder,
+                env={**environment(self.home), **LOOPBACK, **NOT_NICE},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+
+    def run(self, home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Run score.py on the cluster."""
+        return run_score(home, *arguments, *RAY, "--address", self.address, more=LOOPBACK)
+
+    def stop(self) -> None:
+        """End all that was started."""
+        while found := processes(self.home):
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.poll()
+        self.process.wait(60)
+
+
+def processes(home: Path, name: str = "") -> list[int]:
+    """Return the processes of one home, by their environment; nobody else's."""
+    wanted = f"HOME={home}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if wanted in (entry / "environ").read_bytes().split(b"\0") and (
+                name in (entry / "cmdline").read_text().replace("\0", " ")
+            ):
+                found.append(int(entry.name))
+        except (OSError, ValueError):
+            continue  # no process, another user's, or one that has ended
+    return found
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path leaves room for a socket's name."""
+    with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RayCluster]:
+    folder = Path(tempfile.mkdtemp(prefix="r-", dir="/tmp"))
+    started = RayCluster(folder)
+    try:
+        wait_until(
+            lambda: "Ray runtime started" in (folder / "output").read_text(),
+            "a Ray cluster",
+            seconds=SECONDS,
+        )
+        yield started
+    finally:
+        started.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = random.Random(5)
+    words = "good morning win a free phone you are scum @bob #fun http://t.co/x idiot \U0001f600"
+    path = tmp_path_factory.mktemp("source") / "in.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for index in range(ROWS):
+            text: Any = " ".join(rng.choices(words.split(), k=rng.randint(1, 25)))
+            text = {
+                7: None,
+                13: "",
+                21: f"{MARKER} {text} " * 60,  # several windows
+                30: index,
+                31: [text],
+                32: MARKER * 1500,  # too long
+                33: "\u200b",
+                34: f"{MARKER} \ud800",
+            }.get(index % 100, f"{text} {MARKER}")
+            file.write(json.dumps({"id": index, "text": text}) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(source: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The rows that the local engine gives."""
+    folder = tmp_path_factory.mktemp("local")
+    done = run_score(folder, source, folder / "out.jsonl", "--chunk-rows", CHUNK_ROWS)
+    assert done.returncode == 0, done.stderr
+    return read(folder / "out.jsonl")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def require_equal(rows: Sequence[dict[str, Any]], expected: Sequence[dict[str, Any]]) -> None:
+    assert len(rows) == len(expected) == ROWS
+    for row, wanted in zip(rows, expected, strict=True):
+        assert list(row) == list(wanted)
+        for name in ("id", "text", "windows", "error"):
+            assert row[name] == wanted[name]
+        if wanted["error"]:
+            assert [row[name] for name in (*LABELS, "label")] == [None] * 5
+            continue
+        assert [row[name] for name in LABELS] == pytest.approx(
+            [wanted[name] for name in LABELS], abs=1e-4
+        )
+        best, second = sorted((wanted[name] for name in LABELS), reverse=True)[:2]
+        assert row["label"] == wanted["label"] or best - second < 1e-4
+
+
+def parts_there(out: Path) -> int:
+    return len(list(Path(f"{out}.partial").glob("scores/*.parquet")))
+
+
+def test_rows_are_those_of_the_local_engine_and_no_text_is_left_behind(
+    cluster: RayCluster, source: Path, expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    # With two threads, other processes read ahead.
+    done = cluster.run(tmp_path, source, out, "--cpus-per-actor", 2)
+    assert done.returncode == 0, done.stderr
+    require_equal(read(out), expected)
+    assert {re.sub("[0-9]+", "N", row["error"] or "") for row in expected} == {
+        "",
+        "too_large: text: has N characters, the limit is N",
+        "validation: text: holds nothing but white space or invisible characters",
+        "validation: text: must be a string",
+        "validation: text: must be a string, not null",
+        "validation: text: must not be empty",
+    }
+    assert {row["windows"] for row in expected} >= {1, 2, None}
+    # Standard error is the project's alone.
+    lines = done.stderr.replace("\r", "\n").splitlines()
+    others = [line for line in lines if not re.match(r"(checking|scoring|writing):|$", line)]
+    assert others[0] == f"wrote {out}"
+    assert MARKER not in done.stderr
+    # Its scorers are gone, and no file of Ray's holds a text.
+    wait_until(lambda: not processes(cluster.home, "ray::MapWorker"), "the end of the actors")
+    files = [path for path in cluster.folder.rglob("*") if path.is_file()]
+    assert any(path.name == "gcs_server.out" for path in files)
+    assert not [path for path in files if MARKER.encode() in path.read_bytes()]
+
+
+def test_actors_that_are_killed_cost_nothing_but_time(
+    cluster: RayCluster, source: Path, expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    running = start(
+        tmp_path, source, out, "--address", cluster.address, "--num-actors", 2,
+        "--cpus-per-actor", 1,
+    )  # fmt: skip
+    wait_until(lambda: parts_there(out) >= 2, "two parts", seconds=SECONDS, watch=alive(running))
+    killed = processes(cluster.home, "ray::MapWorker")
+    assert len(killed) == 2
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    assert parts_there(out) <= PARTS - 4
+    _, errors = running.communicate(timeout=SECONDS)
+    assert running.returncode == 0, errors
+    require_equal(read(out), expected)
+    assert MARKER not in errors
+
+
+LOSING = """
+import sys
+from hatespeech.bulk.engines import ray_engine
+real, executions = ray_engine.RayEngine._results, []
+def losing(self, source):
+    executions.append(source)
+    for number, found in enumerate(real(self, source)):
+        if len(executions) == 1 and number == 6:
+            return
+        if len(executions) > 1 or number:
+            yield found
+ray_engine.RayEngine._results = losing
+from hatespeech.bulk import command as score
+sys.exit(score.main(sys.argv[1:]))
+"""
+
+
+def test_part_that_ray_loses_is_given_to_it_anew_and_those_after_an_early_end(
+    cluster: RayCluster, source: Path, expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    arguments: list[object] = [source, out, *RAY, "--address", cluster.address, "--num-actors", 1]
+    done = subprocess.run(
+        [sys.executable, "-c", LOSING, *map(str, arguments)],
+        cwd=ROOT,
+        env={**environment(tmp_path), **LOOPBACK},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr
+    require_equal(read(out), expected)
+
+
+def start(
+    home: Path, source: Path, out: Path, *arguments: object, more: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start score.py as a terminal does: what follows Ctrl-C goes to all its processes."""
+    command = [sys.executable, str(ROOT / "score.py"), source, out, *RAY, *arguments]
+    return subprocess.Popen(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env={**environment(home), **LOOPBACK, **(more or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def alive(running: subprocess.Popen[str]) -> Any:
+    def watch() -> None:
+        assert running.poll() is None, running.communicate()[1]
+
+    return watch
+
+
+def test_run_that_is_killed_or_interrupted_leaves_no_process_and_goes_on(
+    cluster: RayCluster,
+    source: Path,
+    expected: list[dict[str, Any]],
+    tmp_path: Path,
+    short_folder: Path,
+) -> None:
+    out = tmp_path / "out.jsonl"
+    kept = 0
+    for number in (signal.SIGKILL, signal.SIGINT):
+        running = start(tmp_path, source, out, more={"TMPDIR": str(short_folder)})
+        wait_until(
+            lambda least=kept + 1: parts_there(out) >= least,  # type: ignore[misc]  # mypy can't infer a default
+            "a part more",
+            seconds=SECONDS,
+            watch=alive(running),
+        )
+        assert len(processes(tmp_path, "ray")) > 4
+        # They do not give way to other processes, which would starve them.
+        (scorer,) = processes(tmp_path, "ray::MapWorker")
+        assert os.getpriority(os.PRIO_PROCESS, scorer) == os.getpriority(os.PRIO_PROCESS, 0)
+        (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
+        _, errors = running.communicate(timeout=SECONDS)
+        wait_until(lambda: not processes(tmp_path), "the end of Ray's processes", seconds=180)
+        if number != signal.SIGKILL:
+            assert running.returncode == 130
+            last = errors.replace("\r", "\n").splitlines()[-1]
+            assert last == "interrupted; the same command goes on from here"
+            # What the killed run left is still there, and nothing else.
+            assert len(list(short_folder.glob("ray-*"))) == 1
+        assert kept < parts_there(out) < PARTS
+        kept = parts_there(out)
+        assert not out.exists()
+    done = cluster.run(tmp_path, source, out)
+    assert done.returncode == 0, done.stderr
+    (again,) = re.findall(r"([0-9,]+) rows in", done.stderr)
+    assert int(again.replace(",", "")) == ROWS - kept * CHUNK_ROWS
+    require_equal(read(out), expected)
+
+
+REFUSING = """
+import sys
+import hatespeech.bulk.run, score
+parts = []
+def refuse(*_arguments):
+    parts.append(1)
+    if len(parts) == 2:
+        raise hatespeech.bulk.run.RunError("refused")
+hatespeech.bulk.run.require_model = refuse
+sys.exit(score.main(sys.argv[1:]))
+"""
+
+
+def test_run_that_fails_among_its_parts_says_so_and_ends_ray(
+    source: Path, tmp_path: Path, short_folder: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    # Small parts, so that Ray is in the middle of others.
+    options = ["--engine", "ray", "--chunk-rows", "20", "--cpus-per-actor", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSING, source, out, *options],
+        cwd=ROOT,
+        env={**environment(tmp_path), "TMPDIR": str(short_folder)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert message(done) == "error: refused"
+    assert not list(short_folder.glob("ray-*"))
+    wait_until(lambda: not processes(tmp_path), "the end of Ray's processes", seconds=180)
+
+
+def message(done: subprocess.CompletedProcess[str]) -> str:
+    """Return the one line of a run that failed."""
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    return done.stderr.replace("\r", "\n").splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            ["--gpus-per-actor", "0.5"],
+            r"no machine has room for an actor of 0.5 GPU and 1 CPUs: the largest has 2 CPUs, 0 ",
+        ),
+        (["--num-actors", "3", "--cpus-per-actor", "1"], r"--num-actors 3: there is room for 2"),
+    ],
+)
+def test_actors_that_find_no_room_end_the_run_at_once(
+    cluster: RayCluster, source: Path, tmp_path: Path, options: list[str], told: str
+) -> None:
+    address = ["--address", cluster.address, *RAY, *options]
+    done = run_score(
+        tmp_path, source, tmp_path / "out.jsonl", *address, more={**LOOPBACK, "DEVICE": "auto"}
+    )
+    assert re.match(f"error: {told}", message(done))
+
+
+def test_actors_that_wait_for_room_give_up_and_those_of_a_run_that_is_ended_make_room(
+    cluster: RayCluster, source: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "first").mkdir()
+    other = start(
+        tmp_path / "first", source, tmp_path / "first.jsonl", "--address", cluster.address
+    )
+    try:
+        wait_until(
+            lambda: bool(processes(cluster.home, "ray::MapWorker")),
+            "actors that take up the cluster",
+            seconds=SECONDS,
+            watch=alive(other),
+        )
+        done = cluster.run(tmp_path, source, tmp_path / "out.jsonl", "--start-timeout", 1)
+        assert message(done).startswith("error: the actors were not ready within 1 s: is the")
+        # The one that has them has not noticed; it ends in order, though Ray takes up SIGTERM, too.
+        other.terminate()
+        _, errors = other.communicate(timeout=SECONDS)
+        assert other.returncode == 130, errors
+        wait_until(lambda: not processes(cluster.home, "ray::MapWorker"), "the end of its actors")
+    finally:
+        other.kill()
+        other.communicate()
+
+
+def test_actors_that_give_nothing_back_end_the_run_and_it_goes_on(
+    cluster: RayCluster, source: Path, expected: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    running = start(tmp_path, source, out, "--address", cluster.address, "--part-timeout", 20)
+    wait_until(lambda: parts_there(out) >= 2, "two parts", seconds=SECONDS, watch=alive(running))
+    (frozen,) = processes(cluster.home, "ray::MapWorker")
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        _, errors = running.communicate(timeout=SECONDS)
+    finally:
+        os.kill(frozen, signal.SIGKILL)
+    assert running.returncode == 1
+    assert "Traceback" not in errors
+    last = errors.replace("\r", "\n").splitlines()[-1]
+    assert last.startswith("error: no part has come back in 20 s: have others taken the place")
+    assert 2 <= parts_there(out) < PARTS
+    done = cluster.run(tmp_path, source, out)
+    assert done.returncode == 0, done.stderr
+    require_equal(read(out), expected)
+
+
+def test_checkpoint_that_no_actor_can_load_is_named(
+    cluster: RayCluster, source: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    address = ["--address", cluster.address, *RAY]
+    more = {**LOOPBACK, "MODEL_DIR": str(tmp_path / "empty")}
+    done = run_score(tmp_path, source, tmp_path / "out.jsonl", *address, more=more)
+    assert message(done).startswith(f"error: {tmp_path / 'empty'}")
+
+
+def test_address_where_no_cluster_is_ends_the_run_at_once(source: Path, tmp_path: Path) -> None:
+    address = ["--address", "127.0.0.1:9"]
+    done = run_score(tmp_path, source, tmp_path / "out.jsonl", *RAY, *address)
+    assert message(done).startswith("error: --address 127.0.0.1:9: can't be reached: ")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--address", "ray://head:10001"],
+        ["--address", "head"],
+        ["--gpus-per-actor", "2"],
+        ["--num-actors", "0"],
+    ],
+)
+def test_option_out_of_range_is_named(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(["in.csv", "out.csv", *options])
+    assert f"argument {options[0]}" in capsys.readouterr().err
+
+
+def test_run_without_ray_says_what_to_install(source: Path, tmp_path: Path) -> None:
+    code = "import sys; sys.modules['ray'] = None; import score; sys.exit(score.main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, source, tmp_path / "out.jsonl", "--engine", "ray"],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    told = "error: Ray is not installed: pip install -r requirements-ray.txt"
+    assert message(done) == told
+    assert (ROOT / "requirements-ray.txt").exists()
+
+
+def engine() -> RayEngine:
+    cluster: Any = None  # of no use here
+    return RayEngine(cluster, Actors(1, 1, 0.0), EngineSettings(model_dir=MINI), 1, 1)
+
+
+def test_two_models_in_one_cluster_end_the_run() -> None:
+    found: dict[str, Any] = {"part": 0, "fault": None, "rows": []}
+    results = iter([{**found, "model": name} for name in ("one@1", "one@1", None, "two@2")])
+    one = engine()
+    first = [one._next(results) or {} for _ in range(3)]
+    assert [each["model"] for each in first] == ["one@1", "one@1", None]
+    with pytest.raises(EngineError, match="two models, one@1 and two@2"):
+        one._next(results)
+
+
+def test_exception_of_ray_is_told_without_its_message() -> None:
+    def failing() -> Iterator[dict[str, Any]]:
+        raise ValueError(MARKER)
+        yield {}
+
+    with pytest.raises(EngineError, match=r"gave up: ValueError at test_ray\.py") as caught:
+        engine()._next(failing())
+    assert MARKER not in str(caught.value)
+
+
+def test_part_that_is_asked_for_again_is_there_until_it_is_scored_or_given_up() -> None:
+    async def ask() -> None:
+        offers = Offers()
+        waiting = asyncio.ensure_future(offers.exists(0))
+        await offers.offer(0, ["texts"])
+        await offers.offer(1, ["others"])
+        assert await waiting
+        assert [await offers.take(0) for _ in range(TRIES + 1)] == [["texts"]] * TRIES + [None]
+        assert await offers.take(1) == ["others"]
+        await offers.scored(1)
+        assert await offers.take(1) == []
+        assert await offers.exists(1)
+        waiting = asyncio.ensure_future(offers.exists(2))
+        await offers.end(2)
+        assert not await waiting
+
+    asyncio.run(ask())
+
+
+def test_parts_are_there_in_order_whatever_order_they_are_offered_in() -> None:
+    async def ask() -> None:
+        offers = Offers()
+        waiting = [asyncio.ensure_future(offers.exists(part)) for part in range(4)]
+        await offers.offer(1, ["second"])
+        await offers.end(3)
+        await asyncio.sleep(0)
+        assert not any(one.done() for one in waiting[:3])
+        await offers.offer(0, ["first"])
+        assert await waiting[0]
+        assert await waiting[1]
+        await offers.scored(0)
+        await offers.offer(2, ["third"])
+        assert await waiting[2]
+        assert not await waiting[3]
+        assert await offers.exists(0)
+
+    asyncio.run(asyncio.wait_for(ask(), 10))
+
+
+def test_no_secret_goes_to_the_actors() -> None:
+    assert not any(map(is_secret, EngineSettings.model_fields.values()))
+
+
+def test_page_shows_commands_that_work() -> None:
+    page = (ROOT / "docs" / "bulk.md").read_text(encoding="utf-8")
+    section = page.partition("\n## Ray\n")[2].partition("\n## ")[0]
+    commands = re.findall(r"python score\.py (.+)", section)
+    assert len(commands) >= 2
+    shown = {parse(shlex.split(command)).address for command in commands}
+    assert shown >= {None, "auto"}
+    for option in re.findall(r"^\| `(--[a-z-]+)`", section, re.MULTILINE):
+        assert getattr(parse(["in", "out"]), option[2:].replace("-", "_"), 0) != 0
+    assert "pip install -r requirements-ray.txt" in section

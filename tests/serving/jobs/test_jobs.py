@@ -1,0 +1,561 @@
+"""Asynchronous jobs over HTTP: accepted once, answered once, told to nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import runpod
+
+from hatespeech.contract import Prediction
+from hatespeech.engine.classifier import Classifier
+from hatespeech.labels import LABELS
+from hatespeech.serving.jobs.queue import Jobs
+from hatespeech.serving.jobs.store import NewJob, Store
+from hatespeech.serving.metrics import Metrics
+from hatespeech.serving.model import ServedModel
+from hatespeech.serving.settings import ServerSettings
+from tests.support.bad_inputs import BAD_INPUTS, MARKER
+from tests.support.checkpoints import SENTENCES
+from tests.support.processes.server import (
+    BEARER,
+    FAULTY_SERVER,
+    OTHER_TOKEN,
+    TOKEN,
+    HttpServer,
+    http_server,
+    together,
+)
+from tests.support.processes.worker import wait_until
+
+OTHER = {"Authorization": f"Bearer {OTHER_TOKEN}"}
+
+
+@pytest.fixture(scope="module")
+def server(
+    small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[HttpServer]:
+    with http_server(tmp_path_factory.mktemp("jobs"), small_checkpoint) as server:
+        yield server.ready()
+
+
+class Held:
+    """A server whose device can be held or broken, in a folder that outlives it."""
+
+    def __init__(self, folder: Path, model_dir: Path) -> None:
+        self.folder = folder
+        self._model_dir = model_dir
+
+    def start(self, **environment: str) -> AbstractContextManager[HttpServer]:
+        command = (*FAULTY_SERVER, "--switches", str(self.folder))
+        return http_server(self.folder, self._model_dir, environment, command)
+
+    def execute(self, statement: str) -> list[Any]:
+        """Look into the file of a server that has ended."""
+        with closing(sqlite3.connect(self.folder / "jobs.sqlite3")) as connection, connection:
+            return connection.execute(statement).fetchall()
+
+    def hold(self) -> None:
+        (self.folder / "hold").touch()
+
+    def release(self) -> None:
+        (self.folder / "hold").unlink()
+
+    def break_device(self) -> None:
+        (self.folder / "broken").touch()
+
+    def mend(self) -> None:
+        (self.folder / "broken").unlink()
+
+    def wait_held(self, server: HttpServer) -> None:
+        wait_until((self.folder / "held").exists, "the device", watch=server.require_running)
+
+
+@pytest.fixture
+def held(small_checkpoint: Path, tmp_path: Path) -> Held:
+    return Held(tmp_path, small_checkpoint)
+
+
+def check_output(output: dict[str, Any], text: str, expected: Prediction) -> None:
+    assert output["text"] == text
+    scores = [output[label] for label in LABELS]
+    assert scores == pytest.approx(expected.scores, abs=1e-5)
+
+
+def test_a_job_is_accepted_answered_and_kept(
+    server: HttpServer, small_classifier: Classifier
+) -> None:
+    text = f"{SENTENCES[0]} 👋"
+    reply = server.finished(server.run({"prompt": text}))
+    (expected,) = small_classifier.score([text])
+    assert isinstance(expected, Prediction)
+    assert reply["status"] == "COMPLETED"
+    assert reply.keys() == {"id", "status", "output", "delayTime", "executionTime"}
+    check_output(reply["output"], text, expected)
+    assert server.status(reply["id"]) == reply
+    # Runpod's clients look for the same below /v2/<endpoint id>.
+    assert server.get(f"/v2/any/status/{reply['id']}").json() == reply
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS, ids=lambda case: case.name)
+def test_a_job_the_contract_refuses_fails_as_runpods_do(server: HttpServer, case: Any) -> None:
+    reply = server.post("/runsync", json={"input": case.input})
+    assert reply.status_code == 200
+    assert reply.json()["status"] == "FAILED"
+    assert reply.json()["error"] == case.error
+    assert "output" not in reply.json()
+
+
+@pytest.mark.parametrize(
+    "body", [{}, [], None, "x", {"prompt": MARKER}, {"input": {"prompt": "a"}, "webhook": MARKER}]
+)
+@pytest.mark.parametrize("path", ["/run", "/runsync"])
+def test_what_is_no_job_is_not_accepted(server: HttpServer, path: str, body: Any) -> None:
+    reply = server.post(path, json=body, headers=BEARER)
+    if body is None:
+        reply = server.post(path, data="null", headers={**BEARER, "content-type": JSON})
+    assert (reply.status_code, reply.json()["error_type"]) == (422, "validation")
+    assert MARKER not in reply.text
+
+
+JSON = "application/json"
+
+
+@pytest.mark.parametrize("wait", ["999", "300001", "-1", "1e4", "", "1000&wait=2000"])
+def test_a_wait_out_of_range_is_refused(server: HttpServer, wait: str) -> None:
+    reply = server.post(f"/runsync?wait={wait}", json={"input": {"prompt": "a"}})
+    assert (reply.status_code, reply.json()["error_type"]) == (422, "validation")
+
+
+def test_a_job_is_told_to_its_own_token_alone(server: HttpServer) -> None:
+    job_id = server.run({"prompt": "hello"})
+    server.finished(job_id)
+    for path, method in ((f"/status/{job_id}", "GET"), (f"/cancel/{job_id}", "POST")):
+        reply = server.request(method, path, OTHER)
+        assert (reply.status_code, reply.json()["error_type"]) == (404, "not_found")
+        unknown = server.request(method, path[:-1] + "x", OTHER)
+        assert unknown.json() == reply.json()
+    assert len(job_id) == 32
+    assert server.status(job_id)["status"] == "COMPLETED"
+
+
+def test_a_retry_with_the_same_key_and_body_is_the_same_job(server: HttpServer) -> None:
+    key = {**BEARER, "Idempotency-Key": "order-66"}
+    first = server.run({"prompt": "hello"}, headers=key)
+    ids = together(8, lambda _: server.run({"prompt": "hello"}, headers=key))
+    assert set(ids) == {first}
+    server.finished(first)
+    assert server.run({"prompt": "hello"}, headers=key) == first
+    other = server.post("/run", json={"input": {"prompt": MARKER}}, headers=key)
+    assert (other.status_code, other.json()["error_type"]) == (422, "validation")
+    assert "Idempotency-Key" in other.json()["error"]
+    # A key belongs to its token.
+    theirs = server.run({"prompt": MARKER}, headers={**OTHER, "Idempotency-Key": "order-66"})
+    assert theirs != first
+    assert server.run({"prompt": "hello"}) != first
+    for bad in ("", "a b", "x" * 256):
+        reply = server.post("/run", json={"input": {}}, headers={**BEARER, "Idempotency-Key": bad})
+        assert reply.status_code == 422
+
+
+def test_runpods_own_client_works_unchanged(
+    server: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runpod, "endpoint_url_base", f"{server.url}/v2")
+    endpoint = runpod.Endpoint("any-id", api_key=TOKEN)
+    output = endpoint.run_sync({"input": {"prompt": "good morning"}}, timeout=60)
+    assert output["text"] == "good morning"
+    job = endpoint.run({"input": {"prompts": ["good", "morning"]}})
+    assert [item["text"] for item in job.output(timeout=60)["items"]] == ["good", "morning"]
+    assert job.status() == "COMPLETED"
+    assert endpoint.run_sync({"input": {"prompt": "a", "colour": 1}}, timeout=60) is None
+    assert job.cancel()["status"] == "COMPLETED"
+    assert endpoint.health()["jobs"]["completed"] >= 2
+    stranger = runpod.Endpoint("any-id", api_key="wrong")
+    with pytest.raises(RuntimeError, match="401"):
+        stranger.run({"input": {"prompt": "a"}})
+
+
+# The file.
+
+
+def test_the_file_is_this_users_alone_and_holds_no_token(held: Held) -> None:
+    with held.start() as server:
+        server.ready()
+        held.hold()
+        job_id = server.run({"prompt": f"{MARKER} waits"})
+        held.wait_held(server)
+        files = sorted(held.folder.glob("jobs.sqlite3*"))
+        assert [file.name for file in files][:2] == ["jobs.sqlite3", "jobs.sqlite3-wal"]
+        for file in files:
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+        held.release()
+        server.finished(job_id)
+        stored = b"".join(file.read_bytes() for file in files)
+        assert MARKER.encode() in stored
+        assert TOKEN.encode() not in stored
+        with held.start() as second:  # on another port, with the same file
+            assert second.wait() == 1
+            assert second.stderr.count("\n") == 1
+            assert "another process has it open" in second.stderr
+        server.terminate()
+        assert server.wait() == 0
+    assert held.execute("SELECT input, status FROM jobs") == [(None, "COMPLETED")]
+
+
+def test_a_result_expires_and_nothing_of_it_stays_in_the_file(held: Held) -> None:
+    with held.start(JOB_TTL="1") as server:
+        server.ready()
+        job_id = server.run({"prompt": f"{MARKER} is forgotten"})
+        wait_until(
+            lambda: server.get(f"/status/{job_id}").status_code == 404,
+            "the result to expire",
+            watch=server.require_running,
+        )
+
+        def gone() -> bool:
+            files = held.folder.glob("jobs.sqlite3*")
+            return MARKER.encode() not in b"".join(file.read_bytes() for file in files)
+
+        wait_until(gone, "the text to leave the file", watch=server.require_running)
+
+
+def test_kill_9_among_200_jobs_loses_none_and_changes_no_answer(
+    held: Held, small_classifier: Classifier
+) -> None:
+    texts = [f"{SENTENCES[i % len(SENTENCES)]} number {i}" for i in range(200)]
+    ids: list[str] = []
+    answers: dict[str, dict[str, Any]] = {}
+
+    def submit(i: int) -> str:
+        key = {**BEARER, "Idempotency-Key": f"text-{i}"}
+        return running.run({"prompt": texts[i]}, headers=key)
+
+    # A small batch, so that some are answered and some are not.
+    limits = {"MAX_CONCURRENCY": "4", "MAX_BATCH_TOKENS": "512"}
+    with held.start(**limits) as server:
+        running = server.ready()
+        ids += together(100, submit)
+        for job_id in ids[:40]:
+            answers[job_id] = server.finished(job_id)
+        held.hold()
+        ids += together(100, lambda i: submit(100 + i))
+        held.wait_held(server)
+        for job_id in ids:
+            reply = server.status(job_id)
+            if reply["status"] == "COMPLETED":
+                answers[job_id] = reply
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait(30)
+    assert len(set(ids)) == 200
+    assert 40 <= len(answers) < 200
+    held.release()
+    (held.folder / "held").unlink()
+    with held.start(**limits) as server:
+        running = server.ready()
+        replies = [server.finished(job_id) for job_id in ids]
+        for job_id, answer in answers.items():
+            assert server.status(job_id) == answer
+        # What had been answered was not scored again.
+        assert server.metrics()["texts_total"] == 200 - len(answers)
+        # A client that never saw its reply and tries again gets the job it has.
+        assert [submit(0), submit(199)] == [ids[0], ids[199]]
+    expected = small_classifier.score(texts)
+    for text, reply, score in zip(texts, replies, expected, strict=True):
+        assert isinstance(score, Prediction)
+        assert reply["status"] == "COMPLETED"
+        check_output(reply["output"], text, score)
+
+
+def test_a_job_that_keeps_killing_the_server_is_given_up(held: Held) -> None:
+    with held.start() as server:
+        server.ready()
+        held.hold()
+        culprit = server.run({"prompt": "hello"})
+        held.wait_held(server)
+        os.kill(server.process.pid, signal.SIGKILL)
+        server.process.wait(30)
+    held.release()
+    assert held.execute("SELECT attempts FROM jobs") == [(1,)]
+    held.execute("UPDATE jobs SET attempts = 3")  # as after two more such deaths
+    with held.start() as server:
+        reply = server.ready().status(culprit)
+    assert reply["status"] == "FAILED"
+    assert reply["error"].startswith("internal: the service died 3 times")
+
+
+# In this process: what no request from outside can time.
+
+
+def waiting_job(job_id: str) -> NewJob:
+    return NewJob(job_id, b"somebody", '{"prompt": "hello"}')
+
+
+def in_process(folder: Path, model_dir: Path) -> tuple[Store, ServedModel, Jobs]:
+    settings = ServerSettings(model_dir=model_dir, device="cpu", dtype="float32")
+    store = Store(folder / "jobs.sqlite3", settings.job_ttl)
+    engine = ServedModel(settings, stop=lambda: None)
+    return store, engine, Jobs(store, engine, Metrics(), settings)
+
+
+@pytest.mark.parametrize("end", ["told_to_stop", "device_breaks"])
+def test_jobs_that_are_being_taken_at_the_end_are_charged_no_attempt(
+    held: Held, small_checkpoint: Path, end: str
+) -> None:
+    entered, gate = threading.Event(), threading.Event()
+
+    def occupy(_connection: sqlite3.Connection) -> None:
+        entered.set()
+        assert gate.wait(30)
+
+    async def main() -> None:
+        store, engine, jobs = in_process(held.folder, small_checkpoint)
+        async with asyncio.timeout(60):
+            engine.start()
+            await engine.settled.wait()
+            assert engine.state == "ready"
+            for i in range(5):
+                await store.add(waiting_job(f"job-{i}"), 10)
+            # A slow disk: jobs are asked for, and have not come when the service ends.
+            slow = asyncio.create_task(store._database.run(occupy))
+            await asyncio.to_thread(entered.wait, 30)
+            jobs.start()
+            while store._database._operations.qsize() < 2:  # the jobs, and the sweep
+                await asyncio.sleep(0.001)
+            if end == "device_breaks":
+                engine._break()
+                gate.set()
+                assert jobs._feeder is not None
+                await jobs._feeder
+            closing = asyncio.create_task(jobs.close())
+            await asyncio.sleep(0)
+            gate.set()
+            await asyncio.gather(slow, closing)
+        engine.close()
+        store.close()
+
+    asyncio.run(main())
+    rows = held.execute("SELECT id, status, attempts, started FROM jobs ORDER BY id")
+    assert rows == [(f"job-{i}", "IN_QUEUE", 0, None) for i in range(5)]
+
+
+def test_a_stop_while_the_model_loads_is_not_held_up(held: Held, small_checkpoint: Path) -> None:
+    async def main() -> None:
+        store, _, jobs = in_process(held.folder, small_checkpoint)  # an engine that never settles
+        async with asyncio.timeout(30):
+            await store.add(waiting_job("job"), 10)
+            jobs.start()
+            await asyncio.sleep(0)
+            await jobs.close()
+        store.close()
+
+    asyncio.run(main())
+    assert held.execute("SELECT status, attempts FROM jobs") == [("IN_QUEUE", 0)]
+
+
+def test_an_unforeseen_exception_does_not_stop_the_file(held: Held, small_checkpoint: Path) -> None:
+    def fault(connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM jobs")
+        raise LookupError
+
+    async def main() -> None:
+        store, _, _ = in_process(held.folder, small_checkpoint)
+        async with asyncio.timeout(30):
+            await store.add(waiting_job("job"), 10)
+            with pytest.raises(LookupError):
+                await store._database.run(fault)
+            assert await store.count() == {"IN_QUEUE": 1}
+        store.close()
+
+    asyncio.run(main())
+
+
+# Held, cancelled, full, stopped, broken.
+
+
+def test_a_full_queue_refuses_jobs_and_texts_at_once(held: Held) -> None:
+    limits = {
+        "MAX_QUEUE_JOBS": "3",
+        "MAX_CONCURRENCY": "1",
+        "MAX_QUEUE_TEXTS": "2",
+        "MAX_TEXTS_PER_REQUEST": "2",
+    }
+    with held.start(**limits) as server:
+        server.ready()
+        held.hold()
+        jobs = [server.run({"prompt": "hello"})]
+        held.wait_held(server)
+        jobs += [server.run({"prompt": "hello"}) for _ in range(3)]
+        for path, body in (
+            ("/run", {"input": {"prompt": "hello"}}),
+            ("/runsync", {"input": {"prompt": "hello"}}),
+            ("/score", {"texts": ["hello", "hello"]}),
+        ):
+            reply = server.post(path, json=body)
+            assert (reply.status_code, reply.json()["error_type"]) == (429, "overloaded")
+            assert int(reply.headers["Retry-After"]) >= 1
+        held.release()
+        assert [server.finished(job)["status"] for job in jobs] == ["COMPLETED"] * 4
+        assert server.post("/score", json={"texts": ["hello", "hello"]}).status_code == 200
+
+
+def test_a_job_is_cancelled_waiting_or_running_and_its_text_not_scored(held: Held) -> None:
+    with held.start(MAX_CONCURRENCY="2") as server:
+        server.ready()
+        held.hold()
+        first = server.run({"prompt": "keeps the device busy"})
+        held.wait_held(server)
+        running, waiting = server.run({"prompt": "a"}), server.run({"prompt": "b"})
+        wait_until(lambda: server.status(running)["status"] == "IN_PROGRESS", "the second job")
+        assert server.status(waiting)["status"] == "IN_QUEUE"
+        for job_id in (waiting, running, waiting):
+            reply = server.post(f"/cancel/{job_id}").json()
+            assert (reply["id"], reply["status"]) == (job_id, "CANCELLED")
+        held.release()
+        assert server.finished(first)["status"] == "COMPLETED"
+        assert server.post(f"/cancel/{first}").json()["status"] == "COMPLETED"
+        assert server.status(running)["status"] == "CANCELLED"
+        assert server.metrics()["sequences_total"] == 1
+
+
+def test_a_client_that_hangs_up_is_not_worked_for(held: Held) -> None:
+    with held.start() as server:
+        server.ready()
+        held.hold()
+        first = server.run({"prompt": "keeps the device busy"})
+        held.wait_held(server)
+        for path, body in (
+            ("/score", {"texts": ["a"] * 50}),
+            ("/runsync", {"input": {"prompts": ["a"] * 50}}),
+        ):
+            with pytest.raises(requests.Timeout):
+                requests.post(server.url + path, json=body, headers=BEARER, timeout=1)
+
+        def forgotten() -> bool:
+            samples = server.metrics()
+            return (
+                samples.get("requests_total:499:POST:/score") == 1
+                and samples.get("requests_total:499:POST:/runsync") == 1
+                and samples["queue_texts"] == 1
+            )
+
+        # Labels come in the order they are exposed in.
+        wait_until(forgotten, "both to be dropped", watch=server.require_running)
+        held.release()
+        server.finished(first)
+        assert server.metrics()["sequences_total"] == 1
+
+
+def test_a_wait_that_is_over_tells_where_the_job_stands(held: Held) -> None:
+    with held.start() as server:
+        server.ready()
+        held.hold()
+        reply = server.post("/runsync?wait=1000", json={"input": {"prompt": "hello"}}).json()
+        assert reply.keys() == {"id", "status"}
+        assert reply["status"] in ("IN_QUEUE", "IN_PROGRESS")
+        held.release()
+        assert server.finished(reply["id"])["output"]["text"] == "hello"
+
+
+def test_told_to_stop_it_answers_what_runs_and_keeps_what_waits(held: Held) -> None:
+    with held.start(MAX_CONCURRENCY="1") as server:
+        server.ready()
+        held.hold()
+        running = server.run({"prompt": "runs"})
+        held.wait_held(server)
+        waiting = [server.run({"prompt": f"waits {i}"}) for i in range(5)]
+
+        def ask(i: int) -> requests.Response:
+            if i:
+                return server.post("/runsync", json={"input": {"prompt": "waits, too"}})
+            return server.post("/score", json={"text": "in flight"})
+
+        def stop(_: int) -> None:
+            wait_until(lambda: server.metrics()["queue_texts"] == 2, "the request to wait")
+            wait_until(lambda: server.metrics()["queue_jobs"] == 7, "the other one to wait")
+            server.terminate()
+            wait_until(lambda: "Shutting down" in server.stderr, "the server to stop")
+            held.release()
+
+        score, sync, _ = together(3, lambda i: (ask, ask, stop)[i](i))
+        assert score.status_code == 200
+        assert score.json()["text"] == "in flight"
+        assert sync.json()["status"] == "IN_QUEUE"
+        assert server.wait() == 0
+    statuses = dict(held.execute("SELECT id, status FROM jobs"))
+    assert statuses[running] == "COMPLETED"
+    assert all(statuses[job_id] == "IN_QUEUE" for job_id in [*waiting, sync.json()["id"]])
+    with held.start() as server:
+        server.ready()
+        for job_id in [running, *waiting, sync.json()["id"]]:
+            assert server.finished(job_id)["status"] == "COMPLETED"
+        assert server.metrics()["texts_total"] == 6
+
+
+def test_a_broken_device_is_told_to_all_and_ends_the_server(held: Held) -> None:
+    with held.start(MAX_CONCURRENCY="1") as server:
+        server.ready()
+        held.hold()
+        running = server.run({"prompt": "runs"})
+        held.wait_held(server)
+        waiting = server.run({"prompt": "waits"})
+
+        def ask(i: int) -> requests.Response:
+            if i:
+                return server.post("/runsync", json={"input": {"prompt": "hello"}})
+            return server.post("/score", json={"text": "hello"})
+
+        def break_it(_: int) -> tuple[int, int, int]:
+            wait_until(lambda: server.metrics()["queue_texts"] == 2, "the request to wait")
+            wait_until(lambda: server.metrics()["queue_jobs"] == 3, "the other one to wait")
+            held.break_device()
+            held.release()
+            server.wait_ping(503)
+            new = server.post("/score", json={"text": "hello"})
+            health = server.get("/health", headers={})
+            assert health.json()["status"] == "broken"
+            return new.status_code, health.status_code, int(new.headers["Retry-After"])
+
+        score, sync, after = together(3, lambda i: (ask, ask, break_it)[i](i))
+        for reply in (score, sync):
+            assert (reply.status_code, reply.json()["error_type"]) == (503, "unhealthy")
+        assert after[:2] == (503, 503)
+        assert after[2] >= 1
+        assert server.wait() == 1
+        assert "Traceback" not in server.stderr
+    held.mend()
+    with held.start() as server:  # the process that replaces it
+        server.ready()
+        assert [server.finished(job)["status"] for job in (running, waiting)] == ["COMPLETED"] * 2
+
+
+def test_while_loading_it_answers_but_does_not_score(held: Held) -> None:
+    held.hold()  # the loader's own first text
+    with held.start() as server:
+        server.wait_ping(204)
+        held.wait_held(server)
+        assert server.get("/health", headers={}).json() == {"status": "loading", "model": None}
+        assert server.get("/").json()["model"] is None
+        for path, body in (
+            ("/score", {"text": "hello"}),
+            ("/run", {"input": {"prompt": "hello"}}),
+            ("/runsync", {"input": {"prompt": "hello"}}),
+        ):
+            reply = server.post(path, json=body)
+            assert (reply.status_code, reply.json()["error_type"]) == (503, "unhealthy")
+            assert int(reply.headers["Retry-After"]) >= 1
+        assert server.get("/status/none").status_code == 404
+        assert server.metrics()["ready"] == 0
+        held.release()
+        server.ready()
+        assert server.get("/").json()["model"].startswith("small-random@")

@@ -1,0 +1,292 @@
+"""Files of texts over HTTP: what comes back, what is refused, and what stays behind: nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import requests
+
+from hatespeech.contract import Prediction
+from hatespeech.engine.classifier import Classifier
+from hatespeech.labels import LABELS
+from tests.support.bad_inputs import MARKER
+from tests.support.processes.server import BEARER, TOKEN, HttpServer, http_server, read_csv
+from tests.support.processes.worker import wait_until
+
+ADDED: Final = [*LABELS, "label", "windows", "error"]
+HARD_TEXTS: Final = [
+    "plain",
+    'with "quotes", commas and \t tabs',
+    "two\nlines",
+    "emoji 👩‍👩‍👧 and العربية",
+    " spaces around ",
+    "=1+1",
+    '"starts quoted',
+]
+
+
+@pytest.fixture(scope="module")
+def server(
+    small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[HttpServer]:
+    limits = {"MAX_REQUEST_CHARS": "100000", "MAX_REQUEST_TOKENS": "40000"}
+    with http_server(tmp_path_factory.mktemp("files"), small_checkpoint, limits) as server:
+        yield server.ready()
+
+
+def upload(server: HttpServer, name: str, content: bytes) -> requests.Response:
+    return server.post("/score/file", files={"file": (name, content, "application/octet-stream")})
+
+
+def check_scores(rows: list[dict[str, Any]], classifier: Classifier) -> None:
+    """Hold the rows of ``HARD_TEXTS``, in their order, to what each text scores alone."""
+    assert [row["text"] for row in rows] == HARD_TEXTS
+    for row, result in zip(rows, classifier.score(HARD_TEXTS), strict=True):
+        assert isinstance(result, Prediction)
+        assert [float(row[label]) for label in LABELS] == pytest.approx(result.scores, abs=1e-5)
+        assert row["label"] == max(LABELS, key=lambda label: float(row[label]))
+        assert int(row["windows"]) == 1
+
+
+def test_a_csv_comes_back_with_every_column_and_scores_beside(
+    server: HttpServer, small_classifier: Classifier
+) -> None:
+    rows = [{"id": f"0{i}", "text": text, "note": ""} for i, text in enumerate(HARD_TEXTS)]
+    rows.insert(3, {"id": "empty", "text": "", "note": "x"})
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, ["id", "text", "note"])
+    writer.writeheader()
+    writer.writerows(rows)
+    reply = upload(server, "tweets.CSV", ("\ufeff" + text.getvalue()).encode())
+    assert reply.status_code == 200
+    assert reply.headers["Content-Type"] == "text/csv; charset=utf-8"
+    assert reply.headers["Content-Disposition"] == 'attachment; filename="scored.csv"'
+    scored = read_csv(reply.content.decode())
+    assert list(scored[0]) == ["id", "text", "note", *ADDED]
+    assert [{key: row[key] for key in rows[0]} for row in scored] == rows
+    assert scored[3]["error"] == "validation: text: must not be empty"
+    assert [scored[3][name] for name in ADDED[:-1]] == [""] * 6
+    check_scores([row for row in scored if not row["error"]], small_classifier)
+
+
+def test_a_tsv_is_taken_as_it_stands(server: HttpServer) -> None:
+    lines = ["id\ttext", '1\t"not a quote', "2\tplain", '3\t""']
+    reply = upload(server, "a.tsv", "\n".join(lines).encode())
+    assert reply.headers["Content-Type"].startswith("text/tab-separated-values")
+    scored = reply.content.decode().splitlines()
+    assert scored[0] == "\t".join(["id", "text", *ADDED])
+    assert [line.split("\t")[:2] for line in scored] == [line.split("\t") for line in lines]
+    assert all(len(line.split("\t")) == 9 for line in scored)
+
+
+def test_a_jsonl_line_goes_out_as_it_came_with_keys_added(
+    server: HttpServer, small_classifier: Classifier
+) -> None:
+    lines = [json.dumps({"id": 10**30, "text": text, "x": [1.10, None]}) for text in HARD_TEXTS]
+    odd = ['{"text": null}', "{ }", '{"text": 7 }', '{"text":"half \\ud83d"}']
+    reply = upload(server, "a.jsonl", "\n".join([*lines, "", *odd]).encode())
+    scored = reply.content.decode().splitlines()
+    assert len(scored) == len(lines) + len(odd)
+    for line, out in zip([*lines, *odd], scored, strict=True):
+        assert out.startswith(line[:-1].rstrip())
+        assert list(json.loads(out))[-7:] == ADDED
+    check_scores([json.loads(line) for line in scored[: len(lines)]], small_classifier)
+    errors = [json.loads(line)["error"] for line in scored[len(lines) :]]
+    must = "validation: text: must be a string"
+    assert errors == [f"{must}, not null", f"{must}, not null", must, None]
+
+
+def test_a_parquet_table_keeps_its_columns_and_types(
+    server: HttpServer, small_classifier: Classifier
+) -> None:
+    count = 5000
+    table = pa.table(
+        {
+            "id": pa.array(range(count), pa.uint16()),
+            "text": [HARD_TEXTS[i % len(HARD_TEXTS)] if i % 100 else None for i in range(count)],
+            "nested": [{"a": [i]} for i in range(count)],
+        },
+        metadata={"made": "here"},
+    )
+    sink = io.BytesIO()
+    pq.write_table(table, sink, row_group_size=1111)
+    reply = upload(server, "a.parquet", sink.getvalue())
+    assert reply.headers["Content-Type"] == "application/vnd.apache.parquet"
+    scored = pq.read_table(io.BytesIO(reply.content))
+    assert scored.column_names == [*table.column_names, *ADDED]
+    assert scored.select(table.column_names).equals(table)
+    assert scored.schema.metadata[b"made"] == b"here"
+    rows = scored.to_pylist()
+    must = "validation: text: must be a string, not null"
+    assert {row["error"] for row in rows[::100]} == {must}
+    check_scores(rows[7:14], small_classifier)
+
+
+def test_an_empty_table_gains_its_columns(server: HttpServer) -> None:
+    assert upload(server, "a.csv", b"text\n").text == f"text,{','.join(ADDED)}\n"
+    assert upload(server, "a.jsonl", b"").text == ""
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), sink)
+    reply = upload(server, "a.parquet", sink.getvalue())
+    assert pq.read_table(io.BytesIO(reply.content)).column_names == ["text", *ADDED]
+
+
+def test_rows_too_many_tokens_for_one_request_are_scored_in_several(server: HttpServer) -> None:
+    # Each of many windows; together more than MAX_REQUEST_CHARS and MAX_REQUEST_TOKENS.
+    rows = [f"{i} {'good morning ' * 700}" for i in range(20)]
+    reply = upload(server, "a.csv", ("text\n" + "\n".join(rows) + "\n").encode())
+    scored = read_csv(reply.content.decode())
+    assert [row["text"] for row in scored] == rows
+    assert {row["error"] for row in scored} == {""}
+    assert int(scored[0]["windows"]) > 5
+
+
+Bad = tuple[str, str | bytes, int]
+BAD_FILES: Final[dict[str, Bad]] = {
+    "no_text_column": ("a.csv", f"id,{MARKER}\n1,x\n", 422),
+    "two_text_columns": ("a.csv", "text,text\n1,x\n", 422),
+    "column_of_ours": ("a.csv", "text,label\nx,spam\n", 422),
+    "empty": ("a.csv", "", 422),
+    "ragged": ("a.csv", f"id,text\n1,x\n2,{MARKER},z\n", 422),
+    "quote_left_open": ("a.csv", f'id,text\n1,x\n2,"{MARKER}\n', 422),
+    "no_utf8": ("a.csv", b"text\nfine\n\xff\n", 422),
+    "no_json": ("a.jsonl", f'{{"text": "a"}}\n{{{MARKER}\n', 422),
+    "no_object": ("a.jsonl", f'["{MARKER}"]\n', 422),
+    "key_of_ours": ("a.jsonl", '{"text": "a", "hate": 1}\n', 422),
+    "deep": ("a.jsonl", '{"text": ' + "[" * 50_000 + "]" * 50_000 + "}", 422),
+    "line_without_end": ("a.jsonl", '{"text": "' + "x" * 5_000_000 + '"}', 422),
+    "field_without_end": ("a.csv", 'text\n"' + "x\n" * 2_500_000 + '"', 422),
+    "row_without_end": (
+        "a.csv",
+        "text,b,c,d,e\n" + ",".join(['"' + "x\n" * 500_000 + '"'] * 5),
+        422,
+    ),
+    "no_parquet": ("a.parquet", MARKER * 100, 422),
+    "damaged_parquet": ("a.parquet", b"PAR1" + b"\x00" * 50 + b"PAR1", 422),
+    "other_format": ("a.xlsx", MARKER, 415),
+    "no_name": ("", MARKER, 415),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_file_that_cannot_be_scored_is_refused_before_a_reply_begins(
+    server: HttpServer, name: str
+) -> None:
+    file, content, status = BAD_FILES[name]
+    reply = upload(server, file, content if isinstance(content, bytes) else content.encode())
+    assert reply.status_code == status, reply.text
+    assert reply.json().keys() == {"error", "error_type"}
+    assert MARKER not in reply.text
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"other": ("a.csv", "text\na\n")},
+        {"file": (None, "text")},
+        {"file": ("a.csv", "text\na\n"), "b": ("b.csv", "x")},
+    ],
+)
+def test_a_form_other_than_one_file_is_a_validation_error(
+    server: HttpServer, parts: dict[str, Any]
+) -> None:
+    reply = server.post("/score/file", files=parts)
+    assert (reply.status_code, reply.json()["error_type"]) == (422, "validation")
+
+
+def test_a_form_that_is_none_is_a_validation_error(server: HttpServer) -> None:
+    for kind, body in (
+        ("multipart/form-data", b"x"),
+        ("multipart/form-data; boundary=a", b"x" * 100),
+        ("multipart/form-data; boundary=a", b"--a\r\n\r\n\r\n--a--"),
+    ):
+        reply = server.post("/score/file", data=body, headers={**BEARER, "Content-Type": kind})
+        assert (reply.status_code, reply.json()["error_type"]) == (422, "validation"), kind
+
+
+# What a file costs, and what it leaves.
+
+
+def temporary_files(server: HttpServer) -> int:
+    """Count open files that have no name any more: uploads, and nothing else."""
+    names = []
+    for descriptor in Path(f"/proc/{server.process.pid}/fd").iterdir():
+        try:
+            names.append(descriptor.readlink().name)
+        except OSError:  # closed meanwhile
+            continue
+    return sum(name.endswith("(deleted)") for name in names)
+
+
+def peak_memory(server: HttpServer) -> int:
+    """Return the most bytes that it has held in memory so far."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def test_a_large_file_is_streamed_in_constant_memory_and_leaves_nothing(
+    server: HttpServer,
+) -> None:
+    row = f"{'x' * 8000},good morning\n"
+    content = ("padding,text\n" + row * 8000).encode()
+    assert len(content) > 60_000_000
+    upload(server, "warm.csv", content[: 13 + len(row) * 1000])
+    before = peak_memory(server)
+    reply = server.post("/score/file", files={"file": ("a.csv", content)}, stream=True)
+    assert reply.headers["Transfer-Encoding"] == "chunked"
+    lines = sum(chunk.count(b"\n") for chunk in reply.iter_content(65536))
+    assert lines == 8001
+    # Batches of other shapes than the warm ones take up to 20 MB by themselves.
+    assert peak_memory(server) - before < 40_000_000, "most of the file in memory"
+    wait_until(lambda: temporary_files(server) == 0, "the upload to be removed")
+
+
+def test_a_small_parquet_file_that_would_fill_the_memory_is_refused(server: HttpServer) -> None:
+    column = pa.DictionaryArray.from_arrays(
+        pa.array([0] * 256, pa.int32()), pa.array(["x" * 3_000_000])
+    )
+    sink = io.BytesIO()
+    pq.write_table(
+        pa.table({"text": column}), sink, store_schema=False, dictionary_pagesize_limit=4_000_000
+    )
+    assert len(sink.getvalue()) < 1_000_000
+    upload(server, "warm.parquet", b"")
+    before = peak_memory(server)
+    reply = upload(server, "a.parquet", sink.getvalue())
+    assert (reply.status_code, reply.json()["error_type"]) == (413, "too_large")
+    assert peak_memory(server) - before < 300_000_000, "what it would have been, decoded, and more"
+    wait_until(lambda: temporary_files(server) == 0, "the upload to be removed")
+
+
+def test_an_upload_is_removed_when_the_client_goes_away(server: HttpServer) -> None:
+    content = "text\n" + ("a " * 100 + "\n") * 20_000
+    scored = server.metrics()["texts_total"]
+    reply = server.post("/score/file", files={"file": ("a.csv", content)}, stream=True)
+    assert temporary_files(server) == 1
+    reply.close()
+    wait_until(
+        lambda: temporary_files(server) == 0,
+        "the upload to be removed",
+        watch=server.require_running,
+    )
+    wait_until(lambda: server.metrics()["queue_texts"] == 0, "its texts to be dropped")
+    assert server.metrics()["texts_total"] - scored < 20_000
+    # In the middle of sending, too.
+    with server.connect() as connection:
+        head = (
+            f"POST /score/file HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+            "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 9000000\r\n\r\n"
+            '--b\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\ntext\n'
+        )
+        connection.sendall(head.encode() + b"x\n" * 1_500_000)
+        wait_until(lambda: temporary_files(server) == 1, "the upload to reach the disk")
+    wait_until(lambda: temporary_files(server) == 0, "the upload to be removed")

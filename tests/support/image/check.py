@@ -1,0 +1,334 @@
+"""Builds the image on a small base, looks into its layers, and runs it: ``scripts/check-image``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from tests.paths import ROOT
+from tests.support.image.builder import (
+    BASE,
+    Buildah,
+    CommandError,
+    copy_context,
+    make_base,
+    push_layers,
+)
+from tests.support.image.container import Container
+from tests.support.image.layers import check_layers, read_layer
+from tests.support.ports import free_port
+from tests.support.processes.worker import wait_until
+from tests.support.small_tokenizer import train_tokenizer
+from tests.support.stand_ins.file_server import FileServer
+from tests.support.stand_ins.runpod.endpoint import RunpodEndpoint
+
+IMAGE: Final = "localhost/hate-speech-detection"
+PICKLE: Final = ROOT / "tests/data/checkpoints/tiny_eval_zip.pt"
+PICKLE_PATH: Final = "/model_7"
+REPOSITORY: Final = "someone/small-tokenizer"
+COMMIT: Final = "0123456789abcdef0123456789abcdef01234567"
+MODEL_DIR: Final = "/app/checkpoints/bertweet-large"
+CPU: Final = {"DEVICE": "cpu", "DTYPE": "float32", "OMP_NUM_THREADS": "1"}
+LABELS: Final = ("hate", "abusing", "neutral", "spam")
+
+# What the work folder holds at its height, with room to spare.
+ROOM: Final = 8 * 10**9
+
+EPILOG: Final = """\
+It takes some minutes, most of them for Debian's and Python's packages. The real base image, a GPU
+and the published checkpoint have no part in it."""
+
+
+class Sources:
+    """The checkpoint and the model hub that the image is built from."""
+
+    def __init__(self, files: FileServer, folder: Path) -> None:
+        self.files = files
+        corpus = [PICKLE.with_name("tiny_expected.json").read_text(encoding="utf-8")]
+        tokenizer = train_tokenizer(folder / "tokenizer", corpus, vocab_size=600)
+        hub = {path.name: path.read_bytes() for path in tokenizer.iterdir()}
+        self.arguments = {
+            "BASE_IMAGE": BASE,
+            "CHECKPOINT": files.serve(PICKLE_PATH, PICKLE.read_bytes()),
+            "TOKENIZER": REPOSITORY,
+            "HF_ENDPOINT": files.serve_hub(REPOSITORY, "main", COMMIT, hub),
+        }
+
+    def fetched(self) -> int:
+        """Return how many bytes of the checkpoint were asked for so far."""
+        return sum(request.sent for request in self.files.seen(PICKLE_PATH))
+
+
+class Image:
+    """A built image, its files mounted."""
+
+    def __init__(self, buildah: Buildah, folder: Path) -> None:
+        self.config: Mapping[str, Any] = buildah.config(IMAGE)
+        self.root = Path(buildah("mount", buildah("from", "--pull-never", IMAGE)))
+        self._folder, self._runs = folder, 0
+
+    def start(
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        mounts: Mapping[Path, str] | None = None,
+    ) -> Container:
+        """Start a container of it."""
+        self._runs += 1
+        folder = self._folder / f"run-{self._runs}"
+        return Container(self.root, self.config, folder, arguments, environment, mounts)
+
+    def healthcheck(self) -> Sequence[str]:
+        """Return the health check's command, which needs no shell."""
+        kind: str
+        command: list[str]
+        kind, *command = self.config["Healthcheck"]["Test"]
+        assert kind == "CMD", kind
+        return command
+
+
+def check_contents(buildah: Buildah, image: Image, folder: Path) -> str:
+    """Look at configuration and layers; return the size of what the image adds to its base."""
+    user, _, group = image.config["User"].partition(":")
+    assert user.isdecimal(), "the user must be a number, for engines that refuse root"
+    assert "0" not in (user, group), "runs as root"
+    environment = dict(each.split("=", 1) for each in image.config["Env"])
+    assert environment["MODEL_DIR"] == MODEL_DIR
+    assert environment["HF_HUB_OFFLINE"] == environment["TRANSFORMERS_OFFLINE"] == "1"
+    assert "org.opencontainers.image.title" in image.config["Labels"]
+    pushed = folder / "layers"
+    all_layers = [read_layer(path) for path in push_layers(buildah, IMAGE, pushed)]
+    shutil.rmtree(pushed)
+    count = buildah.count_layers(BASE)
+    base, added = all_layers[:count], all_layers[count:]
+    check_layers(base, added)
+    return f"{sum(layer.size for layer in added) / 1e6:,.0f} MB without the base"
+
+
+def check_score(image: Image, folder: Path) -> str:
+    """Score the image's own test_input.json, then one mounted over it; return the time it takes."""
+    with image.start() as container:
+        assert container.wait() == 0, container.stderr
+        seconds = time.monotonic() - container.started
+        reply = json.loads(container.stdout)
+    assert abs(sum(reply[label] for label in LABELS) - 1) < 1e-4, reply
+    assert reply["model"].startswith("bertweet-large@"), reply["model"]
+    mine = folder / "mine.json"
+    mine.write_text(json.dumps({"input": {"prompts": ["good morning", ""]}}), encoding="utf-8")
+    with image.start(mounts={mine: "/app/test_input.json"}) as container:
+        assert container.wait() == 0, container.stderr
+        scored, refused = json.loads(container.stdout)["items"]
+    assert scored["text"] == "good morning"
+    assert refused["error"].startswith("validation: ")
+    return f"{seconds:.1f} s from start to the end of the first score"
+
+
+def check_torch(image: Image) -> str:
+    """See that the worker's Python has the base's torch."""
+    code = "import torch; print(torch.__version__, torch.__file__)"
+    versions = []
+    for python in ("/usr/bin/python3", "python3"):
+        with image.start(python, "-c", code) as container:
+            assert container.wait() == 0, container.stderr
+            versions.append(container.stdout.strip())
+    assert versions[0] == versions[1], versions
+    assert "/opt/" not in versions[1], versions
+    return versions[0]
+
+
+def check_refusals(image: Image, folder: Path) -> str:
+    """A folder that is missing, empty or damaged ends the worker; no other model steps in."""
+    empty, damaged = folder / "empty", folder / "damaged"
+    empty.mkdir()
+    shutil.copytree(image.root / MODEL_DIR.lstrip("/"), damaged)
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    said = []
+    cases: list[tuple[dict[str, str], dict[Path, str]]] = [
+        ({"MODEL_DIR": "/nowhere"}, {}),
+        ({}, {empty: MODEL_DIR}),
+        ({}, {damaged: MODEL_DIR}),
+    ]
+    for environment, mounts in cases:
+        with image.start(environment=environment, mounts=mounts) as container:
+            assert container.wait() == 1, container.stderr
+            assert container.stdout == ""
+            last = container.stderr.splitlines()[-1]
+            assert last.startswith("error: "), container.stderr
+            said.append(last.removeprefix("error: "))
+    return "; ".join(said)
+
+
+def check_queue(image: Image) -> str:
+    """Work a queue; pass the health check; at SIGTERM answer what was taken, and end."""
+    with RunpodEndpoint() as endpoint:
+        with image.start(environment={**CPU, **endpoint.environment()}) as worker:
+            ids = endpoint.submit({"prompt": "good morning"}, {"prompt": ""})
+            wait_until(
+                lambda: endpoint.all_answered(ids), "two answers", watch=worker.require_running
+            )
+            assert (endpoint.answer(ids[0]) or {})["output"]["text"] == "good morning"
+            assert "validation" in (endpoint.answer(ids[1]) or {})["error"]
+            health = worker.execute(image.healthcheck())
+            assert health.returncode == 0, health.stderr
+            assert f"{':'.join(map(str, worker.user_ids()))}" == image.config["User"]
+
+            last = endpoint.submit(*[{"prompts": ["good morning"] * 256}] * 4)
+            # Not only handed out: the SDK drops a job that reaches it after the signal.
+            wait_until(lambda: endpoint.all_taken(last), "jobs taken", watch=worker.require_running)
+            before = len(endpoint.answered)
+            worker.terminate()
+            endpoint.drain()
+            assert worker.wait() == 0, worker.stderr
+        assert all("output" in (endpoint.answer(job) or {}) for job in last), "jobs were dropped"
+        assert not endpoint.problems, endpoint.problems
+    with image.start(*image.healthcheck()) as alone:
+        assert alone.wait() == 1, "the health check passes without a worker"
+    total = len(endpoint.answered)
+    return f"{total} jobs answered, {total - before} of them after SIGTERM"
+
+
+def check_server(image: Image) -> str:
+    """Serve HTTP; pass the health check once ready; end at SIGTERM."""
+    port = free_port()
+    environment = {**CPU, "PORT": str(port), "BEARER_TOKEN": "token-of-the-check"}
+    url = f"http://127.0.0.1:{port}"
+    with image.start("server", environment=environment) as server:
+        wait_until(
+            lambda: server.execute(image.healthcheck()).returncode == 0,
+            "a healthy server",
+            watch=server.require_running,
+        )
+        request = urllib.request.Request(
+            f"{url}/score",
+            data=json.dumps({"text": "good morning"}).encode(),
+            headers={
+                "Content-Type": "application/json",
+                "Authorization": "Bearer token-of-the-check",
+            },
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            assert json.load(response)["text"] == "good morning"
+        server.terminate()
+        assert server.wait() == 0, server.stderr
+    return "ready, scored, ended"
+
+
+def check_rebuilds(buildah: Buildah, sources: Sources, wheels: Path, context: Path) -> str:
+    """Edits fetch nothing again: of the service nothing at all, of the rest not the checkpoint."""
+    before = len(sources.files.requests)
+    append(context / "app.py", "# an edit\n")
+    buildah.build(context, IMAGE, wheels, sources.arguments)
+    assert len(sources.files.requests) == before, "an edit of app.py fetches again"
+
+    fetched = sources.fetched()
+    append(context / "utils/settings.py", "# an edit\n")
+    buildah.build(context, f"{IMAGE}-a", wheels, sources.arguments, target="checkpoint")
+    assert len(sources.files.requests) > before, "an edit of the converter does not reach it"
+    append(context / "requirements.lock", "# an edit\n")
+    buildah.build(context, f"{IMAGE}-b", wheels, sources.arguments, target="fetching")
+    again = sources.fetched() - fetched
+    assert again < 100, f"{again} more bytes of the checkpoint after other edits"
+    return f"{again} byte of the checkpoint asked for again"
+
+
+def append(path: Path, text: str) -> None:
+    """Add to a file's end."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def check_all(folder: Path, report: Callable[[str, Callable[[], str]], None]) -> None:
+    """Build, look, run."""
+    with contextlib.ExitStack() as stack:
+        buildah = Buildah(folder)
+        stack.callback(buildah.close)
+        sources = Sources(stack.enter_context(FileServer()), folder)
+        context = copy_context(folder)
+        # What lies about in a working copy and must not be sent along.
+        (context / ".env").write_text("BEARER_TOKEN=secret\n", encoding="utf-8")
+        made: dict[str, Any] = {}
+
+        def base() -> str:
+            made["wheels"] = make_base(buildah, folder)
+            return BASE
+
+        def build() -> str:
+            buildah.build(context, IMAGE, made["wheels"], sources.arguments)
+            assert sources.fetched() <= PICKLE.stat().st_size + 1, "the checkpoint came twice"
+            made["image"] = Image(buildah, folder)
+            return IMAGE
+
+        report("base image", base)
+        report("image", build)
+        image: Image = made["image"]
+        report("contents", lambda: check_contents(buildah, image, folder))
+        report("torch", lambda: check_torch(image))
+        report("test_input.json", lambda: check_score(image, folder))
+        report("bad checkpoints", lambda: check_refusals(image, folder))
+        report("queue", lambda: check_queue(image))
+        report("server", lambda: check_server(image))
+        report("rebuilds", lambda: check_rebuilds(buildah, sources, made["wheels"], context))
+
+
+def choose_parent(given: Path | None) -> Path:
+    """Return where to work: in memory if there is plenty, since nothing is to last."""
+    memory = Path("/dev/shm")
+    if given is None and memory.is_dir() and shutil.disk_usage(memory).free > 2 * ROOM:
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        if int(fields["MemAvailable"].split()[0]) * 1024 > 1.5 * ROOM:
+            return memory
+    return given or Path(tempfile.gettempdir())
+
+
+def main() -> int:
+    """Run the checks; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="check-image",
+        description="Build the Dockerfile on a small Debian base and run what comes out.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help=f"make the work folder ({ROOM / 1e9:.0f} GB) in here and not in memory or the "
+        "temporary folder; it is removed at the end",
+    )
+    parent = choose_parent(parser.parse_args().work)
+    if shutil.disk_usage(parent).free < ROOM:
+        sys.stdout.write(f"check-image: not run: {parent} has no {ROOM / 1e9:.0f} GB free\n")
+        return 0
+
+    def report(name: str, check: Callable[[], str]) -> None:
+        sys.stdout.write(f"check-image: {name} …")
+        sys.stdout.flush()
+        began = time.monotonic()
+        outcome = check()
+        sys.stdout.write(f" {outcome} ({time.monotonic() - began:.0f} s)\n")
+
+    # Ended from outside, it cleans up as well.
+    signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(143))
+    try:
+        with tempfile.TemporaryDirectory(prefix="check-image-", dir=parent) as folder:
+            check_all(Path(folder), report)
+    except (AssertionError, CommandError, OSError, TimeoutError) as exc:
+        sys.stdout.write(f"\ncheck-image: failed: {exc}\n")
+        return 1
+    sys.stdout.write("check-image: passed\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

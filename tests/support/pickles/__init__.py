@@ -1,0 +1,1 @@
+"""Checkpoint files in the published format, and what reads them."""

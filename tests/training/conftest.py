@@ -1,0 +1,25 @@
+"""Sums in one order, so that two runs can be compared bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from hatespeech.training.corpus import Corpus, read_corpus
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def corpus(data: list[str]) -> Corpus:
+    """The texts to learn from; each file of tests has its own ``data``."""
+    return read_corpus(Path(data[1]))
