@@ -199,7 +199,7 @@ class Layer(nn.Module):
         return widened
 
 
-class Encoder(nn.Module):
+class LayerStack(nn.Module):
     """The stack of layers."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -228,7 +228,7 @@ class RobertaEncoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embeddings = Embeddings(config)
-        self.encoder = Encoder(config)
+        self.encoder = LayerStack(config)
         self.pooler = Pooler(config)
 
     def forward(self, batch: PackedBatch, first_only: bool = False) -> Tensor:

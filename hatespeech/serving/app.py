@@ -18,15 +18,15 @@ from hatespeech.serving.guards.auth import OPEN_PATHS, TokenGuard, require_guard
 from hatespeech.serving.guards.envelope import Envelope
 from hatespeech.serving.guards.limits import BodyLimiter, RateLimiter
 from hatespeech.serving.http_errors import install_error_handlers
-from hatespeech.serving.jobs.queue import Jobs
+from hatespeech.serving.jobs.runner import JobRunner
 from hatespeech.serving.jobs.store import Store
 from hatespeech.serving.metrics import Metrics
-from hatespeech.serving.model import ServedModel
 from hatespeech.serving.openapi import DESCRIPTION, SUMMARY, TITLE, install_openapi
 from hatespeech.serving.routes.demo import demo_routes
 from hatespeech.serving.routes.jobs import job_routes
 from hatespeech.serving.routes.meta import meta_routes
 from hatespeech.serving.routes.score import score_routes
+from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import SAFE_TOKEN_CHARS, ServerSettings
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         model = ServedModel(settings, stop)
-        jobs = Jobs(store, model, metrics, settings)
+        jobs = JobRunner(store, model, metrics, settings)
         app.state.model, app.state.jobs = model, jobs
         metrics.watch(model, lambda: jobs.unanswered)
         model.start()

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from hatespeech.contract import TextScore
 from hatespeech.errors import ServiceError
-from hatespeech.serving.model import ServedModel
+from hatespeech.serving.served_model import ServedModel
 
 if TYPE_CHECKING:
     from hatespeech.engine.batcher import Counters

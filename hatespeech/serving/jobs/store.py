@@ -55,7 +55,7 @@ class NewJob:
 
 
 @dataclass(frozen=True)
-class Job:
+class StoredJob:
     """A job as it stands; ``output`` is JSON text."""
 
     id: str
@@ -173,16 +173,16 @@ class Store:
 
         await self._database.run(put_back)
 
-    async def get(self, job_id: str, owner: bytes) -> Job | None:
+    async def get(self, job_id: str, owner: bytes) -> StoredJob | None:
         """Return a job of this owner whose result has not expired."""
 
-        def get(connection: sqlite3.Connection) -> Job | None:
+        def get(connection: sqlite3.Connection) -> StoredJob | None:
             row = connection.execute(
                 f"SELECT {_COLUMNS} FROM jobs WHERE id = ? AND owner = ?"  # noqa: S608 - constant
                 " AND (finished IS NULL OR finished > ?)",
                 (job_id, owner, time.time() - self._ttl),
             ).fetchone()
-            return Job(*row) if row else None
+            return StoredJob(*row) if row else None
 
         return await self._database.run(get)
 

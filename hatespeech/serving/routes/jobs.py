@@ -15,8 +15,15 @@ from starlette.responses import JSONResponse, Response
 
 from hatespeech.errors import ValidationError
 from hatespeech.serving.guards.auth import Caller
-from hatespeech.serving.jobs.queue import Jobs
-from hatespeech.serving.jobs.store import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE, Job
+from hatespeech.serving.jobs.runner import JobRunner
+from hatespeech.serving.jobs.store import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    IN_PROGRESS,
+    IN_QUEUE,
+    StoredJob,
+)
 from hatespeech.serving.openapi import (
     EXAMPLE_TEXT,
     JOB,
@@ -91,7 +98,7 @@ def job_routes(settings: ServerSettings) -> tuple[APIRouter, APIRouter]:
                 "must be 1 to 255 visible ASCII characters", field="Idempotency-Key"
             )
         job_input = read_input(await read_json(request))
-        jobs: Jobs = request.app.state.jobs
+        jobs: JobRunner = request.app.state.jobs
         job_id = await jobs.submit(caller_of(request), job_input, retry_key=key)
         return JSONResponse({"id": job_id, "status": IN_QUEUE})
 
@@ -106,7 +113,7 @@ def job_routes(settings: ServerSettings) -> tuple[APIRouter, APIRouter]:
         """Answer with the result, or with the job as it stands when the wait is over."""
         milliseconds = read_wait(request)
         job_input = read_input(await read_json(request))
-        jobs: Jobs = request.app.state.jobs
+        jobs: JobRunner = request.app.state.jobs
         owner = jobs.owner(caller_of(request))
         job_id = await jobs.submit(caller_of(request), job_input, prefix="sync-")
         try:
@@ -125,7 +132,7 @@ def job_routes(settings: ServerSettings) -> tuple[APIRouter, APIRouter]:
     )
     async def status(request: Request) -> Response:
         """Only the token that made a job may ask for it, and until its result expires."""
-        jobs: Jobs = request.app.state.jobs
+        jobs: JobRunner = request.app.state.jobs
         owner = jobs.owner(caller_of(request))
         return job_response(await jobs.get(request.path_params["job_id"], owner))
 
@@ -138,7 +145,7 @@ def job_routes(settings: ServerSettings) -> tuple[APIRouter, APIRouter]:
     )
     async def cancel(request: Request) -> Response:
         """Answer with what became of it; one that was answered stays answered."""
-        jobs: Jobs = request.app.state.jobs
+        jobs: JobRunner = request.app.state.jobs
         owner = jobs.owner(caller_of(request))
         return job_response(await jobs.cancel(request.path_params["job_id"], owner))
 
@@ -146,7 +153,7 @@ def job_routes(settings: ServerSettings) -> tuple[APIRouter, APIRouter]:
 
     @endpoint.get("/health")
     async def endpoint_health(request: Request) -> Response:
-        jobs: Jobs = request.app.state.jobs
+        jobs: JobRunner = request.app.state.jobs
         counts = await jobs.count()
         return JSONResponse(
             {
@@ -191,7 +198,7 @@ def read_wait(request: Request) -> int:
     return int(value)
 
 
-def job_response(job: Job) -> Response:
+def job_response(job: StoredJob) -> Response:
     """Return a job in Runpod's shape; its output is spliced in as the text it is stored as."""
     head: dict[str, Any] = {}
     if job.started is not None and job.finished is not None:

@@ -10,10 +10,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
-from hatespeech.serving.jobs.queue import Jobs
+from hatespeech.serving.jobs.runner import JobRunner
 from hatespeech.serving.metrics import Metrics
-from hatespeech.serving.model import ServedModel
 from hatespeech.serving.openapi import OPEN, SUMMARY, TITLE, Card, Health, errors
+from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 
 # Swagger UI sets style attributes and has its icons in data: URLs. Scripts come from here alone.
@@ -130,7 +130,7 @@ def meta_routes(settings: ServerSettings, metrics: Metrics, version: str) -> API
         )
         async def metrics_text(request: Request) -> Response:
             """Requests, latency, errors, batches, windows, queues."""
-            jobs: Jobs = request.app.state.jobs
+            jobs: JobRunner = request.app.state.jobs
             await jobs.count()
             # Its content type names a charset; Starlette would add another.
             return Response(

@@ -13,7 +13,6 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from hatespeech.errors import OverloadedError, TooLargeError, UnhealthyError, ValidationError
 from hatespeech.labels import THRESHOLD_NAMES
 from hatespeech.serving.metrics import Metrics
-from hatespeech.serving.model import ServedModel
 from hatespeech.serving.openapi import (
     EXAMPLE_TEXT,
     SCORING,
@@ -25,6 +24,7 @@ from hatespeech.serving.openapi import (
     score_input,
 )
 from hatespeech.serving.reading import read_json, read_query, until_gone
+from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 from hatespeech.serving.uploads.upload import open_table, receive_upload, score_table
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from hatespeech.contract import COLUMNS, TextScore
 from hatespeech.errors import TooLargeError, ValidationError
-from hatespeech.serving.uploads.text_tables import TEXT, UploadTable, refuse_added
+from hatespeech.serving.uploads.table import TEXT, UploadTable, refuse_added
 
 if TYPE_CHECKING:
     import pyarrow as pa
