@@ -20,8 +20,13 @@ from typing import Final, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
-OPERATORS: Final = (*("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported"),)
+OPERATORS: Final = [
+    "_linear_pointwise",
+    "_reorder_linear_weight",
+    "_is_mkldnn_bf16_supported",
+]
 ROW_STEP: Final = 8
 # Also keeps a layer's widest intermediate result within a processor's caches.
 ROWS_AT_ONCE: Final = 512
@@ -44,12 +49,14 @@ class Linear(nn.Linear):
             )
             del self.weight
 
+    @override
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         if self._reordered is not None:
             raise RuntimeError("a layer in oneDNN's order can be neither moved nor cast")
         moved: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
         return moved
 
+    @override
     def forward(self, rows: Tensor) -> Tensor:
         """Return ``[rows, out_features]``."""
         if not self._served_by_onednn(rows):
@@ -79,7 +86,10 @@ class Linear(nn.Linear):
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
             rows,
             self.weight if self._reordered is None else self._reordered,
-            *(self.bias, activation, [], "none"),
+            self.bias,
+            activation,
+            [],
+            "none",
         )
         return product[:count]
 

@@ -120,8 +120,16 @@ class Store:
                 "INSERT INTO jobs (id, owner, status, input, error, created, started, finished,"
                 " retry_key, retry_body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    *(job.id, job.owner, IN_QUEUE if done is None else FAILED, job.input),
-                    *(job.error, now, done, done, job.retry_key, job.retry_body),
+                    job.id,
+                    job.owner,
+                    IN_QUEUE if done is None else FAILED,
+                    job.input,
+                    job.error,
+                    now,
+                    done,
+                    done,
+                    job.retry_key,
+                    job.retry_body,
                 ),
             )
             return job.id
@@ -216,8 +224,12 @@ def _prepare(connection: sqlite3.Connection) -> bytes:
         "UPDATE jobs SET status = ?, error = ?, finished = ?, input = NULL"
         " WHERE status IN (?, ?) AND attempts >= ?",
         (
-            *(FAILED, f"internal: the service died {MAX_ATTEMPTS} times while this job ran"),
-            *(time.time(), IN_QUEUE, IN_PROGRESS, MAX_ATTEMPTS),
+            FAILED,
+            f"internal: the service died {MAX_ATTEMPTS} times while this job ran",
+            time.time(),
+            IN_QUEUE,
+            IN_PROGRESS,
+            MAX_ATTEMPTS,
         ),
     )
     connection.execute(

@@ -12,6 +12,8 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Final, NoReturn
 
+from typing_extensions import override
+
 from hatespeech.contract import TextScore
 from hatespeech.errors import ValidationError
 from hatespeech.serving.uploads.table import ADDED, TEXT, UploadTable, refuse_added
@@ -29,8 +31,8 @@ class Csv(UploadTable):
     suffix = "csv"
     dialect: ClassVar[dict[str, Any]] = {"delimiter": ",", "strict": True}
 
+    @override
     def check(self) -> None:
-        """See :meth:`UploadTable.check`."""
         columns = self._columns()
         if columns.count(TEXT) != 1:
             raise ValidationError("its header must name one column text", field="file")
@@ -38,16 +40,16 @@ class Csv(UploadTable):
         for _ in self._records():
             pass
 
+    @override
     def chunks(self) -> Iterator[tuple[Any, list[Any]]]:
-        """See :meth:`Table.chunks`."""
         columns = self._columns()
         place = columns.index(TEXT)
         yield [[*columns, *ADDED]], []
         for rows in chunked(self._records(), self._rows, lambda row: sum(map(len, row))):
             yield rows, [row[place] for row in rows]
 
+    @override
     def write(self, rows: Any, items: Sequence[TextScore]) -> bytes:
-        """See :meth:`Table.write`."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n", **self.dialect)
         if not items:  # the header
@@ -106,18 +108,18 @@ class Jsonl(UploadTable):
     media_type = "application/jsonl"
     suffix = "jsonl"
 
+    @override
     def check(self) -> None:
-        """See :meth:`UploadTable.check`."""
         for _ in self._objects():
             pass
 
+    @override
     def chunks(self) -> Iterator[tuple[Any, list[Any]]]:
-        """See :meth:`Table.chunks`."""
         for pairs in chunked(self._objects(), self._rows, lambda pair: len(pair[0])):
             yield [line for line, _ in pairs], [record.get(TEXT) for _, record in pairs]
 
+    @override
     def write(self, rows: Any, items: Sequence[TextScore]) -> bytes:
-        """See :meth:`Table.write`."""
         lines = []
         for line, item in zip(rows, items, strict=True):
             added = json.dumps(item.columns(), ensure_ascii=False)
