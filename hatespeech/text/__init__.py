@@ -1,6 +1,8 @@
 """From a raw tweet to the text that BERTweet was trained on.
 
-normalizer.py      normalize_tweet: placeholders, emoji names, contractions
-tokens.py          the tokens of NLTK 3.5's TweetTokenizer, in linear time
-emoji_names.tsv    character to name, as in ``emoji`` 0.6.0
+    normalizer.py      normalize_tweet: placeholders, emoji names, contractions
+    tokens.py          the tokens of NLTK 3.5's TweetTokenizer, in linear time
+    emoji_names.tsv    the name of each emoji character, as in ``emoji`` 0.6.0
+
+Nothing here knows the model.
 """
