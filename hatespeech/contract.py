@@ -1,8 +1,8 @@
 """What callers send and what they get back, the same on every front.
 
-A request holds one text (``prompt``, alias ``text``) or many (``prompts``, alias ``texts``). A
-fault of the request itself fails the whole request. A fault of one text among many stays with that
-text.
+A request holds one text (``prompt``, alias ``text``) or many (``prompts``, alias ``texts``). An
+error of the request itself fails the whole request. An error of one text among many concerns that
+text alone.
 
 :data:`FIELDS` declares every field of a reply once. OpenAPI's models, the columns of tables and the
 table in ``docs/contract.md`` are made from it; ``service.proto`` and the examples are checked
@@ -25,7 +25,7 @@ from hatespeech.errors import ServiceError, TooLargeError, ValidationError, read
 from hatespeech.labels import LABELS, THRESHOLD_NAMES, Label
 from hatespeech.settings import EngineSettings
 
-# What a caller's own key may take up in an error message.
+# Error messages cut an unknown key to this length.
 SHOWN_KEY_CHARS: Final = 40
 
 Threshold = Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=False)]
@@ -46,7 +46,7 @@ class ReplyField:
     description: str  # one sentence, for the documents
     always: bool = False  # in every item that has scores
     once: bool = False  # once for a reply, not in each item
-    column: str | None = None  # its Arrow type in tables; None: tables do not have it
+    column: str | None = None  # its Arrow type in tables; None if tables do not have it
 
 
 FIELDS: Final[tuple[ReplyField, ...]] = (
@@ -148,7 +148,7 @@ def fields_table() -> str:
 
 
 class _Body(BaseModel):
-    """The request as it is written; which of the four text fields it has is checked later."""
+    """The request as sent; :func:`_text_field` checks which of the four text fields it has."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -181,19 +181,19 @@ class Prediction:
 
     scores: Sequence[float]  # probabilities in the order of LABELS, summing to 1
     windows: int  # how many 512-token windows the text was read in
-    window: tuple[int, int] | None  # code points of the one that spoke, if there were several
-    words: Sequence[WordInfluence] | None  # only when asked for
+    window: tuple[int, int] | None  # if several: code points of the one that speaks for the text
+    words: Sequence[WordInfluence] | None  # only if ``explain`` is set
 
 
 @dataclass(frozen=True)
 class TextScore:
     """The scores of one text, or its ``error``; attributes have the names of the reply's fields.
 
-    Without scores ``error`` is set, ``scores`` is empty, and every other attribute but ``text`` is
-    ``None``.
+    If the text has no scores, ``error`` is set, ``scores`` is empty, and every attribute except
+    ``text`` is ``None``.
     """
 
-    text: str  # as sent, with U+FFFD for each lone surrogate; "" for what is not a string
+    text: str  # as sent, with U+FFFD for each lone surrogate; "" if it is not a string
     hate: float | None = None
     abusing: float | None = None
     neutral: float | None = None
@@ -209,7 +209,7 @@ class TextScore:
     def of(
         cls, text: str, outcome: Prediction | ServiceError, thresholds: Mapping[str, float] | None
     ) -> TextScore:
-        """Combine a text with what the model, or a fault, says about it."""
+        """Combine a text with the model's prediction, or with its error."""
         if isinstance(outcome, ServiceError):
             return cls(text, error=outcome)
         scores: dict[Label, float] = dict(zip(LABELS, outcome.scores, strict=True))
@@ -236,29 +236,29 @@ class TextScore:
 
     @property
     def scores(self) -> dict[Label, float]:
-        """The four probabilities by label, in the order of ``LABELS``; empty without scores."""
+        """The four probabilities by label, in the order of ``LABELS``; empty if there are none."""
         if self.error is not None:
             return {}
         return {label: getattr(self, label) for label in LABELS}
 
     def columns(self) -> dict[str, Any]:
-        """Return what the columns of tables hold for this text; ``None`` for a missing value."""
+        """Return the values for a table's columns; ``None`` for a missing value."""
         return {name: _plain(getattr(self, name)) for name in COLUMNS}
 
     @classmethod
     def from_columns(cls, values: Mapping[str, Any]) -> TextScore:
-        """Return the score, without its text, that :meth:`columns` gave these values for."""
+        """Return the score that :meth:`columns` turned into these values; its text is empty."""
         written = values["error"]
         return cls("", **{**values, "error": None if written is None else read_error(written)})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the object that replies hold; fields without a value are left out."""
+        """Return the object that replies hold, without the fields that have no value."""
         values = {field.name: _plain(getattr(self, field.name)) for field in ITEM_FIELDS}
         return {name: value for name, value in values.items() if value is not None}
 
 
 def _plain(value: Any) -> Any:
-    """Return a value of a field as JSON has it."""
+    """Return a field's value as JSON represents it."""
     if isinstance(value, ServiceError):
         return str(value)
     if isinstance(value, tuple):
@@ -271,7 +271,7 @@ class ScoreRequest:
     """A request that holds at least one text to score."""
 
     name: str  # the field that held the text or texts
-    texts: Sequence[str]  # as echoed: lone surrogates already replaced, "" for what was no string
+    texts: Sequence[str]  # as echoed: lone surrogates already replaced, "" if it was not a string
     faults: Mapping[int, ServiceError]  # positions that can't be scored, and why
     many: bool
     explain: bool
@@ -279,9 +279,9 @@ class ScoreRequest:
     recommended: str | None = None  # the name of the checkpoint's thresholds to use instead
 
     def resolve(self, thresholds: Mapping[str, Mapping[str, float]]) -> ScoreRequest:
-        """Put the numbers a checkpoint recommends for a name.
+        """Replace the name of recommended thresholds by the checkpoint's numbers.
 
-        Raises :class:`ValidationError` if it recommends none by that name.
+        Raises :class:`ValidationError` if the checkpoint recommends none by that name.
         """
         if self.recommended is None:
             return self
@@ -297,8 +297,8 @@ class ScoreRequest:
 class Timing:
     """Where a request's time goes, in milliseconds."""
 
-    queue_ms: float  # until the device begins with its first text
-    compute_ms: float  # from then until its last result
+    queue_ms: float  # until the device starts on the first text
+    compute_ms: float  # from then until the last result
 
     def to_dict(self) -> dict[str, float]:
         """Return the object that replies hold."""
@@ -309,13 +309,15 @@ class Timing:
 class Reply:
     """What a caller gets back."""
 
-    items: Sequence[TextScore]  # in the order of the request's texts; one if it asked for one
+    items: Sequence[
+        TextScore
+    ]  # in the order of the request's texts; one for a request with one text
     many: bool
     model: str
     timing: Timing
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the contract's reply, ready for ``json.dumps``."""
+        """Return the reply as ``json.dumps`` takes it."""
         once = {"model": self.model, "timing": self.timing.to_dict()}
         if self.many:
             return {"items": [item.to_dict() for item in self.items], **once}
@@ -326,8 +328,8 @@ class Reply:
 def parse_request(body: object, settings: EngineSettings) -> ScoreRequest:
     """Read the contract's ``input`` object.
 
-    Raises :class:`ValidationError` or :class:`TooLargeError` for faults of the whole request, and
-    for those of the text where only one was sent.
+    Raises :class:`ValidationError` or :class:`TooLargeError` for an invalid request, and for an
+    invalid text if it is the only one.
     """
     if not isinstance(body, dict):
         raise ValidationError("must be an object with prompt or prompts", field="input")
@@ -370,9 +372,9 @@ def parse_request(body: object, settings: EngineSettings) -> ScoreRequest:
 
 
 def _require_known_keys(body: Mapping[object, object]) -> None:
-    """Raise :class:`ValidationError` for the first key that has no place here.
+    """Raise :class:`ValidationError` for the first unknown key.
 
-    pydantic would collect a finding for each: a body of a million keys would take seconds, and
+    pydantic would collect an error for each: a body of a million keys would take seconds and
     gigabytes.
     """
     for key in body:
@@ -386,9 +388,9 @@ def _require_known_keys(body: Mapping[object, object]) -> None:
 
 
 def _threshold_name(body: Mapping[object, object]) -> str | None:
-    """Return the name of recommended thresholds, if that is what the request asks for.
+    """Return the name of recommended thresholds, if the request asks for them by name.
 
-    A message of the proto can't hold a string where it held an object: there, it is ``name`` in it.
+    A name is a string, or ``name`` in an object: in the proto ``thresholds`` is always an object.
     """
     value = body.get("thresholds")
     if isinstance(value, dict) and "name" in value:
@@ -437,7 +439,7 @@ def _read_texts(
 
 
 def _readable(text: str) -> str:
-    """Replace lone surrogates, which no UTF-8 reply can hold, by U+FFFD."""
+    """Replace lone surrogates, which UTF-8 cannot hold, by U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -446,7 +448,7 @@ def _readable(text: str) -> str:
 
 
 def _explain(exc: pydantic.ValidationError) -> ValidationError:
-    """Turn pydantic's first finding into an error that quotes no value."""
+    """Turn pydantic's first error into one that does not quote the value."""
     error = exc.errors(include_url=False, include_input=False)[0]
     first, *rest = (str(part) for part in error["loc"])
     if first == "explain":
@@ -465,7 +467,8 @@ def build_reply(
 ) -> Reply:
     """Return the reply to a request.
 
-    ``outcomes`` stand in the order of ``request.texts``. Raises the error of a lone text.
+    ``outcomes`` are in the order of ``request.texts``. Raises the error of the text if the request
+    holds only one.
     """
     places = [
         f"{request.name}[{i}]" if request.many else request.name for i in range(len(outcomes))
@@ -486,6 +489,6 @@ def build_reply(
 def _reaches(score: float, threshold: float) -> bool:
     """Compare in float32, the precision of scores and of the proto's fields.
 
-    A float32 that travels as the shortest decimal for it may come back as a double just above it.
+    A float32 sent as the shortest decimal for it may come back as a slightly larger double.
     """
     return c_float(score).value >= c_float(threshold).value

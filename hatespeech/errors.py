@@ -6,15 +6,15 @@ The tree is closed: a front turns any exception that is not in it into :class:`I
     ├── ValidationError   validation   the input breaks the contract
     ├── TooLargeError     too_large    the input is well-formed but exceeds a limit
     ├── OverloadedError   overloaded   the queue is full
-    ├── UnhealthyError    unhealthy    the model is loading, or the device broke
-    └── InternalError     internal     a fault of the service that concerns this input alone
-    SettingsError         an environment variable holds a bad value; the start stops
+    ├── UnhealthyError    unhealthy    the model is loading, or the device failed
+    └── InternalError     internal     the service failed on this input alone
+    SettingsError         an environment variable holds a bad value; the program does not start
     CheckpointError       a checkpoint folder is missing, damaged or inconsistent
 
-:mod:`hatespeech.serving.http_errors` adds the errors that exist over HTTP only, and the statuses.
+:mod:`hatespeech.serving.http_errors` adds the errors that only HTTP has, and the statuses.
 
-An error keeps its code, its field and its message apart until a front writes it out. The message is
-one line and never quotes the caller's text: logs and other people's systems see it.
+An error keeps its code, field and message apart until a front writes it out. The message is one
+line and never quotes the caller's text, because logs and other systems see it.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _WRITTEN: Final = re.compile(
 
 
 class ServiceError(Exception):
-    """An error with a place in the contract.
+    """An error that the contract describes.
 
-    ``code`` is for programs, ``message`` for people; ``field`` names the part of the request that
-    is at fault, such as ``texts[3]``.
+    ``code`` is for programs and ``message`` for people. ``field`` names the part of the request
+    that is wrong, such as ``texts[3]``.
     """
 
     code: ClassVar[str]
-    blames_input: ClassVar[bool] = False  # only then the error is about a field
+    blames_input: ClassVar[bool] = False  # only such an error has a field
     retry_after: int | None = None  # seconds after which the same request may succeed
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
@@ -48,7 +48,7 @@ class ServiceError(Exception):
         self.field = field
 
     def at(self, field: str) -> Self:
-        """Return this error for another field. A fault of the service belongs to no field."""
+        """Return this error for another field; unchanged if the input is not to blame."""
         if not self.blames_input:
             return self
         moved = copy.copy(self)
@@ -57,11 +57,11 @@ class ServiceError(Exception):
 
     @property
     def line(self) -> str:
-        """``<field>: <message>``, the form that a person reads."""
+        """``<field>: <message>``, for people."""
         return self.message if self.field is None else f"{self.field}: {self.message}"
 
     def __str__(self) -> str:
-        """Return ``<code>: <field>: <message>``, the form in replies of the queue and in items."""
+        """Return ``<code>: <field>: <message>``, as failed jobs and items hold it."""
         return f"{self.code}: {self.line}"
 
 
@@ -80,34 +80,34 @@ class TooLargeError(ServiceError):
 
 
 class OverloadedError(ServiceError):
-    """The queue is full: all callers together ask for more than there is room for."""
+    """The queue has no room for this request."""
 
     code = "overloaded"
     retry_after = 1
 
 
 class UnhealthyError(ServiceError):
-    """The model is loading, or the device broke and the worker is being replaced."""
+    """The model is loading, or the device failed and the worker is being replaced."""
 
     code = "unhealthy"
     retry_after = 5
 
 
 class InternalError(ServiceError):
-    """A fault of the service that concerns this input alone."""
+    """The service failed on this input alone."""
 
     code = "internal"
 
 
 class SettingsError(Exception):
-    """An environment variable holds a bad value; the message names it and what is allowed."""
+    """An environment variable holds a bad value; the message names both and what is allowed."""
 
 
 class CheckpointError(Exception):
     """A checkpoint folder is missing, damaged or inconsistent; the message says which and how."""
 
 
-# What a worker writes for a job or for a text.
+# The errors that a worker writes for a job or a text.
 _KINDS: Final[dict[str, type[ServiceError]]] = {
     kind.code: kind
     for kind in (ValidationError, TooLargeError, OverloadedError, UnhealthyError, InternalError)
@@ -115,7 +115,7 @@ _KINDS: Final[dict[str, type[ServiceError]]] = {
 
 
 def read_error(written: str) -> ServiceError | None:
-    """Return the error that ``str`` wrote as this line; ``None`` if no error of ours reads so."""
+    """Return the error whose ``str`` is this line, or ``None`` if the line is not one of ours."""
     found = _WRITTEN.fullmatch(written)
     if found is None or found["code"] not in _KINDS:
         return None
@@ -123,9 +123,9 @@ def read_error(written: str) -> ServiceError | None:
 
 
 def describe_exception(exc: BaseException) -> str:
-    """Return an exception's type and place, fit for a log.
+    """Return an exception's type and place in the code, for a log.
 
-    Never its message: libraries like to quote what they could not read, and that is user text.
+    Its message is left out: libraries often quote what they could not read, which may be a text.
     """
     frames = traceback.extract_tb(exc.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

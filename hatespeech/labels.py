@@ -1,4 +1,4 @@
-"""The labels of the model and the names of its recommended thresholds. The ground floor."""
+"""The model's labels and the names of recommended thresholds. Imports nothing of the package."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ Label = Literal["hate", "abusing", "neutral", "spam"]
 # In the order of the model's outputs.
 LABELS: Final[tuple[Label, ...]] = get_args(Label)
 
-# Thresholds that a checkpoint may recommend. A request asks for them by name.
+# Thresholds that a checkpoint may recommend; a request can ask for them by name.
 ThresholdName = Literal["balanced", "strict"]
 THRESHOLD_NAMES: Final[tuple[str, ...]] = get_args(ThresholdName)

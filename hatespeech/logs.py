@@ -1,7 +1,7 @@
 """Logging to standard error, as text or JSON lines.
 
-Standard output is left to replies. What is logged is our choice alone: a message never holds a
-text, and exceptions are described by type and place (:func:`describe_exception`).
+Standard output is for replies. A message never holds a text, and an exception is logged by its type
+and place (:func:`describe_exception`), never by its message.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FIELDS: Final = "fields"  # log.info(…, extra={FIELDS: {"request_id": …}})
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC, ISO 8601), level, logger, message, and given fields."""
+    """Writes one JSON object per line: time (UTC, ISO 8601), level, logger, message, fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Render one record."""
@@ -35,13 +35,13 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(settings: EngineSettings) -> None:
-    """Send what our own modules log to standard error."""
+    """Send the package's log to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     if settings.log_format == "json":
         handler.setFormatter(JsonFormatter())
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
-    # Not the root logger: libraries log what they were given.
+    # Not the root logger: libraries may log the texts that they are given.
     ours = logging.getLogger(LOGGER)
     ours.handlers = [handler]
     ours.setLevel(settings.log_level)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 PACKAGE: Final = Path(__file__).resolve().parent
-# The checkout that the package stands in; the current folder if the package is installed.
+# The checkout that holds the package or, if the package is installed, the current folder.
 ROOT: Final = PACKAGE.parent if (PACKAGE.parent / "test_input.json").is_file() else Path.cwd()
 
 EMBEDDED: Final = PACKAGE / "checkpoints" / "mini"

@@ -1,8 +1,8 @@
-"""The engine's settings: environment name, default, range, one sentence.
+"""The engine's settings: for each an environment variable, a default, a range and one sentence.
 
-An entry point reads them once and passes them down. A setting's environment name is its field's
-name in capitals. An empty variable counts as unset, because ``docker run -e NAME=`` is how people
-unset one. :mod:`hatespeech.serving.settings` adds the HTTP server's settings.
+An entry point reads them once and passes them down. A setting's variable is its field's name in
+capitals. An empty variable counts as unset, because ``docker run -e NAME=`` is how people unset
+one. :mod:`hatespeech.serving.settings` adds the HTTP server's settings.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ class EngineSettings(BaseModel):
     model_dir: Annotated[
         Path | None,
         Field(
-            description="Checkpoint folder. Unset: `checkpoints/bertweet-large` if it is there, "
-            "else the embedded `checkpoints/mini`. Set, it is that folder or no start."
+            description="Checkpoint folder. If unset, `checkpoints/bertweet-large` if it exists, "
+            "else the embedded `checkpoints/mini`. If set, the program starts from this folder or "
+            "not at all."
         ),
     ] = None
     device: Annotated[
         str,
         Field(
             pattern=r"^(auto|cpu|cuda(:(0|[1-9][0-9]?))?)$",
-            description="Where the model runs; `auto` takes the first GPU, else the CPU.",
+            description="Where the model runs; `auto` is the first GPU, or the CPU if there is "
+            "no GPU.",
             json_schema_extra={"allowed": "auto, cpu, cuda or cuda:N"},
         ),
     ] = "auto"
@@ -50,7 +52,7 @@ class EngineSettings(BaseModel):
         Field(
             ge=512,
             le=1_048_576,
-            description="Tokens that one forward pass reads at most; lower it if memory runs out.",
+            description="Maximum tokens in one forward pass; lower it if memory runs out.",
         ),
     ] = 16_384
     max_queue_texts: Annotated[
@@ -58,19 +60,20 @@ class EngineSettings(BaseModel):
         Field(
             ge=1,
             le=1_000_000,
-            description="Texts that wait or are being scored at most; further jobs wait for room.",
+            description="Maximum texts that wait or are being scored; further jobs wait until "
+            "there is room.",
         ),
     ] = 16_384
     max_texts_per_request: Annotated[
-        int, Field(ge=1, le=100_000, description="Texts in one request at most.")
+        int, Field(ge=1, le=100_000, description="Maximum texts in one request.")
     ] = 1024
     max_request_chars: Annotated[
         int,
         Field(
             ge=1,
             le=10_000_000,
-            description="Code points in all texts of one request at most; keeps a reply, which "
-            "echoes them, within the platform's 20 MB.",
+            description="Maximum code points in all texts of one request. Keeps a reply, which "
+            "echoes them, within Runpod's 20 MB.",
         ),
     ] = 1_000_000
     max_request_tokens: Annotated[
@@ -78,36 +81,39 @@ class EngineSettings(BaseModel):
         Field(
             ge=512,
             le=100_000_000,
-            description="Tokens that one request may make the model read, every window and every "
-            "reading of `explain` counted.",
+            description="Maximum tokens that the model reads for one request, in all windows and "
+            "all readings that `explain` needs.",
         ),
     ] = 1_048_576
     max_text_chars: Annotated[
-        int, Field(ge=1, le=1_000_000, description="Code points in one text at most.")
+        int, Field(ge=1, le=1_000_000, description="Maximum code points in one text.")
     ] = 10_000
     max_windows: Annotated[
-        int, Field(ge=1, le=1024, description="512-token windows of one text at most.")
+        int, Field(ge=1, le=1024, description="Maximum windows of 512 tokens in one text.")
     ] = 32
     max_concurrency: Annotated[
         int,
         Field(
             ge=1,
             le=10_000,
-            description="Jobs a queue worker takes at once. Lower it so that one worker of a fleet "
-            "does not hoard the queue.",
+            description="Maximum jobs that a queue worker takes at once. Lower it so that one "
+            "worker of a fleet does not take the whole queue.",
         ),
     ] = 256
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"],
-        Field(description="Least severe message that is logged. No level logs a text."),
+        Field(description="Minimum severity to log. Texts are never logged at any level."),
     ] = "INFO"
     log_format: Annotated[
-        Literal["text", "json"], Field(description="Shape of a log line, on standard error.")
+        Literal["text", "json"], Field(description="Format of the log on standard error.")
     ] = "text"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """Read the settings; raise :class:`SettingsError` naming variable, value and range."""
+        """Read the settings from the environment.
+
+        Raises :class:`SettingsError`, which names the variable, its value and what is allowed.
+        """
         given = {
             name: value
             for name in cls.model_fields
@@ -131,12 +137,12 @@ class EngineSettings(BaseModel):
 
 
 def is_secret(field: FieldInfo) -> bool:
-    """Say whether a setting's value must never be shown."""
+    """Return whether a setting's value must never be shown."""
     return SecretStr in get_args(field.annotation)
 
 
 def allowed(field: FieldInfo) -> str:
-    """Say in words what a setting may be, for error messages and the settings table."""
+    """Return in words which values a setting allows, for error messages and the table."""
     if isinstance(field.json_schema_extra, dict):
         return str(field.json_schema_extra["allowed"])
     if get_origin(field.annotation) is Literal:

@@ -17,7 +17,7 @@ from hatespeech.bulk.score_files import SCORES
 from hatespeech.contract import FIELDS, Reply, ReplyField, TextScore, fields_table
 from hatespeech.serving.http_errors import STATUSES
 from hatespeech.serving.openapi import ManyReply, NotScored, OneReply
-from hatespeech.serving.uploads.text_tables import ADDED
+from hatespeech.serving.uploads.table import ADDED
 from tests.paths import ROOT
 from tests.support.stand_ins.snet_daemon import compile_proto
 

@@ -1,1 +1,11 @@
-"""Texts to scores on one device, for one caller or many."""
+"""From texts to scores on one device, for one caller or many.
+
+    classifier.py    one model on one device: texts in, predictions out
+    encoder.py       a text as token ids in windows, without torch
+    spans.py         words and windows as places in the text that was sent
+    batcher.py       many callers share the device: the reader thread and the device thread
+    queues.py        turns among requests, and a bound on the texts that wait
+    scorer.py        a request in, a reply out: what every front calls
+
+Nothing here knows which front calls it.
+"""

@@ -1,14 +1,14 @@
 """Many callers, one device: shared batches without artificial delay.
 
-Two threads serve all callers of an event loop. The *reader* normalises and tokenises ahead; the
-*device* thread takes whatever sequences wait, up to a budget of tokens, and runs them in one
-forward pass, so batches grow by themselves under load. In both, requests take turns, one sequence
-each, so that one tweet behind a job of a thousand is not last.
+Two threads serve all callers of an event loop. The *reader* normalises and tokenises ahead. The
+*device* thread takes the sequences that wait, up to a budget of tokens, and runs them in one
+forward pass, so batches grow by themselves under load. In both threads requests take turns, one
+sequence each, so a single tweet does not wait for a job of a thousand.
 
-An error reaches exactly the texts it concerns. A batch that fails is halved until the culprit
-stands alone; running out of memory halves the budget; a device that can't even score a text known
-to be good is broken: then everything that waits is answered :class:`UnhealthyError`, now and from
-then on, and the owner is told, so that it can end the process.
+An error reaches exactly the texts it concerns. A batch that fails is halved until the text that
+causes the error is alone. Running out of memory halves the budget. If the device cannot score even
+a text that is known to be good, it is broken: from then on every request gets
+:class:`UnhealthyError`, and the owner is told, so that it can end the process.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ log = logging.getLogger(__name__)
 
 Outcome = Prediction | ServiceError
 
-# A budget halved after running out of memory does not fall below the longest sequence.
+# After running out of memory the budget is halved, but not below the longest sequence.
 SMALLEST_BUDGET = 512
 
 
 @dataclass
 class Counters:
-    """What the device has done so far; for logs, metrics and tests."""
+    """What the device has done so far, for logs, metrics and tests."""
 
     requests: int = 0
     texts: int = 0
     batches: int = 0
     sequences: int = 0
     tokens: int = 0
-    shared_batches: int = 0  # that held sequences of more than one request
+    shared_batches: int = 0  # batches with sequences of more than one request
     largest_batch: int = 0  # sequences
-    padding: int = 0  # tokens that only attention saw, beside ``tokens``
+    padding: int = 0  # padding tokens, which only attention reads; not among ``tokens``
 
 
 @dataclass(eq=False)
 class _Request:
-    """One caller's texts on their way."""
+    """One caller's texts while they are scored."""
 
     texts: Sequence[str]
     explain: bool
@@ -70,12 +70,12 @@ class _Request:
     submitted: float
     tokens: int = 0
     started: float | None = None
-    dropped: bool = False  # cancelled, failed or answered: what is still queued is skipped
+    dropped: bool = False  # cancelled, failed or answered: skip what is still queued
 
 
 @dataclass(eq=False)
 class _Text:
-    """One text of a request, between its two stages."""
+    """One text of a request, on its way between the two threads."""
 
     request: _Request
     index: int
@@ -83,7 +83,7 @@ class _Text:
     sequences: list[list[int]] = field(default_factory=list)
     rows: list[list[float] | None] = field(default_factory=list)
     missing: int = 0
-    settled: bool = False  # several of its sequences may fail; it has one result
+    settled: bool = False  # it gets one result, even if several of its sequences fail
 
 
 _Sequence = tuple[_Text, int]  # a text and the index of one of its sequences
@@ -109,8 +109,8 @@ class Batcher:
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
         self._known_good = classifier.encode("a text known to be good").windows
-        self._room = Room(max_queue_texts)  # used on the event loop alone: it needs no lock
-        # Everything below belongs to whoever holds the lock.
+        self._room = Room(max_queue_texts)  # needs no lock: only the event loop uses it
+        # Hold the lock to use anything below.
         self._lock = threading.Lock()
         self._work_to_read = threading.Condition(self._lock)
         self._work_for_device = threading.Condition(self._lock)
@@ -133,12 +133,12 @@ class Batcher:
     async def score(
         self, texts: Sequence[str], explain: bool = False, *, wait_for_room: bool = True
     ) -> tuple[list[Outcome], Timing]:
-        """Score texts; each gives its score or its own error, in order.
+        """Score texts; return a prediction or an error for each, in order, and the timing.
 
-        If there is no room for them, waits for it, or raises :class:`OverloadedError`. Raises
-        :class:`TooLargeError` if the request asks for more tokens than one request may,
-        :class:`UnhealthyError` if the device is broken. Cancelling the caller drops what is still
-        queued.
+        If the queue has no room for them, waits for it or, without ``wait_for_room``, raises
+        :class:`OverloadedError`. Raises :class:`TooLargeError` if the request needs more tokens
+        than one request may, and :class:`UnhealthyError` if the device is broken. If the caller is
+        cancelled, its queued texts are dropped.
         """
         submitted = time.perf_counter()
         if wait_for_room:
@@ -172,7 +172,7 @@ class Batcher:
         return request.results, Timing((started - submitted) * 1e3, (finished - started) * 1e3)
 
     def close(self) -> None:
-        """Stop both threads once they have finished what they are at."""
+        """Stop both threads after their current text or batch."""
         with self._lock:
             self._closed = True
             self._work_to_read.notify_all()
@@ -193,7 +193,7 @@ class Batcher:
             self._advance(text)
 
     def _advance(self, text: _Text) -> None:
-        """Let a text begin, or go on with its probabilities; queue what it wants scored next."""
+        """Start reading a text, or send it its probabilities; queue the sequences it yields."""
         try:
             if text.reading is None:
                 text.reading = self._classifier.read(
@@ -244,7 +244,7 @@ class Batcher:
             try:
                 self._run(batch)
             except Exception as exc:
-                # Nobody else scores: without this thread every caller would wait for ever.
+                # Only this thread scores: if it died, every caller would wait forever.
                 log.error("the device thread failed: %s", describe_exception(exc))
                 self._break()
 
@@ -270,11 +270,11 @@ class Batcher:
         try:
             rows = self._classifier.probabilities([text.sequences[i] for text, i in batch])
         except Exception as exc:
-            log.warning("a batch of %d failed: %s", len(batch), describe_exception(exc))
+            log.warning("a batch of %d sequences failed: %s", len(batch), describe_exception(exc))
             out_of_memory = isinstance(exc, torch.OutOfMemoryError | MemoryError)
             rows = []
-        # Not within the except block: the exception holds the failed pass's frames, and they hold
-        # its tensors, so there would be no memory to try again with.
+        # Not inside the except block: there the exception keeps the failed pass's frames and their
+        # tensors alive, which leaves no memory for another try.
         if not rows:
             self._recover(batch, out_of_memory)
             return
@@ -295,7 +295,7 @@ class Batcher:
             if text.missing:
                 continue
             if text.request.explain or len(text.rows) > 1:
-                # What follows normalises and tokenises again: not this thread's work.
+                # The next step normalises and tokenises again, which is the reader's work.
                 with self._lock:
                     if not text.request.dropped:
                         self._to_read.put(text.request, [text])
@@ -304,9 +304,9 @@ class Batcher:
                 self._advance(text)
 
     def _recover(self, batch: list[_Sequence], out_of_memory: bool) -> None:
-        """Find out whether texts, memory or the device are to blame for a failed batch."""
+        """Find out whether a text, memory or the device made a batch fail, and act on it."""
         if out_of_memory and len(batch) > 1:
-            # Half of what did not fit, once: both halves of a batch may fail in their turn.
+            # Half of what did not fit. The minimum, because both halves of a batch may fail, too.
             half = sum(len(text.sequences[i]) for text, i in batch) // 2
             self._budget = max(min(self._budget, half), SMALLEST_BUDGET)
             log.warning("out of memory: a batch now reads at most %d tokens", self._budget)
@@ -326,10 +326,10 @@ class Batcher:
         try:
             rows = self._classifier.probabilities(self._known_good)
         except Exception as exc:
-            log.error("the device failed on a text known to be good: %s", describe_exception(exc))
+            log.error("the device failed on a known good text: %s", describe_exception(exc))
             return False
         if not all(map(_is_finite, rows)):
-            log.error("the device gives no finite score for a text known to be good")
+            log.error("the device gave a known good text a score that is not finite")
             return False
         return True
 
@@ -341,10 +341,10 @@ class Batcher:
                 self._finish(request, error)
         self._on_broken()
 
-    # Answers, from either thread.
+    # Results, from either thread.
 
     def _settle(self, text: _Text, result: Outcome) -> None:
-        """Keep a text's result; the last one answers its request."""
+        """Keep a text's result; answer the request if it was the last one."""
         request = text.request
         with self._lock:
             if text.settled:
@@ -356,13 +356,13 @@ class Batcher:
                 self._finish(request, None)
 
     def _finish(self, request: _Request, error: ServiceError | None) -> None:
-        """Answer a request, once. The lock is held."""
+        """Answer a request, but only once. The caller holds the lock."""
         if not request.dropped:
             self._forget(request)
             self._loop.call_soon_threadsafe(_resolve, request.done, error)
 
     def _forget(self, request: _Request) -> None:
-        """Drop what a request has queued. The lock is held."""
+        """Drop what a request has queued. The caller holds the lock."""
         request.dropped = True
         self._open.discard(request)
         self._to_read.drop(request)

@@ -1,8 +1,8 @@
 """Texts to scores on one device: normalise, tokenise, window, forward, softmax.
 
-A text is read by a generator, :meth:`Classifier.read`: it yields token sequences to be scored and
-is sent their probabilities, once, or twice if it explains. So one description of how a text is
-read serves a loop over a list here and shared batches in :mod:`hatespeech.engine.batcher`.
+A text is read by a generator, :meth:`Classifier.read`. It yields token sequences to score and is
+sent their probabilities: once, or twice if it explains. So one description of how a text is read
+serves both a loop over a list, here, and shared batches, in :mod:`hatespeech.engine.batcher`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from hatespeech.text.normalizer import normalize_tweet
 
 log = logging.getLogger(__name__)
 
-# Offline, so many parts of so many texts are read ahead of the device.
+# Offline, at most PARTS_AHEAD parts of READ_AT_ONCE texts are read ahead of the device.
 READ_AT_ONCE: Final = 128
 PARTS_AHEAD: Final = 32
 
@@ -51,7 +51,7 @@ NEUTRAL: Final = LABELS.index("neutral")
 
 Sequences = list[list[int]]
 Probabilities = list[list[float]]
-# Yields token sequences, is sent [len(sequences)][labels] probabilities, returns the score.
+# Yields token sequences, is sent [len(sequences)][labels] probabilities, returns the prediction.
 Reading = Generator[Sequences, Probabilities, Prediction]
 
 
@@ -73,10 +73,10 @@ class Classifier:
 
     @classmethod
     def from_settings(cls, settings: EngineSettings) -> Self:
-        """Load the checkpoint that ``settings`` choose, on the device they choose.
+        """Load the checkpoint that ``settings`` choose, on the device that they choose.
 
-        Raises :class:`CheckpointError` for a folder that can't be served, and
-        :class:`SettingsError` for a device that is not there.
+        Raises :class:`CheckpointError` if the folder is missing, damaged or inconsistent, and
+        :class:`SettingsError` if this machine does not have the device.
         """
         checkpoint = checkpoints.describe(choose_folder(settings))
         device = choose_device(settings)
@@ -89,16 +89,17 @@ class Classifier:
     def encode(self, text: str) -> Encoded:
         """Normalise, tokenise and cut into windows.
 
-        Raises :class:`ValidationError` if nothing visible is left, :class:`TooLargeError` if the
-        text needs more than ``max_windows``.
+        Raises :class:`ValidationError` if nothing visible is left, and :class:`TooLargeError` if
+        the text needs more than ``max_windows`` windows.
         """
         return self.encoder.encode(text)
 
     def read(self, text: str, explain: bool = False) -> Reading:
-        """Read one text; see :data:`Reading` for what is yielded, sent and returned.
+        """Read one text; see :data:`Reading` for what it yields, is sent and returns.
 
-        The window with the lowest ``neutral`` speaks for the text. Raises as :meth:`encode`, and
-        :class:`TooLargeError` for more words to explain than ``MAX_EXPLAINED_WORDS``.
+        The window with the lowest ``neutral`` speaks for the text. Raises the errors of
+        :meth:`encode`, :class:`TooLargeError` if there are more than ``MAX_EXPLAINED_WORDS`` words
+        to explain, and :class:`InternalError` if a probability is not finite.
         """
         encoded = self.encode(text)
         if explain and len(encoded.windows) == 1:
@@ -117,8 +118,8 @@ class Classifier:
             variants = [text[start : word.start()] + text[word.end() : end] for word in words]
             readings = [self._encode_first(variant) for variant in variants]
             if window:
-                # Cut out, the window may tokenise a little differently at its ends: compare like
-                # with like.
+                # A window that is cut out may tokenise a little differently at its ends: compare
+                # with the cut-out window.
                 readings.append(self._encode_first(text[start:end]))
             without = yield readings
             require_finite(without)
@@ -135,7 +136,7 @@ class Classifier:
         return Prediction(scores, len(rows), window, influences)
 
     def _encode_first(self, text: str) -> list[int]:
-        """Tokenise what remains without a word, or nothing: then the model reads an empty text."""
+        """Return the first window's token ids, even if the text is empty without a word."""
         ids: list[int] = self._tokenizer.encode(normalize_tweet(text)).ids
         if len(ids) > self._max_tokens:
             ids = [*ids[: self._max_tokens - 1], self._end]
@@ -143,33 +144,34 @@ class Classifier:
 
     @torch.inference_mode()
     def probabilities(self, sequences: Sequences) -> Probabilities:
-        """Score token sequences in one forward pass; softmax in float32 whatever the dtype.
+        """Score token sequences in one forward pass; return ``[sequences][labels]``.
 
-        A row that is not finite is returned as it is: ``read`` turns it into its text's error.
+        The softmax is in float32, whatever the dtype. A row that is not finite is returned as it
+        is: ``read`` turns it into its text's error.
         """
         logits = self._model.forward_sequences(sequences)
         rows: Probabilities = torch.softmax(logits.float(), dim=-1).tolist()
         return rows
 
     def warm_up(self, max_batch_tokens: int) -> None:
-        """Have libraries build now what the first callers would wait for; raise if it can't score.
+        """Let libraries prepare what the first callers would otherwise wait for.
 
-        On a CPU that is oneDNN's primitives for short texts, as many as ``WARM_UP_SECONDS`` allow;
-        on a GPU its kernels, and the memory of a full batch. Raises :class:`ServiceError`, or what
-        the device raises.
+        On a CPU these are oneDNN's primitives for short texts, as many as ``WARM_UP_SECONDS``
+        allow; on a GPU its kernels and the memory of a full batch. If the model cannot score,
+        raises :class:`ServiceError` or the device's own exception.
         """
         (result,) = self.score(["good morning"])
         if isinstance(result, ServiceError):
             raise result
         if self.device.type != "cpu":
-            # Of several lengths: a masked group runs other kernels than one of a single length.
+            # Several lengths: a group with a mask runs other kernels than one of a single length.
             lengths = [56 + index % 9 for index in range(max(1, max_batch_tokens // 64))]
             fits = True
             try:
                 self.probabilities([self._of_length(length) for length in lengths])
             except torch.OutOfMemoryError:
                 fits = False
-            if not fits:  # out of the except block, which would hold on to the pass's tensors
+            if not fits:  # outside the except block, which would keep the pass's tensors alive
                 log.warning("MAX_BATCH_TOKENS=%d does not fit: lower it", max_batch_tokens)
                 torch.cuda.empty_cache()
             return
@@ -190,9 +192,9 @@ class Classifier:
         max_batch_tokens: int = 16_384,
         progress: Callable[[int], object] = lambda _texts: None,
     ) -> list[Prediction | ServiceError]:
-        """Score a list offline, in order; a text that can't be scored gives its error.
+        """Score a list offline; return a prediction or an error for each text, in order.
 
-        ``progress`` is called with the number of texts finished since the last call.
+        ``progress`` is called with the number of texts finished since its last call.
         """
         results: list[Prediction | ServiceError] = [InternalError("not scored")] * len(texts)
         waiting: list[tuple[int, Reading, Sequences]] = []
@@ -237,9 +239,9 @@ class Classifier:
     ) -> list[Prediction | ServiceError]:
         """Score texts that an :class:`Encoder` has read elsewhere, each given by its windows.
 
-        In order, as :meth:`score` does, but without ``window``. Sequences of similar length share
-        a pass, the longest first: what does not fit into memory shows at once. ``progress`` is
-        called with the number of texts finished since the last call.
+        Returns what :meth:`score` does, but without ``window``. Sequences of similar length share a
+        pass, the longest first, so that a pass that does not fit into memory shows at once.
+        ``progress`` is called with the number of texts finished since its last call.
         """
         flat = [(index, sequence) for index, windows in enumerate(texts) for sequence in windows]
         flat.sort(key=lambda pair: -len(pair[1]))
@@ -260,7 +262,7 @@ class Classifier:
     def _begin_ahead(
         self, texts: Sequence[str], explain: bool
     ) -> Iterator[tuple[Reading, Sequences | ServiceError]]:
-        """Normalise and tokenise in a thread, a little ahead of who takes the results."""
+        """Normalise and tokenise in a thread, a little ahead of the caller."""
 
         def begin(part: Sequence[str]) -> list[tuple[Reading, Sequences | ServiceError]]:
             return [begin_reading(self.read(text, explain)) for text in part]
@@ -275,7 +277,7 @@ class Classifier:
                 while ahead:
                     yield from ahead.popleft().result()
             finally:
-                reader.shutdown(wait=False, cancel_futures=True)  # whoever takes may have failed
+                reader.shutdown(wait=False, cancel_futures=True)  # the caller may have failed
 
     def _in_budget(self, sequences: Sequences, max_batch_tokens: int) -> Probabilities:
         """Score any number of sequences in passes of at most ``max_batch_tokens``."""
@@ -290,7 +292,7 @@ class Classifier:
 
 
 def begin_reading(reading: Reading) -> tuple[Reading, Sequences | ServiceError]:
-    """Take a reading to its first sequences, or to the error of its text."""
+    """Start a reading; return it with its first sequences or the error of its text."""
     try:
         return reading, next(reading)
     except ServiceError as error:
@@ -298,7 +300,7 @@ def begin_reading(reading: Reading) -> tuple[Reading, Sequences | ServiceError]:
 
 
 def spoken_for(rows: Probabilities) -> Prediction | ServiceError:
-    """Return the score of a text by its windows' probabilities, in any order."""
+    """Return the prediction for a text from its windows' probabilities, in any order."""
     try:
         require_finite(rows)
     except ServiceError as error:
@@ -307,13 +309,16 @@ def spoken_for(rows: Probabilities) -> Prediction | ServiceError:
 
 
 def require_finite(rows: Probabilities) -> None:
-    """Raise :class:`InternalError` for NaN or infinity, which no JSON reply can hold."""
+    """Raise :class:`InternalError` for NaN or infinity, which JSON cannot hold."""
     if not all(map(math.isfinite, itertools.chain.from_iterable(rows))):
         raise InternalError("the model gave no finite score for this text")
 
 
 def choose_folder(settings: EngineSettings) -> Path:
-    """Return the checkpoint folder; the embedded one only if none was asked for or fetched."""
+    """Return the checkpoint folder: ``model_dir``, else the published one, else the embedded one.
+
+    Raises :class:`CheckpointError` if ``model_dir`` is not a folder.
+    """
     if settings.model_dir is not None:
         if not settings.model_dir.is_dir():
             raise CheckpointError(f"MODEL_DIR={settings.model_dir} is not a folder")
@@ -321,17 +326,17 @@ def choose_folder(settings: EngineSettings) -> Path:
     if paths.PUBLISHED.is_dir():
         return paths.PUBLISHED
     log.warning(
-        "serving the small embedded checkpoint %s: fit for trying and testing, not for moderating; "
-        "python download.py fetches BERTweet-large, MODEL_DIR chooses another",
+        "serving the small embedded checkpoint %s, which is for trying and testing, not for "
+        "moderating; python download.py fetches BERTweet-large, MODEL_DIR chooses another",
         paths.EMBEDDED.name,
     )
     return paths.EMBEDDED
 
 
 def choose_device(settings: EngineSettings) -> torch.device:
-    """Return the device asked for, ``auto`` being the first GPU or else the CPU.
+    """Return the device that the settings name; ``auto`` is the first GPU, else the CPU.
 
-    Raises :class:`SettingsError` if it is not there.
+    Raises :class:`SettingsError` if this machine does not have it.
     """
     if settings.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -342,7 +347,7 @@ def choose_device(settings: EngineSettings) -> torch.device:
 
 
 def choose_dtype(settings: EngineSettings, device: torch.device) -> torch.dtype:
-    """Return the dtype asked for; ``auto`` is float16 on a GPU and float32 on a CPU."""
+    """Return the dtype that the settings name; ``auto`` is float16 on a GPU, float32 on a CPU."""
     if settings.dtype == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     dtype: torch.dtype = getattr(torch, settings.dtype)

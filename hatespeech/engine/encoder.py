@@ -1,6 +1,6 @@
-"""A text as the model reads it: normalised, tokenised, cut into windows. Without torch.
+"""A text as the model reads it: normalised, tokenised, cut into windows.
 
-So processes that only read texts ahead of a device start fast and stay small.
+This module does not import torch, so processes that only read texts start fast and stay small.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from hatespeech.text.normalizer import normalize_tweet
 
 WINDOW_OVERLAP: Final = 128
 
-# White space, controls and what Unicode says is not shown: nothing there for a reader.
+# White space, control characters and what Unicode says is not shown: nothing a person could read.
 INVISIBLE: Final = regex.compile(r"[\s\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}]*")
 
-Windows = list[list[int]]  # token ids of each, special tokens included
+Windows = list[list[int]]  # token ids of each window, with special tokens
 
 
 @dataclass(frozen=True)
@@ -27,21 +27,21 @@ class Encoded:
     """A text as the model reads it."""
 
     normalized: str
-    windows: Windows  # each at most the model's length
-    spans: list[tuple[int, int]]  # of each window, code points into ``normalized``
+    windows: Windows  # each at most as long as the model reads
+    spans: list[tuple[int, int]]  # start and end of each window, in code points of ``normalized``
 
 
 @dataclass(frozen=True)
 class EncoderState:
-    """What makes an encoder, fit to be sent to another process."""
+    """What an encoder is made of, in a form that can be sent to another process."""
 
-    tokenizer: str  # as in tokenizer.json
+    tokenizer: str  # the content of tokenizer.json
     max_tokens: int
     max_windows: int
 
 
 class Encoder:
-    """Reads texts for one model."""
+    """Turns texts into the token ids that one model reads."""
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int, max_windows: int) -> None:
         self._tokenizer = tokenizer
@@ -52,18 +52,18 @@ class Encoder:
 
     @classmethod
     def from_state(cls, state: EncoderState) -> Self:
-        """Return an encoder equal to the one whose state this is."""
+        """Return an encoder equal to the one that gave this state."""
         return cls(Tokenizer.from_str(state.tokenizer), state.max_tokens, state.max_windows)
 
     def state(self) -> EncoderState:
-        """Return what makes an equal encoder elsewhere."""
+        """Return what :meth:`from_state` makes an equal encoder of."""
         return EncoderState(self._tokenizer.to_str(), self._max_tokens, self._max_windows)
 
     def encode(self, text: str) -> Encoded:
         """Normalise, tokenise and cut into windows.
 
-        Raises :class:`ValidationError` if nothing visible is left, :class:`TooLargeError` if the
-        text needs more than ``max_windows``.
+        Raises :class:`ValidationError` if nothing visible is left, and :class:`TooLargeError` if
+        the text needs more than ``max_windows`` windows.
         """
         normalized = normalize_tweet(text)
         if INVISIBLE.fullmatch(normalized):
@@ -73,7 +73,7 @@ class Encoder:
         if len(ids) <= self._max_tokens:
             return Encoded(normalized, [ids], [(0, len(normalized))])
         room = self._max_tokens - 2
-        overlap = min(WINDOW_OVERLAP, room // 2)  # the half: for models of very few positions
+        overlap = min(WINDOW_OVERLAP, room // 2)  # half the room if a model has very few positions
         content, offsets = ids[1:-1], offsets[1:-1]
         starts = range(0, len(content) - overlap, room - overlap)
         if len(starts) > self._max_windows:

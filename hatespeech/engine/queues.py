@@ -1,4 +1,4 @@
-"""Who is next: turns among requests, and room for them all."""
+"""Whose turn it is: requests take turns, and only so many texts wait at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 
 
 class FairQueue(Generic[Request, Item]):
-    """A queue of queues, one for each request; ``take`` gives each its turn. Not thread-safe."""
+    """A queue for each request; ``take`` gives each request its turn. Not thread-safe."""
 
     def __init__(self) -> None:
         self._lanes: OrderedDict[Request, deque[Item]] = OrderedDict()
@@ -22,16 +22,16 @@ class FairQueue(Generic[Request, Item]):
         return bool(self._lanes)
 
     def put(self, request: Request, items: Sequence[Item]) -> None:
-        """Queue ``items`` behind what the request has waiting already."""
+        """Queue ``items`` behind the items that the request already has waiting."""
         if items:
             self._lanes.setdefault(request, deque()).extend(items)
 
     def peek(self) -> Item:
-        """Return what ``take`` would."""
+        """Return the item that ``take`` would return."""
         return next(iter(self._lanes.values()))[0]
 
     def take(self) -> Item:
-        """Remove and return the next item, and send its request to the back."""
+        """Remove and return the next item, and move its request to the back."""
         request, lane = next(iter(self._lanes.items()))
         item = lane.popleft()
         if lane:
@@ -41,7 +41,7 @@ class FairQueue(Generic[Request, Item]):
         return item
 
     def drop(self, request: Request) -> None:
-        """Forget what a request has waiting."""
+        """Remove all items of a request."""
         self._lanes.pop(request, None)
 
 
@@ -51,11 +51,11 @@ class _Waiter:
 
     texts: int
     turn: asyncio.Future[None]
-    overtaken: int = 0  # texts let in ahead of it while it was the first in line
+    overtaken: int = 0  # texts that overtook it while it was the first in line
 
 
 class Room:
-    """Room for so many texts: first come, first served among callers of one event loop."""
+    """Room for a number of texts: first come, first served among callers of one event loop."""
 
     def __init__(self, texts: int) -> None:
         self._texts = self._free = texts
@@ -63,7 +63,7 @@ class Room:
 
     @property
     def taken(self) -> int:
-        """How much is in use."""
+        """How many texts have room now."""
         return self._texts - self._free
 
     async def take(self, texts: int) -> None:
@@ -77,18 +77,18 @@ class Room:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.give(texts)  # the room came just as the caller left
+                self.give(texts)  # the room came just when the caller was cancelled
             else:
-                self.give(0)  # whoever stood behind may fit now
+                self.give(0)  # the next in line may fit now
             raise
 
     def take_at_once(self, texts: int) -> bool:
-        """Take room though others wait for more than there is; return whether that may be.
+        """Take room now, even if earlier callers still wait; return whether there was room.
 
-        Were all room kept for those who wait, a queue of large jobs would shut out everybody who
-        can't; were none, a steady stream of small requests would never let room for a thousand
-        texts come together. So as many texts as the queue holds may go ahead: whoever is first in
-        line has its turn after two queues' worth of texts at the latest, rather than one.
+        Reserving all free room for the callers that wait would let large jobs block every caller
+        that cannot wait; reserving none would let a steady stream of small requests starve a
+        request for a thousand texts. So at most one queue's worth of texts may overtake the first
+        in line: it has its turn after two queues' worth of texts at the latest, instead of one.
         """
         if texts > self._free:
             return False
@@ -101,9 +101,9 @@ class Room:
         return True
 
     def give(self, texts: int) -> None:
-        """Give room back, and let in whoever fits now, in the order they came."""
+        """Give room back, and let in the waiting callers that fit now, in order."""
         self._free += texts
-        # A caller that has been cancelled, but did not run yet, still stands in line.
+        # A cancelled caller that has not run yet is still in line.
         self._waiters = deque(waiter for waiter in self._waiters if not waiter.turn.cancelled())
         while self._waiters and self._waiters[0].texts <= self._free:
             first = self._waiters.popleft()

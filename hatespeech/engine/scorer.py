@@ -1,4 +1,4 @@
-"""A request's input in, its reply out: the engine as every front calls it."""
+"""A request's input in, its reply out: what every front calls."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ class Scorer:
         self._batcher: Batcher | None = None
 
     async def score(self, body: object, *, wait_for_room: bool = True) -> Reply:
-        """Score the contract's ``input``; raise :class:`ServiceError` if it has no reply.
+        """Score the contract's ``input``.
 
-        With a full queue it waits for room, or raises :class:`OverloadedError`. A cancelled caller
-        releases what it holds.
+        If the queue is full, waits for room or, without ``wait_for_room``, raises
+        :class:`OverloadedError`. Raises another :class:`ServiceError` if the request as a whole
+        fails. If the caller is cancelled, its queued texts are dropped.
         """
         request = parse_request(body, self._settings).resolve(self._classifier.thresholds)
         sound = [i for i in range(len(request.texts)) if i not in request.faults]
@@ -47,7 +48,7 @@ class Scorer:
         return build_reply(request, ordered, timing, self._classifier.model_id)
 
     def close(self) -> None:
-        """Stop the batcher's threads, and log what they did."""
+        """Stop the batcher's threads and log what they did."""
         if self._batcher is not None:
             self._batcher.close()
             log.info("scored: %s", self._batcher.counters)
@@ -55,9 +56,9 @@ class Scorer:
 
     @property
     def batcher(self) -> Batcher:
-        """The batcher that all callers share, made for the running event loop at its first use."""
-        # Not before the first job: the SDK runs its start-up checks in another event loop, and
-        # forks a process after them, which threads would not survive.
+        """The batcher that all callers share, made for the running event loop on first use."""
+        # Not earlier: Runpod's SDK runs its start-up checks in another event loop and then forks a
+        # process, which threads would not survive.
         if self._batcher is None:
             self._batcher = Batcher(
                 self._classifier,

@@ -1,4 +1,4 @@
-"""Places in the text as it was sent: its words, and what a window of its tokens covers."""
+"""Places in the text that was sent: its words, and the part that a window of tokens covers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _WORD = re.compile(r"\S+")
 
 
 def words_to_explain(text: str, start: int, end: int) -> list[re.Match[str]]:
-    """Find the white-space separated runs of ``text`` that reach into code points ``[start, end)``.
+    """Find the words of ``text`` that overlap code points ``[start, end)``.
 
-    Raises :class:`TooLargeError` for more than ``MAX_EXPLAINED_WORDS`` of them.
+    Words are separated by white space. Raises :class:`TooLargeError` for more than
+    ``MAX_EXPLAINED_WORDS`` words.
     """
     words = [word for word in _WORD.finditer(text) if word.start() < end and word.end() > start]
     if len(words) > MAX_EXPLAINED_WORDS:
@@ -29,10 +30,10 @@ def words_to_explain(text: str, start: int, end: int) -> list[re.Match[str]]:
 def locate(text: str, normalized: str, start: int, end: int) -> tuple[int, int]:
     """Map code points ``[start, end)`` of the normalised text back to the text as sent.
 
-    Normalising keeps the order of what it keeps, so the place is found by bisection: the shortest
-    prefix of the text that normalises to as many characters, white space apart (the normaliser
-    moves it). A prefix may end inside a token and normalise a little differently, so a bound can
-    be off by part of a token.
+    Normalising keeps the order of what it keeps, so bisection finds the place: the shortest prefix
+    of the text that normalises to the same number of characters, not counting white space, which
+    the normaliser moves. A prefix may end inside a token and normalise slightly differently, so a
+    bound can be off by part of a token.
     """
     before = _dense_length(normalized[:start])
     until = _dense_length(normalized[:end])

@@ -1,1 +1,9 @@
-"""The network in plain torch, its packed batches, and the checkpoint folder."""
+"""The network in plain torch, and the folder that its weights come from.
+
+    network.py       RoBERTa and the classification head
+    packing.py       the sequences of a batch end to end, without padding between them
+    linear.py        linear layers; on a CPU, oneDNN's
+    checkpoint.py    the checkpoint folder: describe, load, save, verify
+
+Nothing here knows settings, requests or HTTP.
+"""

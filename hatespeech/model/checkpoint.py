@@ -1,4 +1,4 @@
-"""The checkpoint folder: load it, save it, describe it.
+"""The checkpoint folder: describe it, load it, save it, verify it.
 
 A folder holds ``model.safetensors`` (weights, under the published checkpoint's key names),
 ``config.json`` (Hugging Face's RoBERTa field names plus ``labels``, ``classifier_size``, ``name``,
@@ -6,7 +6,7 @@ A folder holds ``model.safetensors`` (weights, under the published checkpoint's 
 ``README.md``, its model card.
 
 The hashes are recorded when a folder is written. ``python -m hatespeech.model.checkpoint DIR``
-checks them, and that every weight is finite. A start does not: that would take seconds.
+checks them, and that every weight is finite. Loading a model does not, because it takes seconds.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ CONFIG: Final = "config.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder whose configuration has been read and found consistent."""
+    """A checkpoint folder whose configuration is read and consistent."""
 
     path: Path
     name: str
     model: ModelConfig
     sha256: Mapping[str, str]  # file name -> hex digest recorded when the folder was written
     provenance: Mapping[str, Any]
-    thresholds: Mapping[str, Mapping[str, float]]  # recommended: name -> label -> score
+    thresholds: Mapping[str, Mapping[str, float]]  # name -> label -> recommended threshold
 
     @property
     def model_id(self) -> str:
@@ -60,7 +60,7 @@ class Checkpoint:
 def describe(path: Path) -> Checkpoint:
     """Read a folder's ``config.json``.
 
-    Raises :class:`CheckpointError` if a file is missing or a field is absent or impossible.
+    Raises :class:`CheckpointError` if a file or a field is missing, or a field's value is invalid.
     """
     for file in (CONFIG, WEIGHTS, TOKENIZER):
         if not (path / file).is_file():
@@ -68,7 +68,7 @@ def describe(path: Path) -> Checkpoint:
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
-            raise TypeError("it is no object")
+            raise TypeError("it is not a JSON object")
         model = ModelConfig.from_dict(config)
         checkpoint = Checkpoint(
             path,
@@ -92,9 +92,9 @@ def describe(path: Path) -> Checkpoint:
 
 
 def _thresholds(values: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the named thresholds among ``values``; beside them stands their version.
+    """Return the named thresholds among ``values``, which also holds their version.
 
-    Raises :class:`ValueError` for a label that is none, or a number that no score can reach.
+    Raises :class:`ValueError` for an unknown label or a number that is not from 0 to 1.
     """
     if not isinstance(values, dict):
         raise ValueError("thresholds must be an object")
@@ -117,10 +117,10 @@ def load_model(
 ) -> CustomModel:
     """Load the weights strictly, straight to ``device`` and ``dtype``, in evaluation mode.
 
-    The file is mapped. With ``reorder`` the encoder's linear layers keep a copy in oneDNN's order
-    instead (see :meth:`Linear.reorder`); the file is then mapped anew for each layer,
-    so that nothing is in memory twice but one layer. Raises :class:`CheckpointError` for a file
-    that is damaged or does not fit its configuration.
+    The file is mapped into memory. With ``reorder`` the encoder's linear layers keep a copy in
+    oneDNN's order instead (see :meth:`Linear.reorder`); the file is then mapped again for each
+    layer, so that only one layer at a time is in memory twice. Raises :class:`CheckpointError` for
+    a file that is damaged or does not fit its configuration.
     """
     with torch.device("meta"):
         model = CustomModel(checkpoint.model)
@@ -129,14 +129,17 @@ def load_model(
         with safe_open(path, framework="pt") as file:
             found = set(file.keys())
         expected = model.state_dict().keys()
-        for fault, names in (("lacks", expected - found), ("has in excess", found - expected)):
+        for fault, names in (
+            ("lacks", expected - found),
+            ("has the unknown key", found - expected),
+        ):
             if names:
                 raise RuntimeError(f"it {fault} {min(names)}")
         for layer, keys in _by_layer(sorted(found)):
             with safe_open(path, framework="pt") as file:
                 state = {key: file.get_tensor(key).to(device, dtype) for key in keys}
             if reorder and layer:
-                # What is small would keep its layer's part of the file mapped.
+                # Small tensors would keep their layer's part of the file mapped.
                 state = {k: t.clone() if t.dim() == 1 else t for k, t in state.items()}
             model.load_state_dict(state, strict=False, assign=True)
             if reorder and layer:
@@ -151,7 +154,7 @@ def load_model(
 
 
 def _by_layer(keys: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Group sorted keys by the encoder layer they belong to, ``""`` for none."""
+    """Group sorted keys by the encoder layer they belong to, or by ``""`` if they do not."""
 
     def layer(key: str) -> str:
         found = re.match(r"model\.encoder\.layer\.\d+(?=\.)", key)
@@ -164,7 +167,7 @@ def _by_layer(keys: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    """Load ``tokenizer.json``; it must wrap a text in ``<s> … </s>`` and cut nothing off.
+    """Load ``tokenizer.json``, which must wrap a text in ``<s> … </s>``, to neither cut nor pad.
 
     Raises :class:`CheckpointError` for a file that does not parse or does not fit the model.
     """
@@ -193,9 +196,9 @@ def save(
     dtype: torch.dtype,
     thresholds: Mapping[str, Any] | None = None,
 ) -> Checkpoint:
-    """Write weights, tokenizer and configuration into ``path``, with their hashes.
+    """Write weights, tokenizer, configuration and hashes into ``path``.
 
-    ``thresholds`` holds a ``version`` and, by name, a score for each label it flags.
+    ``thresholds`` holds a ``version`` and, for each name, a threshold for each label that it flags.
     """
     path.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
@@ -220,7 +223,7 @@ def save(
 def verify(path: Path) -> Checkpoint:
     """Check a whole folder: hashes, strict load, every weight finite, tokenizer.
 
-    Raises :class:`CheckpointError` with the first fault found.
+    Raises :class:`CheckpointError` for the first error that it finds.
     """
     checkpoint = describe(path)
     for file in (WEIGHTS, TOKENIZER):
@@ -241,14 +244,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m hatespeech.model.checkpoint",
         description="Check a checkpoint folder: hashes, keys, shapes, finite weights, tokenizer.",
     )
-    parser.add_argument("folder", type=Path, help="the folder, such as checkpoints/mini")
+    parser.add_argument("folder", type=Path, help="a folder, such as checkpoints/mini")
     folder = parser.parse_args(arguments).folder
     try:
         checkpoint = verify(folder)
     except CheckpointError as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 1
-    sys.stdout.write(f"{checkpoint.model_id}: sound\n")
+    sys.stdout.write(f"{checkpoint.model_id}: OK\n")
     return 0
 
 

@@ -1,13 +1,14 @@
 """Linear layers over packed rows; on a CPU, oneDNN's product with GELU fused into it.
 
-``torch.nn.functional.linear`` computes float32 with MKL, which leaves AVX-512 unused on processors
-of other makers: oneDNN, which torch has on board and its compiler uses, took half the time there
-(``benchmarks/useful_work.py``). Its operators are not a documented interface, so they are used only
-where they exist, and only to infer; ``torch.backends.mkldnn.enabled = False`` does without them.
+``torch.nn.functional.linear`` computes float32 with MKL, which does not use AVX-512 on processors
+not made by Intel. oneDNN, which torch includes and its compiler uses, took half the time
+there (``benchmarks/useful_work.py``). Its operators are not a documented interface, so they are
+used only if they exist, and only for inference. ``torch.backends.mkldnn.enabled = False`` turns
+them off.
 
-oneDNN builds a primitive for every shape it meets, which costs about as long as a short text does.
-So rows are rounded up to a multiple of ``ROW_STEP`` and taken ``ROWS_AT_ONCE`` at most: 64 shapes
-for each layer, whatever comes.
+oneDNN builds a primitive for every new shape, which takes about as long as scoring a short text.
+So the number of rows is rounded up to a multiple of ``ROW_STEP``, and at most ``ROWS_AT_ONCE`` rows
+go in one call. That makes at most 64 shapes for each layer.
 """
 
 from __future__ import annotations
@@ -20,23 +21,28 @@ from typing import Final, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
-OPERATORS: Final = (*("_linear_pointwise", "_reorder_linear_weight", "_is_mkldnn_bf16_supported"),)
+OPERATORS: Final = [
+    "_linear_pointwise",
+    "_reorder_linear_weight",
+    "_is_mkldnn_bf16_supported",
+]
 ROW_STEP: Final = 8
-# Also keeps a layer's widest intermediate result within a processor's caches.
+# This also keeps a layer's widest intermediate result within a processor's caches.
 ROWS_AT_ONCE: Final = 512
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` for ``[rows, features]``, faster to infer with on a CPU."""
+    """``nn.Linear`` for ``[rows, features]``, with faster inference on a CPU."""
 
     _reordered: Tensor | None = None
 
     def reorder(self) -> None:
-        """Let oneDNN keep the weights in an order of its own, in place of them.
+        """Replace the weights by a copy in the order that oneDNN multiplies fastest.
 
-        The product then need not reorder them again and again. The layer can do nothing but infer
-        any more, and its ``weight`` is gone. Where oneDNN does not serve, nothing happens.
+        This saves reordering them on every call. Afterwards the layer is inference-only and has no
+        ``weight``. Does nothing if oneDNN is not used.
         """
         if _may_serve(self.weight):
             self._reordered = torch.ops.mkldnn._reorder_linear_weight(
@@ -44,12 +50,14 @@ class Linear(nn.Linear):
             )
             del self.weight
 
+    @override
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         if self._reordered is not None:
-            raise RuntimeError("a layer in oneDNN's order can be neither moved nor cast")
+            raise RuntimeError("a layer in oneDNN's order cannot be moved or cast")
         moved: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
         return moved
 
+    @override
     def forward(self, rows: Tensor) -> Tensor:
         """Return ``[rows, out_features]``."""
         if not self._served_by_onednn(rows):
@@ -63,7 +71,7 @@ class Linear(nn.Linear):
         return by_rows(lambda part: self._product(part, "gelu"), rows)
 
     def _served_by_onednn(self, rows: Tensor) -> bool:
-        """Whether oneDNN's product may stand in for torch's: no gradient, nothing to cast."""
+        """Return whether oneDNN can replace torch here: no gradient and nothing to cast."""
         return self._reordered is not None or (
             rows.dtype == self.weight.dtype
             and _may_serve(rows)
@@ -79,15 +87,18 @@ class Linear(nn.Linear):
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
             rows,
             self.weight if self._reordered is None else self._reordered,
-            *(self.bias, activation, [], "none"),
+            self.bias,
+            activation,
+            [],
+            "none",
         )
         return product[:count]
 
 
 def by_rows(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Apply a function of rows to as many at once as a CPU likes; elsewhere to all.
+    """Apply a function to ``ROWS_AT_ONCE`` rows at a time on a CPU, else to all rows at once.
 
-    ``inputs`` have as many rows each; the function sees the same rows of all.
+    All ``inputs`` have the same number of rows; each call gets the same rows of each.
     """
     first = inputs[0]
     if len(first) <= ROWS_AT_ONCE or first.is_cuda or torch.is_grad_enabled():
@@ -107,7 +118,7 @@ def _may_serve(tensor: Tensor) -> bool:
 @cache
 def onednn_dtypes() -> frozenset[torch.dtype]:
     """Return the dtypes that this build's oneDNN multiplies on this processor."""
-    # Elsewhere oneDNN stands on other kernels, which nobody here has measured.
+    # On other processors oneDNN uses other kernels, which have not been measured.
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return frozenset()
     if not torch._C._has_mkldnn or not all(hasattr(torch.ops.mkldnn, name) for name in OPERATORS):

@@ -1,11 +1,11 @@
 """The network: a RoBERTa encoder and a small classification head, in plain torch.
 
 Module names follow the published checkpoint (``model.embeddings…``, ``model.encoder.layer.N…``,
-``linear1``, ``linear2``), so its state dict loads key by key. ``transformers`` is not needed: its
-RoBERTa class costs seconds of every cold start, and its forward pass pays for padding.
+``linear1``, ``linear2``), so its state dict loads key by key. ``transformers`` is not used: its
+RoBERTa class adds seconds to every cold start, and its forward pass computes padding.
 
-Batches are packed (see `packing`): linear layers, which do nearly all of the work, see only tokens
-that exist.
+Batches are packed (see :mod:`hatespeech.model.packing`): linear layers, which do nearly all of the
+work, see only real tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hatespeech.model.packing import PackedBatch
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of a :class:`CustomModel`; encoder fields carry Hugging Face's RoBERTa names."""
+    """Sizes of a :class:`CustomModel`; the encoder's fields have Hugging Face's RoBERTa names."""
 
     vocab_size: int = 50265
     hidden_size: int = 1024
@@ -41,7 +41,7 @@ class ModelConfig:
     num_labels: int = 4
 
     def __post_init__(self) -> None:
-        """Raise :class:`ValueError` for sizes that no RoBERTa can have."""
+        """Raise :class:`ValueError` for sizes that are impossible for a RoBERTa."""
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(field.default, int):
@@ -57,13 +57,13 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read the known fields out of a ``config.json`` that may hold many more."""
+        """Read the known fields of a ``config.json``, which may hold many others."""
         known = {field.name for field in fields(cls)}
         return cls(**{key: value for key, value in values.items() if key in known})
 
     @property
     def max_tokens(self) -> int:
-        """Longest sequence, special tokens included: positions up to the padding id are unused."""
+        """Longest sequence, with special tokens. Positions up to the padding id are not used."""
         return self.max_position_embeddings - self.pad_token_id - 1
 
 
@@ -89,10 +89,10 @@ class Embeddings(nn.Module):
 
 
 def embedding(rows: int, config: ModelConfig, padding_idx: int | None) -> nn.Embedding:
-    """Return a table of zeros, for weights to be loaded into or drawn.
+    """Return a table of zeros, into which weights can be loaded or drawn.
 
-    Drawing them here, as ``nn.Embedding`` would, makes torch import eight hundred modules on the
-    meta device, where a checkpoint's model is laid out: 1.5 s of every cold start.
+    ``nn.Embedding`` by itself would draw them. On the meta device, where a checkpoint's model is
+    built, that makes torch import eight hundred modules: 1.5 s of every cold start.
     """
     weight = torch.zeros(rows, config.hidden_size)
     return nn.Embedding(rows, config.hidden_size, padding_idx=padding_idx, _weight=weight)
@@ -112,7 +112,8 @@ class SelfAttention(nn.Module):
     def forward(self, hidden: Tensor, batch: PackedBatch, first_only: bool) -> Tensor:
         """Return the attention's context, ``[tokens, hidden]``.
 
-        With ``first_only`` just the first token of each sequence asks: ``[sequences, hidden]``.
+        With ``first_only``, only the first token of each sequence is a query:
+        ``[sequences, hidden]``.
         """
         query = self.query(hidden[batch.first] if first_only else hidden)
         key, value = self.key(hidden), self.value(hidden)
@@ -137,13 +138,13 @@ class SelfAttention(nn.Module):
         return torch.cat(contexts)
 
     def _split(self, hidden: Tensor) -> Tensor:
-        """``[count, length, hidden]`` to ``[count, heads, length, head size]``."""
+        """Turn ``[count, length, hidden]`` into ``[count, heads, length, head size]``."""
         count, length, _ = hidden.shape
         return hidden.view(count, length, self.heads, -1).transpose(1, 2)
 
 
 class ResidualOutput(nn.Module):
-    """A projection back to the hidden size, added to what it started from, and normalised."""
+    """A projection to the hidden size; the residual is added and the sum normalised."""
 
     def __init__(self, config: ModelConfig, input_size: int) -> None:
         super().__init__()
@@ -158,7 +159,7 @@ class ResidualOutput(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention with its output projection (checkpoint names ``self`` and ``output``)."""
+    """Self-attention with its output projection, under the checkpoint's names."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -167,7 +168,7 @@ class Attention(nn.Module):
 
 
 class Intermediate(nn.Module):
-    """The feed-forward block's widening half, with the exact GELU."""
+    """The first half of the feed-forward block, which widens, with the exact GELU."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -199,7 +200,7 @@ class Layer(nn.Module):
         return widened
 
 
-class Encoder(nn.Module):
+class LayerStack(nn.Module):
     """The stack of layers."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -215,7 +216,7 @@ class Encoder(nn.Module):
 
 
 class Pooler(nn.Module):
-    """In the published checkpoint, and unused there as here: kept so that its keys load."""
+    """Not used, as in the original model: the published checkpoint has its keys."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -228,14 +229,14 @@ class RobertaEncoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embeddings = Embeddings(config)
-        self.encoder = Encoder(config)
+        self.encoder = LayerStack(config)
         self.pooler = Pooler(config)
 
     def forward(self, batch: PackedBatch, first_only: bool = False) -> Tensor:
         """Return the last hidden state in packed order: ``[tokens, hidden]``.
 
-        With ``first_only`` the last layer computes just the first token of each sequence, which
-        is all that a classifier reads: ``[sequences, hidden]``.
+        With ``first_only`` the last layer computes only the first token of each sequence, which is
+        all that a classifier reads: ``[sequences, hidden]``.
         """
         hidden = self.embeddings(batch.input_ids, batch.position_ids)
         encoded: Tensor = self.encoder(hidden, batch, first_only)
@@ -243,7 +244,7 @@ class RobertaEncoder(nn.Module):
 
 
 class CustomModel(nn.Module):
-    """Encoder and head: ``linear1``, ReLU, dropout, ``linear2`` over the first token."""
+    """The encoder, and a head over its first token: ``linear1``, ReLU, dropout, ``linear2``."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -254,14 +255,14 @@ class CustomModel(nn.Module):
         self.linear2 = Linear(config.classifier_size, config.num_labels)
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """Return logits ``[sequences, labels]``, in the order the sequences were given in."""
+        """Return logits ``[sequences, labels]``, in the order in which the caller packed them."""
         first = self.model(batch, first_only=True)
         logits = self.linear2(self.dropout(F.relu(self.linear1(first))))
         restored: Tensor = logits[batch.places]
         return restored
 
     def forward_sequences(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """Pack token id lists on the model's own device and return their logits."""
+        """Pack token id lists on the model's device; return logits ``[sequences, labels]``."""
         device = self.linear1.weight.device
         logits: Tensor = self(PackedBatch.pack(sequences, self.config.pad_token_id, device))
         return logits

@@ -1,10 +1,10 @@
-"""Packed batches: the tokens of many sequences end to end, nothing between them.
+"""Packed batches: the tokens of many sequences end to end, without padding between them.
 
-Linear layers see one ``[tokens, hidden]`` matrix of tokens that exist. Attention alone looks across
-tokens; it runs over *groups* of sequences. On a CPU a group holds sequences of one length, which a
-view of the packed matrix serves without a copy. On a GPU, where every call costs a launch, it holds
-similar lengths, padded to its longest. A batch reaches the device in one copy, and nothing in a
-forward pass waits for the device to answer.
+Linear layers see one ``[tokens, hidden]`` matrix of real tokens. Only attention reads several
+tokens at once; it runs over *groups* of sequences. On a CPU a group holds sequences of one length,
+so a view of the packed matrix is enough and nothing is copied. On a GPU, where every call costs a
+kernel launch, a group holds sequences of similar length, padded to the longest. A batch goes to the
+device in one copy, and the forward pass never waits for the device.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Final, Self
 import torch
 from torch import Tensor
 
-# Within a group on a GPU, a sequence is padded to at most this many times its own length (plus a
-# few tokens, so that very short ones group at all).
+# In a group on a GPU, a sequence is padded to at most this many times its own length, plus a few
+# tokens so that very short sequences can share a group.
 GROUP_STRETCH: Final = 1.15
 GROUP_SLACK: Final = 4
 
@@ -31,12 +31,12 @@ class Group:
     end: int  # one past the last
     count: int  # sequences
     length: int  # tokens of the longest
-    # Both None if all are of one length.
-    present: Tensor | None  # [count, length] bool, True where a token exists
+    # Both None if all sequences have the same length.
+    present: Tensor | None  # [count, length] bool, True for a token, False for padding
     places: Tensor | None  # [end - start] int64, each token's row in [count * length]
 
     def pad(self, hidden: Tensor) -> Tensor:
-        """Give the group's ``[end - start, hidden]`` tokens a view ``[count, length, hidden]``."""
+        """Turn the group's ``[end - start, hidden]`` tokens into ``[count, length, hidden]``."""
         if self.places is None:
             return hidden.view(self.count, self.length, -1)
         padded = hidden.new_zeros(self.count * self.length, hidden.shape[-1])
@@ -53,9 +53,9 @@ class Group:
 class PackedBatch:
     """Sequences laid end to end, shortest first.
 
-    ``input_ids`` and ``position_ids`` are ``[tokens]`` int64; ``first`` is ``[sequences]`` int64,
-    where each sequence starts; ``order[i]`` says which of the caller's sequences stands at ``i``,
-    and ``places[j]``, ``[sequences]`` int64, where the caller's ``j`` stands.
+    ``input_ids`` and ``position_ids`` are ``[tokens]`` int64. ``first``, ``[sequences]`` int64, is
+    where each sequence starts. ``order[i]`` is the caller's index of the sequence at ``i``, and
+    ``places[j]``, ``[sequences]`` int64, is where the caller's sequence ``j`` is.
     """
 
     input_ids: Tensor
@@ -69,7 +69,10 @@ class PackedBatch:
     def pack(
         cls, sequences: Sequence[Sequence[int]], pad_token_id: int, device: torch.device | str
     ) -> Self:
-        """Lay out token id lists of any mixture of lengths, none of them empty."""
+        """Pack token id lists of any lengths.
+
+        Raises :class:`ValueError` if there is none, or if one is empty.
+        """
         device = torch.device(device)
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         lengths = [len(sequences[i]) for i in order]
@@ -101,10 +104,10 @@ class PackedBatch:
 
 
 def position_ids(sequence: Sequence[int], pad_token_id: int) -> Sequence[int]:
-    """Return RoBERTa's positions: counted from the one after the padding id.
+    """Return RoBERTa's positions, which count from the one after the padding id.
 
-    A padding id inside a sequence (a text can spell ``<pad>``) sits at the padding position and is
-    not counted, as in Hugging Face's ``create_position_ids_from_input_ids``.
+    A padding id inside a sequence (a text can spell ``<pad>``) gets the padding position and is not
+    counted, as in Hugging Face's ``create_position_ids_from_input_ids``.
     """
     if pad_token_id not in sequence:
         return range(pad_token_id + 1, pad_token_id + 1 + len(sequence))
@@ -116,7 +119,7 @@ def position_ids(sequence: Sequence[int], pad_token_id: int) -> Sequence[int]:
 
 
 def group_bounds(lengths: Sequence[int], device: torch.device) -> list[tuple[int, int]]:
-    """Cut ascending ``lengths`` into groups: on a CPU of one length, else where padding grows."""
+    """Cut ascending ``lengths`` into groups: of one length on a CPU, else of similar lengths."""
     stretch, slack = (1.0, 0) if device.type == "cpu" else (GROUP_STRETCH, GROUP_SLACK)
     bounds: list[tuple[int, int]] = []
     begin = 0
@@ -128,7 +131,7 @@ def group_bounds(lengths: Sequence[int], device: torch.device) -> list[tuple[int
 
 
 def padding(lengths: Sequence[int], device: torch.device) -> int:
-    """Return how many tokens that do not exist attention sees in a batch of such ``lengths``."""
+    """Return how many padding tokens attention reads in a batch of these ``lengths``."""
     ascending = sorted(lengths)
     bounds = group_bounds(ascending, device)
     padded = sum((end - begin) * ascending[end - 1] for begin, end in bounds)
@@ -136,7 +139,7 @@ def padding(lengths: Sequence[int], device: torch.device) -> int:
 
 
 def _places(lengths: Sequence[int]) -> array[int]:
-    """Return where a group's tokens stand once each sequence is padded to the last one's length.
+    """Return each token's row in a group whose sequences are padded to the length of the last.
 
     Empty if none needs padding.
     """
@@ -148,7 +151,7 @@ def _places(lengths: Sequence[int]) -> array[int]:
 
 
 def _stage(parts: Sequence[array[int]], device: torch.device) -> list[Tensor]:
-    """Bring int64 arrays to the device in one copy, which on a GPU nobody waits for."""
+    """Copy int64 arrays to the device in one go; on a GPU, without waiting for the copy."""
     joined = array("q")
     for part in parts:
         joined.extend(part)

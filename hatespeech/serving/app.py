@@ -18,15 +18,17 @@ from hatespeech.serving.guards.auth import OPEN_PATHS, TokenGuard, require_guard
 from hatespeech.serving.guards.envelope import Envelope
 from hatespeech.serving.guards.limits import BodyLimiter, RateLimiter
 from hatespeech.serving.http_errors import install_error_handlers
-from hatespeech.serving.jobs.queue import Jobs
+from hatespeech.serving.jobs.runner import JobRunner
 from hatespeech.serving.jobs.store import Store
 from hatespeech.serving.metrics import Metrics
-from hatespeech.serving.model import ServedModel
 from hatespeech.serving.openapi import DESCRIPTION, SUMMARY, TITLE, install_openapi
 from hatespeech.serving.routes.demo import demo_routes
-from hatespeech.serving.routes.jobs import job_routes
-from hatespeech.serving.routes.meta import meta_routes
+from hatespeech.serving.routes.docs import docs_routes
+from hatespeech.serving.routes.files import file_routes
+from hatespeech.serving.routes.jobs import endpoint_routes, job_routes
 from hatespeech.serving.routes.score import score_routes
+from hatespeech.serving.routes.service import service_routes
+from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import SAFE_TOKEN_CHARS, ServerSettings
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         model = ServedModel(settings, stop)
-        jobs = Jobs(store, model, metrics, settings)
+        jobs = JobRunner(store, model, metrics, settings)
         app.state.model, app.state.jobs = model, jobs
         metrics.watch(model, lambda: jobs.unanswered)
         model.start()
@@ -82,12 +84,16 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},  # they hold URLs: texts
     )
-    jobs_router, endpoint_router = job_routes(settings)
-    app.include_router(meta_routes(settings, metrics, app.version))
+    jobs_router = job_routes(settings)
+    app.include_router(service_routes(settings, metrics, app.version))
+    app.include_router(docs_routes())
     app.include_router(demo_routes(settings))
     app.include_router(score_routes(settings, metrics))
+    app.include_router(file_routes(settings, metrics))
     app.include_router(jobs_router)
-    app.include_router(endpoint_router, prefix="/v2/{endpoint_id}", include_in_schema=False)
+    app.include_router(
+        endpoint_routes(jobs_router), prefix="/v2/{endpoint_id}", include_in_schema=False
+    )
     install_error_handlers(app)
     install_openapi(app, settings)
 

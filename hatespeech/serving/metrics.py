@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from typing_extensions import override
 
 from hatespeech.contract import TextScore
 from hatespeech.errors import ServiceError
-from hatespeech.serving.model import ServedModel
+from hatespeech.serving.served_model import ServedModel
 
 if TYPE_CHECKING:
     from hatespeech.engine.batcher import Counters
@@ -86,8 +87,8 @@ class _Live(Collector):
         self._model = model
         self._queued_jobs = queued_jobs
 
+    @override
     def collect(self) -> Iterator[Metric]:
-        """Read the batcher's counters."""
         model = self._model
         ready = GaugeMetricFamily(f"{PREFIX}ready", "1 if texts can be scored.")
         ready.add_metric((), float(model.state == "ready"))

@@ -5,14 +5,15 @@ These models describe. :mod:`hatespeech.contract` decides what is accepted, on e
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from hatespeech.contract import FIELDS, ITEM_FIELDS, Kind, ReplyField
+from hatespeech.contract import FIELDS, ITEM_FIELDS, Kind, ReplyField, Timing
 from hatespeech.errors import (
     InternalError,
     OverloadedError,
@@ -55,37 +56,39 @@ OPEN: Final[dict[str, Any]] = {"security": []}
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class Model(BaseModel):
-    """Closed: the schemas say all there is."""
+class Closed(BaseModel):
+    """A schema that says all there is."""
 
     model_config = ConfigDict(extra="forbid")
 
 
-class ErrorReply(Model):
+class ErrorReply(Closed):
     """Every error, whatever its status."""
 
     error: Annotated[str, Field(description="One line; names the field, never quotes a text.")]
     error_type: Annotated[str, Field(examples=["validation"])]
 
 
-class Timing(Model):
-    """Where the time went, in milliseconds."""
-
-    queue_ms: float
-    compute_ms: float
+def _schema(name: str, sentence: str, fields: Mapping[str, Any]) -> type[BaseModel]:
+    """Build a schema; clients made from the document call it by ``name``."""
+    return create_model(name, __base__=Closed, __doc__=sentence, **fields)
 
 
-class Word(Model):
-    """How far a word moves the scores: the scores with it minus the scores without it."""
-
-    word: str
-    start: Annotated[int, Field(description="Code points into the text as sent.")]
-    end: int
-    hate: float
-    abusing: float
-    neutral: float
-    spam: float
-
+TIMING: Final = _schema(
+    "Timing",
+    "Where the time went, in milliseconds.",
+    {field.name: (float, ...) for field in dataclasses.fields(Timing)},
+)
+WORD: Final = _schema(
+    "Word",
+    "How far a word moves the scores: the scores with it minus the scores without it.",
+    {
+        "word": (str, ...),
+        "start": (Annotated[int, Field(description="Code points into the text as sent.")], ...),
+        "end": (int, ...),
+        **dict.fromkeys(LABELS, (float, ...)),
+    },
+)
 
 # The type of each kind of field of the contract.
 TYPES: Final[dict[Kind, Any]] = {
@@ -95,49 +98,46 @@ TYPES: Final[dict[Kind, Any]] = {
     "labels": list[Label],
     "count": Annotated[int, Field(ge=1)],
     "span": list[int],
-    "words": list[Word],
+    "words": list[WORD],  # type: ignore[valid-type]  # a class made above
     "error": str,
-    "timing": Timing,
+    "timing": TIMING,
 }
 
 
-def _reply_model(
-    name: str, sentence: str, fields: Iterable[ReplyField], **more: Any
-) -> type[BaseModel]:
-    """Build a model of a reply from the contract's fields."""
-    shapes: dict[str, Any] = {}
+def _fields(fields: Iterable[ReplyField]) -> dict[str, Any]:
+    """Return the contract's fields as pydantic declares them."""
+    declared: dict[str, Any] = {}
     for field in fields:
         kind, described = TYPES[field.kind], Field(description=field.description)
         if field.always:
-            shapes[field.name] = (Annotated[kind, described], ...)
+            declared[field.name] = (Annotated[kind, described], ...)
         else:
-            shapes[field.name] = (Annotated[kind | None, described], None)
-    return create_model(name, __base__=Model, __doc__=sentence, **shapes, **more)
+            declared[field.name] = (Annotated[kind | None, described], None)
+    return declared
 
 
 _scored: Final = [field for field in ITEM_FIELDS if field.kind != "error"]
 _once: Final = [field for field in FIELDS if field.once and field.kind != "items"]
 
-Scores = _reply_model("Scores", "The scores of one text.", _scored)
-OneReply = _reply_model("OneReply", "The reply to one text.", [*_scored, *_once])
+Scores = _schema("Scores", "The scores of one text.", _fields(_scored))
+OneReply = _schema("OneReply", "The reply to one text.", _fields([*_scored, *_once]))
 
 
-class NotScored(Model):
+class NotScored(Closed):
     """A text among many that has no scores."""
 
     text: str
     error: str
 
 
-ManyReply = _reply_model(
+ManyReply = _schema(
     "ManyReply",
     "The reply to many texts, in the order sent.",
-    _once,
-    items=(list[Scores | NotScored], ...),  # type: ignore[valid-type]  # made above
+    _fields(_once) | {"items": (list[Scores | NotScored], ...)},  # type: ignore[valid-type]  # a class made above
 )
 
 
-class JobReply(Model):
+class JobReply(Closed):
     """A job as it stands; ``output`` when completed, ``error`` when failed."""
 
     id: str
@@ -147,11 +147,11 @@ class JobReply(Model):
     ]
     delayTime: Annotated[int | None, Field(description="Milliseconds in the queue.")] = None
     executionTime: Annotated[int | None, Field(description="Milliseconds of work.")] = None
-    output: OneReply | ManyReply | None = None  # type: ignore[valid-type]  # made above
+    output: OneReply | ManyReply | None = None  # type: ignore[valid-type]  # a class made above
     error: str | None = None
 
 
-class Card(Model):
+class Card(Closed):
     """What this service is."""
 
     name: str
@@ -161,7 +161,7 @@ class Card(Model):
     links: dict[str, str]
 
 
-class Health(Model):
+class Health(Closed):
     """Whether texts can be scored."""
 
     status: Annotated[str, Field(json_schema_extra={"enum": ["loading", "ready", "broken"]})]

@@ -1,4 +1,4 @@
-"""The HTTP server's settings, beside the engine's."""
+"""The HTTP server's settings, in addition to the engine's."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class ServerSettings(EngineSettings):
         str,
         Field(
             min_length=1,
-            description="Address that `server.py` listens on; `0.0.0.0` is every network, which a "
-            "container needs.",
+            description="Address that `server.py` listens on; `0.0.0.0` means every network, which "
+            "a container needs.",
             json_schema_extra={"allowed": "an address of this machine"},
         ),
     ] = "127.0.0.1"
@@ -57,8 +57,8 @@ class ServerSettings(EngineSettings):
         Field(
             ge=1,
             le=65_535,
-            description="A second port, for `/ping` and `/health` alone; unset or equal to `PORT`: "
-            "none.",
+            description="A second port, for `/ping` and `/health` only. If unset or equal to "
+            "`PORT`, there is none.",
             json_schema_extra={"allowed": "a whole number from 1 to 65535"},
         ),
     ] = None
@@ -66,71 +66,82 @@ class ServerSettings(EngineSettings):
         SecretStr | None,
         AfterValidator(_check_tokens),
         Field(
-            description="Token that HTTP callers must send, or several; without one the server "
-            "does not start.",
-            json_schema_extra={"allowed": "visible ASCII, tokens separated by commas"},
+            description="Token that HTTP callers must send, or several tokens. The server does not "
+            "start without one unless `ALLOW_ANONYMOUS` is 1.",
+            json_schema_extra={"allowed": "visible ASCII; separate tokens by commas"},
         ),
     ] = None
     allow_anonymous: Annotated[
         bool,
-        Field(description="1: without `BEARER_TOKEN`, serve whoever asks; with one, of no effect."),
+        Field(
+            description="If 1 and `BEARER_TOKEN` is unset, everyone may call. It has no effect if "
+            "`BEARER_TOKEN` is set."
+        ),
     ] = False
     cors_origins: Annotated[
         str | None,
         AfterValidator(_check_origins),
         Field(
-            description="Web pages of other origins that may call this server; unset: none.",
-            json_schema_extra={"allowed": "`*`, or https://host separated by commas"},
+            description="Origins whose web pages may call this server; none if unset.",
+            json_schema_extra={"allowed": "`*`, or https://host; separate hosts by commas"},
         ),
     ] = None
     rate_limit: Annotated[
         str,
         Field(
             pattern=rf"^(off|{_ONE_LIMIT}(;{_ONE_LIMIT})*)$",
-            description="Requests of one token (of one address, without tokens); several limits "
-            "are separated by semicolons.",
-            json_schema_extra={"allowed": "off, or such as 600/minute, 5/10 seconds"},
+            description="Maximum requests with one token or, without tokens, from one address. "
+            "Separate several limits by semicolons.",
+            json_schema_extra={"allowed": "off, or limits such as 600/minute or 5/10 seconds"},
         ),
     ] = "600/minute"
     metrics: Annotated[
         Literal["off", "token", "open"],
-        Field(description="`GET /metrics`: not there, for the token, or for everyone."),
+        Field(description="Who may read `GET /metrics`: nobody, token holders, or everyone."),
     ] = "token"
     jobs_db: Annotated[
         Path,
         Field(
             description="SQLite file of asynchronous jobs and their results.",
-            json_schema_extra={"allowed": "a file of this process alone"},
+            json_schema_extra={"allowed": "a file that no other process uses"},
         ),
     ] = Path("jobs.sqlite3")
     job_ttl: Annotated[
         int,
-        Field(ge=1, le=2_592_000, description="Seconds that the result of a job can be asked for."),
+        Field(ge=1, le=2_592_000, description="Seconds for which a job's result can be fetched."),
     ] = 1800
     max_queue_jobs: Annotated[
-        int, Field(ge=1, le=1_000_000, description="Asynchronous jobs that wait at most.")
+        int, Field(ge=1, le=1_000_000, description="Maximum asynchronous jobs that wait.")
     ] = 1000
     max_body_bytes: Annotated[
         int,
-        Field(ge=1024, le=1_073_741_824, description="Bytes in the body of an HTTP request."),
+        Field(
+            ge=1024,
+            le=1_073_741_824,
+            description="Maximum bytes in the body of an HTTP request.",
+        ),
     ] = 20_971_520
     max_file_bytes: Annotated[
         int,
-        Field(ge=1024, le=1_099_511_627_776, description="Bytes in an upload to `/score/file`."),
+        Field(
+            ge=1024,
+            le=1_099_511_627_776,
+            description="Maximum bytes in a file uploaded to `/score/file`.",
+        ),
     ] = 268_435_456
 
     @property
     def tokens(self) -> Sequence[str]:
-        """The bearer tokens; to be compared in constant time, never shown."""
+        """The bearer tokens. Compare them in constant time, and never show them."""
         return [] if self.bearer_token is None else _commas(self.bearer_token.get_secret_value())
 
     @property
     def origins(self) -> Sequence[str]:
-        """The origins that CORS lets in."""
+        """The origins that CORS allows."""
         return _commas(self.cors_origins or "")
 
 
-# The queue worker reads none of these.
+# The queue worker does not read these.
 HTTP_SETTINGS: Final = tuple(
     name for name in ServerSettings.model_fields if name not in EngineSettings.model_fields
 )

@@ -1,15 +1,16 @@
 """The tokens of NLTK 3.5's ``TweetTokenizer``, in linear time.
 
 NLTK matches one large regular expression at every token. Five of its alternatives look ahead
-without bound, and where they fail they look again from the next token, so that ``"a." * 5000``
-takes quadratic time: URLs with and without a scheme, domain names, HTML tags, e-mail addresses.
-Here `_LongTokens` finds those beforehand, from what must end them (``.com/``, ``.com``, ``>``,
-``@host.com``) back to where they may start, each character once. `_SHORT` is the rest of the
-expression, in NLTK's order; its alternatives pass over a character a bounded number of times.
+without a limit: URLs with and without a scheme, domain names, HTML tags and e-mail addresses. If
+they fail, they look again from the next token, so that ``"a." * 5000`` takes quadratic time. Here
+`_LongTokens` finds these five beforehand: from what must end them (``.com/``, ``.com``, ``>``,
+``@host.com``) it goes back to where they may start, reading each character once. `_SHORT` is the
+rest of the expression, in NLTK's order; its alternatives read a character a bounded number of
+times.
 
 The classes ``\\w``, ``\\s`` and ``\\d`` are those of the ``regex`` package, as in NLTK 3.5. They
-differ from those of ``re`` in combining marks, joiners and U+001C to U+001F, and change with the
-pinned package rather than with Python. On ASCII text the two packages agree, and ``re`` is faster.
+differ from those of ``re`` in combining marks, joiners and U+001C to U+001F, and they change with
+the pinned package, not with Python. On ASCII text both packages agree, and ``re`` is faster.
 """
 
 import re
@@ -29,7 +30,7 @@ _EMOTICON = r"""
   | <3
 """
 _SHORT_TOKEN = rf"""
-    [^\W\d_]++(?![\w'\-:;=8*])            # for speed: letters that no alternative below prolongs
+    [^\W\d_]++(?![\w'\-:;=8*])            # for speed: letters that no alternative below extends
   | {_PHONE}
   | {_EMOTICON}
   | -+>|<-+                               # arrows
@@ -49,11 +50,11 @@ _PHONE_OR_EMOTICON = regex.compile(f"{_PHONE}|{_EMOTICON}", regex.VERBOSE)
 _LETTER = "a-zA-Z\u0130\u017f\u212a"
 _ALNUM = f"{_LETTER}0-9"
 
-# Most tweets hold nothing that could end a long token, or begin a URL's scheme.
+# Most tweets hold nothing that could end a long token or begin a URL's scheme.
 _LONG_TOKEN_HINT = re.compile(r"\.[^\s.]|:[^\s()]|>")
 # What ends a long token, and the run before it in which the token may start, read leftwards (?r).
-# A domain's run has no two dots or dashes together; no repeated group says so, because `regex`
-# takes quadratic time for these when it reads leftwards.
+# A domain's run never has two dots or dashes together. A repeated group could say so, but `regex`
+# takes quadratic time to read one leftwards.
 _DOMAIN = (
     regex.compile(rf"\.(?<=[{_ALNUM}]\.)[{_LETTER}]{{2,13}}+(?!\w)(?:/(?!@)|(?!@))"),
     regex.compile(rf"(?r)(?<![{_ALNUM}])(?<![{_ALNUM}][.\-])[{_ALNUM}][{_ALNUM}.\-]*?"),
@@ -85,9 +86,9 @@ _STRETCH = regex.compile(r"\S++")
 def tokenize(text: str) -> list[str]:
     """Split a text as ``TweetTokenizer().tokenize`` of NLTK 3.5 does.
 
-    HTML entities are decoded, and of four or more of one character, unless it is an ASCII letter
-    or digit, three are left. White space separates tokens, but may also lie within phone numbers
-    and ellipses. Unlike NLTK 3.5, an entity beyond Unicode raises nothing and leaves nothing.
+    HTML entities are decoded. Four or more of one character become three, unless it is an ASCII
+    letter or digit. White space separates tokens, but phone numbers and ellipses may hold some.
+    An entity beyond Unicode, for which NLTK 3.5 raises an exception, is removed.
     """
     if "&" in text:
         text = _ENTITY.sub(_decode, text)
@@ -111,23 +112,23 @@ def tokenize(text: str) -> list[str]:
 
 
 def _decode(entity: regex.Match[str]) -> str:
-    """The character of an HTML entity, empty if there is none; may be a lone surrogate."""
+    """Return an HTML entity's character, which may be a lone surrogate; empty if it has none."""
     number_sign, hexadecimal, body = entity.groups()
     if not number_sign:
         return chr(name2codepoint[body]) if body in name2codepoint else ""
     try:
         number = int(body, 16 if hexadecimal else 10)
-        # Browsers, and NLTK, read these as Windows-1252.
+        # Browsers and NLTK read these as Windows-1252.
         return bytes([number]).decode("cp1252") if 0x80 <= number <= 0x9F else chr(number)
     except (ValueError, OverflowError):
         return ""
 
 
 class _LongTokens:
-    """Where in one text the tokens that `_SHORT` leaves out may start, and where they end.
+    """Where the tokens that `_SHORT` leaves out may start in one text, and where they end.
 
-    A token of a kind may start at any position of a run; which of these positions is ever reached
-    is up to the tokens before it.
+    Such a token may start at any position of its run; the tokens before it decide at which one it
+    does.
     """
 
     def __init__(self, text: str) -> None:
@@ -136,7 +137,7 @@ class _LongTokens:
         self._domains: dict[int, int] = {}
         self._tags_and_emails: dict[int, int] = {}
         if ":" in text:
-            # The scheme takes one letter or slash more; more slashes may as well begin the body.
+            # The scheme includes one more letter or slash; further slashes may begin the body.
             self._url_bodies = {m.start(): m.end() + 1 for m in _URL_SCHEME.finditer(text)}
         if "." in text:
             self._find_domains()
@@ -150,14 +151,14 @@ class _LongTokens:
                 )
         self.starts = {*self._url_bodies, *self._domains, *self._tags_and_emails}
         self._no_body = -1
-        # The stretch without white space that `_url_end` worked in last.
+        # The stretch without white space in which `_url_end` worked last.
         self._stretch_end = 0
         self._last_closer = -1
         self._closers: list[int] = []
 
     def _find_domains(self) -> None:
         for first, last, end in _runs(self._text, *_DOMAIN):
-            # In "@mail.com" no domain starts at the m, but one may at the a.
+            # In "@mail.com" a domain cannot start at the m, but it may start at the a.
             after_at = first > 0 and self._text[first - 1] == "@"
             self._domains.update(
                 (start, end)
@@ -169,15 +170,15 @@ class _LongTokens:
                 self._url_bodies.update(dict.fromkeys(range(first, last), end))
 
     def end(self, start: int) -> int:
-        """The end of the long token that starts at `start`, or 0 if there is none.
+        """Return the end of the long token that starts at `start`, or 0 if none does.
 
-        Asked for the starts of tokens, in their order, it takes linear time altogether.
+        Calls for the starts of tokens in their order take linear time in total.
         """
         body = self._url_bodies.get(start, self._no_body)
         if body != self._no_body:
             if end := self._url_end(body):
                 return end
-            # Nor can the next tokens start a URL, as long as it would have the same body.
+            # The next tokens cannot start a URL with the same body either.
             self._no_body = body
         if start in self._domains:
             return self._domains[start]
@@ -186,12 +187,12 @@ class _LongTokens:
         return self._tags_and_emails.get(start, 0)
 
     def _url_end(self, body: int) -> int:
-        """The end of the URL whose part after the scheme or domain begins at `body`, or 0.
+        """Return the end of the URL whose part after the scheme or domain begins at `body`, or 0.
 
-        What a backtracking engine finds first, without backtracking: a run of X, or a
-        parenthesis, is worth taking if the expression can still end after it. After a run it can
-        if a parenthesis opens there that is closed anywhere; after a parenthesis, if a Z follows
-        in the next run, or another such parenthesis (`_URL_CLOSER`).
+        This is what a backtracking engine finds first, but without backtracking: take a run of X
+        or a parenthesis if the expression can still end after it. After a run it can if a
+        parenthesis opens there and is closed anywhere. After a parenthesis it can if the next run
+        holds a Z or another such parenthesis follows (`_URL_CLOSER`).
         """
         text = self._text
         self._enter_stretch(body)
@@ -233,9 +234,9 @@ def _after(pattern: regex.Pattern[str], text: str, position: int) -> int:
 def _runs(
     text: str, ending: regex.Pattern[str], run: regex.Pattern[str]
 ) -> Iterator[tuple[int, int, int]]:
-    """For each maximal run before an ending: its first position, the ending's first, and its end.
+    """Yield each maximal run before an ending: its start, the ending's start, the ending's end.
 
-    Of several endings in one run the last counts, as in a greedy match.
+    If a run has several endings, the last one counts, as in a greedy match.
     """
     first = len(text)
     for match in reversed(list(ending.finditer(text))):

@@ -60,7 +60,7 @@ class TokenGuard:
         self._health_port = health_port
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI connection."""
+        """Answer 401 to a request without a right token; pass all others on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -12,6 +12,7 @@ import resource
 from typing import Any, ClassVar, Final
 
 import h11
+from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS: Final = 15.0  # for a request's line and headers, from connecting or the first byte
@@ -50,6 +51,7 @@ class GuardedProtocol(H11Protocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
 
+    @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, unless there are too many."""
         # The parameter's type is uvicorn's.
@@ -62,6 +64,7 @@ class GuardedProtocol(H11Protocol):
             return
         self._watch(new=True)
 
+    @override
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadlines."""
         super().connection_lost(exc)
@@ -69,22 +72,26 @@ class GuardedProtocol(H11Protocol):
             if timer is not None:
                 timer.cancel()
 
+    @override
     def data_received(self, data: bytes) -> None:
         """Read on, and see what is still missing."""
         super().data_received(data)
         self._watch()
 
+    @override
     def on_response_complete(self) -> None:
         """Go on to what was pipelined, or to what remains of the body."""
         super().on_response_complete()
         self._watch()
 
+    @override
     def pause_writing(self) -> None:
         """Give a client that does not read a while."""
         super().pause_writing()
         if self._write_deadline is None:
             self._write_deadline = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
 
+    @override
     def resume_writing(self) -> None:
         """Note that the client reads."""
         super().resume_writing()

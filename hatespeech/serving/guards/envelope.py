@@ -45,7 +45,7 @@ class Envelope:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI connection."""
+        """Pass a request on; give its reply an id and headers, and log and count it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -33,7 +33,7 @@ class RateLimiter:
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI connection."""
+        """Answer 429 to a caller that sends too many requests; pass all others on."""
         caller: Caller | None = scope.get("state", {}).get("caller")
         if caller is not None:
             for limit in self._limits:
@@ -59,7 +59,7 @@ class BodyLimiter:
         self._by_path = by_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one ASGI connection."""
+        """Answer 413 to a body declared too large; pass others on, and count as they are read."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -55,7 +55,7 @@ class NewJob:
 
 
 @dataclass(frozen=True)
-class Job:
+class StoredJob:
     """A job as it stands; ``output`` is JSON text."""
 
     id: str
@@ -120,8 +120,16 @@ class Store:
                 "INSERT INTO jobs (id, owner, status, input, error, created, started, finished,"
                 " retry_key, retry_body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    *(job.id, job.owner, IN_QUEUE if done is None else FAILED, job.input),
-                    *(job.error, now, done, done, job.retry_key, job.retry_body),
+                    job.id,
+                    job.owner,
+                    IN_QUEUE if done is None else FAILED,
+                    job.input,
+                    job.error,
+                    now,
+                    done,
+                    done,
+                    job.retry_key,
+                    job.retry_body,
                 ),
             )
             return job.id
@@ -173,16 +181,16 @@ class Store:
 
         await self._database.run(put_back)
 
-    async def get(self, job_id: str, owner: bytes) -> Job | None:
+    async def get(self, job_id: str, owner: bytes) -> StoredJob | None:
         """Return a job of this owner whose result has not expired."""
 
-        def get(connection: sqlite3.Connection) -> Job | None:
+        def get(connection: sqlite3.Connection) -> StoredJob | None:
             row = connection.execute(
                 f"SELECT {_COLUMNS} FROM jobs WHERE id = ? AND owner = ?"  # noqa: S608 - constant
                 " AND (finished IS NULL OR finished > ?)",
                 (job_id, owner, time.time() - self._ttl),
             ).fetchone()
-            return Job(*row) if row else None
+            return StoredJob(*row) if row else None
 
         return await self._database.run(get)
 
@@ -216,8 +224,12 @@ def _prepare(connection: sqlite3.Connection) -> bytes:
         "UPDATE jobs SET status = ?, error = ?, finished = ?, input = NULL"
         " WHERE status IN (?, ?) AND attempts >= ?",
         (
-            *(FAILED, f"internal: the service died {MAX_ATTEMPTS} times while this job ran"),
-            *(time.time(), IN_QUEUE, IN_PROGRESS, MAX_ATTEMPTS),
+            FAILED,
+            f"internal: the service died {MAX_ATTEMPTS} times while this job ran",
+            time.time(),
+            IN_QUEUE,
+            IN_PROGRESS,
+            MAX_ATTEMPTS,
         ),
     )
     connection.execute(

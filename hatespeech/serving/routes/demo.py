@@ -8,6 +8,7 @@ from typing import Final
 from fastapi import APIRouter
 from starlette.responses import HTMLResponse, Response
 
+from hatespeech.serving.routes.static import add_file
 from hatespeech.serving.settings import ServerSettings
 
 # Nothing inline, nothing from elsewhere, and no markup made of strings by a script.
@@ -36,13 +37,6 @@ def demo_routes(settings: ServerSettings) -> APIRouter:
     async def demo() -> Response:
         return HTMLResponse(page, headers={"Content-Security-Policy": DEMO_POLICY})
 
-    def add(name: str, content: bytes, kind: str) -> None:
-        @router.get(f"/demo/{name}")
-        async def demo_file() -> Response:
-            return Response(
-                content, media_type=kind, headers={"Cache-Control": "public, max-age=3600"}
-            )
-
     for name, kind in DEMO_FILES.items():
-        add(name, folder.joinpath(name).read_bytes(), kind)
+        add_file(router, f"/demo/{name}", folder.joinpath(name).read_bytes(), kind)
     return router

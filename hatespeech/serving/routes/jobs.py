@@ -15,8 +15,15 @@ from starlette.responses import JSONResponse, Response
 
 from hatespeech.errors import ValidationError
 from hatespeech.serving.guards.auth import Caller
-from hatespeech.serving.jobs.queue import Jobs
-from hatespeech.serving.jobs.store import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE, Job
+from hatespeech.serving.jobs.runner import JobRunner
+from hatespeech.serving.jobs.store import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    IN_PROGRESS,
+    IN_QUEUE,
+    StoredJob,
+)
 from hatespeech.serving.openapi import (
     EXAMPLE_TEXT,
     JOB,
@@ -39,43 +46,39 @@ _RETRY_KEY: Final = re.compile(r"[!-~]{1,255}")
 REFUSED_INPUT: Final = {"description": "Any other value makes a job that fails, with an `error`."}
 
 JOB_ID: Final = {"in": "path", "name": "job_id", "required": True, "schema": {"type": "string"}}
+RETRY_KEY: Final[dict[str, Any]] = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "description": "Makes a retry safe: the same key and body give the same id.",
+    "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
+}
+WAIT: Final[dict[str, Any]] = {
+    "in": "query",
+    "name": "wait",
+    "description": "Milliseconds to wait for the result.",
+    "schema": {
+        "type": "integer",
+        "minimum": MIN_WAIT_MS,
+        "maximum": MAX_WAIT_MS,
+        "default": DEFAULT_WAIT_MS,
+    },
+}
+EXAMPLES: Final[dict[str, Any]] = {
+    "one": {"input": {"prompt": EXAMPLE_TEXT}},
+    "many": {"input": {"prompts": ["a", "b"]}},
+}
 
 
-def job_routes(settings: ServerSettings) -> tuple[APIRouter, APIRouter]:
-    """Return the routes, and ``/health`` as Runpod's clients know it, for the prefix alone."""
+def job_routes(settings: ServerSettings) -> APIRouter:
+    """Return ``/run``, ``/runsync``, ``/status`` and ``/cancel``."""
     router = APIRouter(tags=["jobs"])
-    body = json_body(
-        {
-            "type": "object",
-            "required": ["input"],
-            "additionalProperties": False,
-            "properties": {"input": {"anyOf": [score_input(settings), REFUSED_INPUT]}},
-        },
-        {"one": {"input": {"prompt": EXAMPLE_TEXT}}, "many": {"input": {"prompts": ["a", "b"]}}},
-    )
-    retry_key = {
-        "in": "header",
-        "name": "Idempotency-Key",
-        "description": "Makes a retry safe: the same key and body give the same id.",
-        "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
-    }
-    wait = {
-        "in": "query",
-        "name": "wait",
-        "description": "Milliseconds to wait for the result.",
-        "schema": {
-            "type": "integer",
-            "minimum": MIN_WAIT_MS,
-            "maximum": MAX_WAIT_MS,
-            "default": DEFAULT_WAIT_MS,
-        },
-    }
+    body = json_body(job_schema(settings), EXAMPLES)
 
     @router.post(
         "/run",
         operation_id="run",
         summary="Accept a job",
-        openapi_extra={**body, "parameters": [retry_key]},
+        openapi_extra={**body, "parameters": [RETRY_KEY]},
         responses={200: {"model": JobReply}, **SCORING},
     )
     async def run(request: Request) -> Response:
@@ -85,29 +88,23 @@ def job_routes(settings: ServerSettings) -> tuple[APIRouter, APIRouter]:
         fails.
         """
         read_query(request, ())
-        key = request.headers.get("idempotency-key")
-        if key is not None and not _RETRY_KEY.fullmatch(key):
-            raise ValidationError(
-                "must be 1 to 255 visible ASCII characters", field="Idempotency-Key"
-            )
+        key = read_retry_key(request)
         job_input = read_input(await read_json(request))
-        jobs: Jobs = request.app.state.jobs
-        job_id = await jobs.submit(caller_of(request), job_input, retry_key=key)
+        job_id = await jobs_of(request).submit(caller_of(request), job_input, retry_key=key)
         return JSONResponse({"id": job_id, "status": IN_QUEUE})
 
     @router.post(
         "/runsync",
         operation_id="runsync",
         summary="Accept a job and wait for it",
-        openapi_extra={**body, "parameters": [wait]},
+        openapi_extra={**body, "parameters": [WAIT]},
         responses={200: {"model": JobReply}, **SCORING},
     )
     async def runsync(request: Request) -> Response:
         """Answer with the result, or with the job as it stands when the wait is over."""
         milliseconds = read_wait(request)
         job_input = read_input(await read_json(request))
-        jobs: Jobs = request.app.state.jobs
-        owner = jobs.owner(caller_of(request))
+        jobs, owner = jobs_of(request), owner_of(request)
         job_id = await jobs.submit(caller_of(request), job_input, prefix="sync-")
         try:
             job = await until_gone(request, jobs.wait(job_id, owner, milliseconds / 1000))
@@ -125,9 +122,8 @@ def job_routes(settings: ServerSettings) -> tuple[APIRouter, APIRouter]:
     )
     async def status(request: Request) -> Response:
         """Only the token that made a job may ask for it, and until its result expires."""
-        jobs: Jobs = request.app.state.jobs
-        owner = jobs.owner(caller_of(request))
-        return job_response(await jobs.get(request.path_params["job_id"], owner))
+        job_id = request.path_params["job_id"]
+        return job_response(await jobs_of(request).get(job_id, owner_of(request)))
 
     @router.post(
         "/cancel/{job_id}",
@@ -138,16 +134,19 @@ def job_routes(settings: ServerSettings) -> tuple[APIRouter, APIRouter]:
     )
     async def cancel(request: Request) -> Response:
         """Answer with what became of it; one that was answered stays answered."""
-        jobs: Jobs = request.app.state.jobs
-        owner = jobs.owner(caller_of(request))
-        return job_response(await jobs.cancel(request.path_params["job_id"], owner))
+        job_id = request.path_params["job_id"]
+        return job_response(await jobs_of(request).cancel(job_id, owner_of(request)))
 
-    endpoint = APIRouter()
+    return router
 
-    @endpoint.get("/health")
+
+def endpoint_routes(jobs: APIRouter) -> APIRouter:
+    """Return what Runpod's clients look for below an endpoint's id: the jobs, and ``/health``."""
+    router = APIRouter()
+
+    @router.get("/health")
     async def endpoint_health(request: Request) -> Response:
-        jobs: Jobs = request.app.state.jobs
-        counts = await jobs.count()
+        counts = await jobs_of(request).count()
         return JSONResponse(
             {
                 "jobs": {
@@ -162,14 +161,43 @@ def job_routes(settings: ServerSettings) -> tuple[APIRouter, APIRouter]:
             }
         )
 
-    endpoint.include_router(router)
-    return router, endpoint
+    router.include_router(jobs)
+    return router
+
+
+def job_schema(settings: ServerSettings) -> dict[str, Any]:
+    """Return the JSON schema of a job."""
+    return {
+        "type": "object",
+        "required": ["input"],
+        "additionalProperties": False,
+        "properties": {"input": {"anyOf": [score_input(settings), REFUSED_INPUT]}},
+    }
+
+
+def jobs_of(request: Request) -> JobRunner:
+    """Return the application's jobs."""
+    jobs: JobRunner = request.app.state.jobs
+    return jobs
 
 
 def caller_of(request: Request) -> Caller:
     """Return who asks, as :class:`TokenGuard` found out."""
     caller: Caller = request.scope["state"]["caller"]
     return caller
+
+
+def owner_of(request: Request) -> bytes:
+    """Return what the file of jobs knows the caller by."""
+    return jobs_of(request).owner(caller_of(request))
+
+
+def read_retry_key(request: Request) -> str | None:
+    """Return the ``Idempotency-Key``, if there is one."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not _RETRY_KEY.fullmatch(key):
+        raise ValidationError("must be 1 to 255 visible ASCII characters", field="Idempotency-Key")
+    return key
 
 
 def read_input(body: Any) -> Any:
@@ -191,7 +219,7 @@ def read_wait(request: Request) -> int:
     return int(value)
 
 
-def job_response(job: Job) -> Response:
+def job_response(job: StoredJob) -> Response:
     """Return a job in Runpod's shape; its output is spliced in as the text it is stored as."""
     head: dict[str, Any] = {}
     if job.started is not None and job.finished is not None:

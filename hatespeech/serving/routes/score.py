@@ -1,19 +1,16 @@
-"""Scoring while the caller waits: one text, many, or a file."""
+"""Scoring while the caller waits: one text or many."""
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter
-from starlette.background import BackgroundTask
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from hatespeech.errors import OverloadedError, TooLargeError, UnhealthyError, ValidationError
 from hatespeech.labels import THRESHOLD_NAMES
 from hatespeech.serving.metrics import Metrics
-from hatespeech.serving.model import ServedModel
 from hatespeech.serving.openapi import (
     EXAMPLE_TEXT,
     SCORING,
@@ -25,12 +22,18 @@ from hatespeech.serving.openapi import (
     score_input,
 )
 from hatespeech.serving.reading import read_json, read_query, until_gone
+from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
-from hatespeech.serving.uploads.upload import open_table, receive_upload, score_table
+
+EXAMPLES: Final[dict[str, Any]] = {
+    "one": {"text": EXAMPLE_TEXT},
+    "many": {"texts": [EXAMPLE_TEXT, "win a free phone now"]},
+    "explained": {"text": EXAMPLE_TEXT, "explain": True, "thresholds": {"hate": 0.7}},
+}
 
 
 def score_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
-    """Return ``GET /score``, ``POST /score`` and ``POST /score/file``."""
+    """Return ``GET /score`` and ``POST /score``."""
     router = APIRouter(tags=["score"])
 
     async def answer(request: Request, body: Any) -> Response:
@@ -39,24 +42,11 @@ def score_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
         metrics.observe_reply(reply.items)
         return JSONResponse(reply.to_dict())
 
-    text = {"type": "string", "minLength": 1, "maxLength": settings.max_text_chars}
-    query = [
-        {"in": "query", "name": "text", "required": True, "example": EXAMPLE_TEXT}
-        | {"schema": {**text, "pattern": VISIBLE}},
-        {"in": "query", "name": "explain", "schema": {"type": "boolean", "default": False}},
-        {
-            "in": "query",
-            "name": "thresholds",
-            "description": "The name of thresholds that the model recommends.",
-            "schema": {"type": "string", "enum": list(THRESHOLD_NAMES)},
-        },
-    ]
-
     @router.get(
         "/score",
         operation_id="score_get",
         summary="Score one text",
-        openapi_extra={"parameters": query},
+        openapi_extra={"parameters": query_parameters(settings)},
         responses={
             200: {"model": OneReply},
             **errors(ValidationError, TooLargeError, OverloadedError, UnhealthyError),
@@ -67,26 +57,13 @@ def score_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
 
         `prompt` may stand for `text`. Thresholds of your own are for `POST`.
         """
-        names = ("text", "prompt", "explain", "thresholds")
-        fields: dict[str, Any] = {**read_query(request, names)}
-        if "explain" in fields:
-            if fields["explain"] not in ("true", "false"):
-                raise ValidationError("must be true or false", field="explain")
-            fields["explain"] = fields["explain"] == "true"
-        return await answer(request, fields)
+        return await answer(request, read_score_query(request))
 
     @router.post(
         "/score",
         operation_id="score",
         summary="Score one text or many",
-        openapi_extra=json_body(
-            score_input(settings),
-            {
-                "one": {"text": EXAMPLE_TEXT},
-                "many": {"texts": [EXAMPLE_TEXT, "win a free phone now"]},
-                "explained": {"text": EXAMPLE_TEXT, "explain": True, "thresholds": {"hate": 0.7}},
-            },
-        ),
+        openapi_extra=json_body(score_input(settings), EXAMPLES),
         responses={200: {"model": OneReply | ManyReply}, **SCORING},
     )
     async def score(request: Request) -> Response:
@@ -97,69 +74,35 @@ def score_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
         read_query(request, ())
         return await answer(request, await read_json(request))
 
-    upload = {
-        "type": "object",
-        "required": ["file"],
-        "additionalProperties": False,
-        "properties": {
-            "file": {
-                "type": "string",
-                "format": "binary",
-                "description": "Its name ends in .csv, .tsv, .jsonl or .parquet.",
-            }
-        },
-    }
-
-    @router.post(
-        "/score/file",
-        operation_id="score_file",
-        summary="Score a file of texts",
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {
-                    "multipart/form-data": {"schema": upload},
-                },
-            }
-        },
-        response_class=StreamingResponse,
-        responses={
-            200: {
-                "description": "The file, every column kept, with the four scores, `label`, "
-                "`windows` and `error` added.",
-                "content": {
-                    "text/csv": {"schema": {"type": "string"}},
-                    "text/tab-separated-values": {"schema": {"type": "string"}},
-                    "application/jsonl": {"schema": {"type": "string"}},
-                    "application/vnd.apache.parquet": {
-                        "schema": {"type": "string", "format": "binary"}
-                    },
-                },
-            },
-            **SCORING,
-        },
-    )
-    async def score_file(request: Request) -> Response:
-        """CSV, TSV, JSONL or Parquet with a `text` column; it comes back in the same format.
-
-        A row that can't be scored gets its `error`.
-        """
-        read_query(request, ())
-        model: ServedModel = request.app.state.model
-        model.require_ready()
-        file = await receive_upload(request)
-        try:
-            table = open_table(file, settings)
-            await asyncio.to_thread(table.check)
-        except BaseException:
-            await file.close()
-            raise
-        return StreamingResponse(
-            score_table(table, model, metrics),
-            media_type=table.media_type,
-            headers={"Content-Disposition": f'attachment; filename="scored.{table.suffix}"'},
-            # Also when the client goes away: the temporary file must not outlive the reply.
-            background=BackgroundTask(file.close),
-        )
-
     return router
+
+
+def query_parameters(settings: ServerSettings) -> list[dict[str, Any]]:
+    """Describe what ``GET /score`` reads."""
+    text = {"type": "string", "minLength": 1, "maxLength": settings.max_text_chars}
+    return [
+        {
+            "in": "query",
+            "name": "text",
+            "required": True,
+            "example": EXAMPLE_TEXT,
+            "schema": {**text, "pattern": VISIBLE},
+        },
+        {"in": "query", "name": "explain", "schema": {"type": "boolean", "default": False}},
+        {
+            "in": "query",
+            "name": "thresholds",
+            "description": "The name of thresholds that the model recommends.",
+            "schema": {"type": "string", "enum": list(THRESHOLD_NAMES)},
+        },
+    ]
+
+
+def read_score_query(request: Request) -> dict[str, Any]:
+    """Return the contract's ``input`` that a query string holds."""
+    fields: dict[str, Any] = dict(read_query(request, ("text", "prompt", "explain", "thresholds")))
+    if "explain" in fields:
+        if fields["explain"] not in ("true", "false"):
+            raise ValidationError("must be true or false", field="explain")
+        fields["explain"] = fields["explain"] == "true"
+    return fields

@@ -9,9 +9,11 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
+from typing_extensions import override
+
 from hatespeech.contract import COLUMNS, TextScore
 from hatespeech.errors import TooLargeError, ValidationError
-from hatespeech.serving.uploads.text_tables import TEXT, UploadTable, refuse_added
+from hatespeech.serving.uploads.table import TEXT, UploadTable, refuse_added
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,8 +23,13 @@ GROUP_ROWS: Final = 4096
 GROUP_BYTES: Final = 16 * 1024 * 1024
 # Bytes of a value, by physical type; of a string, of its offset.
 WIDTHS: Final = {
-    **{"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12},
-    **{"FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4},
+    "BOOLEAN": 1,
+    "INT32": 4,
+    "INT64": 8,
+    "INT96": 12,
+    "FLOAT": 4,
+    "DOUBLE": 8,
+    "BYTE_ARRAY": 4,
 }
 # Texts of a chunk, as far as one row allows.
 CHUNK_BYTES: Final = 4 * 1024 * 1024
@@ -40,8 +47,9 @@ class Parquet(UploadTable):
         self._writer: Any = None
         self._waiting: list[pa.RecordBatch] = []
 
+    @override
     def check(self) -> None:
-        """See :meth:`UploadTable.check`; raises :class:`TooLargeError` for a huge row group."""
+        """Raise :class:`TooLargeError`, too, for a row group that could fill the memory."""
         import pyarrow as pa
 
         try:
@@ -74,16 +82,16 @@ class Parquet(UploadTable):
         except (pa.ArrowException, OSError):
             raise ValidationError("cannot be read as Parquet", field="file") from None
 
+    @override
     def chunks(self) -> Iterator[tuple[Any, list[Any]]]:
-        """See :meth:`UploadTable.chunks`."""
         source = self._open()
         self._begin(source.schema_arrow)
         for batch in source.iter_batches(self._rows):
             for part in parts_of(batch, CHUNK_BYTES):
                 yield part, part.column(TEXT).to_pylist()
 
+    @override
     def write(self, rows: Any, items: Sequence[TextScore]) -> bytes:
-        """See :meth:`UploadTable.write`."""
         import pyarrow as pa
 
         arrays = list(rows.columns)
@@ -98,8 +106,8 @@ class Parquet(UploadTable):
             self._flush()
         return self._sink.take()
 
+    @override
     def end(self) -> bytes:
-        """See :meth:`UploadTable.end`."""
         self._flush()
         self._writer.close()
         return self._sink.take()
@@ -215,19 +223,19 @@ class _Sink(io.RawIOBase):
         self._parts: list[bytes] = []
         self._written = 0
 
+    @override
     def writable(self) -> bool:
-        """Say yes."""
         return True
 
+    @override
     def write(self, data: Any) -> int:
-        """Keep some bytes."""
         part = bytes(data)
         self._parts.append(part)
         self._written += len(part)
         return len(part)
 
+    @override
     def tell(self) -> int:
-        """Return how much has been written, taken or not."""
         return self._written
 
     def take(self) -> bytes:

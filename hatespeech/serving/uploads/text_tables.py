@@ -9,52 +9,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, ClassVar, Final, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, Final, NoReturn
 
-from hatespeech.contract import COLUMNS, TextScore
+from typing_extensions import override
+
+from hatespeech.contract import TextScore
 from hatespeech.errors import ValidationError
-
-TEXT: Final = "text"
-ADDED: Final = tuple(COLUMNS)
+from hatespeech.serving.uploads.table import ADDED, TEXT, UploadTable, refuse_added
 
 # Without a limit one row could fill the memory.
 MAX_RECORD_CHARS: Final = 4 * 1024 * 1024
 csv.field_size_limit(MAX_RECORD_CHARS)
 CHUNK_CHARS: Final = 1024 * 1024
-
-
-class UploadTable(ABC):
-    """An uploaded file, in chunks of at most ``rows``; a Parquet row group has a limit in bytes."""
-
-    media_type: ClassVar[str]
-    suffix: ClassVar[str]
-
-    def __init__(self, file: BinaryIO, rows: int, max_group_bytes: int) -> None:
-        self._file = file
-        self._rows = rows
-        self._max_group_bytes = max_group_bytes
-
-    @abstractmethod
-    def check(self) -> None:
-        """Read to the end; raise :class:`ValidationError` for a file that can't be scored."""
-
-    @abstractmethod
-    def chunks(self) -> Iterator[tuple[Any, list[Any]]]:
-        """Yield rows as they will be written again, and what stands in their ``text``."""
-
-    @abstractmethod
-    def write(self, rows: Any, items: Sequence[TextScore]) -> bytes:
-        """Return rows with their scores; the first call returns the head, if any, before them."""
-
-    def end(self) -> bytes:
-        """Return what follows the last row."""
-        return b""
-
-    def close(self) -> None:
-        """Let go of the file; a temporary one is gone then."""
-        self._file.close()
 
 
 class Csv(UploadTable):
@@ -64,8 +31,8 @@ class Csv(UploadTable):
     suffix = "csv"
     dialect: ClassVar[dict[str, Any]] = {"delimiter": ",", "strict": True}
 
+    @override
     def check(self) -> None:
-        """See :meth:`UploadTable.check`."""
         columns = self._columns()
         if columns.count(TEXT) != 1:
             raise ValidationError("its header must name one column text", field="file")
@@ -73,16 +40,16 @@ class Csv(UploadTable):
         for _ in self._records():
             pass
 
+    @override
     def chunks(self) -> Iterator[tuple[Any, list[Any]]]:
-        """See :meth:`Table.chunks`."""
         columns = self._columns()
         place = columns.index(TEXT)
         yield [[*columns, *ADDED]], []
         for rows in chunked(self._records(), self._rows, lambda row: sum(map(len, row))):
             yield rows, [row[place] for row in rows]
 
+    @override
     def write(self, rows: Any, items: Sequence[TextScore]) -> bytes:
-        """See :meth:`Table.write`."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n", **self.dialect)
         if not items:  # the header
@@ -141,18 +108,18 @@ class Jsonl(UploadTable):
     media_type = "application/jsonl"
     suffix = "jsonl"
 
+    @override
     def check(self) -> None:
-        """See :meth:`UploadTable.check`."""
         for _ in self._objects():
             pass
 
+    @override
     def chunks(self) -> Iterator[tuple[Any, list[Any]]]:
-        """See :meth:`Table.chunks`."""
         for pairs in chunked(self._objects(), self._rows, lambda pair: len(pair[0])):
             yield [line for line, _ in pairs], [record.get(TEXT) for _, record in pairs]
 
+    @override
     def write(self, rows: Any, items: Sequence[TextScore]) -> bytes:
-        """See :meth:`Table.write`."""
         lines = []
         for line, item in zip(rows, items, strict=True):
             added = json.dumps(item.columns(), ensure_ascii=False)
@@ -192,13 +159,6 @@ def _read_object(line: str) -> dict[str, Any]:
 
 def _refuse(_constant: str) -> NoReturn:
     raise ValueError("JSON to Python alone")
-
-
-def refuse_added(columns: Sequence[str] | Mapping[str, Any]) -> None:
-    """Raise :class:`ValidationError` if a column of ours is there already."""
-    for name in ADDED:
-        if name in columns:
-            raise ValidationError(f"has a column {name} already; rename it", field="file")
 
 
 class Lines:

@@ -16,11 +16,12 @@ from hatespeech.contract import TextScore
 from hatespeech.errors import TooLargeError, ValidationError
 from hatespeech.serving.http_errors import UnsupportedMediaError
 from hatespeech.serving.metrics import Metrics
-from hatespeech.serving.model import ServedModel
 from hatespeech.serving.reading import require_media_type
+from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 from hatespeech.serving.uploads.parquet_table import Parquet
-from hatespeech.serving.uploads.text_tables import TEXT, Csv, Jsonl, Tsv, UploadTable
+from hatespeech.serving.uploads.table import TEXT, UploadTable
+from hatespeech.serving.uploads.text_tables import Csv, Jsonl, Tsv
 
 ROWS: Final = 256
 # Chunks in the queue at once: one is written and read while the other is scored.

@@ -20,10 +20,10 @@ import runpod
 from hatespeech.contract import Prediction
 from hatespeech.engine.classifier import Classifier
 from hatespeech.labels import LABELS
-from hatespeech.serving.jobs.queue import Jobs
+from hatespeech.serving.jobs.runner import JobRunner
 from hatespeech.serving.jobs.store import NewJob, Store
 from hatespeech.serving.metrics import Metrics
-from hatespeech.serving.model import ServedModel
+from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 from tests.support.bad_inputs import BAD_INPUTS, MARKER
 from tests.support.checkpoints import SENTENCES
@@ -301,11 +301,11 @@ def waiting_job(job_id: str) -> NewJob:
     return NewJob(job_id, b"somebody", '{"prompt": "hello"}')
 
 
-def in_process(folder: Path, model_dir: Path) -> tuple[Store, ServedModel, Jobs]:
+def in_process(folder: Path, model_dir: Path) -> tuple[Store, ServedModel, JobRunner]:
     settings = ServerSettings(model_dir=model_dir, device="cpu", dtype="float32")
     store = Store(folder / "jobs.sqlite3", settings.job_ttl)
     engine = ServedModel(settings, stop=lambda: None)
-    return store, engine, Jobs(store, engine, Metrics(), settings)
+    return store, engine, JobRunner(store, engine, Metrics(), settings)
 
 
 @pytest.mark.parametrize("end", ["told_to_stop", "device_breaks"])

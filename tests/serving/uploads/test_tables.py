@@ -12,7 +12,8 @@ import pytest
 from hatespeech.contract import Prediction, TextScore
 from hatespeech.errors import TooLargeError, ValidationError
 from hatespeech.serving.uploads.parquet_table import CHUNK_BYTES, Parquet, parts_of, text_bytes
-from hatespeech.serving.uploads.text_tables import ADDED, CHUNK_CHARS, Csv, Jsonl, Tsv, UploadTable
+from hatespeech.serving.uploads.table import ADDED, UploadTable
+from hatespeech.serving.uploads.text_tables import CHUNK_CHARS, Csv, Jsonl, Tsv
 from tests.support.memory import reset_peak, resident
 
 MEGABYTE: Final = 1024 * 1024

@@ -33,12 +33,12 @@ from hatespeech.serving.jobs.store import (
     FAILED,
     IN_PROGRESS,
     IN_QUEUE,
-    Job,
     NewJob,
     Store,
+    StoredJob,
 )
 from hatespeech.serving.metrics import Metrics
-from hatespeech.serving.model import ServedModel
+from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ REST_SECONDS: Final = 1.0  # before trying again to write a file that could not 
 TAKEN_AT_ONCE: Final = 32
 
 
-class Jobs:
+class JobRunner:
     """Runs jobs from the store on the model, as many at once as the settings allow."""
 
     def __init__(
@@ -130,7 +130,7 @@ class Jobs:
         self._work.set()
         return job_id
 
-    async def wait(self, job_id: str, owner: bytes, seconds: float) -> Job:
+    async def wait(self, job_id: str, owner: bytes, seconds: float) -> StoredJob:
         """Return a job once it is answered, or as it stands when the time is up.
 
         Raises :class:`UnhealthyError` if the device breaks meanwhile.
@@ -149,14 +149,14 @@ class Jobs:
         finally:
             self._told.pop(job_id, None)
 
-    async def get(self, job_id: str, owner: bytes) -> Job:
+    async def get(self, job_id: str, owner: bytes) -> StoredJob:
         """Return a job; raise :class:`NotFoundError` if this owner has none such."""
         job = await self._store.get(job_id, owner)
         if job is None:
             raise NotFoundError("there is no such job, or no longer", field="id")
         return job
 
-    async def cancel(self, job_id: str, owner: bytes) -> Job:
+    async def cancel(self, job_id: str, owner: bytes) -> StoredJob:
         """Cancel a job that is not answered yet; return what became of it."""
         await self.get(job_id, owner)
         await self._store.finish(job_id, CANCELLED)

@@ -1,0 +1,82 @@
+"""``POST /score/file``: a file of texts in, the same file with scores out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from fastapi import APIRouter
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from hatespeech.serving.metrics import Metrics
+from hatespeech.serving.openapi import SCORING
+from hatespeech.serving.reading import read_query
+from hatespeech.serving.served_model import ServedModel
+from hatespeech.serving.settings import ServerSettings
+from hatespeech.serving.uploads.upload import open_table, receive_upload, score_table
+
+UPLOAD: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["file"],
+    "additionalProperties": False,
+    "properties": {
+        "file": {
+            "type": "string",
+            "format": "binary",
+            "description": "Its name ends in .csv, .tsv, .jsonl or .parquet.",
+        }
+    },
+}
+UPLOAD_BODY: Final[dict[str, Any]] = {
+    "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD}}}
+}
+SCORED_FILE: Final[dict[str, Any]] = {
+    "description": "The file, every column kept, with the four scores, `label`, `windows` and "
+    "`error` added.",
+    "content": {
+        "text/csv": {"schema": {"type": "string"}},
+        "text/tab-separated-values": {"schema": {"type": "string"}},
+        "application/jsonl": {"schema": {"type": "string"}},
+        "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
+    },
+}
+
+
+def file_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
+    """Return ``POST /score/file``."""
+    router = APIRouter(tags=["score"])
+
+    @router.post(
+        "/score/file",
+        operation_id="score_file",
+        summary="Score a file of texts",
+        openapi_extra=UPLOAD_BODY,
+        response_class=StreamingResponse,
+        responses={200: SCORED_FILE, **SCORING},
+    )
+    async def score_file(request: Request) -> Response:
+        """CSV, TSV, JSONL or Parquet with a `text` column; it comes back in the same format.
+
+        A row that can't be scored gets its `error`.
+        """
+        read_query(request, ())
+        model: ServedModel = request.app.state.model
+        model.require_ready()
+        file = await receive_upload(request)
+        try:
+            table = open_table(file, settings)
+            await asyncio.to_thread(table.check)
+        except BaseException:
+            await file.close()
+            raise
+        return StreamingResponse(
+            score_table(table, model, metrics),
+            media_type=table.media_type,
+            headers={"Content-Disposition": f'attachment; filename="scored.{table.suffix}"'},
+            # Also when the client goes away: the temporary file must not outlive the reply.
+            background=BackgroundTask(file.close),
+        )
+
+    return router

@@ -1,0 +1,100 @@
+"""What the service is and how it is: the card, the probes and the metrics."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from hatespeech.serving.jobs.runner import JobRunner
+from hatespeech.serving.metrics import Metrics
+from hatespeech.serving.openapi import OPEN, SUMMARY, TITLE, Card, Health, errors
+from hatespeech.serving.served_model import ServedModel
+from hatespeech.serving.settings import ServerSettings
+
+LINKS: Final = {
+    "demo": "/demo",
+    "documentation": "/docs",
+    "openapi": "/openapi.json",
+    "health": "/health",
+}
+PING_STATUS: Final = {"ready": 200, "loading": 204, "broken": 503}
+PING_REPLIES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "Ready."},
+    204: {"description": "The model is being loaded."},
+    503: {"description": "Broken; the process is about to end."},
+}
+
+
+def service_routes(settings: ServerSettings, metrics: Metrics, version: str) -> APIRouter:
+    """Return ``GET /``, ``/ping``, ``/health`` and, unless it is off, ``/metrics``."""
+    router = APIRouter(tags=["service"])
+
+    @router.get(
+        "/",
+        operation_id="card",
+        summary="What this is",
+        responses={200: {"model": Card}, **errors()},
+    )
+    async def card(request: Request) -> Response:
+        """Name, version, model, and where to go on."""
+        about = {"name": TITLE, "version": version, "summary": SUMMARY}
+        model: ServedModel = request.app.state.model
+        return JSONResponse({**about, "model": model.model_id, "links": LINKS})
+
+    @router.get(
+        "/ping",
+        operation_id="ping",
+        summary="Ready?",
+        openapi_extra=OPEN,
+        response_class=Response,
+        responses=PING_REPLIES,
+    )
+    async def ping(request: Request) -> Response:
+        """The health check of Runpod's load balancer."""
+        return Response(status_code=PING_STATUS[request.app.state.model.state])
+
+    @router.get(
+        "/health",
+        operation_id="health",
+        summary="Ready? In words",
+        openapi_extra=OPEN,
+        responses={200: {"model": Health}, 503: {"model": Health}},
+    )
+    async def health(request: Request) -> Response:
+        """200 only when ready; the SingularityNET daemon's heartbeat."""
+        model: ServedModel = request.app.state.model
+        body = {"status": model.state, "model": model.model_id}
+        return JSONResponse(body, 200 if model.state == "ready" else 503)
+
+    # Monitors send HEAD.
+    router.head("/ping", include_in_schema=False)(ping)
+    router.head("/health", include_in_schema=False)(health)
+    if settings.metrics != "off":
+        _add_metrics(router, metrics, is_open=settings.metrics == "open")
+    return router
+
+
+def _add_metrics(router: APIRouter, metrics: Metrics, *, is_open: bool) -> None:
+    @router.get(
+        "/metrics",
+        operation_id="metrics",
+        summary="For Prometheus",
+        openapi_extra=OPEN if is_open else {},
+        response_class=PlainTextResponse,
+        responses={
+            200: {"description": "Prometheus text format."},
+            **({} if is_open else errors()),
+        },
+    )
+    async def metrics_text(request: Request) -> Response:
+        """Requests, latency, errors, batches, windows, queues."""
+        jobs: JobRunner = request.app.state.jobs
+        await jobs.count()
+        # Its content type names a charset; Starlette would add another.
+        return Response(
+            generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
