@@ -78,7 +78,7 @@ def main(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     monkeypatch.chdir(tmp_path)
-    ours = logging.getLogger("utils")
+    ours = logging.getLogger("hatespeech")
     before = (ours.handlers, ours.level, ours.propagate)
 
     def run_main(*arguments: str, **environment: str) -> Outcome:
@@ -283,7 +283,7 @@ def test_a_broken_test_input_is_one_line_on_standard_error(
 def test_a_missing_test_input_json_is_one_line_on_standard_error(
     main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(app, "__file__", str(tmp_path / "app.py"))
+    monkeypatch.setattr(app, "ROOT", tmp_path)
     outcome = main()
     assert (outcome.code, outcome.out) == (1, b"")
     error = "test_input.json: cannot be read (FileNotFoundError)"
