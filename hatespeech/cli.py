@@ -1,4 +1,4 @@
-"""What the command lines share: whole-number arguments, lines past a progress bar, exits."""
+"""What the command lines share: parsers, whole numbers, lines past a progress bar, exits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,25 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from tqdm import tqdm
+
+def make_parser(
+    prog: str,
+    description: str,
+    epilog: str,
+    kind: type[argparse.ArgumentParser] = argparse.ArgumentParser,
+) -> argparse.ArgumentParser:
+    """Return a parser whose help keeps its line breaks.
+
+    ``prog`` is how the program was called: a script such as ``score.py``, or ``hatespeech score``.
+    In the epilog's examples, ``COMMAND`` becomes what starts it.
+    """
+    command = f"python {prog}" if prog.endswith(".py") else prog
+    return kind(
+        prog=prog,
+        description=description,
+        epilog=epilog.replace("COMMAND", command),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
@@ -25,6 +43,8 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
 
 def say(message: str) -> None:
     """Write a line to standard error, past any progress bar."""
+    from tqdm import tqdm  # not every command has a progress bar
+
     tqdm.write(message, file=sys.stderr)
 
 

@@ -18,7 +18,7 @@ from hatespeech.bulk.errors import RunError
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import Job, make_plan, receipt_of
 from hatespeech.bulk.run import Outcome, run
-from hatespeech.cli import say, whole_number
+from hatespeech.cli import make_parser, say, whole_number
 from hatespeech.errors import CheckpointError, SettingsError, describe_exception
 from hatespeech.labels import LABELS
 from hatespeech.libraries import set_library_defaults
@@ -44,11 +44,11 @@ is kept in OUT.partial. OUT appears when it is complete. OUT.run.json beside it 
 
 EPILOG = """\
 examples:
-  python score.py tweets.csv scored.csv
-  python score.py tweets.csv scored.parquet
-  python score.py tweets.jsonl.zst scored.jsonl.gz --text-column body --report report.html
-  python score.py 'archive/2024-*.parquet' scored/
-  MODEL_DIR=checkpoints/mine python score.py s3://bucket/tweets/ s3://bucket/scored/
+  COMMAND tweets.csv scored.csv
+  COMMAND tweets.csv scored.parquet
+  COMMAND tweets.jsonl.zst scored.jsonl.gz --text-column body --report report.html
+  COMMAND 'archive/2024-*.parquet' scored/
+  MODEL_DIR=checkpoints/mine COMMAND s3://bucket/tweets/ s3://bucket/scored/
 
 docs/bulk.md has an example of each engine, and how to plan for a billion rows.
 """
@@ -66,14 +66,9 @@ GROUPS: Final[Mapping[str, str]] = {
 }
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="score.py",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def scoring_parser(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of the command line; ``prog`` is how the program was called."""
+    parser = make_parser(prog, DESCRIPTION, EPILOG)
     add = parser.add_argument
     add("source", metavar="IN", help="file, folder, glob or URL")
     add("out", metavar="OUT", help="file or folder that is not there yet")
@@ -102,13 +97,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name, module in ENGINES.items():
         if importlib.util.find_spec(module):
             importlib.import_module(module).add_arguments(parser.add_argument_group(GROUPS[name]))
-    return parser.parse_args(arguments)
+    return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def parse(arguments: Sequence[str] | None, prog: str = "score.py") -> argparse.Namespace:
+    """Read the command line."""
+    return scoring_parser(prog).parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "score.py") -> int:
     """Run the command; return the exit code: 1 after an error, 130 after an interruption."""
     set_library_defaults(os.environ)
-    options = parse(arguments)
+    options = parse(arguments, prog)
     try:
         with interruptible():
             settings = EngineSettings.from_environment(os.environ)

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from hatespeech.fetching.folder import Expectation
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "download.py") -> int:
     """Make the folder; return the exit code."""
     progress = Progress()
     stop_on_signals(progress)
-    options = parse_arguments(arguments)
+    options = parse_arguments(arguments, prog)
     try:
         there = os.path.lexists(options.output)
         report = recognise(options) if there else make(options, progress)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
+from hatespeech.cli import make_parser
 from hatespeech.paths import PUBLISHED
 
 CHECKPOINT_URL: Final = "https://snet-open-models.s3.amazonaws.com/hate-speech-detection/model_7"
@@ -51,11 +52,11 @@ exit codes: 0 done; 1 failed, in one line on standard error; 2 bad arguments;
             130, 143 stopped by SIGINT, SIGTERM
 
 examples:
-  python download.py
-  python download.py --dtype float16                 half the size; what a GPU serves anyway
-  python download.py --revision 0123abc… --sha256 …  pinned: what an image build should do
-  python download.py --checkpoint model_7 --tokenizer ./bertweet-large --output /tmp/model
-  python download.py --checkpoint my_model.pt --output /tmp/mine --expect "Hello World" spam=0.98
+  COMMAND
+  COMMAND --dtype float16                   half the size; what a GPU serves anyway
+  COMMAND --revision 0123abc… --sha256 …    pinned: what an image build should do
+  COMMAND --checkpoint model_7 --tokenizer ./bertweet-large --output /tmp/model
+  COMMAND --checkpoint my_model.pt --output /tmp/mine --expect "Hello World" spam=0.98
 """
 
 
@@ -67,14 +68,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (--help explains)\n")
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; exit with 2 if it does not make sense."""
-    parser = Parser(
-        prog="download.py",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def download_parser(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of the command line; ``prog`` is how the program was called."""
+    parser = make_parser(prog, DESCRIPTION, EPILOG, Parser)
     add = parser.add_argument
     add(
         "--checkpoint",
@@ -103,8 +99,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         default=PUBLISHED,
         metavar="DIR",
-        help="the folder to make (checkpoints/bertweet-large, beside download.py); its name "
-        "becomes the model's",
+        help="the folder to make; its name becomes the model's (checkpoints/bertweet-large: in the "
+        "checkout, or, if the package is installed, in the current folder)",
     )
     add(
         "--sha256",
@@ -145,6 +141,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="tries in a row that bring nothing new before giving up (%(default)s), waiting half "
         "a second, then twice as long each time",
     )
+    return parser
+
+
+def parse_arguments(
+    arguments: Sequence[str] | None, prog: str = "download.py"
+) -> argparse.Namespace:
+    """Read the command line; exit with 2 if it does not make sense."""
+    parser = download_parser(prog)
     options = parser.parse_args(arguments)
     options.output = Path(os.path.abspath(options.output))  # noqa: PTH100 - links stay links
     problem = find_problem(options)

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
-from importlib import metadata
 from typing import Final
 
 from fastapi import FastAPI
@@ -30,10 +29,10 @@ from hatespeech.serving.routes.score import score_routes
 from hatespeech.serving.routes.service import service_routes
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import SAFE_TOKEN_CHARS, ServerSettings
+from hatespeech.version import __version__
 
 log = logging.getLogger(__name__)
 
-DISTRIBUTION: Final = "hate-speech-detection"
 CORS_REQUEST_HEADERS: Final = (
     "Authorization",
     "Content-Type",
@@ -76,7 +75,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
         title=TITLE,
         summary=SUMMARY,
         description=DESCRIPTION,
-        version=version(),
+        version=__version__,
         lifespan=lifespan,
         docs_url=None,  # ours come without a request to anybody else
         redoc_url=None,
@@ -124,14 +123,6 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     elif any(len(token) < SAFE_TOKEN_CHARS for token in settings.tokens):
         log.warning("BEARER_TOKEN: a token of under %d characters is weak", SAFE_TOKEN_CHARS)
     return app
-
-
-def version() -> str:
-    """Return the version of the installed distribution, or of none."""
-    try:
-        return metadata.version(DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        return "0.1.0"
 
 
 def configure_logs(settings: ServerSettings) -> None:

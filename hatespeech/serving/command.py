@@ -17,6 +17,7 @@ from functools import cache
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from hatespeech.cli import make_parser
 from hatespeech.errors import SettingsError
 from hatespeech.libraries import set_library_defaults
 from hatespeech.serving.settings import ServerSettings
@@ -32,15 +33,20 @@ SHUTDOWN_SECONDS = 60
 DESCRIPTION = """\
 Score tweets over HTTP: hate, abusing, neutral, spam.
 
-ServerSettings come from environment variables; the README lists them. BEARER_TOKEN is needed (or
-ALLOW_ANONYMOUS=1). /docs documents the routes, docs/http.md how to use them."""
+All settings are environment variables; docs/settings.md lists them. Set BEARER_TOKEN, which callers
+must send, or ALLOW_ANONYMOUS=1. While it runs, http://127.0.0.1:8000/docs documents the routes, and
+/demo is a page to try them. docs/http.md is the guide."""
 
-EXAMPLES = """\
+EPILOG = """\
 examples:
-  BEARER_TOKEN=$(openssl rand -hex 32) python server.py
-  ALLOW_ANONYMOUS=1 PORT=9000 python server.py
-      then: curl localhost:9000/score -H 'content-type: application/json' \\
-                 -d '{"text": "good morning"}'
+  export BEARER_TOKEN=$(openssl rand -hex 32)
+  COMMAND &
+  curl -fsS --retry 9 --retry-connrefused http://127.0.0.1:8000/score \\
+       -H "Authorization: Bearer $BEARER_TOKEN" \\
+       -H 'Content-Type: application/json' -d '{"text": "good morning"}'
+  kill %1
+
+  ALLOW_ANONYMOUS=1 PORT=9000 COMMAND
 """
 
 
@@ -59,15 +65,14 @@ def load_app() -> FastAPI:
         sys.exit(1)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def server_parser(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of the command line; ``prog`` is how the program was called."""
+    return make_parser(prog, DESCRIPTION, EPILOG)
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "server.py") -> int:
     """Serve until told to stop; return the exit code, 1 if the model could not be served."""
-    parser = argparse.ArgumentParser(
-        prog="server.py",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+    server_parser(prog).parse_args(arguments)
     set_library_defaults(os.environ)
     try:
         settings = ServerSettings.from_environment(os.environ)
@@ -87,13 +92,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def listen(host: str, port: int, name: str) -> socket.socket:
-    """Bind a port; raise :class:`SettingsError` naming the setting if it can't be had."""
+    """Bind a port; raise :class:`SettingsError` naming the setting if it is not free."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as exc:
-        reason = (exc.strerror or type(exc).__name__).lower()
-        raise SettingsError(f"{name}={port} on HOST={host!r} cannot be had: {reason}") from None
+        # Python adds the address to what the system says.
+        reason = (exc.strerror or type(exc).__name__).partition(" (while")[0].lower()
+        place = f"HOST:{name} {shown_host(host)}:{port}"
+        raise SettingsError(f"cannot listen on {place}: {reason}") from None
+
+
+def shown_host(host: str) -> str:
+    """Return a host as it stands in a URL: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def serve(app: FastAPI, sockets: list[socket.socket]) -> None:
@@ -120,7 +132,7 @@ def serve(app: FastAPI, sockets: list[socket.socket]) -> None:
     )
     for each in sockets:
         host, port = each.getsockname()[:2]
-        log.info("listening on http://%s:%d", host, port)
+        log.info("listening on http://%s:%d", shown_host(host), port)
 
     # uvicorn, once done, raises again the signal that ended it: by then nothing is left to do.
     def ignore(_signal: int, _frame: FrameType | None) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from hatespeech.cli import make_parser
 from hatespeech.errors import CheckpointError
 from hatespeech.labels import LABELS
 from hatespeech.paths import file_sha256
@@ -64,20 +65,15 @@ in OUTPUT.partial; OUTPUT itself appears only when it is complete.
 
 EPILOG = """\
 examples:
-  python train.py --train train.tsv --dev dev.tsv --test test.tsv --output checkpoints/mine
-  python train.py --encoder vinai/bertweet-large --train train.tsv --dev dev.tsv \\
+  COMMAND --train train.tsv --dev dev.tsv --test test.tsv --output checkpoints/mine
+  COMMAND --encoder vinai/bertweet-large --train train.tsv --dev dev.tsv \\
       --test test.tsv --output checkpoints/tuned
 """
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="train.py",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def training_parser(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of the command line; ``prog`` is how the program was called."""
+    parser = make_parser(prog, DESCRIPTION, EPILOG)
     add = parser.add_argument
     add("--train", type=Path, required=True, metavar="TSV", help="texts to learn from")
     add("--dev", type=Path, required=True, metavar="TSV", help="texts that choose the best epoch")
@@ -128,6 +124,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     scratch.add_argument(
         "--pretrain-epochs", type=_not_negative, help=f"default: {SCRATCH.pretrain_epochs}; 0: none"
     )
+    return parser
+
+
+def parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
+    """Read the command line; exit with 2 if it does not make sense."""
+    parser = training_parser(prog)
     options = parser.parse_args(arguments)
     own = SHAPES.get(options.encoder, {})
     for name in set().union(*SHAPES.values()) - own.keys():
@@ -184,9 +186,9 @@ def _class_weights(value: str) -> tuple[float, ...]:
     return weights
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "train.py") -> int:
     """Run the command; returns the exit code (130 after an interruption)."""
-    options = parse(arguments)
+    options = parse(arguments, prog)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         run(options)

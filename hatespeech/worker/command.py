@@ -13,10 +13,12 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hatespeech.cli import make_parser
+from hatespeech.contract import parse_request
 from hatespeech.errors import CheckpointError, ServiceError, SettingsError, ValidationError
 from hatespeech.libraries import set_library_defaults
 from hatespeech.paths import ROOT
@@ -31,30 +33,30 @@ LAST_REPLIES_SECONDS = 30.0
 DESCRIPTION = """\
 Score tweets: hate, abusing, neutral, spam.
 
-Without arguments, and off the platform, scores test_input.json (of the current folder, else the one
-beside app.py) and prints the reply. With Runpod's environment, works the endpoint's queue.
-EngineSettings come from environment variables; the README lists them."""
+On Runpod, works the endpoint's queue. Elsewhere, without arguments, scores test_input.json (the one
+in the current folder, else the one beside app.py) and prints the reply.
+All settings are environment variables; docs/settings.md lists them."""
 
-EXAMPLES = """\
+EPILOG = """\
 examples:
-  python app.py
-  python app.py --test_input '{"input": {"prompts": ["good morning", "you are scum"]}}'
-  python app.py --test_input '{"input": {"prompt": "good morning", "explain": true}}'
-  python app.py --rp_serve_api --rp_api_port 8080
+  COMMAND
+  COMMAND --test_input '{"input": {"prompts": ["good morning", "you are scum"]}}'
+  COMMAND --test_input '{"input": {"prompt": "good morning", "explain": true}}'
+  COMMAND --test_input job.json
+  COMMAND --rp_serve_api --rp_api_port 8080
       then: curl localhost:8080/runsync -H 'content-type: application/json' \\
                  -d '{"input": {"prompt": "good morning"}}'
 """
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line; the names are the Runpod SDK's."""
-    parser = argparse.ArgumentParser(
-        prog="app.py",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def worker_parser(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of the command line; the names of its options are the Runpod SDK's."""
+    parser = make_parser(prog, DESCRIPTION, EPILOG)
+    parser.add_argument(
+        "--test_input",
+        metavar="FILE|JSON",
+        help="score this job, a file or JSON, print the reply and exit",
     )
-    parser.add_argument("--test_input", metavar="JSON", help="score this job and exit")
     parser.add_argument(
         "--rp_serve_api", action="store_true", help="serve the SDK's development API (no auth)"
     )
@@ -65,12 +67,12 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         choices=["DEBUG", "INFO", "WARN", "ERROR"],
         help="the SDK's own log level; DEBUG is held at INFO, since it would log every text",
     )
-    return parser.parse_args(arguments)
+    return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "app.py") -> int:
     """Run the worker; return the exit code."""
-    options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    options = worker_parser(prog).parse_args(arguments)
     set_library_defaults(os.environ)
     local = options.test_input is not None or not (
         options.rp_serve_api or os.environ.get("RUNPOD_WEBHOOK_GET_JOB")
@@ -78,6 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = EngineSettings.from_environment(os.environ)
         job = read_job(options.test_input) if local else {}
+        refusal = refuse(job, settings) if local else None
+        if refusal is not None:
+            print_reply(refusal)
+            return 1
 
         from hatespeech import logs
         from hatespeech.engine.classifier import Classifier
@@ -93,17 +99,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def read_job(test_input: str | None) -> dict[str, Any]:
-    """Return the job to score locally; raise :class:`ValidationError` if it is no job."""
+    """Return the job to score locally.
+
+    ``test_input`` is a file, or else JSON; ``None`` stands for ``test_input.json``. Raises
+    :class:`ValidationError` if there is no job in it.
+    """
     source = "--test_input"
     if test_input is None:
         source = "test_input.json"
         path = Path(source) if Path(source).exists() else ROOT / source
-        try:
-            test_input = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as exc:
-            raise ValidationError(f"cannot be read ({type(exc).__name__})", field=source) from None
+        content = read_text(path, source)
+    elif os.path.exists(test_input):  # noqa: PTH110 - a Path raises for a name that is too long
+        content = read_text(Path(test_input), source)
+    elif test_input.endswith(".json"):
+        raise ValidationError("there is no such file", field=source)
+    else:
+        content = test_input.removeprefix("\ufeff")
     try:
-        job = json.loads(test_input)
+        job = json.loads(content)
     except ValueError as exc:  # also: nested too deeply, numbers too long
         place = f" at line {exc.lineno}" if isinstance(exc, json.JSONDecodeError) else ""
         raise ValidationError(f"is not valid JSON{place}", field=source) from None
@@ -112,6 +125,27 @@ def read_job(test_input: str | None) -> dict[str, Any]:
     if not isinstance(job, dict) or "input" not in job:
         raise ValidationError('must be an object with "input"', field=source)
     return job
+
+
+def read_text(path: Path, source: str) -> str:
+    """Return what a JSON file holds, in UTF-8, or in UTF-16 as PowerShell writes it.
+
+    Raises :class:`ValidationError` that names ``source`` if the file cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+        return data.decode(json.detect_encoding(data))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ValidationError(f"cannot be read ({type(exc).__name__})", field=source) from None
+
+
+def refuse(job: Mapping[str, Any], settings: EngineSettings) -> dict[str, Any] | None:
+    """Return the reply to an input that the contract refuses, before a model is loaded for it."""
+    try:
+        parse_request(job["input"], settings)
+    except ServiceError as error:
+        return {"error": str(error)}
+    return None
 
 
 def run_once(classifier: Classifier, settings: EngineSettings, job: dict[str, Any]) -> int:
@@ -127,10 +161,15 @@ def run_once(classifier: Classifier, settings: EngineSettings, job: dict[str, An
     reply = asyncio.run(JobHandler(scorer)(job))
     scorer.close()
     reply.pop("refresh_worker", None)  # for the platform alone
+    print_reply(reply)
+    return 1 if "error" in reply else 0
+
+
+def print_reply(reply: Mapping[str, Any]) -> None:
+    """Write a reply to standard output as one JSON document, in UTF-8 whatever the locale."""
     document = json.dumps(reply, ensure_ascii=False, indent=2, allow_nan=False)
     sys.stdout.buffer.write(f"{document}\n".encode())
     sys.stdout.flush()
-    return 1 if "error" in reply else 0
 
 
 def serve(classifier: Classifier, settings: EngineSettings, options: argparse.Namespace) -> int:

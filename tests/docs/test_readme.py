@@ -21,7 +21,11 @@ def test_the_reply_shown_is_the_reply_of_test_input() -> None:
     run = subprocess.run(
         [sys.executable, "app.py"],
         cwd=ROOT,
-        env={"PATH": "/usr/bin:/bin", "MODEL_DIR": "hatespeech/checkpoints/mini", "DTYPE": "float32"},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "MODEL_DIR": "hatespeech/checkpoints/mini",
+            "DTYPE": "float32",
+        },
         capture_output=True,
         text=True,
         timeout=120,

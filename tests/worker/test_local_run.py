@@ -78,7 +78,7 @@ def main(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     monkeypatch.chdir(tmp_path)
-    ours = logging.getLogger("utils")
+    ours = logging.getLogger("hatespeech")
     before = (ours.handlers, ours.level, ours.propagate)
 
     def run_main(*arguments: str, **environment: str) -> Outcome:

@@ -36,7 +36,8 @@ def require_guard(settings: ServerSettings) -> None:
     """Raise :class:`SettingsError` unless somebody decided who may call."""
     if not settings.tokens and not settings.allow_anonymous:
         raise SettingsError(
-            "BEARER_TOKEN is not set: callers must send it; ALLOW_ANONYMOUS=1 serves whoever asks"
+            "BEARER_TOKEN is not set; make one: export BEARER_TOKEN=$(openssl rand -hex 32) "
+            "(or set ALLOW_ANONYMOUS=1 to serve everyone)"
         )
 
 

@@ -1,0 +1,201 @@
+"""The table of the commands of ``hatespeech``, and the choice between them.
+
+Every command is what one of the scripts in the checkout does, with the same arguments and exit
+codes. Only the module of the command that was asked for is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from hatespeech.cli import leave, make_parser
+from hatespeech.version import __version__
+
+DISTRIBUTION: Final = "hate-speech-detection"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: where it is, and what it needs."""
+
+    summary: str
+    main: str  # module:function(arguments, prog) -> exit code
+    parser: str  # module:function(prog) -> parser
+    extra: str | None = None  # what `pip install` must add for it
+
+
+COMMANDS: Final[Mapping[str, Command]] = {
+    "score": Command(
+        "score files: each row goes out with its scores beside it",
+        "hatespeech.bulk.command:main",
+        "hatespeech.bulk.command:scoring_parser",
+    ),
+    "serve": Command(
+        "serve over HTTP",
+        "hatespeech.serving.command:main",
+        "hatespeech.serving.command:server_parser",
+        "server",
+    ),
+    "worker": Command(
+        "work a Runpod endpoint's queue; elsewhere, score test_input.json",
+        "hatespeech.worker.command:main",
+        "hatespeech.worker.command:worker_parser",
+        "worker",
+    ),
+    "download": Command(
+        "fetch the published model, BERTweet-large (1.4 GB)",
+        "hatespeech.fetching.command:main",
+        "hatespeech.fetching.options:download_parser",
+    ),
+    "train": Command(
+        "train a checkpoint of your own",
+        "hatespeech.training.command:main",
+        "hatespeech.training.command:training_parser",
+        "train",
+    ),
+}
+
+SHELLS: Final = ("bash", "zsh", "fish", "tcsh", "powershell")
+
+USAGE: Final = """\
+{prog} [--json] TEXT
+       {prog} {{{commands}}} ...
+       {prog} --version"""
+
+DESCRIPTION: Final = """\
+Score tweets: hate, abusing, neutral, spam."""
+
+SUMMARIES: Final = "\n".join(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items())
+EPILOG: Final = f"""\
+commands, each with a --help of its own:
+{SUMMARIES}
+
+examples:
+  COMMAND "you are scum"              the label, then four probabilities
+  COMMAND --json "good morning"       the same reply as over HTTP
+  COMMAND - < letter.txt              standard input, as one text
+  COMMAND -- train                    a text that is also a command's name
+  COMMAND score tweets.csv scored.csv
+
+Settings are environment variables, such as MODEL_DIR and DEVICE: docs/settings.md lists them.
+Exit codes: 0 done; 1 failed, with one line on standard error; 2 bad arguments; 130 interrupted.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Do what the command line asks for and end the process."""
+    prog = "python -m hatespeech" if Path(sys.argv[0]).name == "__main__.py" else "hatespeech"
+    leave(run(sys.argv[1:] if arguments is None else arguments, prog))
+
+
+def run(arguments: Sequence[str], prog: str = "hatespeech") -> int:
+    """Do what the command line asks for; return the exit code.
+
+    Raises :class:`SystemExit` as ``argparse`` does, after ``--help`` and for bad arguments.
+    """
+    if arguments and arguments[0] in COMMANDS:
+        name, *rest = arguments
+        return run_command(name, rest, prog)
+    parser = text_parser(prog)
+    options = parser.parse_args(arguments)
+    if options.print_completion:
+        from hatespeech.console.completion import completion_script
+
+        sys.stdout.write(completion_script(options.print_completion))
+        return 0
+    if not options.text:
+        parser.print_help()
+        return 0
+    if len(options.text) > 1:
+        parser.error("one text at a time: put it in quotes")
+    return score_text(options.text[0], options.json, prog)
+
+
+def text_parser(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of everything but the commands."""
+    parser = make_parser(prog, DESCRIPTION, EPILOG)
+    parser.usage = USAGE.format(prog=prog, commands=",".join(COMMANDS))
+    parser.add_argument(
+        "text", nargs="*", metavar="TEXT", help="one text, in quotes; - is standard input"
+    )
+    add_options(parser)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``hatespeech`` itself."""
+    parser.add_argument("--json", action="store_true", help="print the reply that HTTP gives")
+    parser.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        choices=SHELLS,
+        help=f"print a completion script for {', '.join(SHELLS[:-1])} or {SHELLS[-1]}",
+    )
+    parser.add_argument("--version", action="version", version=f"hatespeech {__version__}")
+
+
+def run_command(name: str, arguments: Sequence[str], prog: str) -> int:
+    """Run one command of the table; return its exit code, 1 if something is not installed."""
+    command = COMMANDS[name]
+    missing = missing_packages(command.extra)
+    if not missing:
+        try:
+            return int(load(command.main)(arguments, f"{prog} {name}"))
+        except ModuleNotFoundError as exc:  # a checkout, which has no metadata to ask
+            if command.extra is None or exc.name is None or exc.name.startswith("hatespeech"):
+                raise
+            missing = [exc.name]
+    install = f"pip install '{DISTRIBUTION}[{command.extra}]'"
+    sys.stderr.write(f"error: {prog} {name} needs {', '.join(missing)}: {install}\n")
+    return 1
+
+
+def load(place: str) -> Any:
+    """Import ``module:function``."""
+    module, _, function = place.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def missing_packages(extra: str | None) -> list[str]:
+    """Return the packages of an extra that are not installed; none where we are not ourselves."""
+    try:
+        requirements = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        return []
+    names = [
+        re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
+        for requirement in requirements
+        if extra and f'extra == "{extra}"' in requirement
+    ]
+    return [name for name in names if not is_installed(name)]
+
+
+def is_installed(distribution: str) -> bool:
+    """Say whether a distribution is installed, in whatever version."""
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def score_text(text: str, as_json: bool, prog: str) -> int:
+    """Score one text, or standard input for ``-``; return the exit code."""
+    from hatespeech.console.one_text import show_scores
+
+    similar = difflib.get_close_matches(text, COMMANDS, n=1, cutoff=0.8)
+    if similar and text not in COMMANDS:
+        sys.stderr.write(f"note: this scores a text; the command is {prog} {similar[0]}\n")
+    try:
+        return show_scores(text, as_json)
+    except KeyboardInterrupt:
+        return 130

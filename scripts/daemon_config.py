@@ -1,0 +1,243 @@
+"""Fills daemon_config.json for the SingularityNET daemon and writes it readable by you alone.
+
+``scripts/daemon-config`` runs this. It checks what its user gives. The template is part of the
+repository, and a test holds it to what the daemon takes. It needs no package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import secrets
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+TEMPLATE: Final = ROOT / "daemon_config.json"
+
+RUNPOD_URL: Final = "https://api.runpod.ai/v2"
+MAX_WAIT_SECONDS: Final = 300  # what /runsync allows, Runpod's and our own
+TIMEOUT_SLACK_SECONDS: Final = 20  # the daemon must outlast the wait, to bring its answer
+LOCAL: Final = ("127.0.0.1", "localhost", "::1")
+# Keys that may stay open, since the ids are chosen when the service is published.
+OPEN_KEYS: Final = {"organization_id": "--organization", "service_id": "--service"}
+
+DESCRIPTION: Final = """\
+Fill daemon_config.json for the SingularityNET daemon (snetd 6) and write it with mode 0600.
+
+The file holds secrets. They come from the environment, never from the command line:
+  RUNPOD_API_KEY                   the key the daemon calls your Runpod endpoint with
+  BEARER_TOKEN                     with --self-hosted: the token of your own service
+  SNET_TOKEN_SECRET_KEY            optional; signs the daemon's payment tokens, 32 bytes or more.
+                                   Unset, a new one is made, and earlier tokens become void
+  SNET_PRIVATE_KEY_FOR_FREE_CALLS  optional; the key that signs for free calls, 64 hex digits
+  SNET_ETHEREUM_JSON_RPC_HTTP_ENDPOINT
+                                   optional; an Ethereum node of your choice. Unset, the daemon
+                                   takes its own default for the network
+docs/singularitynet.md says what each key of the file is for."""
+
+EXAMPLES: Final = """\
+examples:
+  RUNPOD_API_KEY=… scripts/daemon-config --endpoint-id 4xk2ab7dyl3f9z \\
+      --organization my-org --service tweet-scores
+  BEARER_TOKEN=… scripts/daemon-config --self-hosted http://127.0.0.1:8000 \\
+      --organization my-org --service tweet-scores --network main
+then: snetd -c snetd.local.json
+"""
+
+
+class ConfigError(Exception):
+    """The file can't be filled or written; the message is one line and holds no secret."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What an option or a variable must look like."""
+
+    pattern: str
+    words: str
+
+    def of(self, source: str, value: str | None) -> str | None:
+        """Return a value, or ``None`` if there is none.
+
+        Raises :class:`ConfigError`, which names the source and does not quote the value.
+        """
+        if value is not None and not re.fullmatch(self.pattern, value):
+            raise ConfigError(f"{source}: must be {self.words}")
+        return value
+
+
+PORT: Final = r"[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5]"
+HOST: Final = r"[\w.-]+|\[[0-9A-Fa-f:.]+\]"
+NAME: Final = Rule(r"[ -~]+", "printable ASCII and not empty")
+ENDPOINT: Final = Rule(r"[A-Za-z0-9_-]+", "letters, digits, - and _ only, not a URL")
+LISTEN: Final = Rule(rf"({HOST})?:({PORT})", "HOST:PORT or :PORT")
+URL: Final = Rule(  # the daemon drops a query string
+    rf"https?://({HOST})(:({PORT}))?(/[^?#\s]*)?",
+    "an http:// or https:// URL without credentials and query string",
+)
+SECRET: Final = Rule(r"[!-~]+", "printable ASCII without spaces")
+LONG_KEY: Final = Rule(r"[!-~]{32,}", "32 bytes or more, printable ASCII without spaces")
+HEX_KEY: Final = Rule(r"(0x)?[0-9a-fA-F]{64}", "64 hex digits")
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; exit with 2 if it does not make sense."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/daemon-config",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--endpoint-id", metavar="ID", help="your Runpod serverless endpoint")
+    target.add_argument("--self-hosted", metavar="URL", help="your own HTTP service instead")
+    parser.add_argument("--organization", metavar="ID", help="as published on SingularityNET")
+    parser.add_argument("--service", metavar="ID", help="as published on SingularityNET")
+    parser.add_argument("--group", metavar="NAME", help="payment group (default_group)")
+    parser.add_argument(
+        "--network", choices=["sepolia", "main"], help="sepolia, the test network, unless given"
+    )
+    parser.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        help="where the daemon listens (0.0.0.0:8088); :PORT is every address of this machine",
+    )
+    parser.add_argument(
+        "--wait-seconds",
+        metavar="N",
+        type=int,
+        default=MAX_WAIT_SECONDS,
+        help=f"how long a call may wait for its result, 1 to {MAX_WAIT_SECONDS} (%(default)s)",
+    )
+    parser.add_argument("--ssl-cert", metavar="FILE", help="certificate, with --ssl-key")
+    parser.add_argument("--ssl-key", metavar="FILE", help="its private key")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        default=Path("snetd.local.json"),
+        help="inside the repository its name must end in .local.json, which git ignores "
+        "(%(default)s)",
+    )
+    return parser.parse_args(arguments)
+
+
+def fill(
+    template: Mapping[str, Any], options: argparse.Namespace, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the template's content with all that was given in its place.
+
+    Raises :class:`ConfigError` naming the option or variable that is not right.
+    """
+    if not 1 <= options.wait_seconds <= MAX_WAIT_SECONDS:
+        raise ConfigError(f"--wait-seconds: must be from 1 to {MAX_WAIT_SECONDS}")
+    if bool(options.ssl_cert) != bool(options.ssl_key):
+        raise ConfigError("--ssl-cert, --ssl-key: give both or neither")
+
+    def variable(name: str, rule: Rule) -> str | None:
+        return rule.of(name, environment.get(name, "").strip() or None)
+
+    def secret(name: str) -> str:
+        value = variable(name, SECRET)
+        if value is None:
+            raise ConfigError(f"{name} is not set")
+        return value
+
+    given = {
+        "organization_id": NAME.of("--organization", options.organization),
+        "service_id": NAME.of("--service", options.service),
+        "daemon_group_name": NAME.of("--group", options.group),
+        "blockchain_network_selected": options.network,
+        "ethereum_json_rpc_http_endpoint": variable("SNET_ETHEREUM_JSON_RPC_HTTP_ENDPOINT", URL),
+        "daemon_endpoint": LISTEN.of("--listen", options.listen),
+        "service_timeout": f"{options.wait_seconds + TIMEOUT_SLACK_SECONDS}s",
+        "token_secret_key": variable("SNET_TOKEN_SECRET_KEY", LONG_KEY)
+        or secrets.token_urlsafe(48),
+        "ssl_cert": options.ssl_cert,
+        "ssl_key": options.ssl_key,
+    }
+    if key := variable("SNET_PRIVATE_KEY_FOR_FREE_CALLS", HEX_KEY):
+        given["private_key_for_free_calls"] = key.removeprefix("0x")  # which snetd refuses
+    if options.self_hosted is not None:
+        base = str(URL.of("--self-hosted", options.self_hosted)).rstrip("/")
+        if base.endswith("/runsync"):
+            raise ConfigError("--self-hosted: must end before /runsync, which the daemon adds")
+        given |= {"service_heartbeat_type": "http", "heartbeat_endpoint": f"{base}/health"}
+        token = secret("BEARER_TOKEN")
+    else:
+        api = (variable("RUNPOD_ENDPOINT_BASE_URL", URL) or RUNPOD_URL).rstrip("/")
+        base = f"{api}/{ENDPOINT.of('--endpoint-id', options.endpoint_id)}"
+        token = secret("RUNPOD_API_KEY")
+    credentials = [
+        {"key": "Authorization", "value": f"Bearer {token}", "location": "header"},
+        {"key": "wait", "value": str(options.wait_seconds * 1000), "location": "query"},
+    ]
+    config = {
+        **template,
+        **{key: value for key, value in given.items() if value is not None},
+        "service_endpoint": f"{base}/",
+        "service_credentials": credentials,
+    }
+    require_apart(config["daemon_endpoint"], config["service_endpoint"])
+    return config
+
+
+def require_apart(daemon: str, service: str) -> None:
+    """Raise :class:`ConfigError` if the daemon would listen where the service does."""
+    ours, theirs = urlsplit(f"//{daemon}"), urlsplit(service)
+    everywhere = (None, "0.0.0.0", "::")  # noqa: S104 - compared
+    here = (ours.hostname, *(LOCAL if ours.hostname in everywhere else ()))
+    if theirs.hostname in here and ours.port == theirs.port:
+        raise ConfigError("--listen: must differ from the service's host and port")
+
+
+def write(path: Path, text: str) -> None:
+    """Write ``path`` whole or not at all, readable by its owner alone from the first byte on."""
+    folder = path.parent.resolve()
+    if folder.is_relative_to(ROOT) and not path.name.endswith(".local.json"):
+        raise ConfigError(f"{path}: must end in .local.json, for git to ignore it")
+    if path.is_symlink():
+        raise ConfigError(f"{path}: is a symbolic link")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path}: is not a file")
+    temporary = None
+    try:
+        # mkstemp creates with mode 0600; the name, too, is one that git ignores
+        descriptor, temporary = tempfile.mkstemp(
+            dir=folder, prefix=f".{path.name}.", suffix=".local.json"
+        )
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # A link put there meanwhile would be replaced, not followed.
+        Path(temporary).replace(folder / path.name)
+    except OSError as exc:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise ConfigError(f"{path}: cannot be written: {exc.strerror}") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fill, check, write; return the exit code."""
+    options = parse_arguments(arguments)
+    try:
+        template = json.loads(TEMPLATE.read_text(encoding="utf-8"))
+        config = fill(template, options, os.environ)
+        write(options.output, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    except ConfigError as exc:
+        sys.stderr.write(f"error: {exc}\n")
+        return 1
+    sys.stdout.write(f"{options.output}: holds secrets, readable by you alone\n")
+    missing = [option for key, option in OPEN_KEYS.items() if "<" in config[key]]
+    if missing:
+        sys.stdout.write(f"still to fill before the daemon starts: {', '.join(missing)}\n")
+    return 0

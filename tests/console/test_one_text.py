@@ -1,0 +1,171 @@
+"""``hatespeech TEXT``: one text in, its label and probabilities out."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hatespeech.console.commands import run
+from hatespeech.contract import Prediction
+from hatespeech.engine.classifier import Classifier
+from hatespeech.labels import LABELS
+from hatespeech.logs import LOGGER
+from hatespeech.settings import EngineSettings
+from tests.support.bad_inputs import MARKER
+from tests.support.processes.worker import clean_environment
+
+TEXT = f"good morning {MARKER} 🌞"
+
+
+@pytest.fixture(autouse=True)
+def environment(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[pytest.MonkeyPatch]:
+    """An empty folder, no settings of the developer's own, and the logger as it was."""
+    for name in map(str.upper, EngineSettings.model_fields):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in clean_environment(tmp_path, small_checkpoint).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    log = logging.getLogger(LOGGER)
+    before = (log.handlers, log.level, log.propagate)
+    yield monkeypatch
+    log.handlers, log.level, log.propagate = before
+
+
+@pytest.fixture
+def give(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    """Sets what standard input holds."""
+
+    def set_standard_input(content: bytes) -> None:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), encoding="ascii"))
+
+    return set_standard_input
+
+
+def expected(classifier: Classifier, text: str) -> str:
+    """Return what is printed for a text."""
+    (score,) = classifier.score([text])
+    assert isinstance(score, Prediction)
+    by_label = dict(zip(LABELS, score.scores, strict=True))
+    lines: list[str] = [max(by_label, key=by_label.__getitem__)]
+    lines += [f"  {label:<8} {value:.4f}" for label, value in by_label.items()]
+    return "\n".join(lines) + "\n"
+
+
+def test_the_label_comes_first_and_then_a_probability_a_line(
+    small_classifier: Classifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([TEXT]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == expected(small_classifier, TEXT)
+    assert printed.err == ""
+    first, *rest = printed.out.splitlines()
+    assert first in LABELS
+    assert [line.split()[0] for line in rest] == list(LABELS)
+    assert all(re.fullmatch(r"  \w+ +[01]\.\d{4}", line) for line in rest)
+
+
+def test_json_prints_the_reply_of_the_contract(
+    small_classifier: Classifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["--json", TEXT]) == 0
+    printed = capsys.readouterr().out
+    reply = json.loads(printed)
+    assert list(reply) == ["text", *LABELS, "label", "windows", "model", "timing"]
+    assert (reply["text"], reply["model"]) == (TEXT, small_classifier.model_id)
+    assert TEXT in printed  # readable, not escaped
+
+
+@pytest.mark.parametrize(
+    "content",
+    [TEXT.encode(), f"{TEXT}\n".encode(), f"{TEXT}\r\n".encode(), f"\ufeff{TEXT}\n".encode()],
+    ids=["bare", "line", "windows_line", "byte_order_mark"],
+)
+def test_a_dash_reads_standard_input_as_one_text(
+    content: bytes, give: Callable[[bytes], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    give(content)
+    assert run(["--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == TEXT
+
+
+def test_line_breaks_within_standard_input_belong_to_the_text(
+    give: Callable[[bytes], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    give(b"one\ntwo\n\n")
+    assert run(["--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == "one\ntwo\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"", "validation: text: must not be empty"),
+        (b"\n", "validation: text: must not be empty"),
+        (MARKER.encode() + b"\xe9", "validation: text: is not UTF-8"),
+        (MARKER.encode() * 9, "too_large: text: has 117 characters, the limit is 100"),
+    ],
+    ids=["nothing", "empty_line", "latin_1", "long"],
+)
+def test_a_text_that_cannot_be_scored_is_one_line_and_costs_no_model(
+    content: bytes,
+    error: str,
+    give: Callable[[bytes], None],
+    environment: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    environment.setenv("MODEL_DIR", "/no/such/folder")
+    environment.setenv("MAX_TEXT_CHARS", "100")
+    give(content)
+    assert run(["-"]) == 1
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", f"error: {error}\n")
+
+
+def test_a_text_that_the_model_cannot_read_is_one_line(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setenv("MAX_WINDOWS", "1")
+    assert run([f"{MARKER} " * 300]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("error: too_large: text: needs ")
+    assert MARKER not in line
+
+
+def test_a_model_that_is_not_there_is_one_line(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.setenv("MODEL_DIR", "/no/such/folder")
+    assert run([TEXT]) == 1
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "error: MODEL_DIR=/no/such/folder is not a folder\n")
+
+
+def test_the_name_of_a_command_is_a_text_after_two_dashes(
+    small_classifier: Classifier, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["--", "score"]) == 0
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == (expected(small_classifier, "score"), "")
+
+
+def test_a_misspelt_command_is_scored_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["server"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[0] in LABELS
+    assert printed.err == "note: this scores a text; the command is hatespeech serve\n"
+
+
+def test_words_without_quotes_are_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(["scroe", "in.csv", "out.csv"])
+    assert "error: one text at a time: put it in quotes" in capsys.readouterr().err
