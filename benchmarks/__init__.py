@@ -1,4 +1,4 @@
-"""Measurements behind the claims; README.md here lists them. Run ``python -m benchmarks.NAME``."""
+"""The measurements behind the claims. README.md lists them; run ``python -m benchmarks.NAME``."""
 
 import os
 

@@ -1,8 +1,9 @@
 """Bulk scoring on this machine against the classifier alone, offline, on the same texts.
 
-What ``score.py`` does between the first row and the last part of scores (reading CSV, normalising
-and tokenising in other processes, scoring, writing the parts) against ``Classifier.score`` of the
-same list. Loading the model and writing the output are left out, and printed.
+Ours is what ``score.py`` does between the first row and the last part of scores: it reads CSV,
+normalises and tokenises in other processes, scores, and writes the parts. Theirs is
+``Classifier.score`` of the same list. Neither counts loading the model or writing the output; the
+script prints these times separately.
 
     python -m benchmarks.bulk_local [--readers N]
 """

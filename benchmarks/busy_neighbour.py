@@ -1,9 +1,9 @@
-"""One tweet while others want the cores: this engine's OpenMP settings against the default.
+"""One tweet while other processes want the cores: our OpenMP settings against the default.
 
-The embedded checkpoint, one tweet at a time, beside as many processes that compute without end as
-there are cores; and the same without them. By default OpenMP's threads spin long while they wait
-for each other; `utils/libraries.py` says what is set here. How the system shares the cores is a
-matter of luck, so the rounds differ much. A round's figure is the mean of its tweets.
+The embedded checkpoint scores one tweet at a time, beside as many endlessly computing processes as
+there are cores, and then without them. By default OpenMP's threads spin for a long time while they
+wait for each other; `hatespeech/libraries.py` says what we set instead. How the system shares the
+cores is a matter of luck, so the rounds differ much. A round's figure is the mean of its tweets.
 
     python -m benchmarks.busy_neighbour
 """

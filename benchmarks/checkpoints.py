@@ -1,11 +1,11 @@
 """Two checkpoints side by side, through the engine: how good, how large, how fast.
 
-The first is judged against the second, on the same labelled texts, in float32. Accuracy and
-macro-F1 are over the file. Three functional suites ask whether hate is told from what only looks
-like it: that of ``training/functional.toml``, templates and groups held out, and two whose authors
-saw none of the training's texts. Needs requirements-train.txt.
+The first is compared with the second, on the same labelled texts, in float32. Accuracy and macro-F1
+count the whole file. Three functional suites test whether a checkpoint tells hate from what only
+looks like it. One is made from ``hatespeech/training/functional.toml``, with templates and groups
+held out. The authors of the other two saw none of the training texts. Needs requirements-train.txt.
 
-    python -m benchmarks.checkpoints checkpoints/mini path/to/older --data test.tsv
+    python -m benchmarks.checkpoints hatespeech/checkpoints/mini path/to/older --data test.tsv
 """
 
 from __future__ import annotations

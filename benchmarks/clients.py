@@ -1,7 +1,7 @@
-"""Load over HTTP, and what became of it: a closed loop of clients, or arrivals on a schedule.
+"""Load over HTTP and its outcome: a closed loop of clients, or arrivals on a schedule.
 
-Everything is sent from one event loop in the script's own process; the servers have theirs. One
-tweet a request, one request a connection at a time, connections kept alive.
+All requests come from one event loop in the script's own process; the servers have processes of
+their own. A request holds one tweet. A connection carries one request at a time and is kept alive.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Target:
 
 @dataclass
 class Outcome:
-    """What became of the requests of one run, or of several."""
+    """The outcome of the requests of one run, or of several."""
 
     seconds: float = 0.0  # from the first request's time to the last reply
     latencies: list[float] = field(default_factory=list)  # seconds, of those that were answered
@@ -49,7 +49,7 @@ class Outcome:
 
     @property
     def rate(self) -> float:
-        """Answered requests a second."""
+        """Return answered requests a second."""
         return len(self.latencies) / self.seconds
 
     def add(self, other: Outcome) -> None:
@@ -67,9 +67,9 @@ class Outcome:
 def closed_loop(target: Target, texts: Sequence[str], clients: int, seconds: float) -> Outcome:
     """Have every client send its next tweet once the last is answered.
 
-    After ``seconds`` nobody sends any more. The rate counts the time until the last reply, so it is
-    a little lower than while all clients were busy. Raises :class:`LoadError` at the first request
-    that is not answered by scores.
+    After ``seconds`` no client sends any more. The rate counts the time until the last reply, so it
+    is a little lower than while all clients were busy. Raises :class:`LoadError` at the first reply
+    without scores.
     """
 
     async def run() -> Outcome:
@@ -117,7 +117,7 @@ def open_loop(
 
 
 def arrivals(rate: float, seconds: float, seed: int) -> Iterator[float]:
-    """Yield the times, in seconds, of a Poisson process; something comes at once, too."""
+    """Yield the times, in seconds, of a Poisson process; the first is 0."""
     chance = random.Random(seed)
     now = 0.0
     while now < seconds:
@@ -127,7 +127,7 @@ def arrivals(rate: float, seconds: float, seed: int) -> Iterator[float]:
 
 @asynccontextmanager
 async def session(target: Target) -> AsyncIterator[aiohttp.ClientSession]:
-    """Open connections as they are needed, without a bound of the client's own."""
+    """Open connections as needed, without a limit on the client's side."""
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS),
         headers={**target.headers, "Content-Type": "application/json"},
@@ -140,7 +140,7 @@ async def session(target: Target) -> AsyncIterator[aiohttp.ClientSession]:
 async def exchange(
     http: aiohttp.ClientSession, target: Target, text: str, due: float, outcome: Outcome
 ) -> None:
-    """Send one tweet and note when its reply was there; a 200 must hold four scores."""
+    """Send one tweet and note when its reply arrived; a 200 must hold four scores."""
     data = json.dumps(target.body(text)).encode()
     try:
         async with http.post(target.url, data=data) as response:

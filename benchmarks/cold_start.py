@@ -1,4 +1,4 @@
-"""From process start to printed score: `python app.py` against importing torch and runpod alone.
+"""From process start to printed score: `python app.py` against importing torch and runpod only.
 
 Both are whole processes, run in turn, on the embedded checkpoint and the repository's
 `test_input.json`. The page cache is warm, as on a machine that starts its second worker.

@@ -1,4 +1,4 @@
-"""A Runpod worker whose handler returns a constant: what the SDK alone can do."""
+"""A Runpod worker whose handler returns a constant: the most that the SDK alone can do."""
 
 from __future__ import annotations
 

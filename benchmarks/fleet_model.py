@@ -1,9 +1,9 @@
-"""A model, not a measurement: what a worker on a GPU should score, and a million tweets cost.
+"""A model, not a measurement: what a worker on a GPU should score, and what a million tweets cost.
 
 No GPU was at hand. The model takes the arithmetic that BERTweet-large needs for a tweet, a GPU's
-published peak, and the share of it that an encoder like this gets, which is an assumption to be
-replaced by a measurement of yours. Two things on the host's side cap it: one thread's normalising
-and tokenising, as measured (results.json), and the jobs that the SDK hands out, about
+published peak, and the share of the peak that such an encoder reaches. That share is an assumption;
+replace it with a measurement of yours. Two limits of the host cap the result: the normalising and
+tokenising of one thread, as measured (results.json), and the jobs that the SDK hands out, about
 MAX_CONCURRENCY a second.
 
     python -m benchmarks.fleet_model [--texts-per-job 64] [--price-per-hour 0.7]

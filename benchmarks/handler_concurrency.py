@@ -1,7 +1,8 @@
-"""Sixty-four callers at once with a tweet each, through the handler, against one after another.
+"""Sixty-four callers at once, one tweet each, through the handler, against one caller at a time.
 
-The Runpod handler in this process, RoBERTa-base's shape with random weights, float32. The callers
-share batches; the single caller has the device to itself, each time for one tweet.
+The Runpod handler runs in this process, on RoBERTa-base's shape with random weights, in float32.
+The callers share batches. The single caller has the device to itself and sends one tweet after
+another.
 
     python -m benchmarks.handler_concurrency
 """

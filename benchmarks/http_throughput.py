@@ -1,14 +1,13 @@
-"""Sixty-four clients over HTTP, a tweet a request: server.py against infinity-emb's /classify.
+"""Sixty-four clients over HTTP, one tweet a request: server.py against infinity-emb's /classify.
 
-RoBERTa-base's shape with random weights, float32, on the CPU. Every client sends its next tweet
-once the last is answered. Both servers are processes of their own, started once and loaded in
-turn; an idle one costs nothing. Both check a bearer token, and run with the threads and batch
-sizes they choose themselves. Infinity gets its texts normalised already, and needs no
-normaliser: that favours it.
+The model has RoBERTa-base's shape with random weights, in float32, on the CPU. Every client sends
+its next tweet once the last is answered. Both servers are processes of their own. They start once
+and get their load in turn; an idle server costs nothing. Both check a bearer token and choose
+threads and batch sizes themselves. Infinity gets its texts normalised already and needs no
+normaliser, which is in its favour.
 
-Infinity needs other packages than this project. It lives in a virtual environment of its own, made
-at the first run from benchmarks/requirements-infinity.txt; TORCH_INDEX_URL is heeded as in
-scripts/install.
+Infinity needs other packages than this project. The first run makes a virtual environment for it,
+from benchmarks/requirements-infinity.txt. TORCH_INDEX_URL works as in scripts/install.
 
     python -m benchmarks.http_throughput [--infinity-python /path/to/venv/bin/python]
 """
@@ -74,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 class Side:
-    """One server, and how it did in each round."""
+    """One server and its results of each round."""
 
     def __init__(self, target: clients.Target, texts: list[str]) -> None:
         self.outcomes: list[clients.Outcome] = []
@@ -92,7 +91,7 @@ class Side:
 
 
 def measure(python: Path, rounds: int, seconds: float) -> tuple[Side, Side]:
-    """Start both servers and load them in turn; return how both did."""
+    """Start both servers and load them in turn; return their results."""
     texts = models.sample_texts()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -119,7 +118,7 @@ def measure(python: Path, rounds: int, seconds: float) -> tuple[Side, Side]:
 
 
 def figures(ours: Side, theirs: Side, versions: dict[str, dict[str, str]]) -> list[report.Figure]:
-    """Compare throughput and the slowest hundredth."""
+    """Compare throughput and the 99th percentile of latency."""
     against = f"infinity-emb {versions['theirs']['infinity-emb']}, /classify, normalised texts"
     return [
         report.at_least(
@@ -182,9 +181,9 @@ def infinity(folder: Path, model: Path, python: Path) -> Iterator[clients.Target
 
 
 def environment() -> Path:
-    """Return the interpreter of infinity's virtual environment, made if it is not there yet.
+    """Return the interpreter of infinity's virtual environment; make it if it does not exist.
 
-    It lies in the temporary folder, under a name that tells this user's, and the pins'.
+    It lies in the temporary folder. Its name depends on the user and on the pins.
     """
     pins = REQUIREMENTS.read_bytes()
     name = f"infinity-emb-{os.getuid()}-{hashlib.sha256(pins).hexdigest()[:12]}"

@@ -1,8 +1,8 @@
-"""What the handler adds to one tweet's forward pass while nothing else is going on.
+"""What the handler adds to one tweet's forward pass while nothing else runs.
 
-The embedded checkpoint, float32, one tweet at a time. The handler's time runs from the job to its
-reply: checking, normalising, tokenising, two hand-overs between threads, the pass, the reply. The
-bare pass gets the same tokens, packed already once it begins.
+The embedded checkpoint scores one tweet at a time, in float32. The handler's time runs from the job
+to its reply: checking, normalising, tokenising, two hand-overs between threads, the pass, the
+reply. The bare pass gets the same tokens, packed before its clock starts.
 
     python -m benchmarks.idle_latency
 """

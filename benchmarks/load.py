@@ -1,14 +1,14 @@
 """Loading a full-size float32 checkpoint against reading its file once.
 
-BERTweet-large's shape with random weights, page cache warm; the vocabulary is the embedded
-checkpoint's, which makes the file an eighth smaller (1.25 GB). Loading is `describe` and
-`load_model`, the weights mapped. Reading is one `read()` of the whole file, in the same process.
-The peak is the kernel's high-water mark of resident memory while loading, less what was resident
-after the imports, in a process of its own, which then touches every weight, so that what
-mapping leaves for later is in the peak as well.
+The checkpoint has BERTweet-large's shape with random weights; the page cache is warm. The
+vocabulary is the embedded checkpoint's, which makes the file an eighth smaller (1.25 GB). Loading
+is `describe` and `load_model`, which map the weights. Reading is one `read()` of the whole file, in
+the same process.
 
-Since mapping leaves the work to the first pass, the first and the second pass over one tweet are
-reported as well.
+The peak of memory is the kernel's high-water mark of resident memory, less what was resident after
+the imports. It is measured in a process of its own, which then touches every weight: so the peak
+includes what mapping leaves for later. Mapping also leaves work to the first pass, so the script
+prints the times of the first and the second pass over one tweet as well.
 
     python -m benchmarks.load
 """

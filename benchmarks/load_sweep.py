@@ -1,11 +1,12 @@
-"""What happens to server.py's replies as more and more tweets are offered.
+"""How server.py answers as more and more tweets arrive.
 
-First 64 clients in a closed loop measure the capacity, in requests a second. Then tweets come at
+First, 64 clients in a closed loop measure the capacity, in requests a second. Then tweets arrive at
 random times (a Poisson process, one tweet a request), at rates from a tenth of the capacity to a
-fifth over it, whether or not the earlier ones are answered. Latency counts from the time that a
-request was due, so waiting that the load itself causes is in it.
+fifth above it, whether or not the earlier ones are answered. A latency counts from the time at
+which the request was due, so it includes the waiting that the load itself causes.
 
-RoBERTa-base's shape with random weights, float32, or the checkpoint of --model-dir.
+The model has RoBERTa-base's shape with random weights, in float32, or is the checkpoint of
+--model-dir.
 
     python -m benchmarks.load_sweep --json sweep.json --plot sweep.png
 """
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Step:
-    """One rate of arrivals, and what became of it, all rounds together."""
+    """One rate of arrivals and its results, all rounds together."""
 
     share: float  # of the capacity
     offered: float  # requests/s sent
@@ -89,7 +90,7 @@ class Step:
 
 @dataclass
 class Sweep:
-    """What was measured: requests/s in each round, and the steps."""
+    """The measurements: requests/s in each round, and the steps."""
 
     capacities: list[float] = field(default_factory=list)
     overloaded: list[float] = field(default_factory=list)  # answered in the last step

@@ -1,6 +1,6 @@
-"""Score one tweet after another for some seconds; print the mean of their times in milliseconds.
+"""Score one tweet after another for some seconds; print their mean time in milliseconds.
 
-Run as a file, so that nothing is set for the libraries but what the environment and ``--ours`` set:
+Run it as a file, so that the libraries see only the settings of the environment and of ``--ours``:
 
     python benchmarks/lone_tweets.py [--ours] [--seconds 4]
 """

@@ -1,7 +1,7 @@
-"""Models of a real one's shape with random weights, for speed alone, and the texts to run them on.
+"""Models of a real model's shape with random weights, to measure speed only, and texts for them.
 
-Shapes are RoBERTa-base's and BERTweet-large's; vocabulary and tokenizer are the embedded
-checkpoint's, so that both sides of a comparison read the same tokens.
+The shapes are RoBERTa-base's and BERTweet-large's. Vocabulary and tokenizer are the embedded
+checkpoint's, so both sides of a comparison read the same tokens.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def write_checkpoint(path: Path, shape: ModelConfig = BASE) -> Checkpoint:
 
 
 def random_model(config: ModelConfig) -> CustomModel:
-    """Return a model with weights as a training would begin with."""
+    """Return a model with the random weights that training starts from."""
     generator = torch.Generator().manual_seed(7)
     model = CustomModel(config).eval().requires_grad_(False)
     for weight in model.parameters():

@@ -1,8 +1,8 @@
-"""Tweets a second that `normalize_tweet` takes, next to the tokeniser it stands in for.
+"""Tweets a second through `normalize_tweet`, next to the tokeniser that it replaces.
 
 On one thread: `normalize_tweet`, the whole way from raw tweet to normalised text, against
-`TweetTokenizer().tokenize` of the installed NLTK, only a part of that way. Neither keeps anything
-from one text, or one round, to the next.
+`TweetTokenizer().tokenize` of the installed NLTK, which is only a part of that way. Neither keeps
+anything from one text, or one round, to the next.
 
     python -m benchmarks.normalizer [FILE]
 """

@@ -1,7 +1,7 @@
 """A list of tweets, scored offline: this engine against transformers with padding.
 
-RoBERTa-base's shape, random weights, texts in the order of the file. This engine gets raw texts;
-transformers gets them normalised already, tokenises them, and pads batches of 32.
+RoBERTa-base's shape with random weights; the texts are in the order of the file. This engine gets
+raw texts. transformers gets them normalised already, tokenises them, and pads batches of 32.
 
     python -m benchmarks.offline_throughput [--dtype bfloat16]
 """

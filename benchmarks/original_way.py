@@ -1,8 +1,8 @@
 """Loading model and tokenizer for every request, as the service once did, against a warm handler.
 
 Both score one tweet a request with the weights of the embedded checkpoint in float32. The old way
-is rebuilt from transformers: the module is unpickled, the tokenizer read from its folder, the tweet
-normalised and scored, request by request, imports not counted.
+is rebuilt from transformers: for each request it unpickles the module, reads the tokenizer from its
+folder, and normalises and scores the tweet. Imports are not counted.
 
     python -m benchmarks.original_way
 """

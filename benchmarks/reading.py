@@ -1,8 +1,7 @@
 """Normalising and tokenising, which feed the device: more threads or processes against one thread.
 
-A fast GPU may score more tweets a second than one thread can read; what helps then is measured
-here, with nothing else in the process. Texts go to processes, and token ids come back, in parts of
-512.
+A fast GPU may score more tweets a second than one thread can read. This script measures what helps
+then, with nothing else in the process. Processes get texts and return token ids, in parts of 512.
 
     python -m benchmarks.reading
 """

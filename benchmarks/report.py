@@ -1,7 +1,7 @@
-"""What every benchmark shares: taking turns, and telling what came of it.
+"""What every benchmark shares: taking turns, comparing, and printing the result.
 
 A figure is a ratio of two things that were run in turn, round by round, on the same machine within
-the same minutes: such machines are noisy, and only what is measured together can be compared. The
+the same minutes. Such machines are noisy, so only what is measured together can be compared. The
 ratio is the median of the rounds' ratios.
 """
 
@@ -24,7 +24,7 @@ PACKAGES: Final = ("torch", "transformers", "tokenizers", "runpod")
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table: what was measured, against what, and how it came out."""
+    """One line of the table: what was measured, against what, and the result."""
 
     name: str
     against: str
@@ -97,7 +97,7 @@ def _raw(ours: Sequence[float], theirs: Sequence[float], more: Mapping[str, Any]
 
 
 def machine() -> dict[str, str]:
-    """Describe where this runs."""
+    """Describe this machine."""
     return {
         "processor": f"{processor()}, {len(os.sched_getaffinity(0))} cores",
         "system": f"{platform.system()} {platform.machine()}",
@@ -107,7 +107,7 @@ def machine() -> dict[str, str]:
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells."""
+    """Return the processor's name, as far as the system knows it."""
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text(encoding="utf-8").splitlines():
@@ -125,7 +125,7 @@ def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
         "--rounds", type=positive, default=rounds, metavar="N", help="of each (%(default)s)"
     )
     made.add_argument(
-        "--json", type=Path, metavar="FILE", help="write figures and machine there, too"
+        "--json", type=Path, metavar="FILE", help="also write figures and machine to FILE"
     )
     return made
 
@@ -139,7 +139,7 @@ def positive(value: str) -> int:
 
 
 def publish(figures: Sequence[Figure], path: Path | None) -> None:
-    """Print figures with the machine, and write them where asked to."""
+    """Print the figures and the machine; also write them to ``path``, if given."""
     where = machine()
     print(", ".join(f"{key} {value}" for key, value in where.items()))
     for figure in figures:

@@ -1,8 +1,8 @@
 """Run every benchmark, one after another, and write the table of benchmarks/README.md.
 
-Takes about half an hour on two cores, and wants a machine with nothing else to do. The raw figures
-go to benchmarks/results.json, the plot of the load sweep to benchmarks/load_sweep.svg. A benchmark
-that fails is named, and keeps the line it had.
+This takes about half an hour on two cores and wants a machine with nothing else to do. The raw
+figures go to benchmarks/results.json, the plot of the load sweep to benchmarks/load_sweep.svg. A
+benchmark that fails is named and keeps its old line.
 
     scripts/bench [--only NAME …] [--quick]
 """
@@ -52,9 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), help="run these alone")
+    parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), help="run only these")
     parser.add_argument(
-        "--quick", action="store_true", help="two rounds of each, printed and not kept"
+        "--quick",
+        action="store_true",
+        help="run two rounds of each; print the result and keep nothing",
     )
     options = parser.parse_args(arguments)
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -85,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(name: str, quick: bool) -> dict[str, Any] | None:
-    """Run one benchmark in a process of its own; return what it wrote, ``None`` if it failed."""
+    """Run one benchmark in a process of its own; return its result, ``None`` if it failed."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "figures.json"
         command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(path)]
@@ -125,7 +127,7 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 def shown(value: float | None) -> str:
-    """Return a number with three digits that count."""
+    """Return a number with three significant digits."""
     if value is None:
         return ""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

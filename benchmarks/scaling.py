@@ -1,6 +1,7 @@
-"""How the cost of a token grows with a text's length, and falls with the size of a batch.
+"""How the cost of a token grows with the length of a text and falls with the size of a batch.
 
-Forward passes alone, RoBERTa-base's shape, random weights, each against 64 texts of 32 tokens.
+Only forward passes are measured, on RoBERTa-base's shape with random weights, each against 64 texts
+of 32 tokens.
 
     python -m benchmarks.scaling [--dtype bfloat16]
 """

@@ -1,8 +1,8 @@
 """Jobs per second through the real Runpod SDK loop: app.py against a handler that does nothing.
 
-Both workers run in turn before a stand-in of Runpod's job API on this machine, at MAX_CONCURRENCY
-256 and 1024, a tweet a job, the embedded checkpoint. The clock runs from the first job's submission
-to the last answer, the worker being up already.
+Both workers run in turn in front of a stand-in of Runpod's job API on this machine, at
+MAX_CONCURRENCY 256 and 1024, with one tweet a job, on the embedded checkpoint. The clock runs from
+the submission of the first job to the last answer. The worker has started before.
 
     python -m benchmarks.sdk_loop
 """
@@ -79,7 +79,7 @@ def jobs_per_second(script: str, count: int, concurrency: int) -> float:
 
 
 def wait(endpoint: RunpodEndpoint, job_ids: Sequence[str], worker: WorkerProcess) -> None:
-    """Wait until as many jobs are answered."""
+    """Wait until all these jobs are answered."""
     wait_until(
         lambda: endpoint.all_answered(job_ids),
         f"{len(job_ids)} answers",

@@ -1,4 +1,4 @@
-"""Servers to put under load: this repository's, and whatever else, each in a process of its own."""
+"""Servers to put under load, ours and others, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def environment_of(folder: Path) -> dict[str, str]:
 def process(
     command: Sequence[str], environment: Mapping[str, str], folder: Path, port: int, ping: str
 ) -> Iterator[None]:
-    """Run a server until the block ends, which begins once the path ``ping`` is answered 200.
+    """Run a server until the block ends. The block begins once the path ``ping`` answers 200.
 
     Raises :class:`~benchmarks.clients.LoadError` with the end of its log if it ends, or takes too
     long to start.
@@ -87,7 +87,7 @@ def process(
 
 
 def answers(port: int, path: str) -> bool:
-    """Say whether a GET is answered 200; no proxy is asked."""
+    """Say whether a GET answers 200, without a proxy."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", path)

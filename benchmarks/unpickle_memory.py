@@ -1,9 +1,9 @@
-"""How much memory reading the published checkpoint's pickle takes, as a multiple of its size.
+"""How much memory it takes to read the published checkpoint's pickle, as a multiple of its size.
 
-Writes a module of the full size, with random weights, to a temporary folder (1.42 GB) and reads it
-in a process of its own. The peak is the kernel's high-water mark of resident memory (`VmHWM`,
-anonymous, shared and file-backed pages alike), reset after the imports, less what was resident
-then.
+The script writes a module of the full size with random weights to a temporary folder (1.42 GB) and
+reads it in a process of its own. The peak is the kernel's high-water mark of resident memory
+(`VmHWM`: anonymous, shared and file-backed pages). It is reset after the imports, and what was
+resident then is subtracted.
 
     python -m benchmarks.unpickle_memory [--directory DIR]
 """
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def measure(path: Path) -> None:
-    """Read a module in this process and print what that took."""
+    """Read a module in this process and print how much memory that took."""
     size = path.stat().st_size
     before = reset_peak()
     start = time.perf_counter()

@@ -1,13 +1,13 @@
 """How much of the machine's arithmetic reaches the model: useful work against bare products.
 
-Useful work is the multiply-adds that the encoder's linear layers do on tokens that exist, while
-the engine scores the sample from raw text to scores: normalising, tokenising, attention and
-everything else is in the time and not in the work. The last layer counts only what it computes:
-keys and values of all tokens, everything else of the first token of each text.
+Useful work is the multiply-adds of the encoder's linear layers on real tokens, while the engine
+scores the sample from raw text to scores. The time includes normalising, tokenising, attention and
+everything else; the work does not. The last layer counts only what it computes: keys and values of
+all tokens, and everything else for the first token of each text.
 
-The bare products are the layers' own shapes at ``ROWS`` rows, weighted as the model weights them,
-by the fastest of what torch has: ``linear``, ``matmul``, and oneDNN's product with weights
-reordered beforehand, as the engine's are.
+The bare products have the shapes of the layers at ``ROWS`` rows, weighted as the model weights
+them. Each takes the fastest of torch's ways: ``linear``, ``matmul``, and oneDNN's product with
+weights reordered beforehand, as the engine's are.
 
     python -m benchmarks.useful_work [--dtype bfloat16]
 """

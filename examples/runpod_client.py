@@ -18,13 +18,12 @@ REQUEST_SECONDS: Final = 60
 DESCRIPTION = """\
 Score texts on a Runpod endpoint with the Runpod SDK.
 
-  sync    one call per run that waits for its result (/runsync), for a few texts
-  async   submits a job (/run), then asks for its result until it is there
-  batch   reads a file, one text a line, and submits a job for every --job-size of them, so that
-          an endpoint with several workers spreads them
+  sync    sends one request that waits for its result (/runsync); for a few texts
+  async   submits a job (/run), then asks for its result every second
+  batch   reads a file with one text a line and submits a job for every --job-size lines, so that
+          several workers share them
 
-The key comes from RUNPOD_API_KEY. RUNPOD_ENDPOINT_BASE_URL points the SDK elsewhere than
-https://api.runpod.ai/v2."""
+The key comes from RUNPOD_API_KEY. RUNPOD_ENDPOINT_BASE_URL replaces https://api.runpod.ai/v2."""
 
 EXAMPLES = """\
 examples:
@@ -35,7 +34,7 @@ examples:
 
 
 class JobError(Exception):
-    """A job brought no result; the message says why."""
+    """A job has no result; the message says why."""
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -76,7 +75,7 @@ def question(texts: Sequence[str]) -> dict[str, Any]:
 def run_sync(endpoint: Any, texts: Sequence[str], wait: int) -> dict[str, Any]:
     """Submit and wait in one call.
 
-    Not ``endpoint.run_sync``: that one returns None for a failed job, and drops the reason.
+    ``endpoint.run_sync`` would return None for a failed job and drop the reason.
     """
     path = f"{endpoint.endpoint_id}/runsync?wait={wait * 1000}"
     reply = endpoint.rp_client.post(path, question(texts), timeout=wait + REQUEST_SECONDS)
@@ -103,7 +102,7 @@ def run_batch(endpoint: Any, path: Path, job_size: int, wait: int) -> list[dict[
 
 
 def collect(endpoint: Any, job: Any, deadline: float) -> dict[str, Any]:
-    """Wait for a job's result; cancel it when the time is up, so that it costs nothing more."""
+    """Wait for a job's result; cancel the job at the deadline, so that it costs nothing more."""
     while True:
         reply = endpoint.rp_client.get(f"{endpoint.endpoint_id}/status/{job.job_id}")
         if reply["status"] in FINAL:
@@ -144,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not key:
         print("error: RUNPOD_API_KEY is not set", file=sys.stderr)
         return 1
-    # At DEBUG, its default, the SDK is talkative; it reads the level at import.
+    # The SDK's default is DEBUG, which prints every reply. It reads the level at import.
     os.environ.setdefault("RUNPOD_LOG_LEVEL", "WARN")
     import runpod
 
@@ -158,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             output = run(endpoint, options.texts, options.wait)
             show(output.get("items", [output]))
     except (JobError, OSError, UnicodeDecodeError, RuntimeError) as exc:
-        # Of requests, too: its errors are OSErrors. The SDK raises RuntimeError for a wrong key.
+        # The errors of requests are OSErrors. The SDK raises RuntimeError for a wrong key.
         print(f"error: {str(exc).splitlines()[0]}", file=sys.stderr)
         return 1
     return 0

@@ -18,9 +18,9 @@ SHOWN_CHARS: Final = 40
 DESCRIPTION = """\
 Score texts through a SingularityNET daemon over gRPC, and print a table.
 
-Compiles service.proto at start (needs grpcio-tools). It sends no payment: use it against a daemon
-of your own that asks for none, such as the tests' stand-in. To call a published service, which is
-paid for or grants free calls, use snet-sdk: docs/singularitynet.md shows how."""
+It compiles service.proto at its start, which needs grpcio-tools. It sends no payment: use it with a
+daemon of your own that asks for none, such as the tests' stand-in. A published service wants
+payment or grants free calls: call it with snet-sdk, as docs/singularitynet.md shows."""
 
 EXAMPLES = """\
 examples:
@@ -40,7 +40,9 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("texts", nargs="+", metavar="TEXT", help="one text, or many in one call")
-    parser.add_argument("--endpoint", required=True, metavar="HOST:PORT", help="the daemon's")
+    parser.add_argument(
+        "--endpoint", required=True, metavar="HOST:PORT", help="address of the daemon"
+    )
     parser.add_argument("--tls", action="store_true", help="the daemon has a certificate")
     parser.add_argument(
         "--explain", action="store_true", help="show the words that moved the scores most"
@@ -79,7 +81,7 @@ def threshold(value: str) -> tuple[str, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Call the daemon once; return the exit code."""
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-    sys.path.insert(0, str(ROOT))  # where the next line looks for the file
+    sys.path.insert(0, str(ROOT))  # the next line looks for the file there
     messages: Any
     messages, services = grpc.protos_and_services("service.proto")
     question = messages.Input(explain=options.explain)
@@ -102,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 messages.data(input=question), timeout=options.timeout
             )
         except grpc.RpcError as error:
-            # A call's error is a Call, too; the base class in the signature does not say so.
+            # The error of a call is also a Call, which its base class does not say.
             reason = error.details() if isinstance(error, grpc.Call) else str(error)
             return fail(str(reason).splitlines()[0])
     if reply.status != "COMPLETED" or not reply.HasField("output"):
@@ -112,14 +114,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def show(result: Any) -> None:
-    """Print the table, and below it what else was asked for."""
+    """Print the table, and below each text its strongest words, if there are any."""
     items = result.items or [result]
     print(*(f"{name:>8}" for name in LABELS), f"{'label':<8}", "text", sep="  ")
     for item in items:
         text = " ".join(item.text.split())
         text = text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 1]}…"
         if item.error:
-            # Its scores are not set: never read them as zeros.
+            # Its scores are not set. They would read as zeros.
             print(*(f"{'-':>8}" for _ in LABELS), f"{'-':<8}", f"{text}  [{item.error}]", sep="  ")
             continue
         notes = f"  [flagged: {', '.join(item.flagged)}]" if item.flagged else ""
