@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,13 @@ def test_example_writes_what_the_page_shows(tmp_path: Path) -> None:
                 assert row[name] == value
     for name in ("scored.csv.run.json", "report.html"):
         assert (tmp_path / name).exists()
+
+
+def test_every_command_of_the_page_parses() -> None:
+    commands = re.findall(r"^(?:[A-Z_]+=\S+ )*python score\.py (.+)$", DOC, re.MULTILINE)
+    assert len(commands) == 8
+    for command in commands:
+        assert parse(shlex.split(command)).out.startswith(("scored", "s3://"))
 
 
 def test_sizing_is_the_model_of_a_fleet() -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.paths import ROOT
+from tests.docs.pages import marked, run_shell
+from tests.paths import EMBEDDED, ROOT
+from tests.support.processes.worker import clean_environment
 
+NUMBER = re.compile(r"\d\.\d+")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_reply_shown_is_the_reply_of_test_input() -> None:
     shown = re.search(r"<!-- reply of test_input.json -->\n```json\n(.*?)```", README, re.DOTALL)
     assert shown
@@ -21,11 +27,7 @@ def test_the_reply_shown_is_the_reply_of_test_input() -> None:
     run = subprocess.run(
         [sys.executable, "app.py"],
         cwd=ROOT,
-        env={
-            "PATH": "/usr/bin:/bin",
-            "MODEL_DIR": "hatespeech/checkpoints/mini",
-            "DTYPE": "float32",
-        },
+        env={"PATH": "/usr/bin:/bin", "MODEL_DIR": str(EMBEDDED), "DTYPE": "float32"},
         capture_output=True,
         text=True,
         timeout=120,
@@ -39,14 +41,43 @@ def test_the_reply_shown_is_the_reply_of_test_input() -> None:
         assert reply[field] == wanted, field
 
 
+@pytest.mark.slow
+def test_the_library_prints_what_is_shown(tmp_path: Path) -> None:
+    (code,) = (block.text for block in marked("README.md", "run") if block.language == "python")
+    (shown, _) = marked("README.md", "output")
+    environment = {**clean_environment(tmp_path, EMBEDDED), "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (run.returncode, run.stdout) == (0, shown.text), run.stderr
+
+
+@pytest.mark.slow
+def test_the_command_prints_what_is_shown(tmp_path: Path) -> None:
+    (command, _) = (block.text for block in marked("README.md", "run") if block.language == "sh")
+    (_, shown) = marked("README.md", "output")
+    printed = run_shell(command, tmp_path, clean_environment(tmp_path, EMBEDDED)).stdout
+    assert NUMBER.sub("N", printed) == NUMBER.sub("N", shown.text)
+    for number, wanted in zip(NUMBER.findall(printed), NUMBER.findall(shown.text), strict=True):
+        assert float(number) == pytest.approx(float(wanted), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_the_command_for_files_writes_scores_beside_the_rows(tmp_path: Path) -> None:
+    (command,) = marked("README.md", "run: with a file tweets.csv")
+    (tmp_path / "tweets.csv").write_text("id,text\n1,good morning\n2,you are scum\n")
+    run_shell(command.text, tmp_path, clean_environment(tmp_path, EMBEDDED))
+    with (tmp_path / "scored.csv").open(newline="") as file:
+        assert [row["label"] for row in csv.DictReader(file)] == ["neutral", "abusing"]
+
+
 def test_the_commands_shown_exist() -> None:
     commands = re.findall(r"^(?:\./)?(scripts/\w+|download\.py)", README, re.MULTILINE)
     assert {"scripts/run", "scripts/test"} <= set(commands)
     for command in commands:
         assert (ROOT / command).stat().st_mode & 0o111 or command.endswith(".py"), command
-
-
-def test_every_page_linked_to_exists() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
