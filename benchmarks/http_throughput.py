@@ -32,8 +32,8 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import clients, models, report, servers
+from tests.support.http_client import BEARER, TOKEN
 from tests.support.ports import free_port
-from tests.support.processes.server import BEARER, TOKEN
 
 CLIENTS: Final = 64
 WARM_UP_SECONDS: Final = 5.0

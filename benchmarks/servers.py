@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from benchmarks.clients import LoadError, Target
 from hatespeech.labels import LABELS
+from tests.support.http_client import BEARER, TOKEN
 from tests.support.ports import free_port
-from tests.support.processes.server import BEARER, SERVER, TOKEN
+from tests.support.processes.server import SERVER
 from tests.support.processes.worker import clean_environment
 
 START_SECONDS: Final = 300.0

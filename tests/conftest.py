@@ -24,7 +24,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Kinds that a test is of by what its fixtures start; others are marked where they stand.
-KIND_BY_FIXTURE: Final = {"start_worker": "slow", "cluster": "ray", "browser": "browser"}
+KIND_BY_FIXTURE: Final = {
+    "browser": "browser",
+    "cluster": "ray",
+    "impatient": "slow",
+    "served": "slow",
+    "start_worker": "slow",
+}
 KINDS: Final = ("slow", "ray", "browser")
 STARTS: Final = ("subprocess.Popen", "os.fork", "os.posix_spawn", "os.system")
 

@@ -18,7 +18,8 @@ from hatespeech.labels import LABELS
 from hatespeech.version import __version__
 from tests.paths import ROOT
 from tests.support.environments import make_environment, with_requirements
-from tests.support.processes.server import http_server, read_csv
+from tests.support.http_client import read_csv
+from tests.support.processes.server import http_server
 from tests.support.processes.worker import clean_environment
 
 pytestmark = pytest.mark.slow

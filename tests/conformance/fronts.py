@@ -22,7 +22,8 @@ import requests
 
 from tests.conformance.suite import Case, Suite
 from tests.paths import ROOT
-from tests.support.processes.server import BEARER, HttpServer
+from tests.support.http_client import BEARER
+from tests.support.processes.server import HttpServer
 from tests.support.processes.worker import (
     APP,
     WorkerProcess,

@@ -20,8 +20,9 @@ from tests.conformance.suite import (
     shown,
 )
 from tests.paths import EMBEDDED
+from tests.support.http_client import TOKEN
 from tests.support.processes.development_api import development_api
-from tests.support.processes.server import TOKEN, HttpServer, http_server
+from tests.support.processes.server import HttpServer, http_server
 
 FRONTS: Final = (
     *("local", "sdk_loop", "http_score", "http_runsync", "http_run", "serve_api"),

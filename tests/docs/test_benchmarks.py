@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 from benchmarks import fleet_model, normalizer, report, run_all
-from tests.paths import EMBEDDED, ROOT
+from tests.paths import ROOT, SAMPLE
 
 Json = Mapping[str, Any]
-FEW = {
-    "checkpoints": (str(EMBEDDED), str(EMBEDDED), "--texts", "20"),
+# Little to measure; FEW and SMALL stand for a short file and a checkpoint that is quick.
+ARGUMENTS = {
+    "checkpoints": ("SMALL", "SMALL", "--data", "FEW"),
     "idle_latency": ("--texts", "3"),
-    "normalizer": (),
+    "normalizer": ("FEW",),
     "original_way": ("--texts", "2"),
 }
 
@@ -55,12 +56,21 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
     assert report.at_least("rate", "theirs", ours, theirs, None).met is None
 
 
-@pytest.mark.parametrize("name", FEW)
-def test_a_benchmark_reports_machine_ratio_and_raw_figures(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "figures.json"
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_a_benchmark_reports_machine_ratio_and_raw_figures(
+    name: str, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    path, few = tmp_path / "figures.json", tmp_path / "few.tsv"
+    few.write_text("".join(SAMPLE.read_text(encoding="utf-8").splitlines(keepends=True)[:50]))
+    given = {"SMALL": str(small_checkpoint), "FEW": str(few)}
     command = [sys.executable, "-m", f"benchmarks.{name}", "--rounds", "1", "--json", str(path)]
     done = subprocess.run(
-        [*command, *FEW[name]], cwd=ROOT, check=True, capture_output=True, text=True
+        [*command, *(given.get(argument, argument) for argument in ARGUMENTS[name])],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     document: Json = json.loads(path.read_text(encoding="utf-8"))
     assert document["machine"]["torch"].startswith("2.")

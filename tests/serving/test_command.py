@@ -14,8 +14,9 @@ import pytest
 
 from hatespeech.serving.command import main
 from hatespeech.serving.settings import ServerSettings
+from tests.support.http_client import TOKEN
 from tests.support.ports import free_port
-from tests.support.processes.server import SERVER, TOKEN
+from tests.support.processes.server import SERVER
 from tests.support.processes.worker import WorkerProcess, clean_environment, wait_until
 
 NO_TOKEN = (

@@ -15,14 +15,9 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_play
 
 from hatespeech.labels import LABELS
 from tests.paths import MINI
+from tests.support.http_client import SECONDS, TOKEN
 from tests.support.ports import free_port
-from tests.support.processes.server import (
-    FAULTY_SERVER,
-    SECONDS,
-    TOKEN,
-    HttpServer,
-    http_server,
-)
+from tests.support.processes.server import FAULTY_SERVER, HttpServer, http_server
 
 OWN_PATHS: Final = {"/demo", "/demo/demo.css", "/demo/demo.js", "/demo/icon.svg", "/score"}
 POLICY: Final = (

@@ -14,7 +14,8 @@ import pytest
 from hatespeech.labels import LABELS
 from hatespeech.serving.settings import HTTP_SETTINGS, ServerSettings
 from tests.paths import ROOT
-from tests.support.processes.server import TOKEN, HttpServer, http_server
+from tests.support.http_client import TOKEN
+from tests.support.processes.server import HttpServer, http_server
 from tests.support.processes.worker import clean_environment
 
 PAGES = ("http.md", "nevermined.md", "../README.md")

@@ -21,22 +21,16 @@ from hatespeech.labels import LABELS
 from hatespeech.serving.openapi import VISIBLE
 from tests.support.bad_inputs import BAD_INPUTS, BAD_ITEMS
 from tests.support.checkpoints import SENTENCES, THRESHOLDS
-from tests.support.processes.server import (
-    BEARER,
-    SECONDS,
-    TOKEN,
-    HttpServer,
-    http_server,
-    together,
-)
+from tests.support.http_client import BEARER, SECONDS, TOKEN, HttpClient, together
+from tests.support.local_server import local_server
 from tests.support.processes.worker import clean_environment
 
 
 @pytest.fixture(scope="module")
 def server(
     small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[HttpServer]:
-    with http_server(tmp_path_factory.mktemp("score"), small_checkpoint) as server:
+) -> Iterator[HttpClient]:
+    with local_server(tmp_path_factory.mktemp("score"), small_checkpoint) as server:
         yield server.ready()
 
 
@@ -50,7 +44,7 @@ def expected_scores(classifier: Classifier, texts: list[str]) -> list[list[float
 
 @pytest.mark.parametrize("name", ["text", "prompt"])
 def test_one_text_is_scored_by_get_and_by_post(
-    server: HttpServer, small_classifier: Classifier, name: str
+    server: HttpClient, small_classifier: Classifier, name: str
 ) -> None:
     text = "so\u00e9 & 100% +1 👋"
     (expected,) = expected_scores(small_classifier, [text])
@@ -63,7 +57,7 @@ def test_one_text_is_scored_by_get_and_by_post(
         assert reply["model"] == small_classifier.model_id
 
 
-def test_get_takes_recommended_thresholds_by_name(server: HttpServer) -> None:
+def test_get_takes_recommended_thresholds_by_name(server: HttpClient) -> None:
     text = "nobody asked for your opinion, go back to sleep"
     flagged = {}
     for name in ("balanced", "strict"):
@@ -80,7 +74,7 @@ def test_get_takes_recommended_thresholds_by_name(server: HttpServer) -> None:
 
 @pytest.mark.parametrize("case", BAD_INPUTS, ids=lambda case: case.name)
 def test_what_the_contract_refuses_has_its_status_and_quotes_nothing(
-    server: HttpServer, case: Any
+    server: HttpClient, case: Any
 ) -> None:
     reply = server.post("/score", json=case.input)
     if case.input is None:  # which the client library takes for no body at all
@@ -92,7 +86,7 @@ def test_what_the_contract_refuses_has_its_status_and_quotes_nothing(
     assert reply.json() == {"error": message, "error_type": code}
 
 
-def test_a_bad_item_among_many_fails_alone(server: HttpServer) -> None:
+def test_a_bad_item_among_many_fails_alone(server: HttpClient) -> None:
     texts = ["good", *(text for text, _ in BAD_ITEMS), "morning", "half \ud83d"]
     reply = server.post("/score", data=json.dumps({"texts": texts}), headers=json_headers())
     items = reply.json()["items"]
@@ -106,7 +100,7 @@ def json_headers() -> dict[str, str]:
 
 
 def test_callers_at_the_same_time_share_batches_and_get_their_own(
-    server: HttpServer, small_classifier: Classifier
+    server: HttpClient, small_classifier: Classifier
 ) -> None:
     texts = [
         [f"{SENTENCES[(i + j) % len(SENTENCES)]} {i} {j}" for j in range(8)] for i in range(32)
@@ -141,7 +135,7 @@ def test_callers_at_the_same_time_share_batches_and_get_their_own(
     assert after[f"model:{small_classifier.model_id}"] == 1
 
 
-def test_errors_are_counted_by_code_those_of_items_too(server: HttpServer) -> None:
+def test_errors_are_counted_by_code_those_of_items_too(server: HttpClient) -> None:
     before = server.metrics()
     server.post("/score", json={"texts": ["", "a", ""]})
     server.post("/score", json={"text": ""})
@@ -157,7 +151,7 @@ def test_errors_are_counted_by_code_those_of_items_too(server: HttpServer) -> No
 # What the OpenAPI document promises.
 
 
-def test_the_document_is_what_a_platform_imports(server: HttpServer) -> None:
+def test_the_document_is_what_a_platform_imports(server: HttpClient) -> None:
     document = server.get("/openapi.json", headers={}).json()
     assert document["openapi"].startswith("3.1")
     assert document["info"]["title"] == "Hate-speech detection"
@@ -224,7 +218,8 @@ checks.positive_data_acceptance.enabled = false
 """
 
 
-def test_schemathesis_finds_the_document_true(server: HttpServer, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_schemathesis_finds_the_document_true(server: HttpClient, tmp_path: Path) -> None:
     hooks = tmp_path / "once_hooks.py"
     hooks.write_text(SCHEMATHESIS_HOOKS)
     (tmp_path / "schemathesis.toml").write_text(SCHEMATHESIS_CONFIG)

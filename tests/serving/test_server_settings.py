@@ -13,8 +13,9 @@ import pytest
 import requests
 
 from tests.support.bad_inputs import MARKER
+from tests.support.http_client import BEARER, TOKEN
 from tests.support.ports import free_port
-from tests.support.processes.server import BEARER, SERVER, TOKEN, HttpServer, http_server
+from tests.support.processes.server import SERVER, HttpServer, http_server
 from tests.support.processes.worker import wait_until
 
 

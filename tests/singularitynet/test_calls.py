@@ -27,8 +27,9 @@ from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
 from hatespeech.worker.handler import JobHandler
 from tests.paths import DATA
+from tests.support.http_client import TOKEN
 from tests.support.processes.development_api import development_api
-from tests.support.processes.server import TOKEN, http_server
+from tests.support.processes.server import http_server
 from tests.support.processes.worker import clean_environment
 from tests.support.stand_ins.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
 from tests.support.stand_ins.runpod.jobs import Fault

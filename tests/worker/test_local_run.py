@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from hatespeech.settings import EngineSettings
 from hatespeech.worker import command as app
 from tests.paths import ROOT
 from tests.support.bad_inputs import BAD_INPUTS, BAD_ITEMS, MARKER, BadInput
+from tests.support.loggers import loggers_kept
 from tests.support.processes.worker import APP, clean_environment
 
 Run = Callable[[Sequence[str], Mapping[str, str]], subprocess.CompletedProcess[bytes]]
@@ -78,8 +78,6 @@ def main(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     monkeypatch.chdir(tmp_path)
-    ours = logging.getLogger("hatespeech")
-    before = (ours.handlers, ours.level, ours.propagate)
 
     def run_main(*arguments: str, **environment: str) -> Outcome:
         for name, value in environment.items():
@@ -87,8 +85,8 @@ def main(
         code = app.main(arguments)
         return Outcome(code, *capsysbinary.readouterr())
 
-    yield run_main
-    ours.handlers, ours.level, ours.propagate = before
+    with loggers_kept():
+        yield run_main
 
 
 def job(value: Any) -> str:

@@ -20,6 +20,7 @@ from hatespeech.model.checkpoint import WEIGHTS
 from tests.conftest import StartWorker
 from tests.support.bad_inputs import BAD_INPUTS, BAD_ITEMS, MARKER
 from tests.support.checkpoints import SENTENCES
+from tests.support.faulty_device import Switches
 from tests.support.processes.worker import APP, FAULTY_WORKER, WorkerProcess, wait_until
 from tests.support.stand_ins.runpod.endpoint import RunpodEndpoint
 from tests.support.stand_ins.runpod.jobs import Fault
@@ -261,14 +262,14 @@ class Held:
 
     endpoint: RunpodEndpoint
     worker: WorkerProcess
-    switches: Path
+    switches: Switches
 
     def hold(self) -> str:
         """Stop the device in the middle of a job's only batch; return the job's id."""
-        (self.switches / "hold").touch()
+        self.switches.hold()
         (job_id,) = self.endpoint.submit({"prompt": "holds the device"})
         wait_until(
-            (self.switches / "held").exists,
+            lambda: self.switches.held,
             "the device to be held",
             watch=self.worker.require_running,
         )
@@ -276,7 +277,7 @@ class Held:
 
     def release(self) -> None:
         """Let the device go on."""
-        (self.switches / "hold").unlink()
+        self.switches.release()
 
 
 def start_held(
@@ -292,7 +293,7 @@ def start_held(
     )
     # Not before it asks for jobs: its start-up check runs a forward pass too.
     wait_until(lambda: endpoint.takes > 0, "the worker to start", watch=worker.require_running)
-    return Held(endpoint, worker, switches)
+    return Held(endpoint, worker, Switches(switches))
 
 
 def test_one_tweet_behind_a_thousand_is_answered_first(
@@ -385,7 +386,7 @@ def test_a_broken_device_answers_all_that_wait_and_ends_the_process(
         batches = endpoint.submit(*({"prompts": tweets(50 + i, 50)} for i in range(5)))
         jobs = [*singles, *batches]
         wait_begun(held.worker, jobs)
-        (tmp_path / "broken").touch()
+        held.switches.break_device()
         held.release()
         assert held.worker.wait() == 1
         for job_id in jobs:

@@ -87,7 +87,8 @@ class Csv(UploadTable):
         except csv.Error:
             raise ValidationError(f"line {reader.line_num} cannot be read", field="file") from None
         finally:
-            text.detach()
+            if not self._file.closed:  # a refused file may be closed before this generator is
+                text.detach()
 
 
 class Tsv(Csv):
@@ -146,7 +147,8 @@ class Jsonl(UploadTable):
         except csv.Error:
             raise ValidationError(f"line {number + 1} is too long", field="file") from None
         finally:
-            text.detach()
+            if not self._file.closed:  # a refused file may be closed before this generator is
+                text.detach()
 
 
 def _read_object(line: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,10 @@ from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 from tests.support.bad_inputs import BAD_INPUTS, MARKER
 from tests.support.checkpoints import SENTENCES
-from tests.support.processes.server import (
-    BEARER,
-    FAULTY_SERVER,
-    OTHER_TOKEN,
-    TOKEN,
-    HttpServer,
-    http_server,
-    together,
-)
+from tests.support.faulty_device import Switches, faulty_device
+from tests.support.http_client import BEARER, OTHER_TOKEN, TOKEN, HttpClient, together
+from tests.support.local_server import local_server
+from tests.support.processes.server import FAULTY_SERVER, HttpServer, http_server
 from tests.support.processes.worker import wait_until
 
 OTHER = {"Authorization": f"Bearer {OTHER_TOKEN}"}
@@ -44,41 +39,42 @@ OTHER = {"Authorization": f"Bearer {OTHER_TOKEN}"}
 @pytest.fixture(scope="module")
 def server(
     small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[HttpServer]:
-    with http_server(tmp_path_factory.mktemp("jobs"), small_checkpoint) as server:
+) -> Iterator[HttpClient]:
+    with local_server(tmp_path_factory.mktemp("jobs"), small_checkpoint) as server:
         yield server.ready()
 
 
-class Held:
+class Held(Switches):
     """A server whose device can be held or broken, in a folder that outlives it."""
 
     def __init__(self, folder: Path, model_dir: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self._model_dir = model_dir
 
     def start(self, **environment: str) -> AbstractContextManager[HttpServer]:
+        """Start it as a process, which can be told to stop, be killed, or end by itself."""
         command = (*FAULTY_SERVER, "--switches", str(self.folder))
         return http_server(self.folder, self._model_dir, environment, command)
+
+    @contextmanager
+    def serve(self, **environment: str) -> Iterator[HttpClient]:
+        """Start it in a thread of this process."""
+        with (
+            faulty_device(self),
+            local_server(self.folder, self._model_dir, environment) as server,
+        ):
+            try:
+                yield server
+            finally:
+                self.release()
 
     def execute(self, statement: str) -> list[Any]:
         """Look into the file of a server that has ended."""
         with closing(sqlite3.connect(self.folder / "jobs.sqlite3")) as connection, connection:
             return connection.execute(statement).fetchall()
 
-    def hold(self) -> None:
-        (self.folder / "hold").touch()
-
-    def release(self) -> None:
-        (self.folder / "hold").unlink()
-
-    def break_device(self) -> None:
-        (self.folder / "broken").touch()
-
-    def mend(self) -> None:
-        (self.folder / "broken").unlink()
-
-    def wait_held(self, server: HttpServer) -> None:
-        wait_until((self.folder / "held").exists, "the device", watch=server.require_running)
+    def wait_held(self, server: HttpClient) -> None:
+        wait_until(lambda: self.held, "the device", watch=server.require_running)
 
 
 @pytest.fixture
@@ -93,7 +89,7 @@ def check_output(output: dict[str, Any], text: str, expected: Prediction) -> Non
 
 
 def test_a_job_is_accepted_answered_and_kept(
-    server: HttpServer, small_classifier: Classifier
+    server: HttpClient, small_classifier: Classifier
 ) -> None:
     text = f"{SENTENCES[0]} 👋"
     reply = server.finished(server.run({"prompt": text}))
@@ -108,7 +104,7 @@ def test_a_job_is_accepted_answered_and_kept(
 
 
 @pytest.mark.parametrize("case", BAD_INPUTS, ids=lambda case: case.name)
-def test_a_job_the_contract_refuses_fails_as_runpods_do(server: HttpServer, case: Any) -> None:
+def test_a_job_the_contract_refuses_fails_as_runpods_do(server: HttpClient, case: Any) -> None:
     reply = server.post("/runsync", json={"input": case.input})
     assert reply.status_code == 200
     assert reply.json()["status"] == "FAILED"
@@ -120,7 +116,7 @@ def test_a_job_the_contract_refuses_fails_as_runpods_do(server: HttpServer, case
     "body", [{}, [], None, "x", {"prompt": MARKER}, {"input": {"prompt": "a"}, "webhook": MARKER}]
 )
 @pytest.mark.parametrize("path", ["/run", "/runsync"])
-def test_what_is_no_job_is_not_accepted(server: HttpServer, path: str, body: Any) -> None:
+def test_what_is_no_job_is_not_accepted(server: HttpClient, path: str, body: Any) -> None:
     reply = server.post(path, json=body, headers=BEARER)
     if body is None:
         reply = server.post(path, data="null", headers={**BEARER, "content-type": JSON})
@@ -132,12 +128,12 @@ JSON = "application/json"
 
 
 @pytest.mark.parametrize("wait", ["999", "300001", "-1", "1e4", "", "1000&wait=2000"])
-def test_a_wait_out_of_range_is_refused(server: HttpServer, wait: str) -> None:
+def test_a_wait_out_of_range_is_refused(server: HttpClient, wait: str) -> None:
     reply = server.post(f"/runsync?wait={wait}", json={"input": {"prompt": "a"}})
     assert (reply.status_code, reply.json()["error_type"]) == (422, "validation")
 
 
-def test_a_job_is_told_to_its_own_token_alone(server: HttpServer) -> None:
+def test_a_job_is_told_to_its_own_token_alone(server: HttpClient) -> None:
     job_id = server.run({"prompt": "hello"})
     server.finished(job_id)
     for path, method in ((f"/status/{job_id}", "GET"), (f"/cancel/{job_id}", "POST")):
@@ -149,7 +145,7 @@ def test_a_job_is_told_to_its_own_token_alone(server: HttpServer) -> None:
     assert server.status(job_id)["status"] == "COMPLETED"
 
 
-def test_a_retry_with_the_same_key_and_body_is_the_same_job(server: HttpServer) -> None:
+def test_a_retry_with_the_same_key_and_body_is_the_same_job(server: HttpClient) -> None:
     key = {**BEARER, "Idempotency-Key": "order-66"}
     first = server.run({"prompt": "hello"}, headers=key)
     ids = together(8, lambda _: server.run({"prompt": "hello"}, headers=key))
@@ -169,7 +165,7 @@ def test_a_retry_with_the_same_key_and_body_is_the_same_job(server: HttpServer) 
 
 
 def test_runpods_own_client_works_unchanged(
-    server: HttpServer, monkeypatch: pytest.MonkeyPatch
+    server: HttpClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runpod, "endpoint_url_base", f"{server.url}/v2")
     endpoint = runpod.Endpoint("any-id", api_key=TOKEN)
@@ -189,6 +185,7 @@ def test_runpods_own_client_works_unchanged(
 # The file.
 
 
+@pytest.mark.slow
 def test_the_file_is_this_users_alone_and_holds_no_token(held: Held) -> None:
     with held.start() as server:
         server.ready()
@@ -214,7 +211,7 @@ def test_the_file_is_this_users_alone_and_holds_no_token(held: Held) -> None:
 
 
 def test_a_result_expires_and_nothing_of_it_stays_in_the_file(held: Held) -> None:
-    with held.start(JOB_TTL="1") as server:
+    with held.serve(JOB_TTL="1") as server:
         server.ready()
         job_id = server.run({"prompt": f"{MARKER} is forgotten"})
         wait_until(
@@ -230,6 +227,7 @@ def test_a_result_expires_and_nothing_of_it_stays_in_the_file(held: Held) -> Non
         wait_until(gone, "the text to leave the file", watch=server.require_running)
 
 
+@pytest.mark.slow
 def test_kill_9_among_200_jobs_loses_none_and_changes_no_answer(
     held: Held, small_classifier: Classifier
 ) -> None:
@@ -259,8 +257,7 @@ def test_kill_9_among_200_jobs_loses_none_and_changes_no_answer(
         server.process.wait(30)
     assert len(set(ids)) == 200
     assert 40 <= len(answers) < 200
-    held.release()
-    (held.folder / "held").unlink()
+    held.replace_device()
     with held.start(**limits) as server:
         running = server.ready()
         replies = [server.finished(job_id) for job_id in ids]
@@ -277,6 +274,7 @@ def test_kill_9_among_200_jobs_loses_none_and_changes_no_answer(
         check_output(reply["output"], text, score)
 
 
+@pytest.mark.slow
 def test_a_job_that_keeps_killing_the_server_is_given_up(held: Held) -> None:
     with held.start() as server:
         server.ready()
@@ -390,7 +388,7 @@ def test_a_full_queue_refuses_jobs_and_texts_at_once(held: Held) -> None:
         "MAX_QUEUE_TEXTS": "2",
         "MAX_TEXTS_PER_REQUEST": "2",
     }
-    with held.start(**limits) as server:
+    with held.serve(**limits) as server:
         server.ready()
         held.hold()
         jobs = [server.run({"prompt": "hello"})]
@@ -410,7 +408,7 @@ def test_a_full_queue_refuses_jobs_and_texts_at_once(held: Held) -> None:
 
 
 def test_a_job_is_cancelled_waiting_or_running_and_its_text_not_scored(held: Held) -> None:
-    with held.start(MAX_CONCURRENCY="2") as server:
+    with held.serve(MAX_CONCURRENCY="2") as server:
         server.ready()
         held.hold()
         first = server.run({"prompt": "keeps the device busy"})
@@ -429,7 +427,7 @@ def test_a_job_is_cancelled_waiting_or_running_and_its_text_not_scored(held: Hel
 
 
 def test_a_client_that_hangs_up_is_not_worked_for(held: Held) -> None:
-    with held.start() as server:
+    with held.serve() as server:
         server.ready()
         held.hold()
         first = server.run({"prompt": "keeps the device busy"})
@@ -457,7 +455,7 @@ def test_a_client_that_hangs_up_is_not_worked_for(held: Held) -> None:
 
 
 def test_a_wait_that_is_over_tells_where_the_job_stands(held: Held) -> None:
-    with held.start() as server:
+    with held.serve() as server:
         server.ready()
         held.hold()
         reply = server.post("/runsync?wait=1000", json={"input": {"prompt": "hello"}}).json()
@@ -467,6 +465,7 @@ def test_a_wait_that_is_over_tells_where_the_job_stands(held: Held) -> None:
         assert server.finished(reply["id"])["output"]["text"] == "hello"
 
 
+@pytest.mark.slow
 def test_told_to_stop_it_answers_what_runs_and_keeps_what_waits(held: Held) -> None:
     with held.start(MAX_CONCURRENCY="1") as server:
         server.ready()
@@ -502,6 +501,7 @@ def test_told_to_stop_it_answers_what_runs_and_keeps_what_waits(held: Held) -> N
         assert server.metrics()["texts_total"] == 6
 
 
+@pytest.mark.slow
 def test_a_broken_device_is_told_to_all_and_ends_the_server(held: Held) -> None:
     with held.start(MAX_CONCURRENCY="1") as server:
         server.ready()
@@ -533,7 +533,7 @@ def test_a_broken_device_is_told_to_all_and_ends_the_server(held: Held) -> None:
         assert after[2] >= 1
         assert server.wait() == 1
         assert "Traceback" not in server.stderr
-    held.mend()
+    held.replace_device()
     with held.start() as server:  # the process that replaces it
         server.ready()
         assert [server.finished(job)["status"] for job in (running, waiting)] == ["COMPLETED"] * 2
@@ -541,7 +541,7 @@ def test_a_broken_device_is_told_to_all_and_ends_the_server(held: Held) -> None:
 
 def test_while_loading_it_answers_but_does_not_score(held: Held) -> None:
     held.hold()  # the loader's own first text
-    with held.start() as server:
+    with held.serve() as server:
         server.wait_ping(204)
         held.wait_held(server)
         assert server.get("/health", headers={}).json() == {"status": "loading", "model": None}

@@ -16,7 +16,10 @@ import pytest
 import requests
 
 from tests.support.bad_inputs import BAD_INPUTS, MARKER
-from tests.support.processes.server import BEARER, FAULTY_SERVER, HttpServer, http_server
+from tests.support.faulty_device import Switches, faulty_device
+from tests.support.http_client import BEARER, HttpClient
+from tests.support.local_server import local_server, refusal
+from tests.support.processes.server import http_server, server_environment
 from tests.support.processes.worker import wait_until
 
 # What the contract refuses unread by the model; the rest takes its tokenizer.
@@ -33,15 +36,19 @@ def busy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def busy(small_checkpoint: Path, busy_folder: Path) -> Iterator[HttpServer]:
+def busy(small_checkpoint: Path, busy_folder: Path) -> Iterator[HttpClient]:
     """A server that has one job at a time, which does not end."""
-    command = (*FAULTY_SERVER, "--switches", str(busy_folder))
-    with http_server(busy_folder, small_checkpoint, {"MAX_CONCURRENCY": "1"}, command) as server:
+    switches = Switches(busy_folder)
+    with (
+        faulty_device(switches),
+        local_server(busy_folder, small_checkpoint, {"MAX_CONCURRENCY": "1"}) as server,
+    ):
         server.ready()
-        (busy_folder / "hold").touch()
+        switches.hold()
         server.run({"prompt": "keeps the device busy"})
-        wait_until((busy_folder / "held").exists, "the device", watch=server.require_running)
+        wait_until(lambda: switches.held, "the device", watch=server.require_running)
         yield server
+        switches.release()
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -58,7 +65,7 @@ def content(folder: Path) -> bytes:
 
 @pytest.mark.parametrize("case", UNREAD, ids=lambda case: case.name)
 def test_a_refused_input_fails_at_once_and_is_not_kept(
-    busy: HttpServer, busy_folder: Path, case: Any
+    busy: HttpClient, busy_folder: Path, case: Any
 ) -> None:
     reply = busy.status(busy.run(case.input))
     assert (reply["status"], reply["error"]) == ("FAILED", case.error)
@@ -70,7 +77,7 @@ def test_a_refused_input_fails_at_once_and_is_not_kept(
     assert busy.get("/v2/any/health").json()["jobs"]["inQueue"] == 0
 
 
-def test_a_retry_of_a_refused_input_is_the_same_job(busy: HttpServer, busy_folder: Path) -> None:
+def test_a_retry_of_a_refused_input_is_the_same_job(busy: HttpClient, busy_folder: Path) -> None:
     key = {**BEARER, "Idempotency-Key": "refused"}
     first = busy.run({"promt": MARKER}, headers=key)
     assert busy.run({"promt": MARKER}, headers=key) == first
@@ -86,7 +93,7 @@ def test_a_retry_of_a_refused_input_is_the_same_job(busy: HttpServer, busy_folde
 @pytest.mark.parametrize("key", [None, "junk"])
 @pytest.mark.parametrize("name", ["whole", "prompts", "prompt", "unknown"])
 def test_a_large_refused_input_does_not_grow_the_file(
-    busy: HttpServer, busy_folder: Path, name: str, key: str | None
+    busy: HttpClient, busy_folder: Path, name: str, key: str | None
 ) -> None:
     junk: list[Any] = [[]] * 700_000
     size = len(content(busy_folder))
@@ -126,13 +133,12 @@ def test_what_is_no_file_at_all_is_refused_and_left_as_it_was(
 
 
 def require_refusal(folder: Path, model_dir: Path, path: Path, reason: str) -> None:
-    with http_server(folder, model_dir, {"JOBS_DB": str(path)}) as server:
-        assert server.wait(60) == 1
-        assert server.stderr.startswith(f"error: JOBS_DB={str(path)!r} cannot be opened: ")
-        assert reason in server.stderr
-        assert server.stderr.count("\n") == 1
+    line = refusal(server_environment(folder, model_dir, {"JOBS_DB": str(path)}))
+    assert line.startswith(f"error: JOBS_DB={str(path)!r} cannot be opened: ")
+    assert reason in line
 
 
+@pytest.mark.slow
 def test_a_file_that_others_could_read_becomes_this_users_alone(
     tmp_path: Path, small_checkpoint: Path
 ) -> None:
@@ -158,6 +164,7 @@ def test_a_file_that_others_could_read_becomes_this_users_alone(
 # No room on the disk: a limit of this process's files, which SQLite takes for a fault of the disk.
 
 
+@pytest.mark.slow
 def test_a_job_that_cannot_be_stored_is_refused_until_there_is_room(
     tmp_path: Path, small_checkpoint: Path
 ) -> None:
