@@ -79,6 +79,7 @@ def test_the_exit_code_of_a_command_is_its_scripts(
     assert all(line.startswith("error: ") for line in capsys.readouterr().err.splitlines())
 
 
+@pytest.mark.slow
 def test_a_failed_command_ends_the_process_with_its_exit_code(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "hatespeech", "worker", "--test_input", "{}"],
@@ -91,6 +92,7 @@ def test_a_failed_command_ends_the_process_with_its_exit_code(tmp_path: Path) ->
     assert (done.returncode, done.stdout, done.stderr) == (1, "", error)
 
 
+@pytest.mark.slow
 def test_version_is_the_packages_and_needs_no_large_import() -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "hatespeech", "--version"],
@@ -111,6 +113,7 @@ def test_a_completion_script_is_offered_for_each_shell_that_the_library_knows() 
         assert all(name in completion_script(shell) for name in COMMANDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "offered"),
     [

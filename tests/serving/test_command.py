@@ -39,6 +39,7 @@ def environment(
     return monkeypatch
 
 
+@pytest.mark.slow
 def test_the_first_example_of_the_help_scores_with_the_token_that_it_makes(
     small_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -63,6 +64,7 @@ def test_the_first_example_of_the_help_scores_with_the_token_that_it_makes(
     assert done.stdout.startswith('{"text":"good morning","hate":')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("terminal", [True, False])
 def test_without_a_token_one_line_gives_the_command_that_makes_one(
     terminal: bool, small_checkpoint: Path, tmp_path: Path
@@ -97,6 +99,7 @@ def test_a_port_that_is_taken_is_one_line_that_names_the_address(
     assert capsys.readouterr().err == error
 
 
+@pytest.mark.slow
 def test_an_ipv6_address_is_logged_as_a_url_that_works(
     small_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -167,6 +167,7 @@ def test_file_is_readable_by_its_owner_alone(tmp_path: Path, umask: int) -> None
     assert [path.name for path in tmp_path.iterdir()] == [target.name]
 
 
+@pytest.mark.slow
 def test_no_file_ever_has_wider_rights(tmp_path: Path) -> None:
     # Every file that is opened for writing must be created private, not narrowed afterwards.
     trace = tmp_path / "sitecustomize.py"
@@ -219,6 +220,7 @@ def test_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+@pytest.mark.slow
 def test_git_ignores_where_it_writes() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
@@ -287,6 +289,7 @@ def test_what_the_daemon_can_use_is_accepted(url: str, listen: str, tmp_path: Pa
     assert (config["service_endpoint"], config["daemon_endpoint"]) == (f"{url}/", listen)
 
 
+@pytest.mark.slow
 def test_help_teaches() -> None:
     ran = subprocess.run(
         [sys.executable, "-B", str(SCRIPT), "--help"], capture_output=True, text=True, timeout=60
