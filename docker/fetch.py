@@ -11,14 +11,14 @@ from tqdm import tqdm
 
 from hatespeech.fetching import FetchError
 from hatespeech.fetching.http import download
-from hatespeech.fetching.workplace import Progress, require_room
+from hatespeech.fetching.workplace import DownloadBar, require_room
 
 
 def main() -> int:
     """Fetch, with download.py's own patience; return the exit code."""
     url, folder = sys.argv[1], Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
-    progress = Progress()
+    progress = DownloadBar()
     try:
         download(
             url,

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, Final
 
+from hatespeech.bulk import RunError
 from hatespeech.bulk.engines.base import EngineError
-from hatespeech.bulk.errors import RunError
 from hatespeech.bulk.places import Place
-from hatespeech.bulk.plan import Job, make_plan, receipt_of
+from hatespeech.bulk.plan import RunOptions, make_plan, receipt_of
 from hatespeech.bulk.run import Outcome, run
 from hatespeech.cli import make_parser, say, whole_number
 from hatespeech.errors import CheckpointError, SettingsError, describe_exception
@@ -128,30 +128,30 @@ def main(arguments: Sequence[str] | None = None, prog: str = "score.py") -> int:
     return 1
 
 
-def score(options: argparse.Namespace, settings: EngineSettings) -> int:
+def score(arguments: argparse.Namespace, settings: EngineSettings) -> int:
     """Plan, run and sum up."""
-    job = Job(
-        options.source,
-        options.out,
-        options.text_column,
-        options.chunk_rows,
-        options.prefix,
-        options.report,
-        options.include_text,
+    options = RunOptions(
+        arguments.source,
+        arguments.out,
+        arguments.text_column,
+        arguments.chunk_rows,
+        arguments.prefix,
+        arguments.report,
+        arguments.include_text,
     )
-    plan = make_plan(job, settings)
+    plan = make_plan(options, settings)
     if plan.left_out:
         count, first = len(plan.left_out), plan.left_out[0]
         say(f"files of another format left out: {count:,}, the first is {first}")
-    module: Any = importlib.import_module(ENGINES[options.engine])
+    module: Any = importlib.import_module(ENGINES[arguments.engine])
     check = getattr(module, "check", lambda _options, _settings: None)
     outcome = run(
         plan,
-        lambda: module.make_engine(options, settings),
-        lambda: check(options, settings),
+        lambda: module.make_engine(arguments, settings),
+        lambda: check(arguments, settings),
     )
     if outcome is None:
-        if job.report and not Place.of(job.report).exists():
+        if options.report and not Place.of(options.report).exists():
             raise RunError(f"{plan.out}: is finished, without a report; remove it to score again")
         model = (receipt_of(plan) or {}).get("model")
         by = f", by {model}" if model else ""  # none where there was no row

@@ -13,15 +13,15 @@ from hatespeech.bulk.plan import WRITERS, Output, Plan, changed
 from hatespeech.bulk.progress import bar
 from hatespeech.bulk.score_files import ScoreReader
 from hatespeech.bulk.statistics import Statistics
-from hatespeech.bulk.tables.base import Head, Writer
 from hatespeech.bulk.tables.conversion import Conversion
+from hatespeech.bulk.tables.table import Head, Writer
 
 
 def write_outputs(
     plan: Plan, conversions: Sequence[Conversion], rows: Sequence[int], reader: ScoreReader
 ) -> Statistics:
     """Write all outputs into the partial folder, rows and scores side by side."""
-    statistics = Statistics(keep_texts=plan.job.include_text)
+    statistics = Statistics(keep_texts=plan.options.include_text)
     folder = plan.partial / "output"
     folder.remove()
     counts = iter(rows)

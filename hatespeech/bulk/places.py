@@ -15,7 +15,7 @@ import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from hatespeech.bulk.errors import RunError
+from hatespeech.bulk import RunError
 
 KINDS: Final[Mapping[str, str]] = {
     ".csv": "CSV",

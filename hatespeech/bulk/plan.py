@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from hatespeech.bulk.errors import RunError
+from hatespeech.bulk import RunError
 from hatespeech.bulk.places import (
     FORMATS,
     PARTIAL,
@@ -22,7 +22,6 @@ from hatespeech.bulk.places import (
     find_inputs,
     shown,
 )
-from hatespeech.bulk.tables.base import Table, Writer
 from hatespeech.bulk.tables.conversion import Conversion
 from hatespeech.bulk.tables.lines import (
     CsvTable,
@@ -33,9 +32,10 @@ from hatespeech.bulk.tables.lines import (
     TsvWriter,
 )
 from hatespeech.bulk.tables.parquet import ParquetTable, ParquetWriter
+from hatespeech.bulk.tables.table import InputTable, Writer
 from hatespeech.settings import EngineSettings
 
-TABLES: Final[Mapping[str, type[Table]]] = {
+TABLES: Final[Mapping[str, type[InputTable]]] = {
     "CSV": CsvTable,
     "TSV": TsvTable,
     "JSONL": JsonlTable,
@@ -53,7 +53,7 @@ FORMAT: Final = 1
 
 
 @dataclass(frozen=True)
-class Job:
+class RunOptions:
     """What the command line asks for, whatever the engine."""
 
     source: str
@@ -78,12 +78,12 @@ class Output:
 class Plan:
     """A run, before anything is read."""
 
-    job: Job
+    options: RunOptions
     out: Place
     outputs: list[Output]
     inputs: list[Input]
     left_out: list[str]  # names in IN that are of no known format
-    options: Mapping[str, Any]  # on which the outcome depends, beside model and inputs
+    fixed: Mapping[str, Any]  # what a resumed run must be given again, by name
 
     @property
     def partial(self) -> Place:
@@ -98,7 +98,7 @@ class Plan:
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells this run from others, as JSON holds it."""
         files = [[each.name, each.size, each.version] for each in self.inputs]
-        return {**self.options, "inputs": files}
+        return {**self.fixed, "inputs": files}
 
     def conversion(
         self, output: Output, kinds: Mapping[str, str | None] | None = None
@@ -107,44 +107,44 @@ class Plan:
         tables = [self.table(source) for source in output.inputs]
         return Conversion(output.format.kind, tables, kinds)
 
-    def table(self, source: Input) -> Table:
+    def table(self, source: Input) -> InputTable:
         """Return an input as a table."""
-        return TABLES[source.format.kind](source, self.job.text_column, self.job.prefix)
+        return TABLES[source.format.kind](source, self.options.text_column, self.options.prefix)
 
 
-def make_plan(job: Job, settings: EngineSettings) -> Plan:
+def make_plan(options: RunOptions, settings: EngineSettings) -> Plan:
     """Look at IN and OUT; raise :class:`RunError` if they do not go together."""
-    out, source = Place.of(job.out), Place.of(job.source)
+    out, source = Place.of(options.out), Place.of(options.source)
     # OUT.partial is removed at the end, and "remove OUT" would be bad advice.
     if _is_below(source, out) or _is_below(source, out.beside(PARTIAL)):
-        raise RunError(f"{shown(job.source)}: must be outside of OUT and OUT.partial")
-    found = find_inputs(job.source, out)
+        raise RunError(f"{shown(options.source)}: must be outside of OUT and OUT.partial")
+    found = find_inputs(options.source, out)
     inputs = found.inputs
-    form = None if job.out.endswith("/") else Format.of(out.name)
+    form = None if options.out.endswith("/") else Format.of(out.name)
     if form is not None:
         outputs = [Output("", form, inputs)]
-    elif found.many or job.out.endswith("/") or not PurePosixPath(out.name).suffix:
+    elif found.many or options.out.endswith("/") or not PurePosixPath(out.name).suffix:
         outputs = [Output(each.name, each.format, [each]) for each in inputs]
     else:
         raise RunError(f"{out}: its name must end in {FORMATS}; a folder's in /")
-    options = {
+    fixed = {
         "format": FORMAT,
-        "--text-column": job.text_column,
-        "--chunk-rows": job.chunk_rows,
-        "--prefix": job.prefix,
+        "--text-column": options.text_column,
+        "--chunk-rows": options.chunk_rows,
+        "--prefix": options.prefix,
         "MAX_TEXT_CHARS": settings.max_text_chars,
         "MAX_WINDOWS": settings.max_windows,
     }
-    plan = Plan(job, out, outputs, inputs, found.left_out, options)
+    plan = Plan(options, out, outputs, inputs, found.left_out, fixed)
     _require_report_fits(plan)
     return plan
 
 
 def _require_report_fits(plan: Plan) -> None:
     """Raise :class:`RunError` for a report that could not be written where it is wanted."""
-    name = plan.job.report
+    name = plan.options.report
     if name is None:
-        if plan.job.include_text:
+        if plan.options.include_text:
             raise RunError("--include-text: goes with --report")
         return
     report, folder = Place.of(name), Place.of(name.rpartition("/")[0] or ".")
@@ -185,7 +185,7 @@ def require_unchanged(plan: Plan) -> None:
     One that has come since does no harm.
     """
     try:
-        now = {each.name: each for each in find_inputs(plan.job.source, plan.out).inputs}
+        now = {each.name: each for each in find_inputs(plan.options.source, plan.out).inputs}
     except (RunError, FileNotFoundError):
         now = {}
     for each in plan.inputs:
@@ -207,7 +207,7 @@ def receipt_of(plan: Plan) -> dict[str, Any] | None:
     """
     if not plan.out.exists():
         return None
-    receipt = read_json(plan.receipt)
+    receipt = read_json_object(plan.receipt)
     if receipt is None or receipt.get("run") != plan.fingerprint():
         raise RunError(
             f"{plan.out}: exists already, and is not the outcome of this input and these options; "
@@ -216,7 +216,7 @@ def receipt_of(plan: Plan) -> dict[str, Any] | None:
     return receipt
 
 
-def read_json(place: Place) -> dict[str, Any] | None:
+def read_json_object(place: Place) -> dict[str, Any] | None:
     """Return an object that was written to a file; ``None`` if there is none."""
     try:
         value = json.loads(place.read())

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hatespeech.bulk.engines.base import Chunk, Engine, EngineError
-from hatespeech.bulk.errors import RunError
+from hatespeech.bulk import RunError
+from hatespeech.bulk.engines.base import BulkEngine, Chunk, EngineError
 from hatespeech.bulk.output import write_outputs
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import (
     Plan,
     locked,
-    read_json,
+    read_json_object,
     receipt_of,
     require_free,
     require_unchanged,
@@ -50,7 +50,7 @@ class Outcome:
 
 def run(
     plan: Plan,
-    make_engine: Callable[[], Engine],
+    make_engine: Callable[[], BulkEngine],
     check_engine: Callable[[], object] = lambda: None,
 ) -> Outcome | None:
     """Do what is left of a run; return ``None`` if nothing was.
@@ -78,10 +78,10 @@ def run(
             reader = ScoreReader(files, chunks)
             statistics = write_outputs(plan, conversions, rows, reader)
             reader.end()
-        if plan.job.report is not None:
+        if plan.options.report is not None:
             page = render(statistics, reader.model, plan.out.name, len(plan.inputs))
             # A file's name may be no UTF-8.
-            Place.of(plan.job.report).write(page.encode(errors="replace"))
+            Place.of(plan.options.report).write(page.encode(errors="replace"))
         receipt = {"run": plan.fingerprint(), "model": reader.model, **statistics.counts()}
         plan.receipt.write(json.dumps(receipt, indent=1).encode())
         finish(plan)
@@ -120,14 +120,14 @@ def begin(plan: Plan) -> tuple[list[int], list[Conversion]]:
     """
     note = plan.partial / "run.json"
     fingerprint = plan.fingerprint()
-    begun = read_json(note)
+    begun = read_json_object(note)
     if begun is None and note.exists():
         raise RunError(f"{note}: can't be read; remove {plan.partial} to begin anew")
     if begun is None:
         for name in ("scores", "output"):  # a run that was being removed
             (plan.partial / name).remove()
         try:
-            rows, conversions = check(plan)
+            rows, conversions = check_inputs(plan)
         except RunError:
             plan.partial.remove()  # there is nothing in it to go on from
             raise
@@ -150,7 +150,7 @@ def other_run(plan: Plan, what: str) -> RunError:
     )
 
 
-def check(plan: Plan) -> tuple[list[int], list[Conversion]]:
+def check_inputs(plan: Plan) -> tuple[list[int], list[Conversion]]:
     """Read all inputs once; see :func:`begin`. Raises :class:`RunError`."""
     conversions = [plan.conversion(output) for output in plan.outputs]
     for conversion in conversions:
@@ -175,7 +175,7 @@ def chunks_of(plan: Plan) -> Iterator[Chunk]:
             for text in more:
                 texts.append(text)
                 chars += len(text) if isinstance(text, str) else 0
-                if len(texts) == plan.job.chunk_rows or chars >= CHUNK_CHARS:
+                if len(texts) == plan.options.chunk_rows or chars >= CHUNK_CHARS:
                     yield Chunk(index, texts)
                     index, chars, texts = index + 1, 0, []
     if texts:
@@ -183,7 +183,7 @@ def chunks_of(plan: Plan) -> Iterator[Chunk]:
 
 
 def score_missing(
-    plan: Plan, rows: int, files: ScoreFiles, make_engine: Callable[[], Engine]
+    plan: Plan, rows: int, files: ScoreFiles, make_engine: Callable[[], BulkEngine]
 ) -> tuple[int, float, int]:
     """Score the chunks that are not there yet; return rows, seconds, and chunks in all."""
     there = files.indices()

@@ -9,8 +9,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hatespeech.bulk import RunError
 from hatespeech.bulk.engines.base import ScoredChunk
-from hatespeech.bulk.errors import RunError
 from hatespeech.bulk.places import Place
 from hatespeech.contract import COLUMNS
 

@@ -26,7 +26,7 @@ from hatespeech.fetching.options import (
     is_url,
     parse_arguments,
 )
-from hatespeech.fetching.workplace import Progress, make_parents, require_room, workplace
+from hatespeech.fetching.workplace import DownloadBar, make_parents, require_room, workplace
 from hatespeech.paths import file_sha256
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None, prog: str = "download.py") -> int:
     """Make the folder; return the exit code."""
-    progress = Progress()
+    progress = DownloadBar()
     stop_on_signals(progress)
     options = parse_arguments(arguments, prog)
     try:
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "download.py") -> i
     return 0
 
 
-def stop_on_signals(progress: Progress) -> None:
+def stop_on_signals(progress: DownloadBar) -> None:
     """Make SIGINT and SIGTERM end the process with a line and the customary exit code."""
 
     def stop(signum: int, _frame: FrameType | None) -> None:
@@ -95,7 +95,7 @@ def recognise(options: argparse.Namespace) -> str:
         if file_sha256(output / name) != recorded:
             raise FetchError(f"{output} is damaged: {name} is not what was written; {advice}")
     figures = folders.check_figures(output, expectations(options))
-    return f"{output}: already there and verified\n" + describe(found.model_id, figures)
+    return f"{output}: already there and verified\n" + summary(found.model_id, figures)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Source:
     provenance: Mapping[str, Any]
 
 
-def make(options: argparse.Namespace, progress: Progress) -> str:
+def make(options: argparse.Namespace, progress: DownloadBar) -> str:
     """Fetch, convert and check, and only then put the folder in its place; return what to say."""
     output: Path = options.output
     kept = output.with_name(f"{output.name}.pickle")
@@ -152,7 +152,7 @@ def make(options: argparse.Namespace, progress: Progress) -> str:
             source.path.rename(kept)
         folder.rename(output)
         discard_download(options, work)
-    report = describe(checkpoints.describe(output).model_id, figures)
+    report = summary(checkpoints.describe(output).model_id, figures)
     return f"{output}: made, verified\n{report}" + (f"{kept}: kept\n" if keep else "")
 
 
@@ -178,7 +178,7 @@ def get_tokenizer(options: argparse.Namespace, folder: Path) -> tuple[Tokenizer,
     return build_tokenizer(folder), origin
 
 
-def get_checkpoint(options: argparse.Namespace, work: Path, progress: Progress) -> Source:
+def get_checkpoint(options: argparse.Namespace, work: Path, progress: DownloadBar) -> Source:
     """Fetch the checkpoint unless it is a local file, and hold it to ``--sha256``."""
     from hatespeech.fetching import http
 
@@ -234,7 +234,7 @@ def expectations(options: argparse.Namespace) -> list[Expectation]:
     ]
 
 
-def describe(model_id: str, figures: Sequence[tuple[Expectation, Mapping[str, float]]]) -> str:
+def summary(model_id: str, figures: Sequence[tuple[Expectation, Mapping[str, float]]]) -> str:
     """Say which model it is and what it scored."""
     lines = [model_id]
     for expectation, scores in figures:

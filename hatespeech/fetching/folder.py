@@ -18,6 +18,7 @@ from hatespeech.engine.classifier import Classifier
 from hatespeech.errors import CheckpointError, ServiceError
 from hatespeech.fetching import FetchError
 from hatespeech.fetching.pickle.module import (
+    POSITION_IDS,
     UnsafePickleError,
     check_state_dict,
     read_pickled_module,
@@ -27,9 +28,6 @@ from hatespeech.labels import LABELS
 from hatespeech.model import checkpoint as checkpoints
 from hatespeech.model.network import ModelConfig
 from hatespeech.settings import EngineSettings
-
-# In older pickles, and not in the model, which derives it.
-POSITION_IDS: Final = "model.embeddings.position_ids"
 
 # How far a probability may be from the figure expected of it.
 TOLERANCE: Final = 0.02

@@ -41,7 +41,7 @@ _LONGEST_RETRY_AFTER: Final = 120.0
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 # Called with the bytes that are there and the bytes there will be, if the server says.
-Progress = Callable[[int, int | None], object]
+OnProgress = Callable[[int, int | None], object]
 
 
 class _TryAgainError(Exception):
@@ -97,7 +97,7 @@ def download(
     timeout: float,
     retries: int,
     require_room: Callable[[int, int], object],
-    progress: Progress,
+    progress: OnProgress,
     notify: Callable[[str], object],
 ) -> Download:
     """Fetch ``url`` into ``folder``, going on from what an earlier run left there.
@@ -144,7 +144,7 @@ def _attempt(
     url: str,
     folder: Path,
     require_room: Callable[[int, int], object],
-    progress: Progress,
+    progress: OnProgress,
 ) -> Download:
     part = folder / PART
     known = _read_state(folder)

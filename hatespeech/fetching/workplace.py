@@ -15,7 +15,7 @@ from tqdm import tqdm
 from hatespeech.fetching import FetchError
 
 
-class Progress:
+class DownloadBar:
     """A bar over the download, made when its size is known."""
 
     def __init__(self) -> None:

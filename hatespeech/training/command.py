@@ -24,11 +24,12 @@ from hatespeech.errors import CheckpointError
 from hatespeech.labels import LABELS
 from hatespeech.paths import file_sha256
 from hatespeech.text.normalizer import NORMALIZER_VERSION
+from hatespeech.training import TrainingError
+from hatespeech.training.checkpoint_writer import FinishedTraining, shape, write_folder
 from hatespeech.training.corpus import read_corpus
-from hatespeech.training.encoders import pretrained_model
 from hatespeech.training.functional import TEMPLATES
+from hatespeech.training.initial_models import pretrained_model
 from hatespeech.training.loop import Interrupted, StateFile, stop_requests
-from hatespeech.training.output import Result, shape, write_folder
 from hatespeech.training.recipe import (
     MINI,
     MINI_ENCODER,
@@ -38,7 +39,6 @@ from hatespeech.training.recipe import (
     SHAPES,
     TEACHER_PACKAGE,
     Recipe,
-    TrainingError,
     teacher_recipe,
 )
 from hatespeech.training.session import Session
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "train.py") -> int:
     options = parse(arguments, prog)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        run(options)
+        train(options)
     except (TrainingError, CheckpointError, OSError) as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 1
@@ -201,14 +201,14 @@ def main(arguments: Sequence[str] | None = None, prog: str = "train.py") -> int:
     return 0
 
 
-def run(options: argparse.Namespace) -> None:
+def train(options: argparse.Namespace) -> None:
     """Train, evaluate and write the folder."""
     output: Path = options.output
     if output.exists():
         raise TrainingError(f"--output {output}: exists already; remove it or choose another")
     check_about(options.about)
     recipe = choose_recipe(options)
-    device = choose_device(options.device)
+    device = training_device(options.device)
     train, dev = read_corpus(options.train), read_corpus(options.dev)
     test = read_corpus(options.test) if options.test else None
 
@@ -228,7 +228,7 @@ def run(options: argparse.Namespace) -> None:
             model, tokenizer, targets = *pretrained_model(options.encoder), None
         best = session.fine_tune(model, tokenizer, targets)
 
-    result = Result(options, recipe, session.progress, device, train, dev, test)
+    result = FinishedTraining(options, recipe, session.progress, device, train, dev, test)
     folder = write_folder(partial / "checkpoint", best, model.config, tokenizer, result)
     # The folder appears in one step, so that nobody ever loads half of it.
     folder.path.rename(output)
@@ -255,7 +255,7 @@ def choose_recipe(options: argparse.Namespace) -> Recipe:
     return dataclasses.replace(base, **{k: v for k, v in given.items() if v is not None})
 
 
-def choose_device(name: str) -> torch.device:
+def training_device(name: str) -> torch.device:
     """Return the device; raises :class:`TrainingError` if it is not here."""
     try:
         device = torch.device(name)

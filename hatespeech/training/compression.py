@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hatespeech.model.network import CustomModel, ModelConfig
 from hatespeech.model.packing import PackedBatch
-from hatespeech.training.recipe import TrainingError
+from hatespeech.training import TrainingError
 from hatespeech.training.sequences import encode
 from hatespeech.training.vocabulary import PAD, SPECIAL_TOKENS, wrap_in_sentence_marks
 

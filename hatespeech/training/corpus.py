@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from hatespeech.labels import LABELS
 from hatespeech.text.normalizer import normalize_tweet
-from hatespeech.training.recipe import TrainingError
+from hatespeech.training import TrainingError
 
 COLUMNS: Final = ("label", "text", "source")
 

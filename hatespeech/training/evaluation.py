@@ -48,7 +48,7 @@ class SourceFigures:
 
 
 @dataclass(frozen=True)
-class Metrics:
+class CorpusFigures:
     """A model's figures on one corpus; ``confusion[true, predicted]`` counts texts."""
 
     accuracy: float
@@ -76,12 +76,12 @@ def compute_logits(
     return logits
 
 
-def evaluate(model: CustomModel, tokenizer: Tokenizer, corpus: Corpus) -> Metrics:
+def evaluate(model: CustomModel, tokenizer: Tokenizer, corpus: Corpus) -> CorpusFigures:
     """Return the model's figures on a corpus."""
     return measure(compute_logits(model, tokenizer, corpus.texts), corpus)
 
 
-def measure(logits: NDArray[np.float32], corpus: Corpus) -> Metrics:
+def measure(logits: NDArray[np.float32], corpus: Corpus) -> CorpusFigures:
     """Compute figures from a corpus's logits; a label without texts counts in no mean."""
     labels, predicted, sources = np.array(corpus.labels), logits.argmax(axis=1), corpus.sources
     every = list(range(len(LABELS)))
@@ -97,7 +97,7 @@ def measure(logits: NDArray[np.float32], corpus: Corpus) -> Metrics:
             macro_f1(labels[rows], predicted[rows]),
             int(rows.sum()),
         )
-    return Metrics(
+    return CorpusFigures(
         float(accuracy_score(labels, predicted)),
         macro_f1(labels, predicted),
         {
@@ -126,7 +126,7 @@ class FunctionalFigures:
     abusing_called_hate: float
 
 
-def functional_figures(metrics: Metrics) -> FunctionalFigures:
+def functional_figures(metrics: CorpusFigures) -> FunctionalFigures:
     """Return what figures on invented texts say about hate."""
     hate, others = LABELS.index("hate"), [i for i, label in enumerate(LABELS) if label != "hate"]
     called, totals = metrics.confusion[:, hate], metrics.confusion.sum(axis=1)

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from hatespeech.training.recipe import Recipe, TrainingError
+from hatespeech.training import TrainingError
+from hatespeech.training.recipe import Recipe
 from hatespeech.training.sequences import batches, parts_by_tokens
 from hatespeech.training.stages import Stage
 
@@ -41,7 +42,7 @@ class Interrupted(Exception):
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """How far training has come."""
 
     stage: int = 0
@@ -55,24 +56,24 @@ class Progress:
 
 
 class StateFile:
-    """Keeps :class:`Progress` on disk, whole at any moment."""
+    """Keeps :class:`TrainingProgress` on disk, whole at any moment."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         """Keep it at ``path``, for runs with this fingerprint of data and settings only."""
         self.path = path
         self.fingerprint = fingerprint
 
-    def load(self) -> Progress:
+    def load(self) -> TrainingProgress:
         """Return the saved progress, or a fresh one if there is none.
 
         Raises :class:`TrainingError` if it belongs to other data or settings, or is damaged.
         """
         if not self.path.exists():
-            return Progress()
+            return TrainingProgress()
         try:
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
             fingerprint = saved.pop("fingerprint")
-            progress = Progress(**saved)
+            progress = TrainingProgress(**saved)
         except Exception as exc:  # torch raises many kinds for a file that is not its own
             raise TrainingError(f"{self.path}: damaged; delete the folder to start over") from exc
         if fingerprint != self.fingerprint:
@@ -82,7 +83,7 @@ class StateFile:
             )
         return progress
 
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: TrainingProgress) -> None:
         """Write next to the old file and take its place in one step."""
         temporary = self.path.with_suffix(".tmp")
         torch.save(vars(progress) | {"fingerprint": self.fingerprint}, temporary)
@@ -115,7 +116,7 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 def train_stage(
     stage: Stage,
     recipe: Recipe,
-    progress: Progress,
+    progress: TrainingProgress,
     state_file: StateFile,
     stop_requested: Callable[[], bool],
     end_epoch: Callable[[int], bool],

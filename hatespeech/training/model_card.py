@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from hatespeech.labels import LABELS
 from hatespeech.training.calibration import STRICT_PRECISION, THRESHOLDS_VERSION, Calibration
-from hatespeech.training.evaluation import FunctionalFigures, Metrics
+from hatespeech.training.evaluation import CorpusFigures, FunctionalFigures
 
 CONFUSION_PICTURE: Final = "confusion.png"
 RELIABILITY_PICTURE: Final = "calibration.png"
@@ -23,7 +23,7 @@ Nothing was written about this model's purpose, data and biases (`train.py --abo
 such a text here). Do not use it before you know them.
 """
 
-LONG_TEXTS = """\
+LONG_TEXTS_SECTION = """\
 ## Long texts
 
 The service reads up to 512 tokens at once, while nearly all training texts are shorter than 150. So
@@ -32,11 +32,11 @@ part of the training is on texts joined to random lengths of up to 512 tokens: {
 
 
 @dataclass(frozen=True)
-class Figures:
+class CardFigures:
     """What was measured on the finished weights; the corpus is ``test``, or else ``dev``."""
 
     corpus: str
-    metrics: Metrics
+    metrics: CorpusFigures
     calibration: Calibration
     error_before: float  # expected calibration error on the corpus
     error_after: float
@@ -47,7 +47,7 @@ class Figures:
 
 
 def model_card(
-    name: str, about: str | None, figures: Figures, provenance: Mapping[str, Any]
+    name: str, about: str | None, figures: CardFigures, provenance: Mapping[str, Any]
 ) -> str:
     """Return the card in Markdown, with figures measured on the folder's own weights."""
     recipe = provenance["hyperparameters"]
@@ -69,7 +69,7 @@ def model_card(
             shares = f"{share}, and {shares}"
         accuracy = f"accuracy is {figures.long_accuracy:.3f}"
         result = f"On {figures.corpus} texts joined in this way, {accuracy}."
-        sections.append(LONG_TEXTS.format(shares=shares, result=result))
+        sections.append(LONG_TEXTS_SECTION.format(shares=shares, result=result))
     sections.append(_training(provenance))
     return "\n".join(section.strip() + "\n" for section in sections)
 
@@ -92,7 +92,7 @@ the words that fill the templates are the same, and so are the authors.
 """
 
 
-def _calibration(figures: Figures) -> str:
+def _calibration(figures: CardFigures) -> str:
     calibration = figures.calibration
     return f"""\
 ## Calibration
@@ -106,7 +106,7 @@ the {figures.corpus} set and is {figures.error_after:.4f} ({calibration.dev_befo
 """
 
 
-def _thresholds(figures: Figures) -> str:
+def _thresholds(figures: CardFigures) -> str:
     lines = [
         "## Recommended thresholds",
         "",
@@ -125,7 +125,7 @@ def _thresholds(figures: Figures) -> str:
     return "\n".join(lines)
 
 
-def _figures(corpus_name: str, metrics: Metrics) -> str:
+def _figures(corpus_name: str, metrics: CorpusFigures) -> str:
     lines = [
         f"## Figures on the {corpus_name} set",
         "",

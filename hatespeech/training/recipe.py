@@ -27,10 +27,6 @@ SHAPES: Final[Mapping[str, Mapping[str, Any]]] = {
 MAX_TOKENS: Final = 512  # the longest sequence RoBERTa reads, <s> and </s> included
 
 
-class TrainingError(Exception):
-    """Training cannot start or go on; one line that names file, line or field, never a text."""
-
-
 @dataclass(frozen=True)
 class Recipe:
     """Everything but the data that decides what the weights become."""

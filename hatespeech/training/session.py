@@ -17,12 +17,12 @@ from tokenizers import Tokenizer
 
 from hatespeech.model import checkpoint
 from hatespeech.model.network import CustomModel
+from hatespeech.training.checkpoint_writer import BestKeeper
 from hatespeech.training.compression import cut_student, require_cuttable
 from hatespeech.training.corpus import Corpus
-from hatespeech.training.encoders import fresh_model, pretrained_model
 from hatespeech.training.evaluation import compute_logits
-from hatespeech.training.loop import Progress, StateFile, train_stage
-from hatespeech.training.output import BestKeeper
+from hatespeech.training.initial_models import fresh_model, pretrained_model
+from hatespeech.training.loop import StateFile, TrainingProgress, train_stage
 from hatespeech.training.recipe import Recipe, teacher_recipe
 from hatespeech.training.stages import Classification, Pretraining
 from hatespeech.training.vocabulary import train_tokenizer
@@ -45,7 +45,7 @@ class Session:
     device: torch.device
     partial: Path
     state_file: StateFile
-    progress: Progress
+    progress: TrainingProgress
     stop_requested: Callable[[], bool]
 
     def from_scratch(self, options: argparse.Namespace) -> tuple[CustomModel, Tokenizer]:
@@ -133,7 +133,7 @@ class Session:
         )
 
     def _begin(self, stage: int) -> None:
-        self.progress = Progress(stage, seconds=self.progress.seconds)
+        self.progress = TrainingProgress(stage, seconds=self.progress.seconds)
 
 
 def package_folder(name: str) -> str:

@@ -17,7 +17,7 @@ from hatespeech.model.network import CustomModel, ModelConfig
 from hatespeech.model.packing import PackedBatch
 from hatespeech.training import sequences
 from hatespeech.training.corpus import Corpus
-from hatespeech.training.encoders import initialise
+from hatespeech.training.initial_models import initialise
 from hatespeech.training.recipe import Recipe
 from hatespeech.training.sequences import Sample
 from hatespeech.training.vocabulary import BOS, EOS, MASK, PAD, special_id

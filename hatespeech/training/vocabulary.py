@@ -7,7 +7,7 @@ from typing import Final
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from hatespeech.training.recipe import TrainingError
+from hatespeech.training import TrainingError
 
 BOS: Final = "<s>"
 PAD: Final = "<pad>"

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from hatespeech.bulk import command as score
 from hatespeech.bulk.score_files import SCORES
-from hatespeech.bulk.tables.values import ARROW, EXACT, batch_of, text_of, widened
+from hatespeech.bulk.tables.json_values import ARROW, EXACT, batch_of, text_of, widened
 from hatespeech.serving.uploads.text_tables import Tsv
 from tests.support.processes.score import run_here as run
 from tests.support.processes.score import run_score

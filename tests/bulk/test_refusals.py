@@ -270,7 +270,7 @@ def test_help_teaches_and_loads_no_engine() -> None:
     ):
         assert word in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "hatespeech.bulk.engines.readers" in imported
+    assert "hatespeech.bulk.engines.reader_processes" in imported
     assert not imported & {"torch", "ray", "transformers"}
 
 

@@ -25,7 +25,7 @@ ROWS = 600
 OPTIONS = ("--chunk-rows", "100", "--readers", "1")
 # Each is where the next run is killed; the last leaves nothing to do.
 MOMENTS = [
-    ("hatespeech.bulk.run:check", 1, "before"),  # a folder, and nothing in it
+    ("hatespeech.bulk.run:check_inputs", 1, "before"),  # a folder, and nothing in it
     ("os:replace", 1, "before"),  # run.json is written, not yet under its name
     ("os:replace", 2, "before"),  # run.json is there, a part is written, not yet under its name
     ("os:replace", 2, "after"),  # one part more

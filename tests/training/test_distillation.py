@@ -20,13 +20,13 @@ from hatespeech.model.network import CustomModel
 from hatespeech.model.packing import PackedBatch
 from hatespeech.paths import file_sha256
 from hatespeech.text.normalizer import normalize_tweet
-from hatespeech.training import calibration, functional, output
+from hatespeech.training import calibration, checkpoint_writer, functional
 from hatespeech.training import command as train
 from hatespeech.training.compression import cut_student
 from hatespeech.training.corpus import Corpus, read_corpus
-from hatespeech.training.encoders import pretrained_model
 from hatespeech.training.evaluation import compute_logits, functional_figures, measure
-from hatespeech.training.loop import Progress
+from hatespeech.training.initial_models import pretrained_model
+from hatespeech.training.loop import TrainingProgress
 from hatespeech.training.recipe import MINI, SCRATCH, TEACHER_PACKAGE
 from hatespeech.training.sequences import Sample, finetuning_samples
 from hatespeech.training.session import package_folder
@@ -421,10 +421,10 @@ def test_a_saved_checkpoint_is_calibrated(tmp_path: Path) -> None:
     tokenizer = checkpoint.load_tokenizer(described)
     rows = read_corpus(SAMPLE)
     too_sure = calibration.fold(checkpoint.load_model(described).state_dict(), 1 / 3)
-    result = output.Result(
-        argparse.Namespace(), MINI, Progress(), torch.device("cpu"), rows, rows, None
+    result = checkpoint_writer.FinishedTraining(
+        argparse.Namespace(), MINI, TrainingProgress(), torch.device("cpu"), rows, rows, None
     )
-    saved, found = output.save_calibrated(
+    saved, found = checkpoint_writer.save_calibrated(
         tmp_path / "saved", too_sure, described.model, tokenizer, result,
         name="saved", provenance={}, dtype=torch.float32,
     )  # fmt: skip

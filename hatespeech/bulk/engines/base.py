@@ -38,7 +38,7 @@ class EngineError(Exception):
     """
 
 
-class Engine(Protocol):
+class BulkEngine(Protocol):
     """Scores chunks. Used as a context manager; leaving it frees processes and connections."""
 
     def score(

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 from hatespeech.bulk.engines.base import Chunk, EngineError, ScoredChunk
-from hatespeech.bulk.engines.readers import Read, Readers
+from hatespeech.bulk.engines.reader_processes import PackedTexts, ReaderPool
 from hatespeech.bulk.engines.rows import read_values, row_of
 from hatespeech.contract import Prediction
 from hatespeech.errors import InternalError, ServiceError, describe_exception
@@ -79,7 +79,7 @@ def make_engine(options: argparse.Namespace, settings: EngineSettings) -> LocalE
 
 
 class LocalEngine:
-    """See :class:`Engine`. Chunks come in order."""
+    """See :class:`BulkEngine`. Chunks come in order."""
 
     def __init__(self, classifier: Classifier, settings: EngineSettings, readers: int) -> None:
         self._classifier = classifier
@@ -87,13 +87,13 @@ class LocalEngine:
         self._budget = settings.max_batch_tokens
         self._known_good = classifier.encode("a text known to be good").windows
         self._stopped = threading.Event()
-        self._readers = Readers(classifier.encoder, readers)
+        self._readers = ReaderPool(classifier.encoder, readers)
         self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
 
     def score(
         self, chunks: Iterable[Chunk], progress: Callable[[int], object]
     ) -> Generator[ScoredChunk, None, None]:
-        """See :meth:`Engine.score`."""
+        """See :meth:`BulkEngine.score`."""
         pending: deque[Future[ScoredChunk]] = deque()
         for chunk in chunks:
             pending.append(self._begin(chunk, progress))
@@ -103,7 +103,7 @@ class LocalEngine:
             yield pending.popleft().result()
 
     def close(self) -> None:
-        """See :meth:`Engine.close`; a pass on the device ends by itself, unheard."""
+        """See :meth:`BulkEngine.close`; a pass on the device ends by itself, unheard."""
         self._stopped.set()
         self._readers.close()
         self._device.shutdown(wait=False, cancel_futures=True)
@@ -123,7 +123,7 @@ class LocalEngine:
         return self._device.submit(finish)
 
     def _score(
-        self, parts: Sequence[Future[Read]], progress: Callable[[int], object]
+        self, parts: Sequence[Future[PackedTexts]], progress: Callable[[int], object]
     ) -> list[Prediction | ServiceError]:
         """Score what readers have read; runs in the device's thread."""
         texts = [text for part in parts for text in part.result().unpack()]

@@ -131,7 +131,7 @@ class Parts(Datasource):
         return [ReadTask(read, unknown, schema=NUMBER)]
 
 
-class Scorer:
+class ScoringActor:
     """What an actor of ``map_batches`` runs: the local engine, on the device it was given.
 
     No exception leaves it, since Ray would log its message, which may quote a text.

@@ -23,7 +23,7 @@ from ray.exceptions import GetTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from hatespeech.bulk.engines.base import Chunk, EngineError, ScoredChunk
-from hatespeech.bulk.engines.ray_actors import Offers, Parts, Scorer
+from hatespeech.bulk.engines.ray_actors import Offers, Parts, ScoringActor
 from hatespeech.bulk.engines.ray_cluster import Actors, Cluster
 from hatespeech.contract import TextScore
 from hatespeech.engine.classifier import choose_folder
@@ -41,7 +41,7 @@ SENT: Final = {"dtype", "max_batch_tokens", "max_text_chars", "max_windows"}
 
 
 class RayEngine:
-    """See :class:`Engine`."""
+    """See :class:`BulkEngine`."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class RayEngine:
     def score(
         self, chunks: Iterable[Chunk], progress: Callable[[int], object]
     ) -> Generator[ScoredChunk, None, None]:
-        """See :meth:`Engine.score`; progress comes in whole chunks."""
+        """See :meth:`BulkEngine.score`; progress comes in whole chunks."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         offers: Any = ray.remote(Offers).options(num_cpus=0, scheduling_strategy=here).remote()
         source = iter(chunks)
@@ -104,7 +104,7 @@ class RayEngine:
                 yield ScoredChunk(index, rows, found["model"])
 
     def close(self) -> None:
-        """See :meth:`Engine.close`; a cluster that was there before stays."""
+        """See :meth:`BulkEngine.close`; a cluster that was there before stays."""
         self._cluster.close()
 
     def _next(self, results: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
@@ -153,7 +153,7 @@ class RayEngine:
         readers = min(4, max(self._actors.cpus // 2, 1 if self._actors.gpus else 0))
         parts = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0)
         scored = parts.map_batches(
-            Scorer,
+            ScoringActor,
             fn_constructor_args=(source.offers, self._settings, self._actors.cpus, readers),
             batch_size=1,
             batch_format="pyarrow",

@@ -17,7 +17,7 @@ from typing import Final, Self
 from hatespeech.bulk.engines.base import Chunk, ScoredChunk
 from hatespeech.bulk.engines.rows import row_of
 from hatespeech.bulk.engines.runpod_client import Endpoint
-from hatespeech.bulk.engines.runpod_jobs import Jobs
+from hatespeech.bulk.engines.runpod_jobs import EndpointJobs
 from hatespeech.contract import TextScore, parse_request
 from hatespeech.errors import ServiceError, TooLargeError
 from hatespeech.settings import EngineSettings
@@ -29,7 +29,7 @@ _CLOSE_SECONDS: Final = 10.0
 
 
 @dataclass(eq=False)
-class _Part:
+class _JobRows:
     """Rows of a chunk that are one job."""
 
     chunk: _OpenChunk
@@ -43,19 +43,19 @@ class _OpenChunk:
 
     index: int
     rows: list[TextScore | None]
-    parts: list[_Part] = field(default_factory=list)  # not finished
+    parts: list[_JobRows] = field(default_factory=list)  # not finished
 
     def scored(self, model: str) -> ScoredChunk:
         return ScoredChunk(self.index, [row for row in self.rows if row is not None], model)
 
 
 class RunpodEngine:
-    """See :class:`Engine`."""
+    """See :class:`BulkEngine`."""
 
     def __init__(
         self,
         endpoint: Endpoint,
-        jobs: Jobs,
+        jobs: EndpointJobs,
         settings: EngineSettings,
         *,
         in_flight: int,
@@ -67,7 +67,7 @@ class RunpodEngine:
         self._in_flight = in_flight
         self._job_texts = job_texts
         self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="runpod job")
-        self._running: dict[Future[list[TextScore]], _Part] = {}
+        self._running: dict[Future[list[TextScore]], _JobRows] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +83,7 @@ class RunpodEngine:
     def score(
         self, chunks: Iterable[Chunk], progress: Callable[[int], object]
     ) -> Generator[ScoredChunk, None, None]:
-        """See :meth:`Engine.score`.
+        """See :meth:`BulkEngine.score`.
 
         Raises :class:`EngineError`. A chunk is read as soon as a job may be submitted
         and none is left, so no more are open than there are jobs in flight and jobs of a chunk.
@@ -121,7 +121,7 @@ class RunpodEngine:
     def _open(self, chunk: Chunk) -> _OpenChunk:
         """Cut a chunk into jobs; what no worker would score gets its error here."""
         opened = _OpenChunk(chunk.index, [None] * len(chunk.texts))
-        part = _Part(opened)
+        part = _JobRows(opened)
         chars = size = 0
         for place, value in enumerate(chunk.texts):
             try:
@@ -135,7 +135,7 @@ class RunpodEngine:
                 or size + needed > JOB_BYTES
             ):
                 opened.parts.append(part)
-                part = _Part(opened)
+                part = _JobRows(opened)
                 chars = size = 0
             part.places.append(place)
             part.texts.append(text)

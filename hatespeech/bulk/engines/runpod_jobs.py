@@ -41,7 +41,7 @@ class Limits:
     queue: float  # until a worker takes it
 
 
-class Jobs:
+class EndpointJobs:
     """Scores texts on an endpoint, in any number of threads."""
 
     def __init__(self, endpoint: Endpoint, limits: Limits) -> None:

@@ -82,12 +82,12 @@ def make_engine(options: argparse.Namespace, settings: EngineSettings) -> Runpod
     Raises :class:`EngineError` for a missing key or endpoint, or an address that is not safe.
     """
     from hatespeech.bulk.engines.runpod_engine import RunpodEngine
-    from hatespeech.bulk.engines.runpod_jobs import Jobs, Limits
+    from hatespeech.bulk.engines.runpod_jobs import EndpointJobs, Limits
 
     endpoint = _endpoint(options)
     return RunpodEngine(
         endpoint,
-        Jobs(endpoint, Limits(job=options.job_timeout, queue=options.queue_timeout)),
+        EndpointJobs(endpoint, Limits(job=options.job_timeout, queue=options.queue_timeout)),
         settings,
         in_flight=options.in_flight,
         job_texts=options.job_texts or settings.max_texts_per_request,

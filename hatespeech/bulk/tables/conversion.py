@@ -15,9 +15,9 @@ from typing import Any, Final, cast
 
 import pyarrow as pa
 
-from hatespeech.bulk.tables.base import Block, Head, Inspector, Table
+from hatespeech.bulk.tables.json_values import ARROW, batch_of, plain, text_of, to_json, widened
 from hatespeech.bulk.tables.lines import JsonlTable
-from hatespeech.bulk.tables.values import ARROW, batch_of, plain, text_of, to_json, widened
+from hatespeech.bulk.tables.table import Block, Head, InputTable, Inspector
 
 HALF: Final = (re.compile("[\ud800-\udfff]"), "half a character, which UTF-8 can't hold")
 BREAK: Final = (re.compile("[\t\r\n]"), "a tab or a line break, which TSV can't hold")
@@ -30,20 +30,20 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _number(text: str) -> float | str:
+def _finite(text: str) -> float | str:
     value = float(text)
     return value if math.isfinite(value) else text  # float64 does not reach so far
 
 
 # One for all rows: json.loads would make one for each.
-READER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_number)
+READER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite)
 
 
 class Conversion:
     """What one output is made of. ``kinds`` is what was learnt when the input was checked."""
 
     def __init__(
-        self, kind: str, tables: Sequence[Table], kinds: Mapping[str, str | None] | None = None
+        self, kind: str, tables: Sequence[InputTable], kinds: Mapping[str, str | None] | None = None
     ) -> None:
         self.tables = tables
         self.kinds = dict(kinds or {})  # of columns that become Parquet: keys of ARROW
@@ -70,7 +70,7 @@ class Conversion:
             if fault := self._fault(name):
                 raise self._first.error(f"the name of one of its columns holds {fault}")
 
-    def inspector(self, table: Table) -> Inspector | None:
+    def inspector(self, table: InputTable) -> Inspector | None:
         """Return what looks at a table's rows, if that is needed to know whether they fit."""
         if _kind(table) == self._kind:
             return None
@@ -103,7 +103,7 @@ class Conversion:
             return Head(pa.schema([(name, ARROW[self.kinds[name]]) for name in self._columns]))
         return Head(None if self._kind == "JSONL" else self._columns)
 
-    def block(self, table: Table, block: Block, first: int) -> Block:
+    def block(self, table: InputTable, block: Block, first: int) -> Block:
         """Return a block as the output's writer takes it; ``first`` is its first row's number."""
         if _kind(table) == self._kind:
             return block
@@ -119,7 +119,7 @@ class Conversion:
         return Block(rows, block.texts)
 
     @property
-    def _first(self) -> Table:
+    def _first(self) -> InputTable:
         return self._named[0]
 
     @property
@@ -127,7 +127,7 @@ class Conversion:
         return self._named[1]
 
     @cached_property
-    def _named(self) -> tuple[Table, list[str]]:
+    def _named(self) -> tuple[InputTable, list[str]]:
         """The input that names the columns; JSONL, by its first row, only where no other does."""
         for table in sorted(self.tables, key=lambda table: _kind(table) == "JSONL"):
             names = _names(table, table.head())
@@ -135,7 +135,7 @@ class Conversion:
                 return table, names
         return self.tables[0], [self.tables[0].column]  # there are no rows
 
-    def _values(self, table: Table, rows: Any, first: int) -> Iterable[Sequence[Any]]:
+    def _values(self, table: InputTable, rows: Any, first: int) -> Iterable[Sequence[Any]]:
         """Return what stands in each column of each row."""
         if _kind(table) == "Parquet":
             return zip(*(plain(column) for column in rows.columns), strict=True)
@@ -143,7 +143,7 @@ class Conversion:
             return cast(list[list[str]], rows)
         return [self._in_order(table, row, number) for number, row in enumerate(rows, first)]
 
-    def _in_order(self, table: Table, row: str, number: int) -> list[Any]:
+    def _in_order(self, table: InputTable, row: str, number: int) -> list[Any]:
         record = _object(table, row, number)
         if record.keys() != set(self._columns):
             raise table.error(
@@ -152,7 +152,7 @@ class Conversion:
             )
         return [record[name] for name in self._columns]
 
-    def _inspect(self, table: Table, rows: Any, first: int) -> None:
+    def _inspect(self, table: InputTable, rows: Any, first: int) -> None:
         for number, row in enumerate(self._values(table, rows, first), first):
             for name, value in zip(self._columns, row, strict=True):
                 if fault := self._fault(text_of(value)):
@@ -164,11 +164,11 @@ class Conversion:
         return next((what for pattern, what in self._faults if pattern.search(text)), None)
 
 
-def _kind(table: Table) -> str:
+def _kind(table: InputTable) -> str:
     return table.source.format.kind
 
 
-def _names(table: Table, head: Head) -> list[str] | None:
+def _names(table: InputTable, head: Head) -> list[str] | None:
     """Return the names of a table's columns; ``None`` of JSONL without a row."""
     if head.columns is not None:
         parquet = isinstance(head.columns, pa.Schema)
@@ -177,7 +177,7 @@ def _names(table: Table, head: Head) -> list[str] | None:
     return None if row is None else list(_object(table, row, 1))
 
 
-def _object(table: Table, row: str, number: int) -> dict[str, Any]:
+def _object(table: InputTable, row: str, number: int) -> dict[str, Any]:
     try:
         record = READER.decode(row)
     except (ValueError, RecursionError):

@@ -11,17 +11,17 @@ from typing import Any, BinaryIO, ClassVar, NoReturn
 
 import pyarrow as pa
 
-from hatespeech.bulk.tables.base import BLOCK_ROWS, Block, Head, Inspector, Table, Writer
+from hatespeech.bulk.tables.table import BLOCK_ROWS, Block, Head, InputTable, Inspector, Writer
 from hatespeech.serving.uploads.text_tables import MAX_RECORD_CHARS, Csv, Lines, Tsv, chunked
 
 
-class TextTable(Table):
+class TextTable(InputTable):
     """A file of lines. A row that can't be read stops the run: no output could hold it."""
 
     newline: ClassVar[str]
 
     def count(self, progress: Callable[[int], object], inspect: Inspector | None = None) -> int:
-        """See :meth:`Table.count`."""
+        """See :meth:`InputTable.count`."""
         rows = seen = 0
         for row, place in self._rows():
             rows += 1
@@ -34,7 +34,7 @@ class TextTable(Table):
         return rows
 
     def blocks(self) -> Iterator[Block]:
-        """See :meth:`Table.blocks`."""
+        """See :meth:`InputTable.blocks`."""
         rows = (row for row, _ in self._rows())
         for block in chunked(rows, BLOCK_ROWS, self.chars):
             yield Block(block, self.texts_of(block))
@@ -83,7 +83,7 @@ class CsvTable(TextTable):
     dialect: ClassVar[dict[str, Any]] = Csv.dialect
 
     def head(self) -> Head:
-        """See :meth:`Table.head`."""
+        """See :meth:`InputTable.head`."""
         raw, content = self.source.open()
         # What is not UTF-8 may be in a row: that is told with the row's number.
         with raw, io.TextIOWrapper(content, "utf-8-sig", "replace", newline="") as text:
@@ -133,11 +133,11 @@ class JsonlTable(TextTable):
     newline = "\n"
 
     def head(self) -> Head:
-        """See :meth:`Table.head`; here each row has its own columns."""
+        """See :meth:`InputTable.head`; here each row has its own columns."""
         return Head(None)
 
     def count(self, progress: Callable[[int], object], inspect: Inspector | None = None) -> int:
-        """See :meth:`Table.count`; a column of texts that no row has is refused."""
+        """See :meth:`InputTable.count`; a column of texts that no row has is refused."""
         self._has_texts = False
         rows = super().count(progress, inspect)
         if rows and not self._has_texts:
@@ -198,7 +198,7 @@ class CsvWriter(Writer):
         """See :meth:`Writer.close`; nothing follows."""
 
     def _rows(self, rows: Any) -> None:
-        lines = _Lines()
+        lines = _LineEndings()
         # With the terminator \r\n Python quotes a field that holds either of the two.
         csv.writer(lines, lineterminator="\r\n", **self.dialect).writerows(rows)
         self._file.write("".join(lines.lines).encode())
@@ -210,7 +210,7 @@ class TsvWriter(CsvWriter):
     dialect = Tsv.dialect
 
 
-class _Lines:
+class _LineEndings:
     """Takes a CSV writer's lines, and ends each with \\n."""
 
     def __init__(self) -> None:

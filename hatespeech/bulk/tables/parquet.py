@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hatespeech.bulk.score_files import SCORES
-from hatespeech.bulk.tables.base import BLOCK_ROWS, Block, Head, Inspector, Table, Writer
+from hatespeech.bulk.tables.table import BLOCK_ROWS, Block, Head, InputTable, Inspector, Writer
 
 # A batch as it is read, as far as one row allows.
 BATCH_BYTES: Final = 16 * 1024 * 1024
@@ -21,11 +21,11 @@ GROUP_ROWS: Final = 65_536
 GROUP_BYTES: Final = 16 * 1024 * 1024
 
 
-class ParquetTable(Table):
+class ParquetTable(InputTable):
     """A Parquet file whose text column holds strings."""
 
     def head(self) -> Head:
-        """See :meth:`Table.head`."""
+        """See :meth:`InputTable.head`."""
         with self._open() as source:
             schema = source.schema_arrow
         if schema.names.count(self.column) != 1:
@@ -36,7 +36,7 @@ class ParquetTable(Table):
         return Head(schema)
 
     def count(self, progress: Callable[[int], object], inspect: Inspector | None = None) -> int:
-        """See :meth:`Table.count`; the file itself says it, unless rows are to be inspected."""
+        """See :meth:`InputTable.count`; the file says it, unless rows are to be inspected."""
         with self._open() as source:
             rows: int = source.metadata.num_rows
         size = self.source.size or 0
@@ -51,12 +51,12 @@ class ParquetTable(Table):
         return rows
 
     def blocks(self) -> Iterator[Block]:
-        """See :meth:`Table.blocks`."""
+        """See :meth:`InputTable.blocks`."""
         for batch in self._batches(None):
             yield Block(batch, batch.column(self.column).to_pylist())
 
     def texts(self) -> Iterator[list[Any]]:
-        """See :meth:`Table.texts`; reads no other column."""
+        """See :meth:`InputTable.texts`; reads no other column."""
         for batch in self._batches([self.column]):
             yield batch.column(self.column).to_pylist()
 

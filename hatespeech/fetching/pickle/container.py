@@ -20,7 +20,7 @@ from typing import Final
 import torch
 
 from hatespeech.fetching.pickle.reader import MAX_PICKLE_BYTES, Pickle, read_pickle
-from hatespeech.fetching.pickle.values import Storage, UnsafePickleError, refuse, shown
+from hatespeech.fetching.pickle.values import Storage, UnsafePickleError, quoted, refuse
 
 MAX_DIRECTORY_BYTES: Final = 1 << 20
 MAX_SMALL_ENTRY: Final = 64
@@ -156,7 +156,7 @@ def _open_zip(file: FileIO) -> TorchFile:
     for name, extent in entries.items():
         match = _ENTRY.fullmatch(name)
         if match is None or match["root"] in (".", ".."):
-            refuse(f"the archive holds an entry that torch.save does not write: {shown(name)}")
+            refuse(f"the archive holds an entry that torch.save does not write: {quoted(name)}")
         roots.add(match["root"])
         if match["key"]:
             keys[match["key"]] = extent
@@ -168,7 +168,7 @@ def _open_zip(file: FileIO) -> TorchFile:
             if stream.read(1):
                 refuse("the pickle is followed by other data")
         elif extent.length > MAX_SMALL_ENTRY:
-            refuse(f"an entry of the archive is oversized: {shown(name)}")
+            refuse(f"an entry of the archive is oversized: {quoted(name)}")
         else:
             text = _read_entry(file, extent)
             if name.endswith("/byteorder") and text != b"little":
@@ -204,7 +204,7 @@ def _entries(file: FileIO) -> dict[str, Extent]:
         if not 0 <= info.header_offset - end <= (_MAX_DESCRIPTOR if entries else 0):
             refuse("the archive's entries overlap or leave gaps")
         if info.filename in entries:
-            refuse(f"the archive holds an entry twice: {shown(info.filename)}")
+            refuse(f"the archive holds an entry twice: {quoted(info.filename)}")
         extent = entries[info.filename] = _extent(file, info)
         end = extent.start + extent.length
         if end > directory:
@@ -224,7 +224,7 @@ def _extent(file: FileIO, info: zipfile.ZipInfo) -> Extent:
         _LOCAL_HEADER.unpack(header)
     )
     if method != zipfile.ZIP_STORED or info.compress_type != zipfile.ZIP_STORED:
-        refuse(f"the archive holds a compressed entry: {shown(info.filename)}")
+        refuse(f"the archive holds a compressed entry: {quoted(info.filename)}")
     later = flags & _FLAG_DESCRIPTOR != 0  # Zeros here; checksum and sizes follow the data.
     if (
         magic != b"PK\x03\x04"
@@ -238,7 +238,7 @@ def _extent(file: FileIO, info: zipfile.ZipInfo) -> Extent:
             n not in (info.file_size, _IN_ZIP64) and not (later and n == 0) for n in (packed, size)
         )
     ):
-        refuse(f"an entry's header contradicts the directory: {shown(info.filename)}")
+        refuse(f"an entry's header contradicts the directory: {quoted(info.filename)}")
     start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
     return Extent(start, info.file_size, info.CRC)
 

@@ -28,8 +28,8 @@ from hatespeech.fetching.pickle.values import (
     PickledSet,
     TensorView,
     UnsafePickleError,
+    quoted,
     refuse,
-    shown,
 )
 from hatespeech.model.network import CustomModel, ModelConfig
 
@@ -162,7 +162,7 @@ def check_state_dict(state_dict: Mapping[str, torch.Tensor], config: Mapping[str
     if missing := expected.keys() - state_dict.keys():
         refuse(f"the state dict lacks {min(missing)}")
     if unexpected := state_dict.keys() - expected.keys():
-        refuse(f"the state dict holds an unexpected key: {shown(min(unexpected))}")
+        refuse(f"the state dict holds an unexpected key: {quoted(min(unexpected))}")
     dtype = state_dict["linear1.weight"].dtype
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         refuse("the state dict's weights are not floating point")

@@ -26,8 +26,8 @@ from hatespeech.fetching.pickle.values import (
     UnsafePickleError,
     call,
     create,
+    quoted,
     refuse,
-    shown,
 )
 
 # A module of 24 layers takes up to 64,000 opcodes (45,000 in the published one, which torch 1.11
@@ -209,7 +209,7 @@ class _Machine:
 
     def name_global(self, name: str) -> Global:
         if self.container == "plain" or name not in ALLOWED_GLOBALS:
-            refuse(f"the pickle names a global that is not allowed: {shown(name)}")
+            refuse(f"the pickle names a global that is not allowed: {quoted(name)}")
         return Global(name)
 
     def resolve(self, persistent_id: object) -> object:

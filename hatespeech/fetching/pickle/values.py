@@ -29,7 +29,7 @@ def refuse(reason: str) -> NoReturn:
     raise UnsafePickleError(reason) from None
 
 
-def shown(text: str) -> str:
+def quoted(text: str) -> str:
     """Quote a name out of a file, safe to print: ASCII, escaped, at most 80 characters of it."""
     return ascii(text if len(text) <= 80 else text[:77] + "...")
 

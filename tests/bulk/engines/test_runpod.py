@@ -18,7 +18,7 @@ import pytest
 from hatespeech.bulk.engines.base import Chunk, ScoredChunk
 from hatespeech.bulk.engines.runpod_client import BASE_URL_VARIABLE, Endpoint, Pace
 from hatespeech.bulk.engines.runpod_engine import JOB_BYTES, RunpodEngine
-from hatespeech.bulk.engines.runpod_jobs import Jobs, Limits
+from hatespeech.bulk.engines.runpod_jobs import EndpointJobs, Limits
 from hatespeech.bulk.engines.runpod_options import add_arguments, make_engine
 from hatespeech.contract import COLUMNS, Prediction, TextScore
 from hatespeech.engine.classifier import Classifier
@@ -101,7 +101,7 @@ def quick_engine(
     settings: EngineSettings | None = None,
 ) -> Iterator[RunpodEngine]:
     endpoint = Endpoint(cloud.endpoint.base_url, ENDPOINT_ID, KEY, QUICK)
-    jobs = Jobs(endpoint, Limits(job=600, queue=600))
+    jobs = EndpointJobs(endpoint, Limits(job=600, queue=600))
     with RunpodEngine(
         endpoint, jobs, settings or EngineSettings(), in_flight=in_flight, job_texts=job_texts
     ) as engine:

@@ -27,7 +27,7 @@ from hatespeech.bulk.engines.runpod_client import (
     retry_after,
 )
 from hatespeech.bulk.engines.runpod_engine import JOB_BYTES, RunpodEngine
-from hatespeech.bulk.engines.runpod_jobs import Jobs, Limits
+from hatespeech.bulk.engines.runpod_jobs import EndpointJobs, Limits
 from hatespeech.bulk.engines.runpod_options import add_arguments, make_engine
 from hatespeech.settings import EngineSettings
 from tests.paths import ROOT
@@ -63,7 +63,7 @@ def quick_engine(
     pace: Pace = QUICK,
 ) -> Iterator[RunpodEngine]:
     endpoint = Endpoint(cloud.base_url, endpoint_id, key, pace)
-    jobs = Jobs(endpoint, limits or Limits(job=600, queue=60))
+    jobs = EndpointJobs(endpoint, limits or Limits(job=600, queue=60))
     with RunpodEngine(endpoint, jobs, EngineSettings(), in_flight=in_flight, job_texts=2) as engine:
         yield engine
 
@@ -140,7 +140,7 @@ def test_a_request_that_fails_for_ever_ends_the_run(
 
 def test_an_endpoint_that_cannot_be_reached_ends_the_run(cloud: RunpodEndpoint) -> None:
     unreachable = Endpoint("http://127.0.0.1:9", ENDPOINT_ID, KEY, QUICK)
-    jobs = Jobs(unreachable, Limits(job=600, queue=60))
+    jobs = EndpointJobs(unreachable, Limits(job=600, queue=60))
     with RunpodEngine(unreachable, jobs, EngineSettings(), in_flight=1, job_texts=2) as engine:
         assert "at last with no answer (ConnectError)" in give_up(engine)
 

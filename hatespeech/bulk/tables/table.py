@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, ClassVar, Final
 
 import pyarrow as pa
 
-from hatespeech.bulk.errors import RunError
+from hatespeech.bulk import RunError
 from hatespeech.bulk.places import Input
 from hatespeech.bulk.score_files import SCORES
 
@@ -40,7 +40,7 @@ class Head:
     columns: Any  # names, or a Parquet schema; None where each row has its own
 
 
-class Table(ABC):
+class InputTable(ABC):
     """One input file."""
 
     def __init__(self, source: Input, column: str, prefix: str) -> None:

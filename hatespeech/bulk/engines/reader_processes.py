@@ -33,7 +33,7 @@ DEAD: Final = "processes that read texts die; is memory short? lower --readers, 
 
 
 @dataclass(frozen=True)
-class Read:
+class PackedTexts:
     """Texts as the model reads them, packed to travel between processes."""
 
     ids: bytes  # int32, of all windows, end to end
@@ -62,7 +62,7 @@ class Read:
         return texts
 
 
-def read_texts(encoder: Encoder, texts: Sequence[str]) -> Read:
+def read_texts(encoder: Encoder, texts: Sequence[str]) -> PackedTexts:
     """Read texts; one that can't be read gives its error."""
     ids, lengths, counts = array("i"), array("i"), array("i")
     errors: dict[int, ServiceError] = {}
@@ -80,10 +80,10 @@ def read_texts(encoder: Encoder, texts: Sequence[str]) -> Read:
         for window in windows:
             lengths.append(len(window))
             ids.extend(window)
-    return Read(ids.tobytes(), lengths.tobytes(), counts.tobytes(), errors)
+    return PackedTexts(ids.tobytes(), lengths.tobytes(), counts.tobytes(), errors)
 
 
-def serve(connection: Connection, state: EncoderState) -> None:
+def read_until_closed(connection: Connection, state: EncoderState) -> None:
     """Read what comes, until the pipe ends; the main function of a reader."""
     # Whatever it is, the other end sees the pipe's end; a traceback might quote a text.
     with contextlib.suppress(BaseException):
@@ -94,7 +94,7 @@ def serve(connection: Connection, state: EncoderState) -> None:
             connection.send(read_texts(encoder, connection.recv()))
 
 
-class Reader:
+class ReaderProcess:
     """One process."""
 
     def __init__(self, state: EncoderState) -> None:
@@ -110,12 +110,12 @@ class Reader:
             self._connection.recv()
             self._ready = True
 
-    def read(self, texts: Sequence[str]) -> Read:
+    def read(self, texts: Sequence[str]) -> PackedTexts:
         """Have texts read; raise :class:`EOFError` or :class:`OSError` if the process is dead."""
         self.wait()
         self._connection.send(texts)
         found = self._connection.recv()
-        assert isinstance(found, Read)  # noqa: S101 - for mypy: serve sends nothing else
+        assert isinstance(found, PackedTexts)  # noqa: S101 - for mypy: read_until_closed sends nothing else
         return found
 
     def restart(self) -> None:
@@ -141,7 +141,9 @@ class Reader:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         # Not daemonic would mean that an interpreter on its way out waits for it.
-        self._process = context.Process(target=serve, args=(theirs, self._state), daemon=True)
+        self._process = context.Process(
+            target=read_until_closed, args=(theirs, self._state), daemon=True
+        )
         resource_tracker.ensure_running()  # it would undo the mask
         with _interrupts_blocked():
             self._process.start()
@@ -159,14 +161,14 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Readers:
+class ReaderPool:
     """Several readers, each with a thread here that waits for it; none reads in this process."""
 
     def __init__(self, encoder: Encoder, count: int) -> None:
         self._encoder = encoder
         self._closed = False
-        self._idle: SimpleQueue[Reader] = SimpleQueue()
-        self._all = [Reader(encoder.state()) for _ in range(count)]
+        self._idle: SimpleQueue[ReaderProcess] = SimpleQueue()
+        self._all = [ReaderProcess(encoder.state()) for _ in range(count)]
         try:
             for reader in self._all:
                 reader.wait()
@@ -175,11 +177,11 @@ class Readers:
             raise EngineError(DEAD) from None
         self._threads = ThreadPoolExecutor(max(count, 1), thread_name_prefix="reader")
 
-    def submit(self, texts: Sequence[str]) -> Future[Read]:
+    def submit(self, texts: Sequence[str]) -> Future[PackedTexts]:
         """Have texts read, soon; the future may raise :class:`EngineError`."""
         if self._all:
             return self._threads.submit(self._read, texts)
-        done: Future[Read] = Future()
+        done: Future[PackedTexts] = Future()
         done.set_result(read_texts(self._encoder, texts))
         return done
 
@@ -192,7 +194,7 @@ class Readers:
         self._threads.shutdown()
         self._all = []
 
-    def _read(self, texts: Sequence[str]) -> Read:
+    def _read(self, texts: Sequence[str]) -> PackedTexts:
         reader = self._idle.get()
         try:
             try:

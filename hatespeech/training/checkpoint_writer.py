@@ -47,11 +47,11 @@ from hatespeech.training.evaluation import (
     measure,
 )
 from hatespeech.training.functional import TEMPLATES, held_out_corpus
-from hatespeech.training.loop import Progress
+from hatespeech.training.loop import TrainingProgress
 from hatespeech.training.model_card import (
     CONFUSION_PICTURE,
     RELIABILITY_PICTURE,
-    Figures,
+    CardFigures,
     model_card,
 )
 from hatespeech.training.recipe import MINI_ENCODER, SHAPES, Recipe, teacher_recipe
@@ -71,7 +71,7 @@ class BestKeeper:
         model: CustomModel,
         tokenizer: Tokenizer,
         dev: Corpus,
-        progress: Progress,
+        progress: TrainingProgress,
         recipe: Recipe,
         path: Path,
     ) -> None:
@@ -94,12 +94,12 @@ class BestKeeper:
 
 
 @dataclass(frozen=True)
-class Result:
+class FinishedTraining:
     """A finished training: how it was asked for, and what it was given."""
 
     options: argparse.Namespace
     recipe: Recipe
-    progress: Progress
+    progress: TrainingProgress
     device: torch.device
     train: Corpus
     dev: Corpus
@@ -107,7 +107,7 @@ class Result:
 
 
 def write_folder(
-    folder: Path, best: Path, config: ModelConfig, tokenizer: Tokenizer, result: Result
+    folder: Path, best: Path, config: ModelConfig, tokenizer: Tokenizer, result: FinishedTraining
 ) -> Checkpoint:
     """Write weights, tokenizer, configuration, picture and model card into ``folder``.
 
@@ -138,7 +138,7 @@ def write_folder(
         rng = np.random.default_rng(result.recipe.seed)
         long_accuracy = evaluate(model, tokenizer, long_corpus(corpus, LONG_TEXTS, rng)).accuracy
     uncalibrated = logits * calibration.temperature
-    figures = Figures(
+    figures = CardFigures(
         corpus_name,
         metrics,
         calibration,
@@ -161,7 +161,7 @@ def write_folder(
     return checkpoint.describe(folder)
 
 
-def record_flagged(path: Path, figures: Figures) -> None:
+def record_flagged(path: Path, figures: CardFigures) -> None:
     """Put the thresholds' precision and recall beside them into ``config.json``."""
     config = json.loads(path.read_text(encoding="utf-8"))
     config["thresholds"]["measured"] = {
@@ -187,7 +187,7 @@ def save_calibrated(
     state: Mapping[str, Tensor],
     config: ModelConfig,
     tokenizer: Tokenizer,
-    result: Result,
+    result: FinishedTraining,
     **fields: Any,
 ) -> tuple[Checkpoint, Calibration]:
     """Fit the temperature and the thresholds on the dev set, and save with both."""
@@ -203,7 +203,7 @@ def save_calibrated(
     return saved, calibration
 
 
-def provenance(result: Result) -> dict[str, Any]:
+def provenance(result: FinishedTraining) -> dict[str, Any]:
     """Return what ``config.json`` records of the making; no path of this machine is in it."""
     options, progress = result.options, result.progress
     corpora = {"train": result.train, "dev": result.dev, "test": result.test}
@@ -236,7 +236,7 @@ def provenance(result: Result) -> dict[str, Any]:
     }
 
 
-def taught_by(result: Result) -> dict[str, Any]:
+def taught_by(result: FinishedTraining) -> dict[str, Any]:
     """Return what is recorded of a teacher, and of the invented texts."""
     return {
         "teacher": {

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from hatespeech.model.network import CustomModel, ModelConfig
-from hatespeech.training.recipe import TrainingError
+from hatespeech.training import TrainingError
 from hatespeech.training.vocabulary import BOS, EOS, MASK, PAD, UNK, wrap_in_sentence_marks
 
 BERT_SPECIAL_TOKENS: Final = {
