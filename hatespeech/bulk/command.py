@@ -18,11 +18,11 @@ from hatespeech.bulk.engines.base import EngineError
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import RunOptions, make_plan, receipt_of
 from hatespeech.bulk.run import Outcome, run
-from hatespeech.cli import make_parser, say, whole_number
+from hatespeech.cli import make_parser, restored_signals, say, whole_number
 from hatespeech.errors import CheckpointError, SettingsError, describe_exception
 from hatespeech.labels import LABELS
 from hatespeech.libraries import set_library_defaults
-from hatespeech.logs import LOGGER, JsonFormatter
+from hatespeech.logs import JsonFormatter, shown_logs
 from hatespeech.settings import EngineSettings
 
 DESCRIPTION = """\
@@ -112,7 +112,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "score.py") -> int:
     try:
         with interruptible():
             settings = EngineSettings.from_environment(os.environ)
-            with shown_logs(settings):
+            as_json = settings.log_format == "json"
+            formatter = JsonFormatter() if as_json else logging.Formatter("%(message)s")
+            with shown_logs(formatter, settings.log_level):
                 return score(options, settings)
     except (RunError, EngineError, CheckpointError, SettingsError) as exc:
         fault = str(exc)
@@ -181,33 +183,6 @@ def summary(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-class _PastBars(logging.Handler):
-    """Writes log lines where a progress bar leaves room."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a line."""
-        say(self.format(record))
-
-
-@contextlib.contextmanager
-def shown_logs(settings: EngineSettings) -> Iterator[None]:
-    """Show what the package logs, and leave its logger as it was."""
-    handler = _PastBars()
-    handler.setFormatter(
-        JsonFormatter() if settings.log_format == "json" else logging.Formatter("%(message)s")
-    )
-    # Not the root logger: libraries log what they were given.
-    log = logging.getLogger(LOGGER)
-    before = log.handlers, log.level
-    log.handlers = [handler]
-    log.setLevel(settings.log_level)
-    try:
-        yield
-    finally:
-        log.handlers = before[0]
-        log.setLevel(before[1])
-
-
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Have SIGTERM do what Ctrl-C does."""
@@ -215,8 +190,6 @@ def interruptible() -> Iterator[None]:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
+    with restored_signals(signal.SIGTERM):
+        signal.signal(signal.SIGTERM, interrupt)
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

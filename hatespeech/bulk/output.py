@@ -8,9 +8,9 @@ from typing import BinaryIO, cast
 
 import pyarrow as pa
 
+from hatespeech.bars import progress_bar
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import WRITERS, Output, Plan, changed
-from hatespeech.bulk.progress import bar
 from hatespeech.bulk.score_files import ScoreReader
 from hatespeech.bulk.statistics import Statistics
 from hatespeech.bulk.tables.conversion import Conversion
@@ -25,7 +25,7 @@ def write_outputs(
     folder = plan.partial / "output"
     folder.remove()
     counts = iter(rows)
-    with bar("writing", sum(rows), "rows") as shown:
+    with progress_bar("writing", sum(rows), "rows") as shown:
         for output, conversion in zip(plan.outputs, conversions, strict=True):
             place = folder / (output.name or plan.out.name)
             Place(place.fs, place.path.rpartition("/")[0]).make_folder()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from hatespeech.bulk import RunError
+from hatespeech.urls import shown_url
 
 KINDS: Final[Mapping[str, str]] = {
     ".csv": "CSV",
@@ -66,7 +66,7 @@ class Place:
         try:
             fs, path = fsspec.url_to_fs(url)
         except (ImportError, ValueError) as exc:
-            raise RunError(f"{shown(url)}: {str(exc).splitlines()[0]}") from None
+            raise RunError(f"{shown_url(url)}: {str(exc).splitlines()[0]}") from None
         return cls(fs, path.rstrip("/") or "/")
 
     @property
@@ -83,7 +83,7 @@ class Place:
         return Place(self.fs, f"{self.path}/{name}")
 
     def __str__(self) -> str:
-        return self.path if self.is_local else shown(self.fs.unstrip_protocol(self.path))
+        return self.path if self.is_local else shown_url(self.fs.unstrip_protocol(self.path))
 
     def beside(self, suffix: str) -> Place:
         """Return the place of this name and a suffix."""
@@ -200,12 +200,6 @@ class Input:
         return raw, cast(BinaryIO, pa.CompressedInputStream(raw, self.format.compression))
 
 
-def shown(url: str) -> str:
-    """Return a URL without what may be a secret: who asks, and the query of a signed one."""
-    without_user = re.sub(r"(?<=://)[^/@]*@", "", url)
-    return re.sub(r"(https?://[^?]*)\?.*", r"\1", without_user, flags=re.DOTALL)
-
-
 @dataclass(frozen=True)
 class Found:
     """What IN names."""
@@ -237,7 +231,7 @@ def find_inputs(url: str, out: Place) -> Found:
         fixed = [any(sign in part for sign in "*?[") for part in parts].index(True)
         root = str(PurePosixPath(*parts[:fixed])) if fixed else ""
     else:
-        raise RunError(f"{shown(url)}: there is no such file or folder")
+        raise RunError(f"{shown_url(url)}: there is no such file or folder")
     inputs = []
     left_out = []
     for path in sorted(found):
@@ -254,7 +248,7 @@ def find_inputs(url: str, out: Place) -> Found:
         info = fs.info(path) if place.is_local else found[path]
         inputs.append(_input(Place(fs, path), name, info))
     if not inputs:
-        raise RunError(f"{shown(url)}: holds no file whose name ends in {FORMATS}")
+        raise RunError(f"{shown_url(url)}: holds no file whose name ends in {FORMATS}")
     return Found(inputs, True, left_out)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from hatespeech.bulk import RunError
@@ -20,7 +19,6 @@ from hatespeech.bulk.places import (
     Input,
     Place,
     find_inputs,
-    shown,
 )
 from hatespeech.bulk.tables.conversion import Conversion
 from hatespeech.bulk.tables.lines import (
@@ -33,7 +31,9 @@ from hatespeech.bulk.tables.lines import (
 )
 from hatespeech.bulk.tables.parquet import ParquetTable, ParquetWriter
 from hatespeech.bulk.tables.table import InputTable, Writer
+from hatespeech.locks import FolderHeldError, held_folder
 from hatespeech.settings import EngineSettings
+from hatespeech.urls import shown_url
 
 TABLES: Final[Mapping[str, type[InputTable]]] = {
     "CSV": CsvTable,
@@ -117,7 +117,7 @@ def make_plan(options: RunOptions, settings: EngineSettings) -> Plan:
     out, source = Place.of(options.out), Place.of(options.source)
     # OUT.partial is removed at the end, and "remove OUT" would be bad advice.
     if _is_below(source, out) or _is_below(source, out.beside(PARTIAL)):
-        raise RunError(f"{shown(options.source)}: must be outside of OUT and OUT.partial")
+        raise RunError(f"{shown_url(options.source)}: must be outside of OUT and OUT.partial")
     found = find_inputs(options.source, out)
     inputs = found.inputs
     form = None if options.out.endswith("/") else Format.of(out.name)
@@ -234,18 +234,8 @@ def locked(folder: Place) -> Iterator[None]:
     if not folder.is_local:
         yield
         return
-    while True:
-        current = False
-        folder.make_folder()
-        with open(f"{folder.path}/lock", "wb") as file:  # noqa: PTH123 - a path of fsspec's
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(f"{folder}: another run is writing there") from None
-            # Whoever held it may have finished, and removed it, in between.
-            with contextlib.suppress(FileNotFoundError):
-                there = os.stat(file.name)  # noqa: PTH116 - a path of fsspec's
-                current = os.path.samestat(os.fstat(file.fileno()), there)
-            if current:
-                yield
-                return
+    try:
+        with held_folder(Path(folder.path)):
+            yield
+    except FolderHeldError:
+        raise RunError(f"{folder}: another run is writing there") from None

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from hatespeech.bars import progress_bar
 from hatespeech.bulk import RunError
 from hatespeech.bulk.engines.base import BulkEngine, Chunk, EngineError
 from hatespeech.bulk.output import write_outputs
@@ -26,7 +27,6 @@ from hatespeech.bulk.plan import (
     require_free,
     require_unchanged,
 )
-from hatespeech.bulk.progress import bar
 from hatespeech.bulk.report import render
 from hatespeech.bulk.score_files import ScoreFiles, ScoreReader, require_model
 from hatespeech.bulk.statistics import Statistics
@@ -158,7 +158,7 @@ def check_inputs(plan: Plan) -> tuple[list[int], list[Conversion]]:
     sizes = [source.size for source in plan.inputs]
     total = None if None in sizes else sum(size or 0 for size in sizes)
     rows = []
-    with bar("checking", total, "B") as shown:
+    with progress_bar("checking", total, "B") as shown:
         for conversion in conversions:
             for table in conversion.tables:
                 rows.append(table.count(shown.update, conversion.inspector(table)))
@@ -192,7 +192,7 @@ def score_missing(
     count = scored = 0
     started = time.monotonic()
 
-    with bar("scoring", rows, "rows") as shown:
+    with progress_bar("scoring", rows, "rows") as shown:
 
         def missing() -> Iterator[Chunk]:
             nonlocal count

@@ -28,6 +28,7 @@ from hatespeech.fetching.options import (
 )
 from hatespeech.fetching.workplace import DownloadBar, make_parents, require_room, workplace
 from hatespeech.paths import file_sha256
+from hatespeech.urls import shown_url
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -256,8 +257,6 @@ def tokenizer_files(folder: Path) -> dict[str, str]:
 
 def wanted_provenance(options: argparse.Namespace, recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a folder made by these options records, as far as is known without fetching."""
-    from hatespeech.fetching.http import shown_url
-
     source: dict[str, Any] = {}
     if is_url(options.checkpoint):
         source["url"] = shown_url(options.checkpoint)

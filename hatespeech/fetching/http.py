@@ -17,26 +17,24 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
 
 from hatespeech.fetching import FetchError
+from hatespeech.retry import RETRIED_STATUS, Backoff, retry_after
+from hatespeech.urls import shown_url
 
 PART: Final = "checkpoint.part"
 STATE: Final = "checkpoint.json"
 
-# Worth another try: the request timed out, too many of them, the server or something before it.
-_RETRIED_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+BACKOFF: Final = Backoff(first=0.5, longest=30.0)  # after tries in a row that brought nothing
+_LONGEST_RETRY_AFTER: Final = 120.0  # seconds
 _RETRIED_ERRORS: Final = (
     httpx2.TimeoutException,
     httpx2.NetworkError,
     httpx2.ProxyError,
     httpx2.RemoteProtocolError,
 )
-_FIRST_DELAY: Final = 0.5  # seconds, doubled for each try in a row that brought nothing
-_LONGEST_DELAY: Final = 30.0
-_LONGEST_RETRY_AFTER: Final = 120.0
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
@@ -84,12 +82,6 @@ class Download:
     fetched: str  # when, ISO 8601
 
 
-def shown_url(url: str) -> str:
-    """Return a URL without user, password, query string and fragment: fit to print and record."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
 def download(
     url: str,
     folder: Path,
@@ -128,7 +120,7 @@ def download(
                 raise FetchError(
                     f"{shown_url(url)}: {reason}; gave up after {failures} tries in a row"
                 )
-            delay = max(wait, min(_FIRST_DELAY * 2 ** (failures - 1), _LONGEST_DELAY))
+            delay = max(wait, BACKOFF.seconds(failures))
             notify(f"{reason}; trying again in {delay:g} s")
             time.sleep(delay)
 
@@ -161,8 +153,9 @@ def _attempt(
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and known is not None:
             discard(folder)
             raise _TryAgainError("the file on the server has become shorter; starting again")
-        if status in _RETRIED_STATUS:
-            raise _TryAgainError(f"the server answered {_phrase(status)}", _retry_after(response))
+        if status in RETRIED_STATUS:
+            wait = min(retry_after(response.headers), _LONGEST_RETRY_AFTER)
+            raise _TryAgainError(f"the server answered {_phrase(status)}", wait)
         if status == HTTPStatus.PARTIAL_CONTENT and known is not None:
             overlap = _check_partial(folder, url, response, known, have)
             remote, start = known, have - len(overlap)
@@ -228,12 +221,6 @@ def _size(path: Path) -> int:
 def _content_length(response: httpx2.Response) -> int | None:
     text = response.headers.get("content-length", "")
     return int(text) if text.isdecimal() else None
-
-
-def _retry_after(response: httpx2.Response) -> float:
-    """Return the seconds a server asks to wait; its other form, a date, is left to the back-off."""
-    text = response.headers.get("retry-after", "")
-    return min(float(text), _LONGEST_RETRY_AFTER) if text.isdecimal() else 0.0
 
 
 def _phrase(status: int) -> str:

@@ -20,6 +20,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processo
 from tokenizers.models import BPE
 
 from hatespeech.fetching import FetchError
+from hatespeech.retry import RETRIED_STATUS, Backoff
 
 TOKENIZER: Final = "tokenizer.json"
 VOCABULARY: Final = "vocab.json"
@@ -28,7 +29,7 @@ OPTIONS: Final = "tokenizer_config.json"
 
 BEGIN, PAD, END, UNKNOWN, MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
 
-_FIRST_DELAY: Final = 0.5  # seconds, doubled for each further try
+_BACKOFF: Final = Backoff(first=0.5, longest=30.0)
 
 T = TypeVar("T")
 
@@ -190,7 +191,8 @@ def _with_retries(
             reason, lasting = "no such revision", True
         except errors.HfHubHTTPError as exc:
             status = exc.response.status_code
-            reason, lasting = f"the hub answered {status}", status < 500 and status != 429
+            lasting = status < 500 and status not in RETRIED_STATUS
+            reason = f"the hub answered {status}"
         except httpx2.TransportError:
             reason = "the hub cannot be reached"
         except errors.LocalEntryNotFoundError:  # the library has tried six times by now
@@ -199,7 +201,7 @@ def _with_retries(
             reason, lasting = (str(exc) or type(exc).__name__).splitlines()[0], True
         if lasting or tries > retries:
             break
-        delay = _FIRST_DELAY * 2 ** (tries - 1)
+        delay = _BACKOFF.seconds(tries)
         notify(f"{what}: {reason}; trying again in {delay:g} s")
         time.sleep(delay)
     raise FetchError(f"{what}: {reason}")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from tqdm import tqdm
 
+from hatespeech.bars import progress_bar
 from hatespeech.fetching import FetchError
+from hatespeech.locks import FolderHeldError, held_folder
 
 
 class DownloadBar:
@@ -29,18 +29,7 @@ class DownloadBar:
     def __call__(self, done: int, total: int | None) -> None:
         """Show that ``done`` bytes of ``total`` are there; ``done`` may fall back."""
         if self._bar is None:
-            # A log that is no terminal gets a line every ten seconds instead of ten a second.
-            interval = 0.1 if sys.stderr.isatty() else 10.0
-            self._bar = tqdm(
-                desc="checkpoint",
-                total=total,
-                initial=done,
-                unit="B",
-                unit_scale=True,
-                mininterval=interval,
-                maxinterval=max(10.0, interval),
-                file=sys.stderr,
-            )
+            self._bar = progress_bar("checkpoint", total, "B", done)
         self._bar.total = total
         self._bar.update(done - self._bar.n)
 
@@ -72,21 +61,18 @@ def make_parents(folder: Path) -> None:
 @contextlib.contextmanager
 def workplace(folder: Path) -> Iterator[Path]:
     """Hold the hidden folder for this process alone; clear it of all but an unfinished download."""
-    folder.mkdir(exist_ok=True)
-    lock = folder / "lock"
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FetchError(f"another run is at work in {folder}") from None
-        clear(folder)
-        try:
-            yield folder
-        finally:
+    try:
+        with held_folder(folder):
             clear(folder)
-            lock.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty: an unfinished download stays
-                folder.rmdir()
+            try:
+                yield folder
+            finally:
+                clear(folder)
+                (folder / "lock").unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # not empty: an unfinished download stays
+                    folder.rmdir()
+    except FolderHeldError:
+        raise FetchError(f"another run is at work in {folder}") from None
 
 
 def clear(folder: Path) -> None:

@@ -58,7 +58,7 @@ from hatespeech.training.recipe import MINI_ENCODER, SHAPES, Recipe, teacher_rec
 from hatespeech.training.sequences import long_corpus
 from hatespeech.training.stages import class_weights
 
-logger = logging.getLogger("train")
+log = logging.getLogger(__name__)
 
 LONG_TEXTS: Final = 1000  # joined texts that the card's figure on long texts is measured on
 
@@ -83,7 +83,7 @@ class BestKeeper:
     def end_epoch(self, epoch: int) -> bool:
         """Evaluate; returns whether patience has run out."""
         metrics = evaluate(self._model, self._tokenizer, self._dev)
-        logger.info("  dev accuracy %.4f, macro-F1 %.4f", metrics.accuracy, metrics.macro_f1)
+        log.info("  dev accuracy %.4f, macro-F1 %.4f", metrics.accuracy, metrics.macro_f1)
         # Of equal epochs the later one: it has settled at a lower learning rate.
         if metrics.macro_f1 >= self._progress.best_f1:
             temporary = self.path.with_suffix(".tmp")
@@ -132,7 +132,7 @@ def write_folder(
     labels = np.array(corpus.labels)
     logits = compute_logits(model, tokenizer, corpus.texts)
     metrics = measure(logits, corpus)
-    logger.info("%s accuracy %.4f, macro-F1 %.4f", corpus_name, metrics.accuracy, metrics.macro_f1)
+    log.info("%s accuracy %.4f, macro-F1 %.4f", corpus_name, metrics.accuracy, metrics.macro_f1)
     long_accuracy = None
     if result.recipe.long_share:
         rng = np.random.default_rng(result.recipe.seed)
@@ -197,7 +197,7 @@ def save_calibrated(
     logits = compute_logits(model, tokenizer, result.dev.texts)
     calibration = calibrate(logits, labels)
     thresholds = recommend(probabilities(logits / calibration.temperature), labels)
-    logger.info("temperature %.3f", calibration.temperature)
+    log.info("temperature %.3f", calibration.temperature)
     state = fold(state, calibration.temperature)
     saved = checkpoint.save(folder, state, config, tokenizer, thresholds=thresholds, **fields)
     return saved, calibration

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import torch
 
-from hatespeech.cli import make_parser
+from hatespeech.cli import make_parser, whole_number
 from hatespeech.errors import CheckpointError
 from hatespeech.labels import LABELS
+from hatespeech.logs import shown_logs
 from hatespeech.paths import file_sha256
 from hatespeech.text.normalizer import NORMALIZER_VERSION
 from hatespeech.training import TrainingError
@@ -43,7 +44,7 @@ from hatespeech.training.recipe import (
 )
 from hatespeech.training.session import Session
 
-logger = logging.getLogger("train")
+log = logging.getLogger(__name__)
 
 DESCRIPTION = """\
 Train a checkpoint folder that the service can serve (MODEL_DIR=OUTPUT).
@@ -87,10 +88,14 @@ def training_parser(prog: str) -> argparse.ArgumentParser:
     add("--name", help="the model's name in replies (default: the output folder's name)")
     add("--about", type=Path, metavar="MD", help="text for the model card: purpose, data, biases")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda[:N]")
-    add("--seed", type=_not_negative, help=_default("seed"))
-    add("--epochs", type=_positive, help="at most; " + _default("epochs"))
-    add("--patience", type=_positive, help="epochs without a better F1; " + _default("patience"))
-    add("--batch-size", type=_positive, help="texts per step; " + _default("batch_size"))
+    add("--seed", type=whole_number(0), help=_default("seed"))
+    add("--epochs", type=whole_number(1), help="at most; " + _default("epochs"))
+    add(
+        "--patience",
+        type=whole_number(1),
+        help="epochs without a better F1; " + _default("patience"),
+    )
+    add("--batch-size", type=whole_number(1), help="texts per step; " + _default("batch_size"))
     add("--learning-rate", type=_rate, help="peak; " + _default("learning_rate"))
     add(
         "--class-weights",
@@ -102,7 +107,7 @@ def training_parser(prog: str) -> argparse.ArgumentParser:
     )
     add(
         "--vocab-size",
-        type=_positive,
+        type=whole_number(1),
         help="default: 4900 for mini, 8000 for scratch; others have their own",
     )
     mini = parser.add_argument_group("only with --encoder mini")
@@ -117,12 +122,14 @@ def training_parser(prog: str) -> argparse.ArgumentParser:
         metavar="N,N,…",
         help="layers of the teacher that the student keeps (default: 0,2,5)",
     )
-    mini.add_argument("--intermediate-size", type=_positive, help="default: 768")
+    mini.add_argument("--intermediate-size", type=whole_number(1), help="default: 768")
     scratch = parser.add_argument_group("only with --encoder scratch")
-    scratch.add_argument("--hidden-size", type=_positive, help="default: 256")
-    scratch.add_argument("--layers", type=_positive, help="default: 4")
+    scratch.add_argument("--hidden-size", type=whole_number(1), help="default: 256")
+    scratch.add_argument("--layers", type=whole_number(1), help="default: 4")
     scratch.add_argument(
-        "--pretrain-epochs", type=_not_negative, help=f"default: {SCRATCH.pretrain_epochs}; 0: none"
+        "--pretrain-epochs",
+        type=whole_number(0),
+        help=f"default: {SCRATCH.pretrain_epochs}; 0: none",
     )
     return parser
 
@@ -156,16 +163,6 @@ def _layers(value: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _positive(value: str) -> int:
-    if not value.isdecimal() or int(value) < 1:
-        raise argparse.ArgumentTypeError("must be a whole number of at least 1")
-    return int(value)
-
-
-def _not_negative(value: str) -> int:
-    return 0 if value == "0" else _positive(value)
-
-
 def _rate(value: str) -> float:
     try:
         rate = float(value)
@@ -189,9 +186,9 @@ def _class_weights(value: str) -> tuple[float, ...]:
 def main(arguments: Sequence[str] | None = None, prog: str = "train.py") -> int:
     """Run the command; returns the exit code (130 after an interruption)."""
     options = parse(arguments, prog)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        train(options)
+        with shown_logs(logging.Formatter("%(message)s"), logging.INFO):
+            train(options)
     except (TrainingError, CheckpointError, OSError) as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 1
@@ -233,7 +230,7 @@ def train(options: argparse.Namespace) -> None:
     # The folder appears in one step, so that nobody ever loads half of it.
     folder.path.rename(output)
     shutil.rmtree(partial)
-    logger.info("wrote %s (%s)", output, folder.model_id)
+    log.info("wrote %s (%s)", output, folder.model_id)
 
 
 def check_about(path: Path | None) -> None:

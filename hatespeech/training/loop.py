@@ -25,12 +25,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from hatespeech.cli import restored_signals
 from hatespeech.training import TrainingError
 from hatespeech.training.recipe import Recipe
 from hatespeech.training.sequences import batches, parts_by_tokens
 from hatespeech.training.stages import Stage
 
-logger = logging.getLogger("train")
+log = logging.getLogger(__name__)
 
 PART_TOKENS: Final = 4096  # a batch over this is computed in parts: bounds memory, same gradient
 SAVE_SECONDS: Final = 60.0
@@ -94,23 +95,17 @@ class StateFile:
 def stop_requests() -> Iterator[Callable[[], bool]]:
     """Turn the first SIGINT or SIGTERM into a request to stop; a second one acts as usual."""
     stopped = False
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    with restored_signals(*numbers) as restore:
 
-    def note(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal stopped
-        stopped = True
-        restore()
+        def note(_signal: int, _frame: FrameType | None) -> None:
+            nonlocal stopped
+            stopped = True
+            restore()
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, note)
-    try:
+        for number in numbers:
+            signal.signal(number, note)
         yield lambda: stopped
-    finally:
-        restore()
 
 
 def train_stage(
@@ -190,7 +185,7 @@ def train_stage(
                 save()
         bar.close()
         if losses:
-            logger.info("%s %d/%d: loss %.3f", stage.name, epoch + 1, stage.epochs, np.mean(losses))
+            log.info("%s %d/%d: loss %.3f", stage.name, epoch + 1, stage.epochs, np.mean(losses))
         last = end_epoch(epoch)
         # All epochs count as done after an early stop, so that a resumed run does not go on.
         progress.epoch, progress.step = stage.epochs if last else epoch + 1, 0

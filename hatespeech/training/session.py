@@ -27,7 +27,7 @@ from hatespeech.training.recipe import Recipe, teacher_recipe
 from hatespeech.training.stages import Classification, Pretraining
 from hatespeech.training.vocabulary import train_tokenizer
 
-logger = logging.getLogger("train")
+log = logging.getLogger(__name__)
 
 PRETRAINING, TEACHING, FINE_TUNING = range(3)
 LOGITS: Final = "teacher-logits.safetensors"
@@ -52,7 +52,7 @@ class Session:
         """Return a fresh model pre-trained on the training texts, and its tokenizer."""
         path = self.partial / checkpoint.TOKENIZER
         if not path.exists():
-            logger.info("training the tokenizer")
+            log.info("training the tokenizer")
             temporary = path.with_suffix(".tmp")
             train_tokenizer(self.train.texts, options.vocab_size).save(str(temporary))
             temporary.replace(path)

@@ -18,8 +18,6 @@ import hatespeech.bulk.run
 from hatespeech.bulk import command as score
 from hatespeech.bulk.engines.base import EngineError, ScoredChunk
 from hatespeech.bulk.engines.local import LocalEngine
-from hatespeech.bulk.places import Place
-from hatespeech.bulk.plan import locked
 from tests.paths import ROOT
 from tests.support.processes.score import SECONDS, environment
 
@@ -152,19 +150,6 @@ def test_a_kept_part_of_other_rows_is_not_used(
     pq.write_table(pa.concat_tables([table, table]), part)
     assert score.main(command) == 1
     assert "part 0 has not the rows of the input" in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_an_error_in_a_held_folder_does_not_take_the_lock_again(tmp_path: Path) -> None:
-    entered = []
-
-    def enter() -> None:
-        with locked(Place.of(str(tmp_path / "p"))):
-            entered.append(True)
-            raise FileNotFoundError
-
-    with pytest.raises(FileNotFoundError):
-        enter()
-    assert entered == [True]
 
 
 @pytest.mark.parametrize("limited", [True, False], ids=["disk_full", "interrupted"])

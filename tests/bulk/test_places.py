@@ -12,7 +12,7 @@ import fsspec
 import pytest
 
 from hatespeech.bulk import command as score
-from hatespeech.bulk.places import Place, find_inputs, shown
+from hatespeech.bulk.places import Place, find_inputs
 
 pytestmark = pytest.mark.usefixtures("mini")
 
@@ -122,19 +122,6 @@ def test_the_version_of_a_link_is_that_of_what_it_leads_to(source: str) -> None:
     after = find_inputs(source, Place.of("out")).inputs
     assert len(before) == len(after) == 1
     assert before[0].version != after[0].version
-
-
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        ("https://me:key@host/a.csv?token=key", "https://host/a.csv"),
-        ("simplecache::https://me:key@host/a@b.csv?token=key", "simplecache::https://host/a@b.csv"),
-        ("s3://key@bucket/2024-?.csv", "s3://bucket/2024-?.csv"),
-        ("a@b?.csv", "a@b?.csv"),
-    ],
-)
-def test_what_is_shown_of_a_url_is_no_secret(url: str, said: str) -> None:
-    assert shown(url) == said
 
 
 def test_an_error_about_a_url_shows_no_secret(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from hatespeech.fetching import FetchError, http
 from hatespeech.fetching.http import Download, download
+from hatespeech.retry import Backoff
 from tests.support.ports import free_port
 from tests.support.stand_ins.file_server import Answer, FileServer
 
@@ -44,7 +45,7 @@ class Fetch:
 
 @pytest.fixture
 def fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fetch:
-    monkeypatch.setattr(http, "_FIRST_DELAY", 0.01)
+    monkeypatch.setattr(http, "BACKOFF", Backoff(first=0.01, longest=30.0))
     return Fetch(tmp_path)
 
 

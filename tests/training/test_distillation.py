@@ -252,7 +252,7 @@ def test_a_mini_is_taught_interrupted_and_ends_as_if_it_had_not_been(
             patch.setattr(name, unplugged)
             assert train.main([*arguments, "--output", str(broken)]) == 1
         assert not broken.exists()
-    with caplog.at_level("INFO", logger="train"):
+    with caplog.at_level("INFO", logger="hatespeech.training"):
         caplog.clear()
         assert train.main([*arguments, "--output", str(broken)]) == 0
     assert "teacher 1/3" not in caplog.text, "the teacher was trained anew"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hatespeech.bulk.engines.base import Chunk, EngineError, ScoredChunk
 from hatespeech.bulk.engines.reader_processes import PackedTexts, ReaderPool
 from hatespeech.bulk.engines.rows import read_values, row_of
+from hatespeech.cli import whole_number
 from hatespeech.contract import Prediction
 from hatespeech.errors import InternalError, ServiceError, describe_exception
 from hatespeech.settings import EngineSettings
@@ -44,18 +45,12 @@ def add_arguments(group: Any) -> None:
     """Add the engine's options to a group of an argument parser."""
     group.add_argument(
         "--readers",
-        type=_readers,
+        type=whole_number(0, 256),
         default=default_readers(),
         metavar="N",
         help="processes that normalise and tokenise ahead of the device; 0: none, this one does it "
         "(default here: %(default)s)",
     )
-
-
-def _readers(value: str) -> int:
-    if not value.isdecimal() or int(value) > 256:
-        raise argparse.ArgumentTypeError("must be a whole number from 0 to 256")
-    return int(value)
 
 
 def check(_options: argparse.Namespace, settings: EngineSettings) -> None:

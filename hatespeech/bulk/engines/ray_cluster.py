@@ -19,6 +19,7 @@ from typing import Any, Final
 import ray
 
 from hatespeech.bulk.engines.base import EngineError
+from hatespeech.cli import restored_signals
 from hatespeech.errors import describe_exception
 from hatespeech.paths import PACKAGE
 from hatespeech.settings import EngineSettings
@@ -59,7 +60,7 @@ class Cluster:
                 "_temp_dir": str(self._folder),
             }
         try:
-            with _signals_kept(), _stderr_closed():
+            with restored_signals(signal.SIGTERM), _stderr_closed():
                 ray.init(**options)
         except BaseException as exc:
             self.close()
@@ -81,7 +82,7 @@ class Cluster:
         if self._closed:
             return
         self._closed = True
-        with _signals_kept():
+        with restored_signals(signal.SIGTERM):
             ray.shutdown()
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -157,13 +158,3 @@ def _stderr_closed() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-
-
-@contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Have the handler of SIGTERM stay, which Ray replaces by one that leaves at once."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -7,7 +7,6 @@ at once; above it answers 429, as it does when too many jobs are queued.
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import ipaddress
 import json
 import logging
@@ -15,9 +14,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -25,6 +22,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from hatespeech.bulk.engines.base import EngineError
+from hatespeech.retry import RETRIED_STATUS, Backoff, retry_after
 
 log = logging.getLogger(__name__)
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # else a line for every poll of every job
@@ -32,7 +30,8 @@ logging.getLogger("httpx2").setLevel(logging.WARNING)  # else a line for every p
 BASE_URL: Final = "https://api.runpod.ai/v2"
 BASE_URL_VARIABLE: Final = "RUNPOD_ENDPOINT_BASE_URL"  # the Runpod SDK's name for it
 
-_RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+_RETRIED: Final = RETRIED_STATUS | {520, 521, 522, 523, 524}  # Cloudflare's are in front
+_RETRY: Final = Backoff(first=1.0, longest=60.0)
 _TIMEOUT: Final = httpx2.Timeout(30.0, connect=15.0)
 # For a cancellation, and for an answer that is coming in when the engine is closed.
 _CLOSING_SECONDS: Final = 5.0
@@ -47,8 +46,7 @@ class Pace:
 
     first_poll: float = 0.5  # each further one 1.5 times as long
     longest_poll: float = 5.0
-    first_retry: float = 1.0  # each further one twice as long
-    longest_retry: float = 60.0
+    retry: Backoff = _RETRY
     longest_answer: float = 120.0  # from its headers to its end
     tries: int = 8  # of one request, and of one job
 
@@ -122,10 +120,6 @@ class Endpoint:
         with self._lock:
             return max(time.monotonic(), self._not_before) - self._held
 
-    def back_off(self, failures: int) -> float:
-        """Return the seconds to wait after so many failures in a row."""
-        return min(self.pace.first_retry * 2.0 ** (failures - 1), self.pace.longest_retry)
-
     def call(self, method: str, path: str, content: bytes | None = None) -> _Reply:
         """Send a request until there is an answer to it: a success, 404 or 413.
 
@@ -135,7 +129,7 @@ class Endpoint:
         shown = f"/{path.partition('/')[0]}"
         for failures in range(1, self.pace.tries + 1):
             self._wait_for_turn()
-            wait = self.back_off(failures)
+            wait = self.pace.retry.seconds(failures)
             try:
                 with self._client.stream(method, path, content=content) as response:
                     answer = self._read(response, self.pace.longest_answer)
@@ -264,24 +258,3 @@ def _is_this_machine(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds that a server asks to wait, 0 if it does not; RFC 9110 section 10.2.3.
-
-    A date is held to the server's own clock, if it tells the time.
-    """
-    text = headers.get("retry-after", "").strip()
-    if text.isdecimal():
-        return float(text)
-    until = _read_date(text)
-    now = _read_date(headers.get("date", "")) or datetime.now(UTC)
-    return max(0.0, (until - now).total_seconds()) if until else 0.0
-
-
-def _read_date(text: str) -> datetime | None:
-    try:
-        date = email.utils.parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError):
-        return None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)

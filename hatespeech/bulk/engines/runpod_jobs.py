@@ -95,7 +95,7 @@ class EndpointJobs:
                 reason = str(exc)
             if failures < tries:
                 log.warning("a job %s; submitting it again", reason)
-                self._endpoint.sleep(self._endpoint.back_off(failures))
+                self._endpoint.sleep(self._endpoint.pace.retry.seconds(failures))
         raise EngineError(
             f"endpoint {self._endpoint.id}: a job failed {tries} times, at last it {reason}; look "
             "at the endpoint's log, then run the same command to go on"

@@ -22,6 +22,7 @@ from hatespeech.bulk.engines.runpod_jobs import EndpointJobs, Limits
 from hatespeech.bulk.engines.runpod_options import add_arguments, make_engine
 from hatespeech.contract import COLUMNS, Prediction, TextScore
 from hatespeech.engine.classifier import Classifier
+from hatespeech.retry import Backoff
 from hatespeech.settings import EngineSettings
 from tests.conftest import StartWorker
 from tests.paths import ROOT
@@ -41,7 +42,7 @@ WORKER_SETTINGS = {
     # So that one worker alone does not take everything.
     "MAX_CONCURRENCY": "4",
 }
-QUICK = Pace(first_poll=0.05, longest_poll=0.2, first_retry=0.05, longest_retry=0.2)
+QUICK = Pace(first_poll=0.05, longest_poll=0.2, retry=Backoff(first=0.05, longest=0.2))
 
 
 @dataclass

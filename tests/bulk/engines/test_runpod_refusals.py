@@ -9,8 +9,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +22,11 @@ from hatespeech.bulk.engines.runpod_client import (
     Pace,
     StoppedError,
     require_safe,
-    retry_after,
 )
 from hatespeech.bulk.engines.runpod_engine import JOB_BYTES, RunpodEngine
 from hatespeech.bulk.engines.runpod_jobs import EndpointJobs, Limits
 from hatespeech.bulk.engines.runpod_options import add_arguments, make_engine
+from hatespeech.retry import Backoff
 from hatespeech.settings import EngineSettings
 from tests.paths import ROOT
 from tests.support.processes.worker import WorkerProcess, clean_environment, wait_until
@@ -43,7 +41,9 @@ from tests.support.stand_ins.runpod.jobs import Fault
 MARKER = "zebrafish"
 TRIES = 4
 PAUSE_SECONDS = 5
-QUICK = Pace(first_poll=0.02, longest_poll=0.05, first_retry=0.02, longest_retry=0.05, tries=TRIES)
+QUICK = Pace(
+    first_poll=0.02, longest_poll=0.05, retry=Backoff(first=0.02, longest=0.05), tries=TRIES
+)
 
 
 @pytest.fixture
@@ -480,27 +480,3 @@ def test_no_proxy_sees_what_goes_to_this_machine(
     cloud.always["run"] = Fault(403)
     with quick_engine(cloud) as engine:
         assert "HTTP 403" in give_up(engine)
-
-
-NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({}, 0.0),
-        ({"retry-after": "7"}, 7.0),
-        ({"retry-after": "soon"}, 0.0),
-        ({"retry-after": "-7"}, 0.0),
-        (
-            {
-                "retry-after": format_datetime(NOW + timedelta(seconds=90), usegmt=True),
-                "date": format_datetime(NOW, usegmt=True),
-            },
-            90.0,
-        ),
-        ({"retry-after": format_datetime(NOW - timedelta(days=9999), usegmt=True)}, 0.0),
-    ],
-)
-def test_retry_after_is_read_in_both_its_forms(headers: dict[str, str], seconds: float) -> None:
-    assert retry_after(headers) == seconds
