@@ -9,9 +9,9 @@ from tqdm import tqdm
 
 
 def progress_bar(name: str, total: int | None, unit: str, done: int = 0) -> tqdm[NoReturn]:
-    """Return a bar; where standard error is no terminal it writes a line every ten seconds.
+    """Return a bar. If standard error is not a terminal, it writes a line every ten seconds.
 
-    ``unit`` is ``B`` for bytes, or what is counted, such as ``rows``.
+    ``unit`` is ``B`` for bytes, or the name of what is counted, such as ``rows``.
     """
     return tqdm(
         desc=name,

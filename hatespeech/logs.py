@@ -61,7 +61,7 @@ class _PastBars(logging.Handler):
 
 @contextlib.contextmanager
 def shown_logs(formatter: logging.Formatter, level: int | str) -> Iterator[None]:
-    """Show what the package logs, past any progress bar; at the end its logger is as before."""
+    """Show what the package logs, past any progress bar; restore its logger at the end."""
     handler = _PastBars()
     handler.setFormatter(formatter)
     # Not the root logger: libraries log what they were given.

@@ -1,4 +1,4 @@
-"""The last part of a run: rows as they came in, with their scores beside."""
+"""The last stage of a run: writes the rows unchanged, with their scores beside them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ from hatespeech.bulk.tables.table import Head, Writer
 def write_outputs(
     plan: Plan, conversions: Sequence[Conversion], rows: Sequence[int], reader: ScoreReader
 ) -> Statistics:
-    """Write all outputs into the partial folder, rows and scores side by side."""
+    """Write all outputs into the partial folder, rows and scores side by side.
+
+    ``rows`` is the number of rows of each input. Raises :class:`RunError` if an input now has
+    another number.
+    """
     statistics = Statistics(keep_texts=plan.options.include_text)
     folder = plan.partial / "output"
     folder.remove()
@@ -47,7 +51,7 @@ def write_outputs(
 
 @contextlib.contextmanager
 def writing(plan: Plan, output: Output, place: Place, head: Head) -> Iterator[Writer]:
-    """Open a file to be written, compressed as its name says."""
+    """Open an output for writing, with the compression that its name asks for."""
     with contextlib.ExitStack() as open_files:
         file = cast(BinaryIO, open_files.enter_context(place.fs.open(place.path, "wb")))
         if output.format.compression:

@@ -1,4 +1,4 @@
-"""One training, stage by stage; each goes on where an interruption left it."""
+"""One training, stage by stage; each stage resumes where an interruption stopped it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Targets = list[tuple[float, ...]]
 
 @dataclass
 class Session:
-    """What the stages share. ``partial`` is the folder that outlives an interruption."""
+    """What the stages share. ``partial`` is the folder that survives an interruption."""
 
     recipe: Recipe
     train: Corpus
@@ -49,7 +49,7 @@ class Session:
     stop_requested: Callable[[], bool]
 
     def from_scratch(self, options: argparse.Namespace) -> tuple[CustomModel, Tokenizer]:
-        """Return a fresh model pre-trained on the training texts, and its tokenizer."""
+        """Return a new model, pre-trained on the training texts, and its tokenizer."""
         path = self.partial / checkpoint.TOKENIZER
         if not path.exists():
             log.info("training the tokenizer")
@@ -74,10 +74,10 @@ class Session:
         return model, tokenizer
 
     def taught(self, options: argparse.Namespace) -> tuple[CustomModel, Tokenizer, Targets]:
-        """Return a student cut out of a fine-tuned teacher, and the teacher's logits."""
+        """Return a student cut out of a fine-tuned teacher, its tokenizer, and teacher logits."""
         folder = package_folder(options.teacher)
         teacher, tokenizer = pretrained_model(folder, option="--teacher")
-        require_cuttable(teacher, tokenizer, options.teacher_layers)  # now, not in an hour
+        require_cuttable(teacher, tokenizer, options.teacher_layers)  # before an hour of training
         teacher.to(self.device)
         recipe = teacher_recipe(self.recipe)
         best = self.partial / "teacher.safetensors"
@@ -137,7 +137,7 @@ class Session:
 
 
 def package_folder(name: str) -> str:
-    """Return the folder ``model`` of an installed package by that name, else the name itself.
+    """Return the folder ``model`` of the installed package ``name``, or else ``name`` itself.
 
     The package is not imported.
     """

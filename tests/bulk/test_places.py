@@ -84,7 +84,7 @@ def test_files_of_another_format_are_counted_and_named(
     Path("in/link").symlink_to(Path("elsewhere").absolute())
     assert score.main([source, "out", "--readers", "0"]) == 0
     lines = capsys.readouterr().err.splitlines()
-    assert "files of another format left out: 3, the first is b.csv.bz2" in lines
+    assert "skipped 3 files of other formats, the first is b.csv.bz2" in lines
     assert [path.name for path in Path("out").iterdir()] == ["a.csv"]
 
 
@@ -134,7 +134,7 @@ def test_an_error_about_a_url_shows_no_secret(capsys: pytest.CaptureFixture[str]
 
 def test_no_rows_are_by_no_model(capsys: pytest.CaptureFixture[str]) -> None:
     Path("a.csv").write_text("text\n")
-    for end in ("0 rows", f"{Path('b.csv').absolute()} is finished; remove it to score again"):
+    for end in ("0 rows", f"{Path('b.csv').absolute()} is complete; remove it to score again"):
         assert score.main(["a.csv", "b.csv", "--readers", "0"]) == 0
         said = capsys.readouterr().err
         assert said.splitlines()[-1] == end

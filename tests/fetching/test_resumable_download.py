@@ -60,12 +60,12 @@ def test_broken_connection_is_resumed_from_where_it_broke(server: FileServer, fe
     assert [r.headers.get("if-range") for r in server.requests] == [None, '"one"', '"one"']
     assert sum(r.sent for r in server.requests) == SIZE + 2
     assert fetch.progress[-1] == (SIZE, SIZE)
-    assert fetch.notes == ["the connection broke off; trying again in 0.01 s"] * 2
+    assert fetch.notes == ["the connection broke; trying again in 0.01 s"] * 2
 
 
 def test_another_run_resumes_too(server: FileServer, fetch: Fetch) -> None:
     url = server.serve("/f", FILE, Answer(cut=CUT), Answer())
-    with pytest.raises(FetchError, match="broke off"):
+    with pytest.raises(FetchError, match="connection broke"):
         fetch(url, retries=0)
     assert fetch(url).path.read_bytes() == FILE
     assert sum(r.sent for r in server.requests) == SIZE + 1

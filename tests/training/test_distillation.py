@@ -224,7 +224,7 @@ def test_an_option_of_another_encoder_is_refused(
     with pytest.raises(SystemExit) as ended:
         train.main([*data, "--output", "unused", *option])
     assert ended.value.code == 2
-    assert f"argument {option[-2]}: not with --encoder" in capsys.readouterr().err
+    assert f"argument {option[-2]}: not allowed with --encoder" in capsys.readouterr().err
 
 
 def test_a_mini_is_taught_interrupted_and_ends_as_if_it_had_not_been(

@@ -213,7 +213,7 @@ def test_an_existing_output_folder_is_not_touched(
     before = file_sha256(trained / "README.md")
     assert train.main([*data, *SIZES, "--output", str(trained)]) == 1
     assert (
-        capsys.readouterr().err == f"error: --output {trained}: exists already; remove it "
+        capsys.readouterr().err == f"error: --output {trained}: already exists; remove it "
         "or choose another\n"
     )
     assert file_sha256(trained / "README.md") == before

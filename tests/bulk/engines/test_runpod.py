@@ -103,9 +103,10 @@ def quick_engine(
 ) -> Iterator[RunpodEngine]:
     endpoint = Endpoint(cloud.endpoint.base_url, ENDPOINT_ID, KEY, QUICK)
     jobs = EndpointJobs(endpoint, Limits(job=600, queue=600))
-    with RunpodEngine(
+    engine = RunpodEngine(
         endpoint, jobs, settings or EngineSettings(), in_flight=in_flight, job_texts=job_texts
-    ) as engine:
+    )
+    with contextlib.closing(engine):
         yield engine
 
 
@@ -185,7 +186,7 @@ def test_rows_are_those_of_the_model_in_this_process_whatever_stands_in_them(
         ["--endpoint", ENDPOINT_ID, "--in-flight", "6", "--job-texts", "100"]
     )
     done: list[int] = []
-    with make_engine(options, EngineSettings()) as engine:
+    with contextlib.closing(make_engine(options, EngineSettings())) as engine:
         scored = list(engine.score(chunks_of(texts, 250), done.append))
     expected.check(scored, texts, 250, errors)
     assert sum(done) == len(texts)

@@ -64,7 +64,8 @@ def quick_engine(
 ) -> Iterator[RunpodEngine]:
     endpoint = Endpoint(cloud.base_url, endpoint_id, key, pace)
     jobs = EndpointJobs(endpoint, limits or Limits(job=600, queue=60))
-    with RunpodEngine(endpoint, jobs, EngineSettings(), in_flight=in_flight, job_texts=2) as engine:
+    engine = RunpodEngine(endpoint, jobs, EngineSettings(), in_flight=in_flight, job_texts=2)
+    with contextlib.closing(engine):
         yield engine
 
 
@@ -96,13 +97,13 @@ def reply(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (400, "HTTP 400 to /run, which no repetition mends"),
+        (400, "HTTP 400 from /run; retrying will not help"),
         (403, "HTTP 403, RUNPOD_API_KEY may not use this endpoint"),
         (404, "HTTP 404, there is no such endpoint for this key"),
-        (307, "HTTP 307 to /run, which no repetition mends"),
+        (307, "HTTP 307 from /run; retrying will not help"),
     ],
 )
-def test_a_refusal_that_no_repetition_mends_ends_the_run_at_once(
+def test_a_refusal_that_retrying_cannot_change_ends_the_run_at_once(
     cloud: RunpodEndpoint, status: int, said: str
 ) -> None:
     cloud.always["run"] = Fault(status, f"{MARKER} and {KEY}")
@@ -130,8 +131,8 @@ def test_a_request_that_fails_for_ever_ends_the_run(
     cloud.always[operation] = Fault(status, MARKER)
     with quick_engine(cloud) as engine:
         assert give_up(engine) == (
-            f"endpoint {ENDPOINT_ID}: /{operation} failed {TRIES} times in a row, at last with "
-            f"HTTP {status}; run the same command later to go on"
+            f"endpoint {ENDPOINT_ID}: /{operation} failed {TRIES} times in a row, the last time "
+            f"with HTTP {status}; run the same command later to resume"
         )
     assert cloud.count(operation) == TRIES
     # What it submitted it also takes back.
@@ -141,8 +142,9 @@ def test_a_request_that_fails_for_ever_ends_the_run(
 def test_an_endpoint_that_cannot_be_reached_ends_the_run(cloud: RunpodEndpoint) -> None:
     unreachable = Endpoint("http://127.0.0.1:9", ENDPOINT_ID, KEY, QUICK)
     jobs = EndpointJobs(unreachable, Limits(job=600, queue=60))
-    with RunpodEngine(unreachable, jobs, EngineSettings(), in_flight=1, job_texts=2) as engine:
-        assert "at last with no answer (ConnectError)" in give_up(engine)
+    engine = RunpodEngine(unreachable, jobs, EngineSettings(), in_flight=1, job_texts=2)
+    with contextlib.closing(engine):
+        assert "the last time with no answer (ConnectError)" in give_up(engine)
 
 
 @pytest.mark.parametrize("operation", ["run", "status"])
@@ -150,8 +152,8 @@ def test_an_answer_that_never_ends_is_none(cloud: RunpodEndpoint, operation: str
     cloud.always[operation] = Fault(endless=b" ")
     with quick_engine(cloud, pace=replace(QUICK, longest_answer=0.5)) as engine:
         assert give_up(engine) == (
-            f"endpoint {ENDPOINT_ID}: /{operation} failed {TRIES} times in a row, at last with "
-            "no answer (ReadTimeout); run the same command later to go on"
+            f"endpoint {ENDPOINT_ID}: /{operation} failed {TRIES} times in a row, the last time "
+            "with no answer (ReadTimeout); run the same command later to resume"
         )
     assert cloud.count(operation) == TRIES
 
@@ -160,7 +162,7 @@ def test_an_answer_to_a_cancellation_is_not_waited_for_for_ever(cloud: RunpodEnd
     cloud.always["cancel"] = Fault(endless=b" ")
     cloud.always["status"] = Fault(400)
     with quick_engine(cloud) as engine, ThreadPoolExecutor(1) as caller:
-        assert "HTTP 400 to /status" in caller.submit(give_up, engine).result(30)
+        assert "HTTP 400 from /status" in caller.submit(give_up, engine).result(30)
     assert cloud.count("cancel") == 1
 
 
@@ -217,7 +219,7 @@ def test_a_command_that_fails_waits_for_no_other_answer(
 def test_a_pause_of_a_day_ends_the_run(cloud: RunpodEndpoint) -> None:
     cloud.fail("run", Fault(429, retry_after=86_400))
     with quick_engine(cloud) as engine:
-        assert "asks for a pause of 24.0 hours; run the same command then" in give_up(engine)
+        assert "asks for a pause of 24.0 hours; run the same command after" in give_up(engine)
 
 
 @pytest.mark.parametrize(
@@ -236,8 +238,8 @@ def test_a_job_that_fails_for_ever_ends_the_run(
     cloud.end_all = end
     with quick_engine(cloud) as engine:
         assert give_up(engine) == (
-            f"endpoint {ENDPOINT_ID}: a job failed {TRIES} times, at last it {said}; look at the "
-            "endpoint's log, then run the same command to go on"
+            f"endpoint {ENDPOINT_ID}: a job failed {TRIES} times, the last time it {said}; look at "
+            "the endpoint's log, then run the same command to resume"
         )
     assert cloud.count("run") == TRIES
 
@@ -272,7 +274,7 @@ def test_a_reply_that_is_not_this_services_ends_the_run(cloud: RunpodEndpoint, o
     cloud.end_all = {"status": "COMPLETED", "output": output}
     with quick_engine(cloud) as engine:
         assert give_up(engine) == (
-            "the endpoint's reply is not this service's; does it run this version of it?"
+            "the endpoint's reply is not one of this service; does it run this version?"
         )
     assert cloud.count("run") == 1
 
@@ -418,12 +420,12 @@ def test_a_number_in_flight_outside_the_platforms_limits_is_refused(
         (
             ["--endpoint", "abc"],
             {"RUNPOD_API_KEY": "two words"},
-            "RUNPOD_API_KEY must be visible ASCII characters only",
+            "RUNPOD_API_KEY may hold only visible ASCII characters",
         ),
         (
             ["--endpoint", "abc"],
             {"RUNPOD_API_KEY": KEY, BASE_URL_VARIABLE: "http://api.runpod.ai/v2"},
-            f"{BASE_URL_VARIABLE}: must begin with https://, or the key would travel in clear",
+            f"{BASE_URL_VARIABLE}: must begin with https://, or the key would travel unencrypted",
         ),
     ],
 )
