@@ -37,6 +37,9 @@ RUN python3 -m venv --without-pip /opt/fetching \
     && python3 -m pip --python /opt/fetching/bin/python install \
         --no-cache-dir --require-hashes --no-deps -r /build/requirements.txt
 COPY docker/fetch.py /build/
+# Without the package's own __init__.py, which would need the rest of it.
+COPY hatespeech/bars.py hatespeech/locks.py hatespeech/retry.py hatespeech/urls.py \
+     /build/hatespeech/
 COPY hatespeech/fetching/__init__.py hatespeech/fetching/http.py \
      hatespeech/fetching/workplace.py /build/hatespeech/fetching/
 ARG CHECKPOINT

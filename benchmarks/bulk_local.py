@@ -21,7 +21,7 @@ import torch
 from benchmarks import models, report
 from hatespeech import paths
 from hatespeech.bulk.engines.local import LocalEngine, default_readers
-from hatespeech.bulk.plan import Job, make_plan
+from hatespeech.bulk.plan import RunOptions, make_plan
 from hatespeech.bulk.run import run
 from hatespeech.engine.classifier import Classifier
 from hatespeech.settings import EngineSettings
@@ -68,10 +68,10 @@ def compare(
                 csv.writer(file).writerows([["text"], *([text] for text in texts)])
             out = str(Path(folder) / "out.csv")
             settings = EngineSettings()
-            job = Job(str(source), out, "text", 4096, "", None, include_text=False)
+            options = RunOptions(str(source), out, "text", 4096, "", None, include_text=False)
             started = time.perf_counter()
             outcome = run(
-                make_plan(job, settings), lambda: LocalEngine(classifier, settings, readers)
+                make_plan(options, settings), lambda: LocalEngine(classifier, settings, readers)
             )
             assert outcome is not None
             whole.append(time.perf_counter() - started)

@@ -1,7 +1,7 @@
-"""Fetch the checkpoint file into a folder, for download.py to go on from: fetch.py URL FOLDER.
+"""Fetch the checkpoint file into a folder, where download.py finds it: fetch.py URL FOLDER.
 
-A step of the image build that needs neither torch nor the model's code, so that no edit of those
-fetches the file again.
+This step of the image build needs neither torch nor the model's code, so editing those does not
+fetch the file again.
 """
 
 import sys
@@ -11,14 +11,14 @@ from tqdm import tqdm
 
 from hatespeech.fetching import FetchError
 from hatespeech.fetching.http import download
-from hatespeech.fetching.workplace import Progress, require_room
+from hatespeech.fetching.workplace import DownloadBar, require_room
 
 
 def main() -> int:
-    """Fetch, with download.py's own patience; return the exit code."""
+    """Fetch, with download.py's time-out and retries; return the exit code."""
     url, folder = sys.argv[1], Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
-    progress = Progress()
+    progress = DownloadBar()
     try:
         download(
             url,

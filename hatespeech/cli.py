@@ -1,12 +1,13 @@
-"""What the command lines share: parsers, whole numbers, lines past a progress bar, exits."""
+"""What the command lines share: parsers, numbers, lines past a progress bar, signals, exits."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 
@@ -30,13 +31,15 @@ def make_parser(
     )
 
 
-def whole_number(least: int, most: int) -> Callable[[str], int]:
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
     """Return a type for ``argparse`` that takes whole numbers from ``least`` to ``most``."""
+    bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
 
     def read(value: str) -> int:
-        if not value.isdecimal() or not least <= int(value) <= most:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}")
-        return int(value)
+        number = int(value) if value.isdecimal() else -1
+        if number < least or (most is not None and number > most):
+            raise argparse.ArgumentTypeError(f"must be a whole number {bounds}")
+        return number
 
     return read
 
@@ -46,6 +49,24 @@ def say(message: str) -> None:
     from tqdm import tqdm  # not every command has a progress bar
 
     tqdm.write(message, file=sys.stderr)
+
+
+@contextlib.contextmanager
+def restored_signals(*numbers: signal.Signals) -> Iterator[Callable[[], None]]:
+    """Put the handlers of these signals back at the end.
+
+    Yields a function that puts them back at once.
+    """
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    try:
+        yield restore
+    finally:
+        restore()
 
 
 def leave(code: int) -> NoReturn:

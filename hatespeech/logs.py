@@ -6,12 +6,17 @@ and place (:func:`describe_exception`), never by its message.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
+from typing_extensions import override
+
+from hatespeech.cli import say
 from hatespeech.settings import EngineSettings
 
 LOGGER: Final = "hatespeech"  # the package: every logger of ours is below it
@@ -46,3 +51,26 @@ def configure(settings: EngineSettings) -> None:
     ours.handlers = [handler]
     ours.setLevel(settings.log_level)
     ours.propagate = False
+
+
+class _PastBars(logging.Handler):
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
+
+
+@contextlib.contextmanager
+def shown_logs(formatter: logging.Formatter, level: int | str) -> Iterator[None]:
+    """Show what the package logs, past any progress bar; restore its logger at the end."""
+    handler = _PastBars()
+    handler.setFormatter(formatter)
+    # Not the root logger: libraries log what they were given.
+    log = logging.getLogger(LOGGER)
+    before = log.handlers, log.level
+    log.handlers = [handler]
+    log.setLevel(level)
+    try:
+        yield
+    finally:
+        log.handlers = before[0]
+        log.setLevel(before[1])

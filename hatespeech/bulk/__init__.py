@@ -1,1 +1,25 @@
-"""Bulk scoring: files of texts in, files of scores out; see ``score.py``."""
+"""Bulk scoring, ``score.py``: files of texts in, the same files with scores out.
+
+    command.py       the command line, the summary and the exit codes
+    plan.py          what a run reads and writes, what identifies it, the lock on OUT.partial
+    places.py        paths and URLs through fsspec; finds the input files
+    run.py           the run: check, score what is missing, write, finish
+    score_files.py   the scored chunks, files in OUT.partial/scores
+    output.py        writes rows and scores side by side
+    statistics.py    counts and examples, for the summary and the report
+    report.py        the HTML page of --report
+    tables/          the file formats
+    engines/         what scores the chunks: this machine, Ray or Runpod
+
+A run cuts its input into chunks of a fixed number of rows (messages call them parts) and keeps the
+scores of each in OUT.partial. A resumed run scores only the chunks that are missing.
+"""
+
+from __future__ import annotations
+
+
+class RunError(Exception):
+    """The run can't start or continue.
+
+    The message is one line, says what to do, and never quotes a text.
+    """

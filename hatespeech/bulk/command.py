@@ -13,33 +13,34 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, Final
 
+from hatespeech.bulk import RunError
 from hatespeech.bulk.engines.base import EngineError
-from hatespeech.bulk.errors import RunError
 from hatespeech.bulk.places import Place
-from hatespeech.bulk.plan import Job, make_plan, receipt_of
+from hatespeech.bulk.plan import RunOptions, make_plan, receipt_of
 from hatespeech.bulk.run import Outcome, run
-from hatespeech.cli import make_parser, say, whole_number
+from hatespeech.cli import make_parser, restored_signals, say, whole_number
 from hatespeech.errors import CheckpointError, SettingsError, describe_exception
 from hatespeech.labels import LABELS
 from hatespeech.libraries import set_library_defaults
-from hatespeech.logs import LOGGER, JsonFormatter
+from hatespeech.logs import JsonFormatter, shown_logs
 from hatespeech.settings import EngineSettings
 
 DESCRIPTION = """\
-Score a file of tweets, or many: every row goes out as it came in, in the same order, with its
-scores beside it: hate, abusing, neutral, spam, label (the largest), windows (in how many parts a
-long text was read) and error (why a row has none of these).
+Score one or more files of tweets. Every row is written unchanged and in order, with new columns:
+hate, abusing, neutral, spam, label (the highest score), windows (how many parts a long text was
+read in) and error (why a row has no scores).
 
-IN is a file, a folder, a glob in quotes, or a URL that fsspec knows (s3://…, with s3fs installed):
-.csv and .tsv with a header, .jsonl or .ndjson, each also as .gz or .zst, and .parquet. OUT is a
-file whose name says in the same way how it is written, whatever IN's format; without such an ending
-it is a folder, which gets a file of the same name and format for each input.
+IN is a file, a folder, a glob in quotes, or a URL that fsspec can open (s3://… needs s3fs). It may
+be .csv or .tsv with a header, .jsonl or .ndjson, each also with .gz or .zst, or .parquet. OUT is a
+file, whose name chooses its format in the same way; IN may have another format. If OUT has no such
+ending, it is a folder, with a file of the same name and format for each input.
 
-The model, the device and the limits come from environment variables, as everywhere: MODEL_DIR,
-DEVICE, DTYPE, MAX_BATCH_TOKENS, MAX_TEXT_CHARS, MAX_WINDOWS. The README lists them.
+Environment variables choose the model, the device and the limits: MODEL_DIR, DEVICE, DTYPE,
+MAX_BATCH_TOKENS, MAX_TEXT_CHARS, MAX_WINDOWS. docs/settings.md describes them.
 
-Interrupted (Ctrl-C, SIGTERM, kill -9, even a power cut), the same command goes on: what is scored
-is kept in OUT.partial. OUT appears when it is complete. OUT.run.json beside it names the model.
+To resume after an interruption (Ctrl-C, SIGTERM, kill -9, even a power cut), run the same command
+again: scores are kept in OUT.partial. OUT appears when it is complete. OUT.run.json beside it names
+the model.
 """
 
 EPILOG = """\
@@ -53,16 +54,17 @@ examples:
 docs/bulk.md has an example of each engine, and how to plan for a billion rows.
 """
 
-# Imported with the parser, so they import neither torch nor ray before an engine is made.
+# The parser imports these modules for their options. None imports torch or ray before it makes an
+# engine.
 ENGINES: Final[Mapping[str, str]] = {
     "local": "hatespeech.bulk.engines.local",
     "ray": "hatespeech.bulk.engines.ray_options",
     "runpod": "hatespeech.bulk.engines.runpod_options",
 }
 GROUPS: Final[Mapping[str, str]] = {
-    "local": "--engine local: on this machine's device",
-    "ray": "--engine ray: on a Ray cluster, or on all devices of this machine",
-    "runpod": "--engine runpod: on a Runpod endpoint",
+    "local": "--engine local: this machine's device",
+    "ray": "--engine ray: a Ray cluster, or all devices of this machine",
+    "runpod": "--engine runpod: a Runpod endpoint",
 }
 
 
@@ -71,28 +73,38 @@ def scoring_parser(prog: str) -> argparse.ArgumentParser:
     parser = make_parser(prog, DESCRIPTION, EPILOG)
     add = parser.add_argument
     add("source", metavar="IN", help="file, folder, glob or URL")
-    add("out", metavar="OUT", help="file or folder that is not there yet")
-    add("--text-column", default="text", metavar="NAME", help="default: %(default)s")
-    add("--engine", choices=list(ENGINES), default="local", help="default: %(default)s")
+    add("out", metavar="OUT", help="new file or folder")
+    add(
+        "--text-column",
+        default="text",
+        metavar="NAME",
+        help="column with the texts (default: %(default)s)",
+    )
+    add(
+        "--engine",
+        choices=list(ENGINES),
+        default="local",
+        help="what scores the texts (default: %(default)s)",
+    )
     add(
         "--chunk-rows",
         type=whole_number(1, 1_000_000),
         default=4096,
         metavar="N",
-        help="rows in a part: what is lost at most when a run is killed, for each part in flight "
+        help="rows in a part; a killed run loses at most the parts that were being scored "
         "(default: %(default)s)",
     )
     add(
         "--prefix",
         default="",
         metavar="P",
-        help="put P before the names of the new columns, where IN has columns of these names",
+        help="put P before the names of the new columns, in case IN has columns of those names",
     )
-    add("--report", metavar="FILE.html", help="also write a page of figures about the scores")
+    add("--report", metavar="FILE.html", help="also write a page of statistics about the scores")
     add(
         "--include-text",
         action="store_true",
-        help="show the texts of the report's examples, not their row numbers alone",
+        help="show the texts of the report's examples, not only their row numbers",
     )
     for name, module in ENGINES.items():
         if importlib.util.find_spec(module):
@@ -112,12 +124,14 @@ def main(arguments: Sequence[str] | None = None, prog: str = "score.py") -> int:
     try:
         with interruptible():
             settings = EngineSettings.from_environment(os.environ)
-            with shown_logs(settings):
+            as_json = settings.log_format == "json"
+            formatter = JsonFormatter() if as_json else logging.Formatter("%(message)s")
+            with shown_logs(formatter, settings.log_level):
                 return score(options, settings)
     except (RunError, EngineError, CheckpointError, SettingsError) as exc:
         fault = str(exc)
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on from here")
+        say("interrupted; run the same command again to resume")
         return 130
     except OSError as exc:
         place = f"{exc.filename}: " if exc.filename else ""
@@ -128,41 +142,41 @@ def main(arguments: Sequence[str] | None = None, prog: str = "score.py") -> int:
     return 1
 
 
-def score(options: argparse.Namespace, settings: EngineSettings) -> int:
-    """Plan, run and sum up."""
-    job = Job(
-        options.source,
-        options.out,
-        options.text_column,
-        options.chunk_rows,
-        options.prefix,
-        options.report,
-        options.include_text,
+def score(arguments: argparse.Namespace, settings: EngineSettings) -> int:
+    """Plan the run, run it, and print the summary; return the exit code."""
+    options = RunOptions(
+        arguments.source,
+        arguments.out,
+        arguments.text_column,
+        arguments.chunk_rows,
+        arguments.prefix,
+        arguments.report,
+        arguments.include_text,
     )
-    plan = make_plan(job, settings)
-    if plan.left_out:
-        count, first = len(plan.left_out), plan.left_out[0]
-        say(f"files of another format left out: {count:,}, the first is {first}")
-    module: Any = importlib.import_module(ENGINES[options.engine])
+    plan = make_plan(options, settings)
+    if plan.skipped:
+        count, first = len(plan.skipped), plan.skipped[0]
+        say(f"skipped {count:,} files of other formats, the first is {first}")
+    module: Any = importlib.import_module(ENGINES[arguments.engine])
     check = getattr(module, "check", lambda _options, _settings: None)
     outcome = run(
         plan,
-        lambda: module.make_engine(options, settings),
-        lambda: check(options, settings),
+        lambda: module.make_engine(arguments, settings),
+        lambda: check(arguments, settings),
     )
     if outcome is None:
-        if job.report and not Place.of(job.report).exists():
-            raise RunError(f"{plan.out}: is finished, without a report; remove it to score again")
+        if options.report and not Place.of(options.report).exists():
+            raise RunError(f"{plan.out}: is complete, without a report; remove it to score again")
         model = (receipt_of(plan) or {}).get("model")
-        by = f", by {model}" if model else ""  # none where there was no row
-        say(f"{plan.out} is finished{by}; remove it to score again")
+        by = f", scored by {model}" if model else ""  # an input without rows has no model
+        say(f"{plan.out} is complete{by}; remove it to score again")
     else:
         say(f"wrote {plan.out}\n{summary(outcome)}")
     return 0
 
 
 def summary(outcome: Outcome) -> str:
-    """Return what a run came to, in a few lines."""
+    """Return a run's figures, in a few lines."""
     counted = outcome.statistics
     scored = counted.rows - counted.errors.total()
     if not counted.rows:
@@ -181,42 +195,13 @@ def summary(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-class _PastBars(logging.Handler):
-    """Writes log lines where a progress bar leaves room."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write a line."""
-        say(self.format(record))
-
-
-@contextlib.contextmanager
-def shown_logs(settings: EngineSettings) -> Iterator[None]:
-    """Show what the package logs, and leave its logger as it was."""
-    handler = _PastBars()
-    handler.setFormatter(
-        JsonFormatter() if settings.log_format == "json" else logging.Formatter("%(message)s")
-    )
-    # Not the root logger: libraries log what they were given.
-    log = logging.getLogger(LOGGER)
-    before = log.handlers, log.level
-    log.handlers = [handler]
-    log.setLevel(settings.log_level)
-    try:
-        yield
-    finally:
-        log.handlers = before[0]
-        log.setLevel(before[1])
-
-
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Have SIGTERM do what Ctrl-C does."""
+    """Make SIGTERM do what Ctrl-C does."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
+    with restored_signals(signal.SIGTERM):
+        signal.signal(signal.SIGTERM, interrupt)
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,4 +1,4 @@
-"""The last part of a run: rows as they came in, with their scores beside."""
+"""The last stage of a run: writes the rows unchanged, with their scores beside them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,28 @@ from typing import BinaryIO, cast
 
 import pyarrow as pa
 
+from hatespeech.bars import progress_bar
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import WRITERS, Output, Plan, changed
-from hatespeech.bulk.progress import bar
 from hatespeech.bulk.score_files import ScoreReader
 from hatespeech.bulk.statistics import Statistics
-from hatespeech.bulk.tables.base import Head, Writer
 from hatespeech.bulk.tables.conversion import Conversion
+from hatespeech.bulk.tables.table import Head, Writer
 
 
 def write_outputs(
     plan: Plan, conversions: Sequence[Conversion], rows: Sequence[int], reader: ScoreReader
 ) -> Statistics:
-    """Write all outputs into the partial folder, rows and scores side by side."""
-    statistics = Statistics(keep_texts=plan.job.include_text)
+    """Write all outputs into the partial folder, rows and scores side by side.
+
+    ``rows`` is the number of rows of each input. Raises :class:`RunError` if an input now has
+    another number.
+    """
+    statistics = Statistics(keep_texts=plan.options.include_text)
     folder = plan.partial / "output"
     folder.remove()
     counts = iter(rows)
-    with bar("writing", sum(rows), "rows") as shown:
+    with progress_bar("writing", sum(rows), "rows") as shown:
         for output, conversion in zip(plan.outputs, conversions, strict=True):
             place = folder / (output.name or plan.out.name)
             Place(place.fs, place.path.rpartition("/")[0]).make_folder()
@@ -47,7 +51,7 @@ def write_outputs(
 
 @contextlib.contextmanager
 def writing(plan: Plan, output: Output, place: Place, head: Head) -> Iterator[Writer]:
-    """Open a file to be written, compressed as its name says."""
+    """Open an output for writing, with the compression that its name asks for."""
     with contextlib.ExitStack() as open_files:
         file = cast(BinaryIO, open_files.enter_context(place.fs.open(place.path, "wb")))
         if output.format.compression:

@@ -1,10 +1,9 @@
-"""Where a run reads and writes: files, folders, globs and whatever else fsspec can open."""
+"""Where a run reads and writes: files, folders, globs, and every URL that fsspec can open."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from hatespeech.bulk.errors import RunError
+from hatespeech.bulk import RunError
+from hatespeech.urls import shown_url
 
 KINDS: Final[Mapping[str, str]] = {
     ".csv": "CSV",
@@ -29,20 +29,20 @@ FORMATS: Final = ".csv, .tsv, .jsonl, .ndjson (each also with .gz or .zst) or .p
 PARTIAL: Final = ".partial"
 RECEIPT: Final = ".run.json"
 
-# What file systems call the version of a file; the first one there tells a changed file.
+# The names that file systems give to a file's version. The first one present detects a change.
 VERSIONS: Final = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
 @dataclass(frozen=True)
 class Format:
-    """What a file's name says about it."""
+    """A file's format, by its name."""
 
-    kind: str  # one of KINDS' values
-    compression: str | None  # pyarrow's name
+    kind: str  # a value of KINDS
+    compression: str | None  # pyarrow's name for it
 
     @classmethod
     def of(cls, name: str) -> Self | None:
-        """Tell by the name's end; ``None`` for any other file."""
+        """Read a name's ending; return ``None`` if it is not a known one."""
         path = PurePosixPath(name.lower())
         compression = COMPRESSIONS.get(path.suffix)
         if compression:
@@ -62,16 +62,16 @@ class Place:
 
     @classmethod
     def of(cls, url: str) -> Self:
-        """Read a path or URL; raise :class:`RunError` for what fsspec can't open."""
+        """Parse a path or URL; raise :class:`RunError` if fsspec can't open it."""
         try:
             fs, path = fsspec.url_to_fs(url)
         except (ImportError, ValueError) as exc:
-            raise RunError(f"{shown(url)}: {str(exc).splitlines()[0]}") from None
+            raise RunError(f"{shown_url(url)}: {str(exc).splitlines()[0]}") from None
         return cls(fs, path.rstrip("/") or "/")
 
     @property
     def is_local(self) -> bool:
-        """Whether it is on this machine, where a rename is one step and a lock holds."""
+        """Whether it is on this machine, where a rename is atomic and a lock holds."""
         return isinstance(self.fs, LocalFileSystem)
 
     @property
@@ -83,36 +83,36 @@ class Place:
         return Place(self.fs, f"{self.path}/{name}")
 
     def __str__(self) -> str:
-        return self.path if self.is_local else shown(self.fs.unstrip_protocol(self.path))
+        return self.path if self.is_local else shown_url(self.fs.unstrip_protocol(self.path))
 
     def beside(self, suffix: str) -> Place:
-        """Return the place of this name and a suffix."""
+        """Return the place whose name is this name plus a suffix."""
         return Place(self.fs, self.path + suffix)
 
     def exists(self) -> bool:
-        """Say whether there is a file, or a folder that is not empty."""
+        """Say whether this is a file, or a folder that is not empty."""
         if not self.fs.exists(self.path):
             return False
         return not self.fs.isdir(self.path) or bool(self.fs.ls(self.path, detail=False))
 
     def make_folder(self) -> None:
-        """Make a folder and those above it; one that is there is fine."""
+        """Make the folder and its parents; do nothing if it exists."""
         self.fs.makedirs(self.path, exist_ok=True)
 
     def names(self) -> list[str]:
-        """List a folder, empty if there is none."""
+        """Return the names in the folder, none if there is no folder."""
         if not self.fs.isdir(self.path):
             return []
         self.fs.invalidate_cache(self.path)
         return sorted(PurePosixPath(path).name for path in self.fs.ls(self.path, detail=False))
 
     def read(self) -> bytes:
-        """Return a whole file; raise :class:`FileNotFoundError`."""
+        """Return the whole file; raise :class:`FileNotFoundError`."""
         return cast(bytes, self.fs.cat_file(self.path))
 
     def write(self, data: bytes) -> None:
-        """Write a small file in one step: whoever looks sees all of it or none."""
-        if not self.is_local:  # object stores show an object when it is complete
+        """Write a small file in one step: a reader sees all of it or nothing."""
+        if not self.is_local:  # object stores show an object only when it is complete
             self.fs.pipe_file(self.path, data)
             return
         temporary = f"{self.path}.tmp"
@@ -121,7 +121,7 @@ class Place:
                 with open(temporary, "wb") as file:  # noqa: PTH123 - a path of fsspec's
                     file.write(data)
                     file.flush()
-                    os.fsync(file.fileno())  # else a power cut may leave the name without data
+                    os.fsync(file.fileno())  # or a power cut may leave the name without the data
                 os.replace(temporary, self.path)  # noqa: PTH105 - a path of fsspec's
             except OSError:
                 if self.fs.exists(temporary):
@@ -130,7 +130,7 @@ class Place:
 
     @contextlib.contextmanager
     def named_in_errors(self) -> Iterator[None]:
-        """Have errors of a file that is open, such as a full disk's, name the file."""
+        """Make errors on an open file, such as a full disk, name the file."""
         try:
             yield
         except OSError as exc:
@@ -139,13 +139,13 @@ class Place:
             raise OSError(exc.errno, os.strerror(exc.errno), self.path) from exc
 
     def sync(self) -> None:
-        """Have a file on this machine survive a power cut from now on."""
+        """Flush a local file to disk, so that it survives a power cut."""
         if self.is_local:
             with open(self.path, "rb") as file:  # noqa: PTH123 - a path of fsspec's
                 os.fsync(file.fileno())
 
     def move(self, target: Place) -> None:
-        """Rename a file or folder; one step on this machine, file by file in an object store."""
+        """Rename a file or folder: in one step on this machine, file by file in an object store."""
         if self.is_local:
             os.rename(self.path, target.path)  # noqa: PTH104 - a path of fsspec's
             return
@@ -157,68 +157,63 @@ class Place:
 
     def _move_file(self, path: str, target: str) -> None:
         try:
-            self.fs.cp_file(path, target)  # fs.mv would take [ ] * ? in names for globs
-        except NotImplementedError:  # SFTP, which has a rename of its own
+            self.fs.cp_file(path, target)  # fs.mv would read [ ] * ? in names as globs
+        except NotImplementedError:  # SFTP, which can rename but not copy
             self.fs.mv(path, target)
         else:
             self.fs.rm_file(path)
 
     def remove(self) -> None:
-        """Remove a folder and all in it, if it is there."""
+        """Remove the folder and everything in it, if it exists."""
         if self.is_local:
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(self.path)
             return
         if not self.fs.exists(self.path):
             return
-        # One by one: fs.rm would take [ ] * ? in names for globs, and remove others' files.
+        # One by one: fs.rm would read [ ] * ? in names as globs and remove other files.
         found = self.fs.find(self.path, withdirs=True, detail=True)
         folders = {path for path, info in found.items() if info.get("type") == "directory"}
         for path in found.keys() - folders:
             self.fs.rm_file(path)
         for path in sorted({*folders, self.path}, reverse=True):  # the innermost first
-            # Where a folder is but a part of its files' names, it has gone with them.
+            # On object stores a folder is only a name prefix; it disappears with its last file.
             with contextlib.suppress(OSError, NotImplementedError):
                 self.fs.rmdir(path)
 
 
 @dataclass(frozen=True)
 class Input:
-    """One file to be scored."""
+    """One file to score."""
 
     place: Place
-    name: str  # below IN, as OUT will name it
+    name: str  # path below IN, and below OUT if that is a folder
     format: Format
     size: int | None  # bytes
-    version: str  # changes with the file
+    version: str  # changes whenever the file does
 
     def open(self) -> tuple[BinaryIO, BinaryIO]:
-        """Return the file and, to be read, what is in it; decompressed if it is compressed."""
+        """Return the raw file and its decompressed content, which are one if it is uncompressed."""
         raw = cast(BinaryIO, self.place.fs.open(self.place.path, "rb"))
         if self.format.compression is None:
             return raw, raw
         return raw, cast(BinaryIO, pa.CompressedInputStream(raw, self.format.compression))
 
 
-def shown(url: str) -> str:
-    """Return a URL without what may be a secret: who asks, and the query of a signed one."""
-    without_user = re.sub(r"(?<=://)[^/@]*@", "", url)
-    return re.sub(r"(https?://[^?]*)\?.*", r"\1", without_user, flags=re.DOTALL)
-
-
 @dataclass(frozen=True)
 class Found:
-    """What IN names."""
+    """The files that IN names."""
 
-    inputs: list[Input]  # in order
-    many: bool  # a folder or glob, even if there is one file
-    left_out: list[str]  # names of another format
+    inputs: list[Input]  # sorted by path
+    many: bool  # IN is a folder or a glob, even if it holds only one file
+    skipped: list[str]  # names of other formats
 
 
 def find_inputs(url: str, out: Place) -> Found:
     """Return the files that a path, folder, glob or URL names.
 
-    Raises :class:`RunError` if there is none, or one of an unknown format.
+    Skipped without a note are hidden files, files below OUT, and those of unfinished runs. Raises
+    :class:`RunError` if no file is left, or a single file has an unknown format.
     """
     place = Place.of(url)
     fs = place.fs
@@ -237,9 +232,9 @@ def find_inputs(url: str, out: Place) -> Found:
         fixed = [any(sign in part for sign in "*?[") for part in parts].index(True)
         root = str(PurePosixPath(*parts[:fixed])) if fixed else ""
     else:
-        raise RunError(f"{shown(url)}: there is no such file or folder")
+        raise RunError(f"{shown_url(url)}: there is no such file or folder")
     inputs = []
-    left_out = []
+    skipped = []
     for path in sorted(found):
         name = path[len(root) :].lstrip("/")
         hidden = any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
@@ -248,14 +243,14 @@ def find_inputs(url: str, out: Place) -> Found:
         if hidden or ours or unfinished or name.endswith(RECEIPT):
             continue
         if Format.of(name) is None:
-            left_out.append(name)
+            skipped.append(name)
             continue
-        # What a listing says of a link is the link's, not the file's.
+        # A listing describes the link, not the file that it leads to.
         info = fs.info(path) if place.is_local else found[path]
         inputs.append(_input(Place(fs, path), name, info))
     if not inputs:
-        raise RunError(f"{shown(url)}: holds no file whose name ends in {FORMATS}")
-    return Found(inputs, True, left_out)
+        raise RunError(f"{shown_url(url)}: holds no file whose name ends in {FORMATS}")
+    return Found(inputs, True, skipped)
 
 
 def _input(place: Place, name: str, info: Mapping[str, Any]) -> Input:

@@ -1,17 +1,16 @@
-"""What a run is: its inputs, its outputs, and how it is told from any other run."""
+"""A run's inputs and outputs, what identifies the run, and the lock on its folder."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from hatespeech.bulk.errors import RunError
+from hatespeech.bulk import RunError
 from hatespeech.bulk.places import (
     FORMATS,
     PARTIAL,
@@ -20,9 +19,7 @@ from hatespeech.bulk.places import (
     Input,
     Place,
     find_inputs,
-    shown,
 )
-from hatespeech.bulk.tables.base import Table, Writer
 from hatespeech.bulk.tables.conversion import Conversion
 from hatespeech.bulk.tables.lines import (
     CsvTable,
@@ -33,9 +30,12 @@ from hatespeech.bulk.tables.lines import (
     TsvWriter,
 )
 from hatespeech.bulk.tables.parquet import ParquetTable, ParquetWriter
+from hatespeech.bulk.tables.table import InputTable, Writer
+from hatespeech.locks import FolderHeldError, held_folder
 from hatespeech.settings import EngineSettings
+from hatespeech.urls import shown_url
 
-TABLES: Final[Mapping[str, type[Table]]] = {
+TABLES: Final[Mapping[str, type[InputTable]]] = {
     "CSV": CsvTable,
     "TSV": TsvTable,
     "JSONL": JsonlTable,
@@ -48,13 +48,13 @@ WRITERS: Final[Mapping[str, type[Writer]]] = {
     "Parquet": ParquetWriter,
 }
 
-# How a run is kept in OUT.partial, and how chunks are cut: raised when either changes.
+# Version of the files in OUT.partial and of how chunks are cut: raised when either changes.
 FORMAT: Final = 1
 
 
 @dataclass(frozen=True)
-class Job:
-    """What the command line asks for, whatever the engine."""
+class RunOptions:
+    """The command line's options that all engines share."""
 
     source: str
     out: str
@@ -67,9 +67,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Output:
-    """One file to be written, from one input or several."""
+    """One file to write, from one or more inputs."""
 
-    name: str  # below OUT; "" for OUT itself
+    name: str  # path below OUT; "" for OUT itself
     format: Format
     inputs: list[Input]
 
@@ -78,74 +78,74 @@ class Output:
 class Plan:
     """A run, before anything is read."""
 
-    job: Job
+    options: RunOptions
     out: Place
     outputs: list[Output]
     inputs: list[Input]
-    left_out: list[str]  # names in IN that are of no known format
-    options: Mapping[str, Any]  # on which the outcome depends, beside model and inputs
+    skipped: list[str]  # names in IN of unknown formats
+    fixed: Mapping[str, Any]  # options and settings that a resumed run must be given again
 
     @property
     def partial(self) -> Place:
-        """The folder that holds what there is until OUT is complete."""
+        """The folder that holds the run until OUT is complete."""
         return self.out.beside(PARTIAL)
 
     @property
     def receipt(self) -> Place:
-        """The file beside OUT that says of which run OUT is the outcome."""
+        """The file beside OUT that says which run made OUT."""
         return self.out.beside(RECEIPT)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what tells this run from others, as JSON holds it."""
+        """Return what tells this run from any other, as JSON values."""
         files = [[each.name, each.size, each.version] for each in self.inputs]
-        return {**self.options, "inputs": files}
+        return {**self.fixed, "inputs": files}
 
     def conversion(
         self, output: Output, kinds: Mapping[str, str | None] | None = None
     ) -> Conversion:
-        """Return what an output is made of; ``kinds`` is what an earlier check has learnt."""
+        """Return how an output is made; ``kinds`` are the column types that a check learnt."""
         tables = [self.table(source) for source in output.inputs]
         return Conversion(output.format.kind, tables, kinds)
 
-    def table(self, source: Input) -> Table:
+    def table(self, source: Input) -> InputTable:
         """Return an input as a table."""
-        return TABLES[source.format.kind](source, self.job.text_column, self.job.prefix)
+        return TABLES[source.format.kind](source, self.options.text_column, self.options.prefix)
 
 
-def make_plan(job: Job, settings: EngineSettings) -> Plan:
-    """Look at IN and OUT; raise :class:`RunError` if they do not go together."""
-    out, source = Place.of(job.out), Place.of(job.source)
-    # OUT.partial is removed at the end, and "remove OUT" would be bad advice.
+def make_plan(options: RunOptions, settings: EngineSettings) -> Plan:
+    """Find the inputs and outputs; raise :class:`RunError` if IN and OUT do not fit together."""
+    out, source = Place.of(options.out), Place.of(options.source)
+    # The run removes OUT.partial, and a message may advise to remove OUT.
     if _is_below(source, out) or _is_below(source, out.beside(PARTIAL)):
-        raise RunError(f"{shown(job.source)}: must be outside of OUT and OUT.partial")
-    found = find_inputs(job.source, out)
+        raise RunError(f"{shown_url(options.source)}: must be outside OUT and OUT.partial")
+    found = find_inputs(options.source, out)
     inputs = found.inputs
-    form = None if job.out.endswith("/") else Format.of(out.name)
+    form = None if options.out.endswith("/") else Format.of(out.name)
     if form is not None:
         outputs = [Output("", form, inputs)]
-    elif found.many or job.out.endswith("/") or not PurePosixPath(out.name).suffix:
+    elif found.many or options.out.endswith("/") or not PurePosixPath(out.name).suffix:
         outputs = [Output(each.name, each.format, [each]) for each in inputs]
     else:
-        raise RunError(f"{out}: its name must end in {FORMATS}; a folder's in /")
-    options = {
+        raise RunError(f"{out}: its name must end in {FORMATS}, or in / if it is a folder")
+    fixed = {
         "format": FORMAT,
-        "--text-column": job.text_column,
-        "--chunk-rows": job.chunk_rows,
-        "--prefix": job.prefix,
+        "--text-column": options.text_column,
+        "--chunk-rows": options.chunk_rows,
+        "--prefix": options.prefix,
         "MAX_TEXT_CHARS": settings.max_text_chars,
         "MAX_WINDOWS": settings.max_windows,
     }
-    plan = Plan(job, out, outputs, inputs, found.left_out, options)
+    plan = Plan(options, out, outputs, inputs, found.skipped, fixed)
     _require_report_fits(plan)
     return plan
 
 
 def _require_report_fits(plan: Plan) -> None:
-    """Raise :class:`RunError` for a report that could not be written where it is wanted."""
-    name = plan.job.report
+    """Raise :class:`RunError` if the report could not be written to its place."""
+    name = plan.options.report
     if name is None:
-        if plan.job.include_text:
-            raise RunError("--include-text: goes with --report")
+        if plan.options.include_text:
+            raise RunError("--include-text: needs --report")
         return
     report, folder = Place.of(name), Place.of(name.rpartition("/")[0] or ".")
     if not name.lower().endswith(".html"):
@@ -153,13 +153,13 @@ def _require_report_fits(plan: Plan) -> None:
     if report.fs.isdir(report.path):
         raise RunError(f"--report {name}: is a folder")
     if _is_below(report, plan.out) or _is_below(report, plan.partial):
-        raise RunError(f"--report {name}: must be outside of OUT")
+        raise RunError(f"--report {name}: must be outside OUT")
     if folder.is_local and not folder.fs.isdir(folder.path):
         raise RunError(f"--report {name}: there is no such folder")
 
 
 def _is_below(place: Place, folder: Place) -> bool:
-    """Say whether a path is another one, or below it, links followed."""
+    """Say whether a path is a folder or is below it, with links followed."""
     paths = [
         os.path.realpath(each.path) if each.is_local else each.path for each in (place, folder)
     ]
@@ -167,25 +167,27 @@ def _is_below(place: Place, folder: Place) -> bool:
 
 
 def require_free(plan: Plan) -> None:
-    """Raise :class:`RunError` where OUT could not get its name at the end by a rename."""
+    """Raise :class:`RunError` if a rename could not give OUT its name at the end."""
     if not plan.out.is_local:
         return
     path = plan.out.path
     if os.path.islink(path):  # noqa: PTH114 - a path of fsspec's
-        raise RunError(f"{path}: is a symbolic link; give the name of what it leads to")
+        raise RunError(f"{path}: is a symbolic link; name its target instead")
     if os.path.ismount(path):
-        raise RunError(f"{path}: is a mount point; give the name of a folder in it")
+        raise RunError(f"{path}: is a mount point; name a folder in it instead")
     if not plan.outputs[0].name and os.path.isdir(path):  # noqa: PTH112 - a path of fsspec's
-        raise RunError(f"{path}: is a folder, and OUT a file by its name; end it in / or remove it")
+        raise RunError(
+            f"{path}: is a folder, but OUT's name is a file's; add a / to the name, or remove it"
+        )
 
 
 def require_unchanged(plan: Plan) -> None:
-    """Raise :class:`RunError` if an input is not what it was when the run was planned.
+    """Raise :class:`RunError` if an input has changed since the run was planned.
 
-    One that has come since does no harm.
+    A new file in IN does not count: the run does not read it.
     """
     try:
-        now = {each.name: each for each in find_inputs(plan.job.source, plan.out).inputs}
+        now = {each.name: each for each in find_inputs(plan.options.source, plan.out).inputs}
     except (RunError, FileNotFoundError):
         now = {}
     for each in plan.inputs:
@@ -194,30 +196,30 @@ def require_unchanged(plan: Plan) -> None:
 
 
 def changed(plan: Plan, source: Input) -> RunError:
-    """Return the error of a run whose scores are not those of its rows."""
+    """Return the error for an input that no longer has the rows that were scored."""
     return RunError(
-        f"{source.place}: has changed while it was scored; remove {plan.partial} and run again"
+        f"{source.place}: changed while it was being scored; remove {plan.partial} and run again"
     )
 
 
 def receipt_of(plan: Plan) -> dict[str, Any] | None:
-    """Return what is noted about OUT if it is the outcome of this very run; ``None`` if none is.
+    """Return the receipt of OUT if this very run made it, ``None`` if there is no OUT.
 
-    Raises :class:`RunError` if something else is there.
+    Raises :class:`RunError` if OUT is anything else.
     """
     if not plan.out.exists():
         return None
-    receipt = read_json(plan.receipt)
+    receipt = read_json_object(plan.receipt)
     if receipt is None or receipt.get("run") != plan.fingerprint():
         raise RunError(
-            f"{plan.out}: exists already, and is not the outcome of this input and these options; "
+            f"{plan.out}: already exists, and was not made from this input with these options; "
             "remove it or choose another name"
         )
     return receipt
 
 
-def read_json(place: Place) -> dict[str, Any] | None:
-    """Return an object that was written to a file; ``None`` if there is none."""
+def read_json_object(place: Place) -> dict[str, Any] | None:
+    """Return the JSON object in a file, ``None`` if there is no file or no object in it."""
     try:
         value = json.loads(place.read())
     except (FileNotFoundError, ValueError):
@@ -227,25 +229,16 @@ def read_json(place: Place) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def locked(folder: Place) -> Iterator[None]:
-    """Hold a folder on this machine for this process; a killed one lets go of it.
+    """Hold a folder for this process alone; the lock ends with the process, even if killed.
 
-    Raises :class:`RunError` if another process holds it. An object store knows no such lock.
+    Raises :class:`RunError` if another process holds it. An object store has no such lock: there
+    this does nothing.
     """
     if not folder.is_local:
         yield
         return
-    while True:
-        current = False
-        folder.make_folder()
-        with open(f"{folder.path}/lock", "wb") as file:  # noqa: PTH123 - a path of fsspec's
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(f"{folder}: another run is writing there") from None
-            # Whoever held it may have finished, and removed it, in between.
-            with contextlib.suppress(FileNotFoundError):
-                there = os.stat(file.name)  # noqa: PTH116 - a path of fsspec's
-                current = os.path.samestat(os.fstat(file.fileno()), there)
-            if current:
-                yield
-                return
+    try:
+        with held_folder(Path(folder.path)):
+            yield
+    except FolderHeldError:
+        raise RunError(f"{folder}: another run is writing there") from None

@@ -1,6 +1,6 @@
 """One self-contained page about the scores of a run.
 
-No script, nothing from the network, and no text of a row unless it was asked for.
+It has no script, loads nothing from the network, and shows texts only with --include-text.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ th { color: var(--soft); font-weight: 500; }
 
 
 def render(statistics: Statistics, model: str | None, out: str, files: int) -> str:
-    """Return the page as HTML; ``files`` is how many there were."""
+    """Return the page as HTML; ``files`` is the number of inputs."""
     scored = statistics.rows - statistics.errors.total()
     title = f"Scores of {escape(out)}"
     several = f" in {files:,} files" if files > 1 else ""
@@ -71,13 +71,13 @@ def render(statistics: Statistics, model: str | None, out: str, files: int) -> s
 <body>
 <h1>{title}</h1>
 <p>{statistics.rows:,} rows{several}, {scored:,} of them scored{by}.{windows}</p>
-<p class="soft">Scores are the model's opinion, learnt from other people's labels: probabilities of
-a label, not degrees of harm.</p>
+<p class="soft">Scores are the model's opinion, learnt from people's labels: the probability of a
+label, not a degree of harm.</p>
 <h2>Labels</h2>
 {bars("label", {label: statistics.labels[label] for label in LABELS}, scored)}
 <h2>Distribution of each score</h2>
-<p class="soft">Rows by score, from 0 to 1, in {BINS} steps. The height is logarithmic, so that few
-rows show beside many.</p>
+<p class="soft">Number of rows by score, from 0 to 1, in {BINS} steps. The height is logarithmic, so
+that small counts stay visible beside large ones.</p>
 <div class="grid">
 {histograms}
 </div>
@@ -121,7 +121,7 @@ def histogram(label: str, counts: Sequence[int]) -> str:
 
 
 def bars(name: str, counts: Mapping[str, int], whole: int) -> str:
-    """Return a table of counts with their shares of the whole."""
+    """Return a table of counts, each with its share of ``whole``."""
     rows = []
     for key, count in counts.items():
         share = count / whole if whole else 0.0
@@ -138,7 +138,7 @@ def bars(name: str, counts: Mapping[str, int], whole: int) -> str:
 
 
 def examples(found: Sequence[Example], with_text: bool, with_file: bool) -> str:
-    """Return a table of rows."""
+    """Return a table of example rows."""
     if not found:
         return "<p>None.</p>"
     head = ["file"] * with_file + ["row", "label", *LABELS] + ["text"] * with_text
@@ -155,7 +155,7 @@ def examples(found: Sequence[Example], with_text: bool, with_file: bool) -> str:
         if with_text:
             text = example.text or ""
             shown = text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"
-            # Lone surrogates, which a file of UTF-8 can't hold, become question marks.
+            # UTF-8 can't hold a lone surrogate: it becomes a question mark.
             readable = shown.encode(errors="replace").decode()
             cells.append(f"<td class='text'>{escape(readable)}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")

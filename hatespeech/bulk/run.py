@@ -1,7 +1,7 @@
-"""A run: check the input, score what is missing, write the output beside the scores.
+"""A run: checks the inputs, scores what is missing, writes the rows with their scores.
 
-What is scored is kept in ``OUT.partial``, and OUT appears in one step when it is complete. So a run
-may be killed at any moment, and goes on when it is started again.
+Scores are kept in ``OUT.partial``, and OUT appears in one step when it is complete. So a run may be
+killed at any moment, and resumes when it is started again.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hatespeech.bulk.engines.base import Chunk, Engine, EngineError
-from hatespeech.bulk.errors import RunError
+from hatespeech.bars import progress_bar
+from hatespeech.bulk import RunError
+from hatespeech.bulk.engines.base import BulkEngine, Chunk, EngineError
 from hatespeech.bulk.output import write_outputs
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import (
     Plan,
     locked,
-    read_json,
+    read_json_object,
     receipt_of,
     require_free,
     require_unchanged,
 )
-from hatespeech.bulk.progress import bar
 from hatespeech.bulk.report import render
 from hatespeech.bulk.score_files import ScoreFiles, ScoreReader, require_model
 from hatespeech.bulk.statistics import Statistics
@@ -34,40 +34,39 @@ from hatespeech.bulk.tables.conversion import Conversion
 
 log = logging.getLogger(__name__)
 
-# A chunk ends early when its texts are this long together, so that memory stays bounded.
+# A chunk ends early when its texts have this many code points together: this bounds memory.
 CHUNK_CHARS: Final = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to."""
+    """What a finished run has to tell."""
 
     statistics: Statistics
-    model: str | None  # None if there was no row
-    scored: int  # rows, in this session
-    seconds: float  # it took to score them
+    model: str | None  # None if there were no rows
+    scored: int  # rows scored by this process, not by an earlier one
+    seconds: float  # spent on them
 
 
 def run(
     plan: Plan,
-    make_engine: Callable[[], Engine],
+    make_engine: Callable[[], BulkEngine],
     check_engine: Callable[[], object] = lambda: None,
 ) -> Outcome | None:
-    """Do what is left of a run; return ``None`` if nothing was.
+    """Do what is left of a run; return ``None`` if nothing is.
 
-    ``check_engine`` is called before anything is done, and raises what ``make_engine`` would, as
-    far as that can be told at once. Raises :class:`RunError`, :class:`EngineError`, and what the
-    file systems raise.
+    ``check_engine`` runs before any work, and raises those errors of ``make_engine`` that are known
+    at once. Raises :class:`RunError`, :class:`EngineError`, and the errors of the file systems.
     """
     finished = receipt_of(plan)
     if finished and not plan.partial.exists():
         return None
     require_free(plan)
-    # A run that was killed while it removed OUT.partial has nothing left for an engine to do.
+    # If the last run was killed while deleting OUT.partial, all is scored; no engine is needed.
     if not finished and not (plan.partial / "run.json").exists():
         check_engine()
     with locked(plan.partial):
-        if receipt_of(plan):  # killed, or finished by another process, just before its end
+        if receipt_of(plan):  # killed just before its end, or finished by another process
             finish(plan)
             return None
         rows, conversions = begin(plan)
@@ -78,10 +77,10 @@ def run(
             reader = ScoreReader(files, chunks)
             statistics = write_outputs(plan, conversions, rows, reader)
             reader.end()
-        if plan.job.report is not None:
+        if plan.options.report is not None:
             page = render(statistics, reader.model, plan.out.name, len(plan.inputs))
-            # A file's name may be no UTF-8.
-            Place.of(plan.job.report).write(page.encode(errors="replace"))
+            # A file's name need not be UTF-8.
+            Place.of(plan.options.report).write(page.encode(errors="replace"))
         receipt = {"run": plan.fingerprint(), "model": reader.model, **statistics.counts()}
         plan.receipt.write(json.dumps(receipt, indent=1).encode())
         finish(plan)
@@ -89,19 +88,22 @@ def run(
 
 
 def finish(plan: Plan) -> None:
-    """Have OUT appear, if it has not, and remove what is no longer needed."""
+    """Give OUT its name, unless it has it, and remove OUT.partial."""
     output = plan.partial / "output"
     if output.exists():
         (output if plan.outputs[0].name else output / plan.out.name).move(plan.out)
     try:
         plan.partial.remove()
-    except OSError as exc:  # NFS keeps a file that is open, such as the lock
+    except OSError as exc:  # NFS keeps open files, such as the lock
         log.warning("%s can't be removed: %s", plan.partial, exc.strerror or type(exc).__name__)
 
 
 @contextlib.contextmanager
 def unchanged(plan: Plan) -> Iterator[None]:
-    """Raise :class:`RunError` if inputs change meanwhile, which is then behind any other error."""
+    """Raise :class:`RunError` if an input changed during the run.
+
+    It replaces any error but the engine's: the change is then its likely cause.
+    """
     try:
         yield
     except EngineError:
@@ -114,29 +116,30 @@ def unchanged(plan: Plan) -> Iterator[None]:
 
 
 def begin(plan: Plan) -> tuple[list[int], list[Conversion]]:
-    """Return the rows of each input, and how the outputs are made; check all, unless that is done.
+    """Return each input's number of rows, and how the outputs are made.
 
-    Raises :class:`RunError` if what was begun is another run.
+    Checks all inputs, unless an earlier process has done so. Raises :class:`RunError` if
+    OUT.partial holds another run.
     """
     note = plan.partial / "run.json"
     fingerprint = plan.fingerprint()
-    begun = read_json(note)
+    begun = read_json_object(note)
     if begun is None and note.exists():
-        raise RunError(f"{note}: can't be read; remove {plan.partial} to begin anew")
+        raise RunError(f"{note}: can't be read; remove {plan.partial} to start over")
     if begun is None:
-        for name in ("scores", "output"):  # a run that was being removed
+        for name in ("scores", "output"):  # left by a run that was being removed
             (plan.partial / name).remove()
         try:
-            rows, conversions = check(plan)
+            rows, conversions = check_inputs(plan)
         except RunError:
-            plan.partial.remove()  # there is nothing in it to go on from
+            plan.partial.remove()  # it holds nothing to resume from
             raise
         kinds = [conversion.kinds for conversion in conversions]
         note.write(json.dumps({"run": fingerprint, "rows": rows, "kinds": kinds}).encode())
         return rows, conversions
     other = [key for key, value in fingerprint.items() if begun["run"].get(key) != value]
     if other == ["inputs"]:
-        raise other_run(plan, "of other files, or changed ones")
+        raise other_run(plan, "on other or changed files")
     if other:
         raise other_run(plan, f"with another {', '.join(other)}")
     pairs = zip(plan.outputs, begun["kinds"], strict=True)
@@ -144,21 +147,21 @@ def begin(plan: Plan) -> tuple[list[int], list[Conversion]]:
 
 
 def other_run(plan: Plan, what: str) -> RunError:
-    """Return the error of a command that is not the one that was begun."""
+    """Return the error for a command other than the one that was interrupted."""
     return RunError(
-        f"{plan.partial}: holds a run {what}; give the same command, or remove it to begin anew"
+        f"{plan.partial}: holds a run {what}; repeat its command, or remove it to start over"
     )
 
 
-def check(plan: Plan) -> tuple[list[int], list[Conversion]]:
-    """Read all inputs once; see :func:`begin`. Raises :class:`RunError`."""
+def check_inputs(plan: Plan) -> tuple[list[int], list[Conversion]]:
+    """Read all inputs once; return what :func:`begin` does. Raises :class:`RunError`."""
     conversions = [plan.conversion(output) for output in plan.outputs]
     for conversion in conversions:
         conversion.require_common_columns()
     sizes = [source.size for source in plan.inputs]
     total = None if None in sizes else sum(size or 0 for size in sizes)
     rows = []
-    with bar("checking", total, "B") as shown:
+    with progress_bar("checking", total, "B") as shown:
         for conversion in conversions:
             for table in conversion.tables:
                 rows.append(table.count(shown.update, conversion.inspector(table)))
@@ -167,7 +170,7 @@ def check(plan: Plan) -> tuple[list[int], list[Conversion]]:
 
 
 def chunks_of(plan: Plan) -> Iterator[Chunk]:
-    """Cut the texts of all inputs, in order, into chunks; the same ones every time."""
+    """Cut the texts of all inputs, in order, into chunks: the same chunks every time."""
     index = chars = 0
     texts: list[Any] = []
     for source in plan.inputs:
@@ -175,7 +178,7 @@ def chunks_of(plan: Plan) -> Iterator[Chunk]:
             for text in more:
                 texts.append(text)
                 chars += len(text) if isinstance(text, str) else 0
-                if len(texts) == plan.job.chunk_rows or chars >= CHUNK_CHARS:
+                if len(texts) == plan.options.chunk_rows or chars >= CHUNK_CHARS:
                     yield Chunk(index, texts)
                     index, chars, texts = index + 1, 0, []
     if texts:
@@ -183,16 +186,16 @@ def chunks_of(plan: Plan) -> Iterator[Chunk]:
 
 
 def score_missing(
-    plan: Plan, rows: int, files: ScoreFiles, make_engine: Callable[[], Engine]
+    plan: Plan, rows: int, files: ScoreFiles, make_engine: Callable[[], BulkEngine]
 ) -> tuple[int, float, int]:
-    """Score the chunks that are not there yet; return rows, seconds, and chunks in all."""
+    """Score the missing chunks; return rows scored, seconds spent, and chunks in all."""
     there = files.indices()
     kept = files.read(min(there))[1] if there else None
-    waiting: dict[int, int] = {}  # rows of chunks that the engine has
+    waiting: dict[int, int] = {}  # number of rows of each chunk that the engine has
     count = scored = 0
     started = time.monotonic()
 
-    with bar("scoring", rows, "rows") as shown:
+    with progress_bar("scoring", rows, "rows") as shown:
 
         def missing() -> Iterator[Chunk]:
             nonlocal count
@@ -201,8 +204,8 @@ def score_missing(
                 if chunk.index in there:
                     if files.rows(chunk.index) != len(chunk.texts):
                         raise RunError(
-                            f"{plan.partial}: part {chunk.index} has not the rows of the input; "
-                            "remove it and run again"
+                            f"{plan.partial}: part {chunk.index} does not have the input's number "
+                            "of rows; remove it and run again"
                         )
                     shown.initial += len(chunk.texts)
                     shown.update(len(chunk.texts))
@@ -217,7 +220,7 @@ def score_missing(
         with contextlib.closing(make_engine()) as engine:
             started = time.monotonic()
             results = engine.score(_with(first, chunks), shown.update)
-            # Whatever ends the run, what scores ends before the processes and connections it uses.
+            # However the run ends, scoring ends before the processes and connections that it uses.
             with contextlib.closing(results):
                 for done in results:
                     if waiting.pop(done.index, None) != len(done.rows):
@@ -227,7 +230,7 @@ def score_missing(
                     files.write(done)
                     scored += len(done.rows)
         if waiting:
-            raise EngineError(f"the engine left {len(waiting)} parts without scores; run it again")
+            raise EngineError(f"the engine left {len(waiting)} parts unscored; run it again")
     return scored, time.monotonic() - started, count
 
 

@@ -1,4 +1,4 @@
-"""The scores of chunks, each in a small file of its own until the output is written."""
+"""The scores of the chunks, each in a small file of its own until the output is written."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hatespeech.bulk import RunError
 from hatespeech.bulk.engines.base import ScoredChunk
-from hatespeech.bulk.errors import RunError
 from hatespeech.bulk.places import Place
 from hatespeech.contract import COLUMNS
 
@@ -23,7 +23,7 @@ MODEL: Final = b"model"
 
 
 class ScoreFiles:
-    """A folder of scored chunks, named by their index; no file is ever seen half written."""
+    """A folder of scored chunks, named by their index; a file appears only when complete."""
 
     def __init__(self, folder: Place) -> None:
         self._folder = folder
@@ -33,12 +33,12 @@ class ScoreFiles:
         self._folder.make_folder()
 
     def indices(self) -> set[int]:
-        """Return which chunks are there."""
+        """Return the indices of the chunks that are there."""
         matches = (re.fullmatch(r"(\d{8,})\.parquet", name) for name in self._folder.names())
         return {int(match[1]) for match in matches if match}
 
     def write(self, chunk: ScoredChunk) -> None:
-        """Keep a chunk."""
+        """Write a chunk's scores to its file."""
         found = [row.columns() for row in chunk.rows]
         table = pa.table(
             [pa.array([row[name] for row in found], kind) for name, kind in SCORE_TYPES],
@@ -51,7 +51,7 @@ class ScoreFiles:
     def read(self, index: int) -> tuple[pa.Table, str]:
         """Return a chunk's scores and the model that gave them.
 
-        Raises :class:`RunError` if the file is not there or damaged.
+        Raises :class:`RunError` if the file is missing or damaged.
         """
         place = self._place(index)
         try:
@@ -61,7 +61,7 @@ class ScoreFiles:
             raise _damaged(place) from None
 
     def rows(self, index: int) -> int:
-        """Return how many rows a chunk has; raise as :meth:`read`."""
+        """Return a chunk's number of rows; raises as :meth:`read` does."""
         place = self._place(index)
         try:
             with place.fs.open(place.path, "rb") as file:
@@ -75,7 +75,7 @@ class ScoreFiles:
 
 
 def _damaged(place: Place) -> RunError:
-    return RunError(f"{place}: can't be read; remove it, and run again")
+    return RunError(f"{place}: can't be read; remove it and run again")
 
 
 class ScoreReader:
@@ -94,7 +94,7 @@ class ScoreReader:
         while have < count:
             table = next(self._tables, None)
             if table is None:
-                raise RunError("the scores have fewer rows than the input: has it changed?")
+                raise RunError("there are fewer scores than rows: has the input changed?")
             parts.append(table)
             have += len(table)
         whole: Any = pa.concat_tables(parts)
@@ -104,7 +104,7 @@ class ScoreReader:
     def end(self) -> None:
         """Raise :class:`RunError` if scores are left."""
         if len(self._rest) or next(self._tables, None) is not None:
-            raise RunError("the scores have more rows than the input: has it changed?")
+            raise RunError("there are more scores than rows: has the input changed?")
 
     def _read(self, chunks: int) -> Iterator[pa.Table]:
         for index in range(chunks):
@@ -115,9 +115,9 @@ class ScoreReader:
 
 
 def require_model(model: str, kept: str | None) -> None:
-    """Raise :class:`RunError` for scores of another model than those that are kept."""
+    """Raise :class:`RunError` if ``model`` is not the one whose scores are ``kept``."""
     if kept is not None and model != kept:
         raise RunError(
-            f"a part of the scores is by {kept}, this engine is {model}: run it with the former, "
-            "or remove the .partial folder"
+            f"some parts were scored by {kept}, but this engine is {model}: run again with "
+            f"{kept}, or remove the .partial folder"
         )

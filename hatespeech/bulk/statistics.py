@@ -1,6 +1,6 @@
-"""What the summary and the report tell, collected while the output is written.
+"""What the summary and the report show, collected while the output is written.
 
-Memory is bounded: counts, histograms and a few examples.
+It keeps counts, histograms and a few examples, so memory is bounded.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ SHOWN_CHARS: Final = 280
 
 @dataclass(frozen=True)
 class Example:
-    """A row worth looking at."""
+    """A row for the report to show."""
 
     file: str
     row: int  # from 1, within its file
     scores: tuple[float, ...]
     label: str
-    text: str | None  # only if texts are to be shown
+    text: str | None  # only with --include-text
 
 
 @dataclass
@@ -42,12 +42,12 @@ class Statistics:
     errors: Counter[str] = field(default_factory=Counter)  # by code
     long_texts: int = 0  # read in several windows
     bins: list[list[int]] = field(default_factory=lambda: [[0] * BINS for _ in LABELS])
-    # Heaps of (certainty, -place in the run, example); the first is what goes first.
+    # Heaps of (certainty, -row number in the run, example); the first one is replaced first.
     _most: list[tuple[float, int, Example]] = field(default_factory=list)
     _least: list[tuple[float, int, Example]] = field(default_factory=list)
 
     def add(self, file: str, first: int, texts: Sequence[Any], scores: pa.Table) -> None:
-        """Count rows of one file, the first of which is number ``first``."""
+        """Count rows of one file; ``first`` is the number of the first of them."""
         columns = [column.to_pylist() for column in scores.columns]
         for index, (*row, label, windows, error) in enumerate(zip(*columns, strict=True)):
             self.rows += 1
@@ -60,7 +60,7 @@ class Statistics:
                 counts[min(int(score * BINS), BINS - 1)] += 1
             certainty = max(row)
             for heap, worth in ((self._most, certainty), (self._least, -certainty)):
-                # Of equals, which copies of one text are, the first row stays.
+                # Copies of one text have equal scores: only the first of them is shown.
                 if (len(heap) < EXAMPLES or worth > heap[0][0]) and not any(
                     _alike(example.scores, row) for _, _, example in heap
                 ):
@@ -80,7 +80,7 @@ class Statistics:
         return [example for _, _, example in sorted(self._least, reverse=True)]
 
     def counts(self) -> dict[str, Any]:
-        """Return what a few numbers tell."""
+        """Return the counts, as the receipt keeps them."""
         return {
             "rows": self.rows,
             "labels": {label: self.labels[label] for label in LABELS},
@@ -96,5 +96,5 @@ def code_of(written: str) -> str:
 
 
 def _alike(left: Sequence[float], right: Sequence[float]) -> bool:
-    """Say whether scores are those of one text, which differ a little between batches."""
+    """Say whether two rows' scores are equal, but for the small differences between batches."""
     return all(abs(a - b) < 1e-6 for a, b in zip(left, right, strict=True))

@@ -1,7 +1,7 @@
-"""Fetches the published checkpoint and its tokenizer, verifies and converts them.
+"""Fetches the published checkpoint and its tokenizer, verifies them and converts them.
 
-The checkpoint is a pickle, which the ordinary loader would execute: it is read as data. What comes
-out is a folder of ``model.safetensors``, ``config.json``, ``tokenizer.json`` and ``README.md``.
+The checkpoint is a pickle. ``torch.load`` would execute it; here it is read as data. The result is
+a folder of ``model.safetensors``, ``config.json``, ``tokenizer.json`` and ``README.md``.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from hatespeech.fetching.options import (
     is_url,
     parse_arguments,
 )
-from hatespeech.fetching.workplace import Progress, make_parents, require_room, workplace
+from hatespeech.fetching.workplace import DownloadBar, make_parents, require_room, workplace
 from hatespeech.paths import file_sha256
+from hatespeech.urls import shown_url
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None, prog: str = "download.py") -> int:
     """Make the folder; return the exit code."""
-    progress = Progress()
+    progress = DownloadBar()
     stop_on_signals(progress)
     options = parse_arguments(arguments, prog)
     try:
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "download.py") -> i
         progress.close()
         sys.stderr.write(f"error: {exc}\n")
         return 1
-    except Exception as exc:  # a fault of ours: a line for the user all the same
+    except Exception as exc:  # a bug; the user gets one line all the same
         progress.close()
         reason = (str(exc) or "no message").splitlines()[0]
         sys.stderr.write(f"error: {type(exc).__name__}: {reason}\n")
@@ -56,13 +57,13 @@ def main(arguments: Sequence[str] | None = None, prog: str = "download.py") -> i
     return 0
 
 
-def stop_on_signals(progress: Progress) -> None:
-    """Make SIGINT and SIGTERM end the process with a line and the customary exit code."""
+def stop_on_signals(progress: DownloadBar) -> None:
+    """Make SIGINT and SIGTERM end the process with one line and the usual exit code."""
 
     def stop(signum: int, _frame: FrameType | None) -> None:
-        # No exception: it could surface inside a library that swallows it or prints a traceback.
-        # Whatever the moment, the next run copes: it copes with SIGKILL too.
-        line = "interrupted; the same command goes on from what has arrived\n"
+        # Not an exception: it could come up inside a library that swallows it or prints a
+        # traceback. The next run can resume from any moment, as it can after SIGKILL.
+        line = "interrupted; run the same command again to resume the download\n"
         os.write(2, (("\n" if progress.is_shown else "") + line).encode())
         os._exit(128 + signum)
 
@@ -71,10 +72,10 @@ def stop_on_signals(progress: Progress) -> None:
 
 
 def recognise(options: argparse.Namespace) -> str:
-    """Verify a folder that is already there and is what was asked for; return what to say.
+    """Verify that the existing output is the folder that was asked for; return what to print.
 
     Raises :class:`FetchError` or :class:`CheckpointError` if it is anything else. Nothing is
-    changed: what is there may be somebody's work.
+    changed: it may be somebody's work.
     """
     from hatespeech.fetching import folder as folders
     from hatespeech.model import checkpoint as checkpoints
@@ -90,24 +91,24 @@ def recognise(options: argparse.Namespace) -> str:
     provenance = found.provenance if isinstance(found.provenance, Mapping) else {}
     difference = folders.describe_difference(provenance, wanted_provenance(options, provenance))
     if difference:
-        raise FetchError(f"{output} was made from something else: {difference}; {advice}")
+        raise FetchError(f"{output} was made from other files: {difference}; {advice}")
     for name, recorded in found.sha256.items():
         if file_sha256(output / name) != recorded:
-            raise FetchError(f"{output} is damaged: {name} is not what was written; {advice}")
+            raise FetchError(f"{output} is damaged: {name} has changed; {advice}")
     figures = folders.check_figures(output, expectations(options))
-    return f"{output}: already there and verified\n" + describe(found.model_id, figures)
+    return f"{output}: already exists, verified\n" + summary(found.model_id, figures)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint file on this machine and where it came from."""
+    """A checkpoint file on this machine, and where it came from."""
 
     path: Path
     provenance: Mapping[str, Any]
 
 
-def make(options: argparse.Namespace, progress: Progress) -> str:
-    """Fetch, convert and check, and only then put the folder in its place; return what to say."""
+def make(options: argparse.Namespace, progress: DownloadBar) -> str:
+    """Fetch, convert and check, and only then put the folder in place; return what to print."""
     output: Path = options.output
     kept = output.with_name(f"{output.name}.pickle")
     keep = options.keep and is_url(options.checkpoint)
@@ -115,7 +116,7 @@ def make(options: argparse.Namespace, progress: Progress) -> str:
         raise FetchError(f"--keep: {kept} exists; move it away, or pass it as --checkpoint")
     make_parents(output)
     with workplace(output.with_name(f".{output.name}.partial")) as work:
-        # First the tokenizer, small: what is wrong with it is known before the large download.
+        # The tokenizer first: it is small, and an error in it shows before the large download.
         tokenizer, origin = get_tokenizer(options, work / "tokenizer")
         source = get_checkpoint(options, work, progress)
 
@@ -152,12 +153,12 @@ def make(options: argparse.Namespace, progress: Progress) -> str:
             source.path.rename(kept)
         folder.rename(output)
         discard_download(options, work)
-    report = describe(checkpoints.describe(output).model_id, figures)
+    report = summary(checkpoints.describe(output).model_id, figures)
     return f"{output}: made, verified\n{report}" + (f"{kept}: kept\n" if keep else "")
 
 
 def get_tokenizer(options: argparse.Namespace, folder: Path) -> tuple[Tokenizer, dict[str, Any]]:
-    """Build the tokenizer from the hub or a folder; return it and where it came from."""
+    """Build the tokenizer from the hub or a folder; return it and where it comes from."""
     from hatespeech.fetching.tokenizer import build_tokenizer, fetch_tokenizer
 
     origin: dict[str, Any] = {"source": options.tokenizer}
@@ -178,13 +179,13 @@ def get_tokenizer(options: argparse.Namespace, folder: Path) -> tuple[Tokenizer,
     return build_tokenizer(folder), origin
 
 
-def get_checkpoint(options: argparse.Namespace, work: Path, progress: Progress) -> Source:
-    """Fetch the checkpoint unless it is a local file, and hold it to ``--sha256``."""
+def get_checkpoint(options: argparse.Namespace, work: Path, progress: DownloadBar) -> Source:
+    """Fetch the checkpoint unless it is a local file, and compare its hash with ``--sha256``."""
     from hatespeech.fetching import http
 
     provenance: dict[str, Any]
     if is_url(options.checkpoint):
-        # The encoder's weights are float32, four bytes each: float16 halves the file.
+        # The file holds float32 weights, four bytes each: float16 needs half the space.
         share = 1.0 if options.dtype == "float32" else 0.5
         fetched = http.download(
             options.checkpoint,
@@ -214,7 +215,7 @@ def get_checkpoint(options: argparse.Namespace, work: Path, progress: Progress) 
 
 
 def discard_download(options: argparse.Namespace, work: Path) -> None:
-    """Remove what was downloaded; a local file is the user's and stays."""
+    """Remove the download; a local file belongs to the user and stays."""
     from hatespeech.fetching import http
 
     if is_url(options.checkpoint):
@@ -222,7 +223,7 @@ def discard_download(options: argparse.Namespace, work: Path) -> None:
 
 
 def expectations(options: argparse.Namespace) -> list[Expectation]:
-    """Return what ``--expect`` holds the checkpoint to."""
+    """Return the texts and scores of ``--expect``."""
     from hatespeech.fetching.folder import Expectation
 
     parted = [
@@ -234,8 +235,8 @@ def expectations(options: argparse.Namespace) -> list[Expectation]:
     ]
 
 
-def describe(model_id: str, figures: Sequence[tuple[Expectation, Mapping[str, float]]]) -> str:
-    """Say which model it is and what it scored."""
+def summary(model_id: str, figures: Sequence[tuple[Expectation, Mapping[str, float]]]) -> str:
+    """Return the lines that name the model and its scores in the self-check."""
     lines = [model_id]
     for expectation, scores in figures:
         shown = ", ".join(
@@ -247,7 +248,7 @@ def describe(model_id: str, figures: Sequence[tuple[Expectation, Mapping[str, fl
 
 
 def tokenizer_files(folder: Path) -> dict[str, str]:
-    """Return the tokenizer's files that are in a folder, with their SHA-256."""
+    """Return the tokenizer's files in a folder, each with its SHA-256."""
     from hatespeech.fetching.tokenizer import MERGES, OPTIONS, TOKENIZER, VOCABULARY
 
     names = (TOKENIZER, VOCABULARY, MERGES, OPTIONS)
@@ -255,9 +256,7 @@ def tokenizer_files(folder: Path) -> dict[str, str]:
 
 
 def wanted_provenance(options: argparse.Namespace, recorded: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a folder made by these options records, as far as is known without fetching."""
-    from hatespeech.fetching.http import shown_url
-
+    """Return what a folder made with these options records, as far as known without fetching."""
     source: dict[str, Any] = {}
     if is_url(options.checkpoint):
         source["url"] = shown_url(options.checkpoint)

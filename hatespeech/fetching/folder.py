@@ -1,4 +1,4 @@
-"""The checkpoint folder: made from a pickle and a tokenizer, checked, and recognised later."""
+"""The checkpoint folder: made from a pickle and a tokenizer, checked, recognised later."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from hatespeech.engine.classifier import Classifier
 from hatespeech.errors import CheckpointError, ServiceError
 from hatespeech.fetching import FetchError
 from hatespeech.fetching.pickle.module import (
+    POSITION_IDS,
     UnsafePickleError,
     check_state_dict,
     read_pickled_module,
@@ -28,10 +29,7 @@ from hatespeech.model import checkpoint as checkpoints
 from hatespeech.model.network import ModelConfig
 from hatespeech.settings import EngineSettings
 
-# In older pickles, and not in the model, which derives it.
-POSITION_IDS: Final = "model.embeddings.position_ids"
-
-# How far a probability may be from the figure expected of it.
+# How far a score may be from the expected one.
 TOLERANCE: Final = 0.02
 
 _VERSIONS_OF: Final = ("torch", "safetensors", "tokenizers", "huggingface_hub")
@@ -39,7 +37,7 @@ _VERSIONS_OF: Final = ("torch", "safetensors", "tokenizers", "huggingface_hub")
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a checkpoint is known to say about a text."""
+    """The scores that a checkpoint must give to a text."""
 
     text: str
     scores: Mapping[str, float]
@@ -55,10 +53,11 @@ def convert(
     provenance: Mapping[str, Any],
     require_room: Callable[[int], object],
 ) -> None:
-    """Read a pickled module, never running it, and write it as a checkpoint folder.
+    """Read a pickled module without running it, and write it as a checkpoint folder.
 
-    Raises :class:`UnsafePickleError` for a file that is refused, and
-    :class:`FetchError` or :class:`CheckpointError` where its parts do not fit together.
+    ``require_room`` is called with the bytes that the weights need on disk. Raises
+    :class:`UnsafePickleError` for a file that is refused, and :class:`FetchError` or
+    :class:`CheckpointError` if model and tokenizer do not fit together.
     """
     module = read_pickled_module(pickle)
     state = module.state_dict
@@ -68,11 +67,13 @@ def convert(
     if model.num_labels != len(LABELS):
         raise UnsafePickleError(f"the model has {model.num_labels} labels, not {len(LABELS)}")
     if tokenizer.token_to_id(PAD) != model.pad_token_id:
-        raise FetchError(f"the tokenizer's {PAD} is not the model's padding id: they do not fit")
+        raise FetchError(
+            f"the tokenizer and the model have different ids for {PAD}: they do not fit together"
+        )
     if tokenizer.get_vocab_size() > model.vocab_size:
         raise FetchError(
             f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {model.vocab_size}: "
-            "they do not fit"
+            "they do not fit together"
         )
     target: torch.dtype = getattr(torch, dtype)
     require_room(sum(tensor.numel() for tensor in state.values()) * target.itemsize)
@@ -91,21 +92,21 @@ def convert(
 
 
 def check_sound(folder: Path) -> None:
-    """Check hashes, strict load, finite weights and tokenizer; raise :class:`CheckpointError`."""
+    """Check a folder's hashes, weights and tokenizer; raise :class:`CheckpointError`."""
     try:
         checkpoints.verify(folder)
     except CheckpointError as exc:
-        # Not the temporary folder's path: it means nothing to the reader, and is gone by then.
+        # Without the temporary folder's path, which is removed before anybody reads this.
         reason = str(exc).removeprefix(f"{folder}: ")
-        raise CheckpointError(f"the converted checkpoint is not sound: {reason}") from exc
+        raise CheckpointError(f"the converted checkpoint is damaged: {reason}") from exc
 
 
 def check_figures(
     folder: Path, expectations: Sequence[Expectation]
 ) -> list[tuple[Expectation, dict[str, float]]]:
-    """Score each expectation's text as the service would; return what was found beside it.
+    """Score each expectation's text as the service would; return each with its scores.
 
-    Raises :class:`FetchError` for a score that is further off than ``TOLERANCE``.
+    Raises :class:`FetchError` if a score differs by more than ``TOLERANCE``.
     """
     if not expectations:
         return []
@@ -122,8 +123,8 @@ def check_figures(
         for label, expected in expectation.scores.items():
             if abs(scores[label] - expected) > TOLERANCE:
                 raise FetchError(
-                    f"self-check: {expectation.text!r} scores {label} {scores[label]:.4f} where "
-                    f"{expected:.4f} was expected; this is not that model, or not its tokenizer"
+                    f"self-check: {expectation.text!r} scores {label} {scores[label]:.4f}, but "
+                    f"{expected:.4f} was expected; the model or its tokenizer is another one"
                 )
         found.append((expectation, scores))
     return found
@@ -132,7 +133,10 @@ def check_figures(
 def describe_difference(
     recorded: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
 ) -> str | None:
-    """Name the first of the ``wanted`` facts, nested as they are, that was recorded otherwise."""
+    """Describe the first of the ``wanted`` values that differs from the recorded one.
+
+    Both are nested alike. Returns ``None`` if all are equal.
+    """
     for key, value in wanted.items():
         was = recorded.get(key)
         if isinstance(value, Mapping):
@@ -141,7 +145,7 @@ def describe_difference(
             if difference:
                 return difference
         elif was != value:
-            return f"{prefix}{key} is {was or 'not recorded'}, asked for is {value}"
+            return f"{prefix}{key} is {was or 'not recorded'}, not {value}"
     return None
 
 
@@ -163,7 +167,7 @@ def write_card(
         f"- Tokenizer: `{tokenizer['source']}`, revision `{tokenizer.get('commit') or 'local'}`",
         f"- Converted by torch {torch.__version__} on Python {sys.version.split()[0]}",
         "",
-        "The weights are the source's own, under its own key names; nothing was trained here. "
+        "The weights and their names are those of the source file; nothing was trained. "
         "`python -m hatespeech.model.checkpoint` checks the folder against the hashes in "
         "`config.json`.",
     ]

@@ -1,9 +1,9 @@
-"""A resumable download: one file over HTTP, through broken connections and broken runs.
+"""A resumable download: one file over HTTP, resumed after a broken connection or a killed run.
 
-What has arrived is kept in a folder of two files: the bytes, and what the server said about them.
-A later try asks for the rest, on condition that the file is still the same one (``If-Range``, RFC
-9110 section 13.1.5), and starts again if it is not. Some servers ignore the condition, so a partial
-reply is also held to the validator, the size and the last byte of what is already there.
+A folder keeps two files: the bytes that have arrived, and what the server said about the file. The
+next try asks for the rest on condition that the file is unchanged (``If-Range``, RFC 9110 section
+13.1.5); if it has changed, the download starts over. Some servers ignore the condition, so the
+validator, the size and the last byte on disk are compared as well.
 """
 
 from __future__ import annotations
@@ -17,35 +17,33 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
 
 from hatespeech.fetching import FetchError
+from hatespeech.retry import RETRIED_STATUS, Backoff, retry_after
+from hatespeech.urls import shown_url
 
 PART: Final = "checkpoint.part"
 STATE: Final = "checkpoint.json"
 
-# Worth another try: the request timed out, too many of them, the server or something before it.
-_RETRIED_STATUS: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+BACKOFF: Final = Backoff(first=0.5, longest=30.0)  # counts tries in a row that brought no bytes
+_LONGEST_RETRY_AFTER: Final = 120.0  # seconds
 _RETRIED_ERRORS: Final = (
     httpx2.TimeoutException,
     httpx2.NetworkError,
     httpx2.ProxyError,
     httpx2.RemoteProtocolError,
 )
-_FIRST_DELAY: Final = 0.5  # seconds, doubled for each try in a row that brought nothing
-_LONGEST_DELAY: Final = 30.0
-_LONGEST_RETRY_AFTER: Final = 120.0
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
-# Called with the bytes that are there and the bytes there will be, if the server says.
-Progress = Callable[[int, int | None], object]
+# Is called with the bytes that have arrived, and the file's size if the server says it.
+OnProgress = Callable[[int, int | None], object]
 
 
 class _TryAgainError(Exception):
-    """A try failed in a way that another may not; ``wait`` is the server's wish in seconds."""
+    """A try failed, and another may succeed; ``wait`` is what the server asks for, in seconds."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -54,22 +52,22 @@ class _TryAgainError(Exception):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file as its server described it."""
+    """What a server says about a file."""
 
-    url: str  # as shown_url leaves it
+    url: str  # without secrets
     etag: str | None
     last_modified: str | None
     size: int | None
 
     @classmethod
     def from_response(cls, url: str, response: httpx2.Response, size: int | None) -> Self:
-        """Take the validators from the headers."""
+        """Read a response's headers."""
         headers = response.headers
         return cls(shown_url(url), headers.get("etag"), headers.get("last-modified"), size)
 
     @property
     def validator(self) -> str | None:
-        """What proves that the file is the same, byte by byte: a strong ETag, else its date."""
+        """What identifies the file's bytes: a strong ETag, else the date of its last change."""
         if self.etag and not self.etag.startswith("W/"):
             return self.etag
         return self.last_modified
@@ -77,17 +75,11 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Download:
-    """A file that has arrived whole."""
+    """A file that has arrived completely."""
 
     path: Path
     remote: RemoteFile
-    fetched: str  # when, ISO 8601
-
-
-def shown_url(url: str) -> str:
-    """Return a URL without user, password, query string and fragment: fit to print and record."""
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    fetched: str  # time, ISO 8601
 
 
 def download(
@@ -97,19 +89,19 @@ def download(
     timeout: float,
     retries: int,
     require_room: Callable[[int, int], object],
-    progress: Progress,
+    progress: OnProgress,
     notify: Callable[[str], object],
 ) -> Download:
-    """Fetch ``url`` into ``folder``, going on from what an earlier run left there.
+    """Fetch ``url`` into ``folder``, and resume what an earlier run left there.
 
-    ``timeout`` is in seconds, for connecting and for silence. ``retries`` counts tries in a row
-    that bring nothing new. ``require_room`` is called with the bytes still to come and the bytes of
-    the whole file, and raises if there is no room. ``notify`` is told why there is another try.
-    Raises :class:`FetchError`; what has arrived stays.
+    ``timeout`` is in seconds, for connecting and between two reads. ``retries`` limits the tries in
+    a row that bring no new bytes. ``require_room`` is called with the bytes still to come and the
+    size of the whole file, and raises if the disk has no room. ``notify`` gets a line before each
+    further try. Raises :class:`FetchError`; the bytes that have arrived stay.
     """
     part = folder / PART
     most, failures = _size(part), 0
-    # Identity: the file's own bytes are counted, resumed and hashed, not a compression of them.
+    # identity: bytes are counted, resumed and hashed, so they must not be compressed on the way.
     headers = {"Accept-Encoding": "identity", "User-Agent": "hate-speech-detection download"}
     with httpx2.Client(timeout=timeout, headers=headers, follow_redirects=True) as client:
         while True:
@@ -128,13 +120,13 @@ def download(
                 raise FetchError(
                     f"{shown_url(url)}: {reason}; gave up after {failures} tries in a row"
                 )
-            delay = max(wait, min(_FIRST_DELAY * 2 ** (failures - 1), _LONGEST_DELAY))
+            delay = max(wait, BACKOFF.seconds(failures))
             notify(f"{reason}; trying again in {delay:g} s")
             time.sleep(delay)
 
 
 def discard(folder: Path) -> None:
-    """Remove what has arrived."""
+    """Remove a download's files."""
     (folder / STATE).unlink(missing_ok=True)
     (folder / PART).unlink(missing_ok=True)
 
@@ -144,7 +136,7 @@ def _attempt(
     url: str,
     folder: Path,
     require_room: Callable[[int, int], object],
-    progress: Progress,
+    progress: OnProgress,
 ) -> Download:
     part = folder / PART
     known = _read_state(folder)
@@ -153,16 +145,17 @@ def _attempt(
         discard(folder)
     have, headers = _size(part), {}
     if known is not None and known.validator is not None:
-        # From the last byte on, not after it: asking for nothing would be an error (416), also for
-        # a file that is complete, and that byte is one more check.
+        # From the last byte on disk, not after it: if the file is complete, there is nothing after
+        # it, and the server would answer 416. The byte is also one more check.
         headers = {"Range": f"bytes={have - 1}-", "If-Range": known.validator}
     with client.stream("GET", url, headers=headers) as response:
         status = response.status_code
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and known is not None:
             discard(folder)
-            raise _TryAgainError("the file on the server has become shorter; starting again")
-        if status in _RETRIED_STATUS:
-            raise _TryAgainError(f"the server answered {_phrase(status)}", _retry_after(response))
+            raise _TryAgainError("the file on the server is shorter now; starting over")
+        if status in RETRIED_STATUS:
+            wait = min(retry_after(response.headers), _LONGEST_RETRY_AFTER)
+            raise _TryAgainError(f"the server answered {_phrase(status)}", wait)
         if status == HTTPStatus.PARTIAL_CONTENT and known is not None:
             overlap = _check_partial(folder, url, response, known, have)
             remote, start = known, have - len(overlap)
@@ -177,14 +170,14 @@ def _attempt(
         if not overlap:
             text = json.dumps(asdict(remote))
             (folder / STATE).write_text(text, encoding="utf-8")
-        # Unbuffered: whatever has arrived is in the file, however the run ends.
+        # Unbuffered: every byte that has arrived is in the file, however the run ends.
         with part.open("r+b" if overlap else "wb", buffering=0) as file:
             file.seek(start)
             progress(start, remote.size)
             for chunk in response.iter_raw():
                 if overlap and chunk[:1] != overlap:
                     discard(folder)
-                    raise _TryAgainError("the file on the server has changed; starting again")
+                    raise _TryAgainError("the file on the server has changed; starting over")
                 overlap = b""
                 file.write(chunk)
                 start += len(chunk)
@@ -192,28 +185,31 @@ def _attempt(
     if start == 0:
         raise _TryAgainError("the server sent an empty file")
     if remote.size is not None and start != remote.size:
-        raise _TryAgainError(f"{start} bytes arrived where {remote.size} were announced")
+        raise _TryAgainError(f"{start} bytes arrived, but {remote.size} were announced")
     return Download(part, remote, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def _check_partial(
     folder: Path, url: str, response: httpx2.Response, known: RemoteFile, have: int
 ) -> bytes:
-    """Return the last byte on disk, which the reply must begin with, if the file is the same."""
+    """Return the last byte on disk, with which the reply must begin.
+
+    Raises :class:`_TryAgainError` if the file has changed.
+    """
     match = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
     size = int(match[3]) if match and match[3] != "*" else None
     now = RemoteFile.from_response(url, response, size)
     same_size = known.size is None or size is None or size == known.size
     if not match or int(match[1]) != have - 1 or now.validator != known.validator or not same_size:
         discard(folder)
-        raise _TryAgainError("the file on the server has changed; starting again")
+        raise _TryAgainError("the file on the server has changed; starting over")
     with (folder / PART).open("rb") as file:
         file.seek(have - 1)
         return file.read(1)
 
 
 def _read_state(folder: Path) -> RemoteFile | None:
-    """Return what the server said about the bytes that are there; None if that is not known."""
+    """Return what the server said about the bytes on disk, ``None`` if that is not known."""
     try:
         values: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
         return RemoteFile(**values)
@@ -230,12 +226,6 @@ def _content_length(response: httpx2.Response) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _retry_after(response: httpx2.Response) -> float:
-    """Return the seconds a server asks to wait; its other form, a date, is left to the back-off."""
-    text = response.headers.get("retry-after", "")
-    return min(float(text), _LONGEST_RETRY_AFTER) if text.isdecimal() else 0.0
-
-
 def _phrase(status: int) -> str:
     try:
         return f"{status} {HTTPStatus(status).phrase}"
@@ -244,7 +234,7 @@ def _phrase(status: int) -> str:
 
 
 def _describe(exc: Exception) -> str:
-    """Say what went wrong, in a line; of a library's message only what cannot hold a URL."""
+    """Describe an error in one line; a library's message is used only if it can't hold a URL."""
     if isinstance(exc, httpx2.ConnectTimeout):
         return "connecting took too long"
     if isinstance(exc, httpx2.TimeoutException):
@@ -252,7 +242,7 @@ def _describe(exc: Exception) -> str:
     if isinstance(exc, httpx2.ConnectError):
         return f"cannot connect ({str(exc).splitlines()[0] if str(exc) else type(exc).__name__})"
     if isinstance(exc, httpx2.NetworkError | httpx2.RemoteProtocolError):
-        return "the connection broke off"
+        return "the connection broke"
     if isinstance(exc, httpx2.TooManyRedirects):
-        return "redirected too often"
+        return "too many redirects"
     return type(exc).__name__

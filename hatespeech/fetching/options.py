@@ -1,4 +1,4 @@
-"""The command line of ``download.py``: what can be asked for, what it means, what is refused."""
+"""The command line of ``download.py``: its options, their meaning, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
 from hatespeech.cli import make_parser
+from hatespeech.labels import LABELS
 from hatespeech.paths import PUBLISHED
 
 CHECKPOINT_URL: Final = "https://snet-open-models.s3.amazonaws.com/hate-speech-detection/model_7"
@@ -20,7 +21,7 @@ REVISION_VARIABLE: Final = "TOKENIZER_REVISION"
 
 _REPOSITORY: Final = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
-# What the published checkpoint was published with.
+# A text and its scores, as the published checkpoint's authors give them.
 PUBLISHED_TEXT: Final = "Hello World"
 PUBLISHED_SCORES: Final = {
     "abusing": 0.0034548593685030937,
@@ -33,22 +34,22 @@ DESCRIPTION: Final = """\
 Fetch the published checkpoint (1.4 GB) and its tokenizer, verify them, and convert them into the
 folder that the service reads. The checkpoint is a pickle; it is read as data and never run.
 
-Run it again after an interruption: the download goes on from where it was. Run it again after it
-has succeeded: it verifies the folder's hashes and says so."""
+After an interruption, run the same command again to resume the download. If the folder is already
+complete, the command verifies its hashes."""
 
 EPILOG: Final = f"""\
 where things are:
-  OUTPUT                  the finished folder; it appears once all of it has been checked
-  .OUTPUT.partial/        beside it, hidden: what has arrived so far, and work in progress; removed
-                          at the end, and safe to delete whenever no download runs
-  OUTPUT.pickle           beside it: the file as downloaded, with --keep
+  OUTPUT                  the finished folder; it appears when all of it has been checked
+  .OUTPUT.partial/        a hidden folder beside it: the download so far, and unfinished work;
+                          removed at the end, and safe to delete while no download runs
+  OUTPUT.pickle           beside it, with --keep: the file as downloaded
 
 environment:
-  {REVISION_VARIABLE}      default of --revision, for an image build to pin
-  HF_ENDPOINT, HF_TOKEN   the hub, and a token for private repositories
+  {REVISION_VARIABLE}      default of --revision, so that an image build can pin it
+  HF_ENDPOINT, HF_TOKEN   the hub's address, and a token for private repositories
   HTTPS_PROXY             a proxy
 
-exit codes: 0 done; 1 failed, in one line on standard error; 2 bad arguments;
+exit codes: 0 done; 1 failed, with one line on standard error; 2 bad arguments;
             130, 143 stopped by SIGINT, SIGTERM
 
 examples:
@@ -61,10 +62,10 @@ examples:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser that reports an error in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and exit with 2."""
+        """Write the error and exit with 2."""
         self.exit(2, f"error: {message} (--help explains)\n")
 
 
@@ -76,23 +77,23 @@ def download_parser(prog: str) -> argparse.ArgumentParser:
         "--checkpoint",
         metavar="URL|FILE",
         default=CHECKPOINT_URL,
-        help="a pickled CustomModel, fetched or on this machine (%(default)s). User, password and "
-        "query string of a URL are used and recorded nowhere.",
+        help="a pickled CustomModel: a URL to fetch, or a file on this machine (%(default)s). A "
+        "URL's user, password and query string are used but never recorded.",
     )
     add(
         "--tokenizer",
         metavar="REPO|DIR",
         default=TOKENIZER_REPOSITORY,
-        help="a hub repository, or a folder, with tokenizer.json, or vocab.json and merges.txt "
-        "(%(default)s)",
+        help="a hub repository or a folder; it must hold tokenizer.json, or vocab.json and "
+        "merges.txt (%(default)s)",
     )
     add(
         "--revision",
         default=os.environ.get(REVISION_VARIABLE) or "main",
         help="branch, tag or commit of the hub repository. The default is "
-        f"${REVISION_VARIABLE}, else "
-        "main, a branch that moves: no commit is built in, so pin one for builds that must repeat. "
-        "The commit it turned out to be is recorded in config.json.",
+        f"${REVISION_VARIABLE}, or "
+        "else main, a branch that moves: no commit is built in, so pin one for repeatable builds. "
+        "config.json records the commit that was used.",
     )
     add(
         "--output",
@@ -106,14 +107,14 @@ def download_parser(prog: str) -> argparse.ArgumentParser:
         "--sha256",
         metavar="HEX",
         type=parse_sha256,
-        help="refuse any other checkpoint file. Without it the file is trusted as it arrives; its "
-        "SHA-256 is recorded, for the next time.",
+        help="refuse a checkpoint file with another hash. Without this option any file is "
+        "accepted, and its SHA-256 is recorded for the next time.",
     )
     add(
         "--dtype",
         choices=("float32", "float16"),
         default="float32",
-        help="of the weights on disk (%(default)s)",
+        help="number format of the weights on disk (%(default)s)",
     )
     add("--keep", action="store_true", help="keep the downloaded file, as OUTPUT.pickle")
     add(
@@ -122,24 +123,23 @@ def download_parser(prog: str) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar=("TEXT", "LABEL=SCORE"),
-        help="before the folder is accepted it must give TEXT these scores, within 0.02; can be "
-        f'repeated. The default checkpoint is held to its published figure for "{PUBLISHED_TEXT}" '
-        "in any case.",
+        help="refuse the folder unless it gives TEXT these scores, within 0.02; may be repeated. "
+        f'The default checkpoint must always give the published scores for "{PUBLISHED_TEXT}".',
     )
     add(
         "--timeout",
         type=parse_positive,
         default=60.0,
         metavar="SECONDS",
-        help="for connecting, and for a server that goes silent (%(default)g)",
+        help="limit for connecting, and for waiting on a silent server (%(default)g)",
     )
     add(
         "--retries",
         type=int,
         default=5,
         metavar="N",
-        help="tries in a row that bring nothing new before giving up (%(default)s), waiting half "
-        "a second, then twice as long each time",
+        help="give up after this many retries in a row without new bytes (%(default)s); the first "
+        "wait is half a second, each later one twice as long",
     )
     return parser
 
@@ -165,23 +165,20 @@ def parse_sha256(text: str) -> str:
 
 
 def parse_positive(text: str) -> float:
-    """Return a number over zero."""
+    """Return a number above 0."""
     with contextlib.suppress(ValueError):
         if 0 < (value := float(text)) < 1e6:
             return value
-    raise argparse.ArgumentTypeError("must be a number over 0")
+    raise argparse.ArgumentTypeError("must be a number above 0")
 
 
 def is_url(checkpoint: str) -> bool:
-    """Tell a URL from a file's path."""
+    """Say whether ``--checkpoint`` is a URL, not a file's path."""
     return checkpoint.lower().startswith(("http://", "https://"))
 
 
 def find_problem(options: argparse.Namespace) -> str | None:
-    """Return what no single argument's parser can see, in a line."""
-    # Slow to import, so not before the signal handlers stand.
-    from hatespeech.labels import LABELS
-
+    """Return, in one line, a problem that no single argument's parser can see."""
     if is_url(options.checkpoint):
         try:
             parts = urlsplit(options.checkpoint)
@@ -205,7 +202,7 @@ def find_problem(options: argparse.Namespace) -> str | None:
             label, _, value = score.partition("=")
             if label not in LABELS or not re.fullmatch(r"[01](\.\d*)?|\.\d+", value):
                 return (
-                    f"argument --expect: {score!r} is not LABEL=SCORE, a label being one of "
+                    f"argument --expect: {score!r} is not LABEL=SCORE, with one of the labels "
                     f"{', '.join(LABELS)} and a score from 0 to 1"
                 )
     return None

@@ -1,8 +1,8 @@
 """The tokenizer: its files from the hub or a folder, made into one ``tokenizer.json``.
 
-The service reads ``tokenizer.json`` alone. A repository may hold only the older ``vocab.json`` and
-``merges.txt``, or a ``tokenizer.json`` that does not wrap a text in ``<s> … </s>``; then one is
-built as RoBERTa's is: byte-level BPE, the special tokens, the wrapping. ``transformers`` is not
+The service reads only ``tokenizer.json``. A repository may hold just the older ``vocab.json`` and
+``merges.txt``, or a ``tokenizer.json`` that does not wrap a text in ``<s> … </s>``. Then one like
+RoBERTa's is built: byte-level BPE, the special tokens, the wrapping. ``transformers`` is not
 needed.
 """
 
@@ -20,6 +20,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers, processo
 from tokenizers.models import BPE
 
 from hatespeech.fetching import FetchError
+from hatespeech.retry import RETRIED_STATUS, Backoff
 
 TOKENIZER: Final = "tokenizer.json"
 VOCABULARY: Final = "vocab.json"
@@ -28,15 +29,15 @@ OPTIONS: Final = "tokenizer_config.json"
 
 BEGIN, PAD, END, UNKNOWN, MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
 
-_FIRST_DELAY: Final = 0.5  # seconds, doubled for each further try
+_BACKOFF: Final = Backoff(first=0.5, longest=30.0)
 
 T = TypeVar("T")
 
 
 def build_tokenizer(folder: Path) -> Tokenizer:
-    """Return the folder's tokenizer, wrapping texts in ``<s> … </s>``, without cutting or padding.
+    """Return the folder's tokenizer, which wraps texts in ``<s> … </s>`` and does not cut or pad.
 
-    Raises :class:`FetchError` if the folder lacks the files or holds another kind of tokenizer.
+    Raises :class:`FetchError` if files are missing, or the tokenizer is of another kind.
     """
     try:
         tokenizer = None
@@ -55,7 +56,7 @@ def build_tokenizer(folder: Path) -> Tokenizer:
 
 
 def _read_tokenizer(folder: Path) -> Tokenizer:
-    """Read ``tokenizer.json``; how long a text may be is the service's business, not the file's."""
+    """Read ``tokenizer.json``, without its limit on a text's length: the service has its own."""
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -69,7 +70,7 @@ def wraps(tokenizer: Tokenizer) -> bool:
 
 
 def _read_model(folder: Path) -> BPE:
-    """Read vocabulary and merges, from their own two files or out of ``tokenizer.json``."""
+    """Read vocabulary and merges, from their two files or from ``tokenizer.json``."""
     if (folder / VOCABULARY).is_file() and (folder / MERGES).is_file():
         return BPE.from_file(str(folder / VOCABULARY), str(folder / MERGES))
     if not (folder / TOKENIZER).is_file():
@@ -77,7 +78,7 @@ def _read_model(folder: Path) -> BPE:
     model = json.loads((folder / TOKENIZER).read_text(encoding="utf-8"))["model"]
     if model.get("type") != "BPE":
         raise FetchError(f"the tokenizer in {folder.name} is not byte-level BPE")
-    # Older files spell a merge "a b", newer ones ["a", "b"].
+    # Older files write a merge as "a b", newer ones as ["a", "b"].
     merges = [tuple(m.split(" ") if isinstance(m, str) else m) for m in model["merges"]]
     return BPE(model["vocab"], merges)
 
@@ -90,9 +91,9 @@ def _read_options(folder: Path) -> dict[str, Any]:
 
 
 def _build(model: BPE, options: dict[str, Any]) -> Tokenizer:
-    """Assemble RoBERTa's tokenizer around a byte-level BPE model.
+    """Build RoBERTa's tokenizer around a byte-level BPE model.
 
-    ``<mask>`` takes the white space before it, as it does in RoBERTa's pre-training.
+    ``<mask>`` includes the white space before it, as in RoBERTa's pre-training.
     """
     prefix_space = bool(options.get("add_prefix_space", False))
     tokenizer = Tokenizer(model)
@@ -124,12 +125,12 @@ def fetch_tokenizer(
     retries: int,
     notify: Callable[[str], object],
 ) -> str:
-    """Fetch the files that :func:`build_tokenizer` needs, and no others; return their commit.
+    """Fetch only the files that :func:`build_tokenizer` needs; return their commit.
 
-    Hub and token are ``huggingface_hub``'s ``HF_ENDPOINT`` and ``HF_TOKEN``.
-    Raises :class:`FetchError`.
+    The environment's ``HF_ENDPOINT`` and ``HF_TOKEN`` choose hub and token, as everywhere with
+    ``huggingface_hub``. Raises :class:`FetchError`.
     """
-    # Read at import. A folder of our own serves a few small files better than a cache would.
+    # huggingface_hub reads these when it is imported.
     os.environ["HF_HUB_DISABLE_XET"] = "1"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(max(1, int(timeout))))
@@ -137,7 +138,7 @@ def fetch_tokenizer(
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     import huggingface_hub
 
-    # What it has to say comes as exceptions.
+    # Its errors come as exceptions, too.
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
 
     def attempt(action: Callable[[], T]) -> T:
@@ -167,14 +168,14 @@ def fetch_tokenizer(
 def _is_complete(folder: Path) -> bool:
     try:
         return wraps(_read_tokenizer(folder))
-    except Exception:  # tokenizers raises bare Exception; build_tokenizer says what is wrong
+    except Exception:  # tokenizers raises bare Exception; build_tokenizer reports the reason
         return False
 
 
 def _with_retries(
     action: Callable[[], T], what: str, retries: int, notify: Callable[[str], object]
 ) -> T:
-    """Call ``action`` until it works, or fails in a way that waiting does not mend."""
+    """Call ``action`` until it succeeds, or fails in a way that waiting can't change."""
     import httpx2
     from huggingface_hub import errors
 
@@ -183,23 +184,24 @@ def _with_retries(
         try:
             return action()
         except errors.GatedRepoError:
-            reason, lasting = "access is restricted; set HF_TOKEN to a token that has it", True
+            reason, lasting = "access is restricted; set HF_TOKEN to a token that has access", True
         except errors.RepositoryNotFoundError:
             reason, lasting = "no such repository, or a private one that HF_TOKEN cannot see", True
         except errors.RevisionNotFoundError:
             reason, lasting = "no such revision", True
         except errors.HfHubHTTPError as exc:
             status = exc.response.status_code
-            reason, lasting = f"the hub answered {status}", status < 500 and status != 429
+            lasting = status < 500 and status not in RETRIED_STATUS
+            reason = f"the hub answered {status}"
         except httpx2.TransportError:
             reason = "the hub cannot be reached"
-        except errors.LocalEntryNotFoundError:  # the library has tried six times by now
+        except errors.LocalEntryNotFoundError:  # the library has already tried six times
             reason, lasting = "the hub cannot be reached", True
         except (errors.OfflineModeIsEnabled, errors.HFValidationError, OSError, ValueError) as exc:
             reason, lasting = (str(exc) or type(exc).__name__).splitlines()[0], True
         if lasting or tries > retries:
             break
-        delay = _FIRST_DELAY * 2 ** (tries - 1)
+        delay = _BACKOFF.seconds(tries)
         notify(f"{what}: {reason}; trying again in {delay:g} s")
         time.sleep(delay)
     raise FetchError(f"{what}: {reason}")

@@ -1,58 +1,47 @@
-"""Where a download works and how it shows: room on the disk, a folder of its own, a bar."""
+"""Where a download works: a hidden folder of its own, free disk space, and a progress bar."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
 from tqdm import tqdm
 
+from hatespeech.bars import progress_bar
 from hatespeech.fetching import FetchError
+from hatespeech.locks import FolderHeldError, held_folder
 
 
-class Progress:
-    """A bar over the download, made when its size is known."""
+class DownloadBar:
+    """The download's progress bar, which appears when the size is known."""
 
     def __init__(self) -> None:
         self._bar: tqdm[NoReturn] | None = None
 
     @property
     def is_shown(self) -> bool:
-        """Whether the cursor stands behind a bar."""
+        """Whether the cursor is behind a bar."""
         return self._bar is not None
 
     def __call__(self, done: int, total: int | None) -> None:
-        """Show that ``done`` bytes of ``total`` are there; ``done`` may fall back."""
+        """Show that ``done`` of ``total`` bytes have arrived; ``done`` may become smaller."""
         if self._bar is None:
-            # A log that is no terminal gets a line every ten seconds instead of ten a second.
-            interval = 0.1 if sys.stderr.isatty() else 10.0
-            self._bar = tqdm(
-                desc="checkpoint",
-                total=total,
-                initial=done,
-                unit="B",
-                unit_scale=True,
-                mininterval=interval,
-                maxinterval=max(10.0, interval),
-                file=sys.stderr,
-            )
+            self._bar = progress_bar("checkpoint", total, "B", done)
         self._bar.total = total
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
-        """Leave the bar as it is and go to the next line."""
+        """Leave the bar as it is and move to the next line."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
 
 def require_room(folder: Path, size: int) -> None:
-    """Raise :class:`FetchError` unless ``size`` bytes fit on the disk."""
+    """Raise :class:`FetchError` unless the folder's disk has ``size`` free bytes."""
     free = shutil.disk_usage(folder).free
     if size > free:
         raise FetchError(
@@ -62,7 +51,7 @@ def require_room(folder: Path, size: int) -> None:
 
 
 def make_parents(folder: Path) -> None:
-    """Make the folders above ``folder``, such that any user can read what will be in them."""
+    """Make the folders above ``folder``, readable for all users whatever the umask."""
     missing = [parent for parent in folder.parents if not parent.exists()]
     for parent in reversed(missing):
         parent.mkdir(exist_ok=True)
@@ -71,25 +60,25 @@ def make_parents(folder: Path) -> None:
 
 @contextlib.contextmanager
 def workplace(folder: Path) -> Iterator[Path]:
-    """Hold the hidden folder for this process alone; clear it of all but an unfinished download."""
-    folder.mkdir(exist_ok=True)
-    lock = folder / "lock"
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FetchError(f"another run is at work in {folder}") from None
-        clear(folder)
-        try:
-            yield folder
-        finally:
+    """Hold the hidden folder for this process; remove all but an unfinished download.
+
+    Raises :class:`FetchError` if another process holds it.
+    """
+    try:
+        with held_folder(folder):
             clear(folder)
-            lock.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # not empty: an unfinished download stays
-                folder.rmdir()
+            try:
+                yield folder
+            finally:
+                clear(folder)
+                (folder / "lock").unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # not empty if a download is unfinished
+                    folder.rmdir()
+    except FolderHeldError:
+        raise FetchError(f"another run is using {folder}") from None
 
 
 def clear(folder: Path) -> None:
-    """Remove work in progress."""
+    """Remove unfinished work, but not an unfinished download."""
     for name in ("tokenizer", "output"):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -1,9 +1,9 @@
-"""Probabilities that mean what they say, and thresholds to act on them.
+"""Calibrated probabilities, and recommended thresholds.
 
-A network trained to be right is more certain than it is right. One number, the temperature its
-logits are divided by, mends most of that (Guo and others 2017, https://arxiv.org/abs/1706.04599).
-It is fitted on the dev set and folded into the head's last layer, so a checkpoint needs no word
-about it, and no label changes.
+A trained network is more confident than it is accurate. Dividing its logits by one number, the
+temperature, corrects most of that (Guo and others 2017, https://arxiv.org/abs/1706.04599). The
+temperature is fitted on the dev set and folded into the head's last layer, so the checkpoint's
+format does not change, and neither does any label.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ Logits = NDArray[np.float32]  # [texts, labels]
 Labels = NDArray[np.int64]  # [texts]
 
 BINS: Final = 15
-TEMPERATURES: Final = (0.25, 4.0)  # what is looked through
+TEMPERATURES: Final = (0.25, 4.0)  # range of the search
 FLAGGED: Final = tuple(label for label in LABELS if label != "neutral")
 STRICT_PRECISION: Final = 0.9
-THRESHOLDS_VERSION: Final = 1  # of how they are chosen
+THRESHOLDS_VERSION: Final = 1  # raised when they are chosen in another way
 LEAST_RECALL: Final = 0.05  # of a strict threshold
-THRESHOLDS: Final = np.round(np.arange(0.01, 1.0, 0.01), 2)  # what is chosen from
+THRESHOLDS: Final = np.round(np.arange(0.01, 1.0, 0.01), 2)  # the candidates
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the temperature did; errors are expected calibration errors, 0 to 1."""
+    """The temperature, and the expected calibration error (0 to 1) on dev without and with it."""
 
     temperature: float
     dev_before: float
@@ -44,7 +44,7 @@ class Calibration:
 
 
 def calibrate(logits: Logits, labels: Labels) -> Calibration:
-    """Fit the temperature with the least cross-entropy."""
+    """Return the temperature with the least cross-entropy."""
 
     def loss(temperature: float) -> float:
         return -float(
@@ -66,13 +66,13 @@ def probabilities(logits: Logits) -> NDArray[np.float64]:
 
 
 def fold(state: Mapping[str, Tensor], temperature: float) -> dict[str, Tensor]:
-    """Return a state dict whose model's logits are those of ``state`` over the temperature."""
+    """Return a state dict whose logits are those of ``state`` divided by the temperature."""
     last = ("linear2.weight", "linear2.bias")
     return {key: value / temperature if key in last else value for key, value in state.items()}
 
 
 def expected_calibration_error(logits: Logits, labels: Labels) -> float:
-    """Return the mean distance of confidence and accuracy over ``BINS`` bins, by texts in each."""
+    """Return the mean distance between confidence and accuracy over all bins, weighted by texts."""
     confidence, accuracy, counts = reliability(logits, labels)
     return float((np.abs(confidence - accuracy) * counts).sum() / counts.sum())
 
@@ -80,7 +80,7 @@ def expected_calibration_error(logits: Logits, labels: Labels) -> float:
 def reliability(
     logits: Logits, labels: Labels
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Return each bin's mean confidence, accuracy and number of texts; bins without are left out.
+    """Return mean confidence, accuracy and number of texts of each bin that has texts.
 
     The confidence is the probability of the most probable label.
     """
@@ -110,11 +110,11 @@ def draw_reliability(before: Logits, after: Logits, labels: Labels, path: Path) 
 
 
 def recommend(scores: NDArray[np.float64], labels: Labels) -> dict[str, Any]:
-    """Return the thresholds that ``config.json`` publishes, chosen on dev ``scores``.
+    """Return the thresholds for ``config.json``, chosen on the dev set's ``scores``.
 
-    ``balanced`` has the best F1 of each label. ``strict`` is the lowest, but not below that, at
-    which ``STRICT_PRECISION`` of what it flags is right, or the most precise there is. A label that
-    no text has gets none.
+    ``balanced`` has the best F1 of each label. ``strict`` is the lowest threshold, not below
+    ``balanced``, with a precision of ``STRICT_PRECISION``; if there is none, the most precise one.
+    A label without texts gets no threshold.
     """
     balanced, strict = {}, {}
     for label in FLAGGED:
@@ -126,7 +126,8 @@ def recommend(scores: NDArray[np.float64], labels: Labels) -> dict[str, Any]:
         precision = right / np.maximum(flagged.sum(axis=0), 1)
         recall = right / true.sum()
         best = int((2 * right / (flagged.sum(axis=0) + true.sum())).argmax())
-        # Not the few texts at the very top, where one error is a swing of many per cent.
+        # Not the very highest thresholds: they flag so few texts that one error changes the
+        # precision by many per cent.
         enough = (recall >= LEAST_RECALL) & (np.arange(len(THRESHOLDS)) >= best)
         good = enough & (precision >= STRICT_PRECISION)
         at = good.argmax() if good.any() else np.where(enough, precision, 0).argmax()
@@ -137,7 +138,7 @@ def recommend(scores: NDArray[np.float64], labels: Labels) -> dict[str, Any]:
 def flagged_figures(
     scores: NDArray[np.float64], labels: Labels, thresholds: Mapping[str, float]
 ) -> dict[str, tuple[float, float]]:
-    """Return precision and recall of what each label's threshold flags; nan without any."""
+    """Return precision and recall of each label's threshold; nan if they are undefined."""
     figures = {}
     for label, least in thresholds.items():
         flagged, true = scores[:, LABELS.index(label)] >= least, labels == LABELS.index(label)

@@ -1,8 +1,8 @@
-"""Train a checkpoint: a small encoder, distilled or from nothing, or a pre-trained one fine-tuned.
+"""The command line of train.py: trains a checkpoint folder that ``MODEL_DIR`` takes.
 
     python train.py --train train.tsv --dev dev.tsv --test test.tsv --output checkpoints/mine
 
-See ``--help``. The folder it writes is what ``MODEL_DIR`` takes.
+The encoder is a small one, distilled or trained from scratch, or a pre-trained one, fine-tuned.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from pathlib import Path
 
 import torch
 
-from hatespeech.cli import make_parser
+from hatespeech.cli import make_parser, whole_number
 from hatespeech.errors import CheckpointError
 from hatespeech.labels import LABELS
+from hatespeech.logs import shown_logs
 from hatespeech.paths import file_sha256
 from hatespeech.text.normalizer import NORMALIZER_VERSION
+from hatespeech.training import TrainingError
+from hatespeech.training.checkpoint_writer import FinishedTraining, shape, write_folder
 from hatespeech.training.corpus import read_corpus
-from hatespeech.training.encoders import pretrained_model
 from hatespeech.training.functional import TEMPLATES
+from hatespeech.training.initial_models import pretrained_model
 from hatespeech.training.loop import Interrupted, StateFile, stop_requests
-from hatespeech.training.output import Result, shape, write_folder
 from hatespeech.training.recipe import (
     MINI,
     MINI_ENCODER,
@@ -38,29 +40,29 @@ from hatespeech.training.recipe import (
     SHAPES,
     TEACHER_PACKAGE,
     Recipe,
-    TrainingError,
     teacher_recipe,
 )
 from hatespeech.training.session import Session
 
-logger = logging.getLogger("train")
+log = logging.getLogger(__name__)
 
 DESCRIPTION = """\
 Train a checkpoint folder that the service can serve (MODEL_DIR=OUTPUT).
 
-Data: tab-separated files, UTF-8, with the header label, text, source; labels are hate, abusing,
-neutral and spam; no quoting. Texts are normalised as the service normalises them.
+Data: tab-separated files in UTF-8 with the header label, text, source, and without quoting. Labels
+are hate, abusing, neutral and spam. Texts are normalised as the service normalises them.
 
---encoder mini fine-tunes a small pre-trained teacher, cuts a smaller student out of it, and teaches
-that from the labels, the teacher's scores and invented texts (training/functional.toml). scratch
-trains a small RoBERTa from nothing: a tokenizer, masked-language pre-training on the training
-texts, then classification. Any other value is a RoBERTa or BERT to fine-tune: a name on the Hugging
-Face hub, such as vinai/bertweet-large, or a folder made by save_pretrained.
+--encoder mini fine-tunes a small pre-trained teacher, cuts a smaller student out of it, and trains
+the student on the labels, the teacher's scores and invented texts
+(hatespeech/training/functional.toml). --encoder scratch trains a small RoBERTa from scratch: a
+tokenizer, masked-language pre-training on the training texts, then classification. Any other value
+names a RoBERTa or BERT to fine-tune: a name on the Hugging Face hub, such as vinai/bertweet-large,
+or a folder made by save_pretrained.
 
-The weights kept are those of the epoch with the best macro-F1 on --dev; training ends early when
-that stops rising. They are calibrated on --dev, which also gives the recommended thresholds.
-Interrupted (Ctrl-C, SIGTERM, even a power cut), the same command goes on from the last saved state,
-in OUTPUT.partial; OUTPUT itself appears only when it is complete.
+The output holds the weights of the epoch with the best macro-F1 on --dev; training stops early when
+that no longer improves. The weights are calibrated on --dev, which also gives the recommended
+thresholds. To resume after an interruption (Ctrl-C, SIGTERM, even a power cut), run the same
+command again: the state is saved in OUTPUT.partial. OUTPUT appears only when it is complete.
 """
 
 EPILOG = """\
@@ -76,8 +78,13 @@ def training_parser(prog: str) -> argparse.ArgumentParser:
     parser = make_parser(prog, DESCRIPTION, EPILOG)
     add = parser.add_argument
     add("--train", type=Path, required=True, metavar="TSV", help="texts to learn from")
-    add("--dev", type=Path, required=True, metavar="TSV", help="texts that choose the best epoch")
-    add("--test", type=Path, metavar="TSV", help="texts for the model card's figures (else: --dev)")
+    add("--dev", type=Path, required=True, metavar="TSV", help="texts to choose the best epoch on")
+    add(
+        "--test",
+        type=Path,
+        metavar="TSV",
+        help="texts to measure the model card's figures on (default: those of --dev)",
+    )
     add("--output", type=Path, required=True, metavar="DIR", help="new checkpoint folder")
     add(
         "--encoder",
@@ -85,44 +92,49 @@ def training_parser(prog: str) -> argparse.ArgumentParser:
         help="mini, scratch, a hub name or a folder (default: mini)",
     )
     add("--name", help="the model's name in replies (default: the output folder's name)")
-    add("--about", type=Path, metavar="MD", help="text for the model card: purpose, data, biases")
+    add("--about", type=Path, metavar="MD", help="model card's text on purpose, data and biases")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda[:N]")
-    add("--seed", type=_not_negative, help=_default("seed"))
-    add("--epochs", type=_positive, help="at most; " + _default("epochs"))
-    add("--patience", type=_positive, help="epochs without a better F1; " + _default("patience"))
-    add("--batch-size", type=_positive, help="texts per step; " + _default("batch_size"))
-    add("--learning-rate", type=_rate, help="peak; " + _default("learning_rate"))
+    add("--seed", type=whole_number(0), help=_default("seed"))
+    add("--epochs", type=whole_number(1), help=f"maximum ({_default('epochs')})")
+    add(
+        "--patience",
+        type=whole_number(1),
+        help=f"epochs without a better F1 before training stops ({_default('patience')})",
+    )
+    add("--batch-size", type=whole_number(1), help=f"texts per step ({_default('batch_size')})")
+    add("--learning-rate", type=_rate, help=f"peak ({_default('learning_rate')})")
     add(
         "--class-weights",
         type=_class_weights,
         metavar="W,W,W,W",
-        help="how much a text of each label counts, in the order hate, abusing, neutral, spam "
-        "(default: more for rarer ones: relative frequency to the power of "
-        f"-{MINI.class_weight_power})",
+        help="weight of a text of each label, in the order hate, abusing, neutral, spam (default: "
+        f"its relative frequency to the power of -{MINI.class_weight_power})",
     )
     add(
         "--vocab-size",
-        type=_positive,
-        help="default: 4900 for mini, 8000 for scratch; others have their own",
+        type=whole_number(1),
+        help="default: 4900 for mini, 8000 for scratch; other encoders have their own",
     )
     mini = parser.add_argument_group("only with --encoder mini")
     mini.add_argument(
         "--teacher",
-        help="an installed package with a folder model, a hub name or a folder "
+        help="an installed package that holds a folder named model, a hub name, or a folder "
         f"(default: {TEACHER_PACKAGE}, from requirements-train.txt)",
     )
     mini.add_argument(
         "--teacher-layers",
         type=_layers,
         metavar="N,N,…",
-        help="layers of the teacher that the student keeps (default: 0,2,5)",
+        help="the teacher's layers that the student keeps (default: 0,2,5)",
     )
-    mini.add_argument("--intermediate-size", type=_positive, help="default: 768")
+    mini.add_argument("--intermediate-size", type=whole_number(1), help="default: 768")
     scratch = parser.add_argument_group("only with --encoder scratch")
-    scratch.add_argument("--hidden-size", type=_positive, help="default: 256")
-    scratch.add_argument("--layers", type=_positive, help="default: 4")
+    scratch.add_argument("--hidden-size", type=whole_number(1), help="default: 256")
+    scratch.add_argument("--layers", type=whole_number(1), help="default: 4")
     scratch.add_argument(
-        "--pretrain-epochs", type=_not_negative, help=f"default: {SCRATCH.pretrain_epochs}; 0: none"
+        "--pretrain-epochs",
+        type=whole_number(0),
+        help=f"default: {SCRATCH.pretrain_epochs}; 0: none",
     )
     return parser
 
@@ -135,7 +147,7 @@ def parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
     for name in set().union(*SHAPES.values()) - own.keys():
         if getattr(options, name) is not None:
             option = f"--{name.replace('_', '-')}"
-            parser.error(f"argument {option}: not with --encoder {options.encoder}")
+            parser.error(f"argument {option}: not allowed with --encoder {options.encoder}")
     for name, default in own.items():
         if getattr(options, name) is None:
             setattr(options, name, default)
@@ -146,7 +158,7 @@ def _default(field: str) -> str:
     mini, scratch, other = (getattr(recipe, field) for recipe in (MINI, SCRATCH, PRETRAINED))
     if mini == scratch == other:
         return f"default: {mini}"
-    return f"default: {mini} for mini, {scratch} for scratch, else {other}"
+    return f"default: {mini} for mini, {scratch} for scratch, {other} for others"
 
 
 def _layers(value: str) -> tuple[int, ...]:
@@ -154,16 +166,6 @@ def _layers(value: str) -> tuple[int, ...]:
     if not all(part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError("must be whole numbers from 0, such as 0,2,5")
     return tuple(map(int, parts))
-
-
-def _positive(value: str) -> int:
-    if not value.isdecimal() or int(value) < 1:
-        raise argparse.ArgumentTypeError("must be a whole number of at least 1")
-    return int(value)
-
-
-def _not_negative(value: str) -> int:
-    return 0 if value == "0" else _positive(value)
 
 
 def _rate(value: str) -> float:
@@ -187,28 +189,28 @@ def _class_weights(value: str) -> tuple[float, ...]:
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "train.py") -> int:
-    """Run the command; returns the exit code (130 after an interruption)."""
+    """Run the command; return the exit code (130 after an interruption)."""
     options = parse(arguments, prog)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        run(options)
+        with shown_logs(logging.Formatter("%(message)s"), logging.INFO):
+            train(options)
     except (TrainingError, CheckpointError, OSError) as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 1
     except (Interrupted, KeyboardInterrupt):
-        sys.stderr.write("interrupted; the same command goes on from here\n")
+        sys.stderr.write("interrupted; run the same command again to resume\n")
         return 130
     return 0
 
 
-def run(options: argparse.Namespace) -> None:
+def train(options: argparse.Namespace) -> None:
     """Train, evaluate and write the folder."""
     output: Path = options.output
     if output.exists():
-        raise TrainingError(f"--output {output}: exists already; remove it or choose another")
+        raise TrainingError(f"--output {output}: already exists; remove it or choose another")
     check_about(options.about)
     recipe = choose_recipe(options)
-    device = choose_device(options.device)
+    device = training_device(options.device)
     train, dev = read_corpus(options.train), read_corpus(options.dev)
     test = read_corpus(options.test) if options.test else None
 
@@ -228,16 +230,16 @@ def run(options: argparse.Namespace) -> None:
             model, tokenizer, targets = *pretrained_model(options.encoder), None
         best = session.fine_tune(model, tokenizer, targets)
 
-    result = Result(options, recipe, session.progress, device, train, dev, test)
+    result = FinishedTraining(options, recipe, session.progress, device, train, dev, test)
     folder = write_folder(partial / "checkpoint", best, model.config, tokenizer, result)
-    # The folder appears in one step, so that nobody ever loads half of it.
+    # The folder appears in one step, so that no process can load half of it.
     folder.path.rename(output)
     shutil.rmtree(partial)
-    logger.info("wrote %s (%s)", output, folder.model_id)
+    log.info("wrote %s (%s)", output, folder.model_id)
 
 
 def check_about(path: Path | None) -> None:
-    """Raise :class:`TrainingError` now rather than hours later if the file cannot be read."""
+    """Raise :class:`TrainingError` now, not after hours of training, if the file can't be read."""
     try:
         if path:
             path.read_text(encoding="utf-8")
@@ -246,7 +248,7 @@ def check_about(path: Path | None) -> None:
 
 
 def choose_recipe(options: argparse.Namespace) -> Recipe:
-    """Return the encoder's recipe with what the command line changes."""
+    """Return the encoder's recipe, with the command line's changes."""
     base = {MINI_ENCODER: MINI, SCRATCH_ENCODER: SCRATCH}.get(options.encoder, PRETRAINED)
     names = ["seed", "epochs", "patience", "batch_size", "learning_rate", "class_weights"]
     if options.encoder == SCRATCH_ENCODER:
@@ -255,18 +257,18 @@ def choose_recipe(options: argparse.Namespace) -> Recipe:
     return dataclasses.replace(base, **{k: v for k, v in given.items() if v is not None})
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device; raises :class:`TrainingError` if it is not here."""
+def training_device(name: str) -> torch.device:
+    """Return the device; raise :class:`TrainingError` if this machine does not have it."""
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as exc:  # torch without CUDA asserts
-        raise TrainingError(f"--device {name}: is not available here") from exc
+    except (RuntimeError, AssertionError) as exc:  # torch without CUDA raises AssertionError
+        raise TrainingError(f"--device {name}: is not available on this machine") from exc
     return device
 
 
 def fingerprint(options: argparse.Namespace, recipe: Recipe) -> str:
-    """Return a digest of all that the final weights depend on."""
+    """Return a digest of everything that the final weights depend on."""
     parts = {
         "recipe": dataclasses.asdict(recipe),
         "encoder": [options.encoder, *(getattr(options, name) for name in shape(options))],

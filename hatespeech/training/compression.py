@@ -1,7 +1,8 @@
-"""A small student cut out of a large teacher: some layers, fewer neurons, fewer tokens.
+"""Cuts a small student out of a large teacher: some layers, fewer neurons, fewer tokens.
 
-It starts where the teacher stands instead of from nothing; distillation then mends what the cuts
-broke. The width of the hidden state stays, so that every weight that is kept keeps its meaning.
+So the student starts from the teacher's weights instead of random ones, and distillation then
+repairs the damage of the cuts. The hidden state keeps its width, so that every weight that stays
+keeps its meaning.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from torch import Tensor, nn
 
 from hatespeech.model.network import CustomModel, ModelConfig
 from hatespeech.model.packing import PackedBatch
-from hatespeech.training.recipe import TrainingError
+from hatespeech.training import TrainingError
 from hatespeech.training.sequences import encode
 from hatespeech.training.vocabulary import PAD, SPECIAL_TOKENS, wrap_in_sentence_marks
 
-CONTINUATION: Final = "##"  # before a WordPiece token that goes on with a word
-SAMPLE: Final = 2000  # texts on which neurons are compared
+CONTINUATION: Final = "##"  # prefix of a WordPiece token that continues a word
+SAMPLE: Final = 2000  # number of texts on which neurons are compared
 BATCH: Final = 64
 
 
@@ -36,9 +37,9 @@ def cut_student(
     layers: Sequence[int],
     intermediate_size: int,
 ) -> tuple[CustomModel, Tokenizer]:
-    """Return a student with the teacher's ``layers`` and the tokens and neurons that matter most.
+    """Return a student with the teacher's ``layers`` and its most important tokens and neurons.
 
-    ``texts`` tell which. Raises as :func:`require_cuttable`.
+    The ``texts`` decide which are important. Raises as :func:`require_cuttable` does.
     """
     require_cuttable(teacher, tokenizer, layers)
     config = teacher.config
@@ -51,7 +52,7 @@ def cut_student(
         "intermediate_size": neurons,
         "pad_token_id": pad_token_id,
         "type_vocab_size": 1,
-        # RoBERTa's positions begin behind the padding's id.
+        # RoBERTa's positions begin after the padding's id.
         "max_position_embeddings": config.max_tokens + pad_token_id + 1,
     }
     student = CustomModel(ModelConfig(**dataclasses.asdict(config) | sizes))
@@ -83,7 +84,7 @@ def cut_student(
 
 
 def require_cuttable(teacher: CustomModel, tokenizer: Tokenizer, layers: Sequence[int]) -> None:
-    """Raise :class:`TrainingError` without such layers, or for a tokenizer that is no WordPiece."""
+    """Raise :class:`TrainingError` if a layer is missing or the tokenizer is not a WordPiece."""
     count = teacher.config.num_hidden_layers
     if not layers or max(layers) >= count:
         raise TrainingError(f"--teacher-layers: the teacher has layers 0 to {count - 1}")
@@ -103,7 +104,7 @@ def _neuron_importance(
 ) -> Mapping[int, Tensor]:
     """Return, by layer, how much each feed-forward neuron adds to the hidden state.
 
-    That is its mean absolute activation times the length of its outgoing weights.
+    This is the sum of its absolute activations times the norm of its outgoing weights.
     """
     sums: dict[int, Tensor] = {}
     hooks = []
@@ -132,10 +133,10 @@ def _neuron_importance(
 def prune_vocabulary(
     tokenizer: Tokenizer, texts: Sequence[str], size: int
 ) -> tuple[Tokenizer, list[int]]:
-    """Return a WordPiece tokenizer of about ``size`` tokens, and the old id of each new one.
+    """Return a WordPiece tokenizer of about ``size`` tokens, and the old id of each token.
 
-    Kept are the special tokens, under RoBERTa's ids, every single character of ASCII or the texts,
-    and what is most frequent; a word that is no longer there falls into pieces that are.
+    It keeps the special tokens (under RoBERTa's ids), every single character that is ASCII or in
+    the texts, and the most frequent tokens. A word that is dropped is split into smaller tokens.
     """
     document = json.loads(tokenizer.to_str())
     vocabulary = tokenizer.get_vocab()
@@ -148,7 +149,7 @@ def prune_vocabulary(
         if len(token.removeprefix(CONTINUATION)) == 1 and (token.isascii() or counts[token_id])
     ]
     kept = dict.fromkeys([vocabulary[name] for name in SPECIAL_TOKENS] + sorted(characters))
-    # Ties in the order of the ids, so that the same texts always give the same vocabulary.
+    # Equal counts are ordered by id, so that the same texts always give the same vocabulary.
     for token_id, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         if len(kept) >= size:
             break

@@ -1,4 +1,4 @@
-"""Labelled texts: tab-separated files with the columns ``label``, ``text`` and ``source``."""
+"""Reads labelled texts: tab-separated files with the columns ``label``, ``text``, ``source``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tqdm import tqdm
 
 from hatespeech.labels import LABELS
 from hatespeech.text.normalizer import normalize_tweet
-from hatespeech.training.recipe import TrainingError
+from hatespeech.training import TrainingError
 
 COLUMNS: Final = ("label", "text", "source")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Normalised texts with their labels (indices into ``LABELS``) and where each came from."""
+    """Normalised texts, their labels (indices into ``LABELS``), and the source of each."""
 
     texts: list[str]
     labels: list[int]
@@ -32,9 +32,9 @@ class Corpus:
 def read_corpus(path: Path) -> Corpus:
     """Read a file and normalise its texts, with a progress bar.
 
-    UTF-8, a header, one row a line, fields between tabs as they are: a quotation mark is part of
-    the text, so the csv module's quoting, and its reading of a bare carriage return as the end of
-    a row, would both be wrong. Raises :class:`TrainingError` naming file and line.
+    The file is UTF-8 and has a header, one row on each line, and tabs between fields. A quotation
+    mark is part of the text. The csv module is no help: it would read quotes, and would end a row
+    at a bare carriage return. Raises :class:`TrainingError`, which names file and line.
     """
     rows = read_rows(path)
     bar = tqdm(rows, desc=f"reading {path.name}", unit="texts", disable=None)
@@ -46,14 +46,14 @@ def read_corpus(path: Path) -> Corpus:
 
 
 def read_rows(path: Path) -> list[tuple[str, str, str]]:
-    """Return (label, raw text, source) of each row; raises as :func:`read_corpus`."""
+    """Return (label, raw text, source) of each row; raises as :func:`read_corpus` does."""
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             lines = [line.rstrip("\r\n") for line in file]
     except OSError as exc:
         raise TrainingError(f"{path}: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
-        # Not chained: its message and repr carry the file's bytes.
+        # Not chained: the error's message and repr hold the file's bytes.
         raise TrainingError(f"{path}: not UTF-8 (byte {exc.start} of a block)") from None
     if not lines:
         raise TrainingError(f"{path}: the file is empty")
@@ -75,7 +75,7 @@ def _row(
         raise TrainingError(f"{path}, line {number}: {len(fields)} fields, expected {len(header)}")
     label, text, source = (fields[place] for place in places)
     if label not in LABELS:
-        # The value is not shown: in a file with shuffled columns it would be a text.
+        # The value is not shown: in a file with swapped columns it is a text.
         raise TrainingError(f"{path}, line {number}: label must be one of {', '.join(LABELS)}")
     if not text.strip():
         raise TrainingError(f"{path}, line {number}: text is empty")

@@ -1,4 +1,4 @@
-"""Predictions, the figures of a model card, and the confusion picture."""
+"""Predictions, the figures of a model card, and the picture of the confusion matrix."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ClassFigures:
 
 @dataclass(frozen=True)
 class SourceFigures:
-    """One source's accuracy, macro-F1 over the labels it has, and number of texts."""
+    """One source's accuracy, macro-F1 over the labels that it has, and number of texts."""
 
     accuracy: float
     macro_f1: float
@@ -48,7 +48,7 @@ class SourceFigures:
 
 
 @dataclass(frozen=True)
-class Metrics:
+class CorpusFigures:
     """A model's figures on one corpus; ``confusion[true, predicted]`` counts texts."""
 
     accuracy: float
@@ -62,9 +62,9 @@ class Metrics:
 def compute_logits(
     model: CustomModel, tokenizer: Tokenizer, texts: Sequence[str], doing: str = "evaluating"
 ) -> NDArray[np.float32]:
-    """Return logits ``[texts, labels]``; the model is put in evaluation mode.
+    """Return logits ``[texts, labels]``, computed in the model's own data type.
 
-    Computed in the model's own data type: these are the figures the card shows.
+    Puts the model into evaluation mode. ``doing`` is the text of the progress bar.
     """
     model.eval()
     ids = encode(tokenizer, texts)
@@ -76,13 +76,13 @@ def compute_logits(
     return logits
 
 
-def evaluate(model: CustomModel, tokenizer: Tokenizer, corpus: Corpus) -> Metrics:
+def evaluate(model: CustomModel, tokenizer: Tokenizer, corpus: Corpus) -> CorpusFigures:
     """Return the model's figures on a corpus."""
     return measure(compute_logits(model, tokenizer, corpus.texts), corpus)
 
 
-def measure(logits: NDArray[np.float32], corpus: Corpus) -> Metrics:
-    """Compute figures from a corpus's logits; a label without texts counts in no mean."""
+def measure(logits: NDArray[np.float32], corpus: Corpus) -> CorpusFigures:
+    """Compute figures from a corpus's logits; means leave out labels without texts."""
     labels, predicted, sources = np.array(corpus.labels), logits.argmax(axis=1), corpus.sources
     every = list(range(len(LABELS)))
     precision, recall, f1, counts = precision_recall_fscore_support(
@@ -97,7 +97,7 @@ def measure(logits: NDArray[np.float32], corpus: Corpus) -> Metrics:
             macro_f1(labels[rows], predicted[rows]),
             int(rows.sum()),
         )
-    return Metrics(
+    return CorpusFigures(
         float(accuracy_score(labels, predicted)),
         macro_f1(labels, predicted),
         {
@@ -117,17 +117,17 @@ def macro_f1(labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> float:
 
 @dataclass(frozen=True)
 class FunctionalFigures:
-    """How hate is told from the rest on invented texts; each a share from 0 to 1."""
+    """How well hate is told from the rest on invented texts; shares from 0 to 1."""
 
     texts: int
-    balanced_accuracy: float  # mean of the next and of one minus what is wrongly called hate
+    balanced_accuracy: float  # mean of the recall of hate and the recall of the rest
     hate_found: float
     neutral_called_hate: float
     abusing_called_hate: float
 
 
-def functional_figures(metrics: Metrics) -> FunctionalFigures:
-    """Return what figures on invented texts say about hate."""
+def functional_figures(metrics: CorpusFigures) -> FunctionalFigures:
+    """Return the figures about hate, from those on the invented texts."""
     hate, others = LABELS.index("hate"), [i for i, label in enumerate(LABELS) if label != "hate"]
     called, totals = metrics.confusion[:, hate], metrics.confusion.sum(axis=1)
     found = float(called[hate] / totals[hate])
@@ -143,7 +143,7 @@ def functional_figures(metrics: Metrics) -> FunctionalFigures:
 
 
 def draw_confusion(confusion: NDArray[np.int64], path: Path) -> None:
-    """Draw the confusion matrix, rows as shares of the true label, as a small PNG."""
+    """Draw the confusion matrix as a small PNG; a row shows shares of one true label."""
     totals = confusion.sum(axis=1, keepdims=True)
     shares = confusion / np.maximum(totals, 1)
     figure = Figure(figsize=(4.2, 3.8), dpi=90, layout="constrained")

@@ -1,8 +1,9 @@
-"""Invented texts about groups of people: hate, what only looks like it, and its opposite.
+"""Invented texts about groups of people: hate, texts that only look like it, and the opposite.
 
-In the labelled data sets the name of a group nearly always stands in hate, so a small model learns
-the name. These texts say the same words both ways. The templates are in ``functional.toml``; those
-held out, and the groups held out, are never trained on and measure what was learnt.
+In the labelled data sets a group's name occurs almost only in hate, so a small model learns the
+name itself. These texts use the same words in hateful and in harmless sentences. The templates are
+in ``functional.toml``. The held-out templates and groups are never trained on; they measure what
+the model has learnt.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from hatespeech.training.corpus import Corpus
 
 TEMPLATES: Final = Path(__file__).with_suffix(".toml")
 SOURCE: Final = "functional"
-# Colours, names and everyday words as often as they name a group.
+# Words that are as often colours, names or everyday words as names of a group.
 AMBIGUOUS: Final = {"white", "black", "girl", "girls", "man", "men", "male", "foreign", "christian"}
 
 T = TypeVar("T")
@@ -33,14 +34,14 @@ _PLACE: Final = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True)
 class Grammar:
-    """Templates by label, with what their places are filled from."""
+    """Templates by label, and the words that fill their places."""
 
     groups: Sequence[Sequence[str]]  # plural, singular, adjective
     words: Mapping[str, Sequence[str]]
     templates: Mapping[str, Sequence[str]]
 
     def fill(self, template: str, rng: np.random.Generator) -> str:
-        """Return the template with its places filled; one group throughout."""
+        """Return the template with its places filled, with the same group in all of them."""
         group = dict(zip(("groups", "group", "adj"), _draw(self.groups, rng), strict=True))
 
         def filling(place: re.Match[str]) -> str:
@@ -56,7 +57,7 @@ class Grammar:
 
 @functools.cache
 def read_grammars() -> tuple[Grammar, Grammar]:
-    """Return the grammar to train on and the one held out."""
+    """Return the grammar to train on and the held-out one."""
     data = tomllib.loads(TEMPLATES.read_text(encoding="utf-8"))
     grammars = []
     for kind, held_out in (("train", False), ("held_out", True)):
@@ -66,7 +67,7 @@ def read_grammars() -> tuple[Grammar, Grammar]:
 
 
 def functional_corpus(count: int, rng: np.random.Generator) -> Corpus:
-    """Return ``count`` texts to train on: as many hateful as all others, in a tweet's spelling."""
+    """Return ``count`` texts to train on, half of them hateful, in the spelling of tweets."""
     grammar, _ = read_grammars()
     texts, labels = [], []
     for _ in range(count):
@@ -79,7 +80,7 @@ def functional_corpus(count: int, rng: np.random.Generator) -> Corpus:
 
 
 def held_out_corpus(per_template: int = 8) -> Corpus:
-    """Return the texts that measure, always the same and each once: all templates filled."""
+    """Return the held-out texts: all templates filled, always the same texts, each once."""
     _, grammar = read_grammars()
     rng = np.random.default_rng(0)
     rows: dict[str, str] = {}
@@ -92,7 +93,11 @@ def held_out_corpus(per_template: int = 8) -> Corpus:
 
 
 def respell(text: str, rng: np.random.Generator) -> str:
-    """Give a normalised text one of the ways people write: points, capitals, none, slips."""
+    """Return a normalised text in one of the ways people write.
+
+    It gets a capital and a full stop, lower case, capitals only, no punctuation or a misspelling,
+    or stays as it is.
+    """
     way = rng.random()
     if way < 0.3:
         return text[:1].upper() + text[1:] + " ."
@@ -100,7 +105,7 @@ def respell(text: str, rng: np.random.Generator) -> str:
         return text.lower()
     if way < 0.6:
         return text.upper()
-    if way < 0.7 and '"' not in text:  # else what is quoted would be said
+    if way < 0.7 and '"' not in text:  # without its marks, a quotation becomes a statement
         return without_punctuation(text.lower())
     if way < 0.85:
         return misspell(text, rng)
@@ -108,12 +113,12 @@ def respell(text: str, rng: np.random.Generator) -> str:
 
 
 def without_punctuation(text: str) -> str:
-    """Remove a normalised text's punctuation; ``@USER``, hashtags and emoji names stay."""
+    """Remove a normalised text's punctuation, but not that of ``@USER``, hashtags, emoji names."""
     return " ".join(re.sub(r"(?<!\w)[^\w\s@#:]+|[^\w\s@#:]+(?!\w)", " ", text).split())
 
 
 def misspell(text: str, rng: np.random.Generator) -> str:
-    """Change one or two words: a letter lost, doubled, swapped, drawn out, or a digit for it."""
+    """Misspell one or two words: drop, double, swap or draw out a letter, or use digits."""
     words = text.split(" ")
     for _ in range(1 + int(rng.integers(2))):
         at = int(rng.integers(len(words)))
@@ -144,10 +149,10 @@ def _draw(choices: Sequence[T], rng: np.random.Generator) -> T:
 
 
 def vary(text: str, share: float, rng: np.random.Generator) -> str:
-    """Change a ``share`` of texts, each in one way, if it has what that changes; labels stay.
+    """Change a ``share`` of the texts, each in one way, if that applies to it; the label stays.
 
-    The sources differ in case, punctuation and the groups they speak of: a model learns from these
-    what source a text is of, and so its most likely label.
+    The sources differ in case, in punctuation, and in the groups that they mention. From these a
+    model could learn a text's source, and from the source its most likely label.
     """
     drawn = rng.random() / share if share else 1.0
     if drawn < 0.5:
@@ -160,7 +165,7 @@ def vary(text: str, share: float, rng: np.random.Generator) -> str:
 
 
 def swap_groups(text: str, rng: np.random.Generator) -> str:
-    """Put another group's name for each that the text holds; what is said of it stays."""
+    """Replace the names of groups in a text by those of one other group; the rest stays."""
     pattern, forms = _group_names()
     found = pattern.search(text)
     if not found:
@@ -175,9 +180,10 @@ def _like(model: str, word: str) -> str:
 
 @functools.cache
 def _group_names() -> tuple[re.Pattern[str], Mapping[str, int]]:
-    """Return a pattern of all names, and each name's form: plural, singular, adjective.
+    """Return a pattern of all names, and each name's form: plural, singular or adjective.
 
-    A word that is singular and adjective is mostly the latter. Emoji names hold names, too.
+    A word that is both singular and adjective is mostly an adjective. The pattern skips names
+    within emoji names.
     """
     forms: dict[str, int] = {}
     for names in read_grammars()[0].groups:

@@ -1,9 +1,8 @@
-"""The training loop: optimiser, schedule, progress bar, and going on after an interruption.
+"""The training loop: optimiser, schedule, progress bar, and resuming after an interruption.
 
-Every step draws its randomness (dropout, masking) from a seed made of (seed, stage, epoch, step),
-and every epoch its order from (seed, stage, epoch). So a resumed run needs weights, optimiser
-state and a place in the schedule, no generator state, and ends with the weights of a run that was
-never interrupted.
+Each step seeds its randomness (dropout, masking) with (seed, stage, epoch, step), and each epoch
+its order with (seed, stage, epoch). So a resumed run needs the weights, the optimiser's state and
+its position, but no generator's state. It ends with the weights of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -25,29 +24,31 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from hatespeech.training.recipe import Recipe, TrainingError
+from hatespeech.cli import restored_signals
+from hatespeech.training import TrainingError
+from hatespeech.training.recipe import Recipe
 from hatespeech.training.sequences import batches, parts_by_tokens
 from hatespeech.training.stages import Stage
 
-logger = logging.getLogger("train")
+log = logging.getLogger(__name__)
 
-PART_TOKENS: Final = 4096  # a batch over this is computed in parts: bounds memory, same gradient
+PART_TOKENS: Final = 4096  # a larger batch is computed in parts: less memory, the same gradient
 SAVE_SECONDS: Final = 60.0
-SAVE_SHARE: Final = 20.0  # at least this many times what saving takes passes between two savings
+SAVE_SHARE: Final = 20.0  # time between two saves, as a multiple of the time that a save takes
 
 
 class Interrupted(Exception):
-    """A signal asked training to end; its state is saved."""
+    """A signal asked training to stop; its state is saved."""
 
 
 @dataclass
-class Progress:
-    """How far training has come."""
+class TrainingProgress:
+    """How far training has come, and the state to resume from."""
 
     stage: int = 0
     epoch: int = 0
     step: int = 0
-    seconds: float = 0.0  # of computing, interruptions left out
+    seconds: float = 0.0  # of computing, without interruptions
     best_f1: float = -1.0
     best_epoch: int = -1
     module: dict[str, Tensor] | None = None
@@ -55,25 +56,25 @@ class Progress:
 
 
 class StateFile:
-    """Keeps :class:`Progress` on disk, whole at any moment."""
+    """Keeps :class:`TrainingProgress` in a file that is complete at any moment."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
-        """Keep it at ``path``, for runs with this fingerprint of data and settings only."""
+        """Keep it at ``path``, only for runs with this fingerprint of data and settings."""
         self.path = path
         self.fingerprint = fingerprint
 
-    def load(self) -> Progress:
-        """Return the saved progress, or a fresh one if there is none.
+    def load(self) -> TrainingProgress:
+        """Return the saved progress, or a new one if there is none.
 
         Raises :class:`TrainingError` if it belongs to other data or settings, or is damaged.
         """
         if not self.path.exists():
-            return Progress()
+            return TrainingProgress()
         try:
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
             fingerprint = saved.pop("fingerprint")
-            progress = Progress(**saved)
-        except Exception as exc:  # torch raises many kinds for a file that is not its own
+            progress = TrainingProgress(**saved)
+        except Exception as exc:  # torch raises many types for a damaged file
             raise TrainingError(f"{self.path}: damaged; delete the folder to start over") from exc
         if fingerprint != self.fingerprint:
             raise TrainingError(
@@ -82,8 +83,8 @@ class StateFile:
             )
         return progress
 
-    def save(self, progress: Progress) -> None:
-        """Write next to the old file and take its place in one step."""
+    def save(self, progress: TrainingProgress) -> None:
+        """Write a new file and replace the old one by it in one step."""
         temporary = self.path.with_suffix(".tmp")
         torch.save(vars(progress) | {"fingerprint": self.fingerprint}, temporary)
         temporary.replace(self.path)
@@ -91,39 +92,36 @@ class StateFile:
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a request to stop; a second one acts as usual."""
+    """Turn the first SIGINT or SIGTERM into a request to stop; a second one acts as usual.
+
+    Yields a function that says whether there was a request.
+    """
     stopped = False
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    with restored_signals(*numbers) as restore:
 
-    def note(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal stopped
-        stopped = True
-        restore()
+        def note(_signal: int, _frame: FrameType | None) -> None:
+            nonlocal stopped
+            stopped = True
+            restore()
 
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, note)
-    try:
+        for number in numbers:
+            signal.signal(number, note)
         yield lambda: stopped
-    finally:
-        restore()
 
 
 def train_stage(
     stage: Stage,
     recipe: Recipe,
-    progress: Progress,
+    progress: TrainingProgress,
     state_file: StateFile,
     stop_requested: Callable[[], bool],
     end_epoch: Callable[[int], bool],
 ) -> None:
-    """Train one stage from where ``progress`` stands to its end.
+    """Train one stage from ``progress`` to its end.
 
-    ``end_epoch`` is told each epoch's index and answers whether to stop early. Raises
-    :class:`Interrupted` after a signal, the state saved.
+    ``end_epoch`` is called with each epoch's index and returns whether to stop early. After a
+    signal this saves the state and raises :class:`Interrupted`.
     """
     device = next(stage.module.parameters()).device
     optimizer = make_optimizer(stage.module, recipe)
@@ -189,9 +187,9 @@ def train_stage(
                 save()
         bar.close()
         if losses:
-            logger.info("%s %d/%d: loss %.3f", stage.name, epoch + 1, stage.epochs, np.mean(losses))
+            log.info("%s %d/%d: loss %.3f", stage.name, epoch + 1, stage.epochs, np.mean(losses))
         last = end_epoch(epoch)
-        # All epochs count as done after an early stop, so that a resumed run does not go on.
+        # After an early stop all epochs count as done, so that a resumed run does not continue.
         progress.epoch, progress.step = stage.epochs if last else epoch + 1, 0
         save()
         if last:
@@ -199,9 +197,9 @@ def train_stage(
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Tell whether the device multiplies bfloat16 natively; emulated, it is slower than float32.
+    """Say whether the device multiplies bfloat16 natively; emulated, it is slower than float32.
 
-    float16, for older GPUs, would need loss scaling: they train in float32.
+    Older GPUs train in float32, because float16 would need loss scaling.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -209,16 +207,16 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def attention_kernels(device: torch.device) -> AbstractContextManager[None]:
-    """Choose the kernels of attention for training: plain matrix products on a CPU.
+    """Choose the attention kernels for training: plain matrix products on a CPU.
 
-    The fused CPU kernel's backward pass takes five times its forward: a third of a step. On texts
-    as short as tweets it saves no memory worth having either.
+    The fused CPU kernel's backward pass takes five times as long as its forward pass, a third of a
+    step. For texts as short as tweets it saves hardly any memory.
     """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return AdamW; biases and layer norms, being vectors, do not decay."""
+    """Return AdamW, without weight decay for vectors: biases and layer norms."""
     matrices = [p for p in module.parameters() if p.ndim > 1]
     vectors = [p for p in module.parameters() if p.ndim <= 1]
     return torch.optim.AdamW(
@@ -233,10 +231,10 @@ def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def schedule(done: float, warmup: float) -> float:
-    """Return the learning rate's factor when ``done`` (0 to 1) of the steps are made."""
+    """Return the learning rate's factor after a share ``done`` (0 to 1) of the steps."""
     return min(done / warmup, 1.0) * min((1 - done) / (1 - warmup), 1.0) if warmup else 1 - done
 
 
 def step_seed(*parts: int) -> int:
-    """Return one seed for a step, unlike that of any other step."""
+    """Return a seed for a step, different from that of every other step."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])

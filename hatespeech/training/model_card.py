@@ -1,4 +1,4 @@
-"""The model card: a checkpoint folder's README.md."""
+"""Writes the model card, the README.md of a checkpoint folder."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from typing import Any, Final
 
 from hatespeech.labels import LABELS
 from hatespeech.training.calibration import STRICT_PRECISION, THRESHOLDS_VERSION, Calibration
-from hatespeech.training.evaluation import FunctionalFigures, Metrics
+from hatespeech.training.evaluation import CorpusFigures, FunctionalFigures
 
 CONFUSION_PICTURE: Final = "confusion.png"
 RELIABILITY_PICTURE: Final = "calibration.png"
 
-# For an estimate of what training took from the grid: a core of a server at work, with its share
-# of the rest and of cooling, and the world's mean (https://ember-energy.org, 2024).
+# For an estimate of the training's emissions: a busy core of a server with its share of the other
+# parts and of cooling, and the world average (https://ember-energy.org, 2024).
 WATTS_PER_CORE: Final = 10.0
 GRAMS_CO2E_PER_KWH: Final = 473.0
 
 NO_ABOUT = """\
-Nothing was written about this model's purpose, data and biases (`train.py --about FILE.md` puts
-such a text here). Do not use it before you know them.
+This card does not describe the model's purpose, data and biases (`train.py --about FILE.md` adds
+such a text). Do not use the model before you know them.
 """
 
-LONG_TEXTS = """\
+LONG_TEXTS_SECTION = """\
 ## Long texts
 
-The service reads up to 512 tokens at once, while nearly all training texts are shorter than 150. So
-part of the training is on texts joined to random lengths of up to 512 tokens: {shares}. {result}
+The service reads up to 512 tokens at once, but nearly all training texts have fewer than 150. So a
+part of the training uses texts joined to random lengths of up to 512 tokens: {shares}. {result}
 """
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What was measured on the finished weights; the corpus is ``test``, or else ``dev``."""
+class CardFigures:
+    """What was measured on the finished weights; the corpus is ``test``, or ``dev`` without one."""
 
     corpus: str
-    metrics: Metrics
+    metrics: CorpusFigures
     calibration: Calibration
     error_before: float  # expected calibration error on the corpus
     error_after: float
@@ -47,12 +47,12 @@ class Figures:
 
 
 def model_card(
-    name: str, about: str | None, figures: Figures, provenance: Mapping[str, Any]
+    name: str, about: str | None, figures: CardFigures, provenance: Mapping[str, Any]
 ) -> str:
     """Return the card in Markdown, with figures measured on the folder's own weights."""
     recipe = provenance["hyperparameters"]
     sections = [
-        f"# {name}\n\nScores a tweet: {', '.join(LABELS)} (four probabilities, sum 1).\n",
+        f"# {name}\n\nScores a tweet: {', '.join(LABELS)} (four probabilities that sum to 1).\n",
         about or NO_ABOUT,
         _figures(figures.corpus, figures.metrics),
         _functional(figures.functional),
@@ -61,15 +61,15 @@ def model_card(
     ]
     if figures.long_accuracy is not None:
         shares = (
-            f"in fine-tuning one joined text for every {1 / recipe['long_share']:.0f} texts, its "
-            "parts all of one label or neutral"
+            f"fine-tuning adds one joined text for every {1 / recipe['long_share']:.0f} texts, and "
+            "its parts have its label or are neutral"
         )
         if recipe["pretrain_epochs"]:
-            share = f"{recipe['joined_share']:.0%} of the texts in masked-language pre-training"
+            share = f"masked-language pre-training joins {recipe['joined_share']:.0%} of the texts"
             shares = f"{share}, and {shares}"
         accuracy = f"accuracy is {figures.long_accuracy:.3f}"
         result = f"On {figures.corpus} texts joined in this way, {accuracy}."
-        sections.append(LONG_TEXTS.format(shares=shares, result=result))
+        sections.append(LONG_TEXTS_SECTION.format(shares=shares, result=result))
     sections.append(_training(provenance))
     return "\n".join(section.strip() + "\n" for section in sections)
 
@@ -78,43 +78,44 @@ def _functional(figures: FunctionalFigures) -> str:
     return f"""\
 ## Hate and what only looks like it
 
-On {figures.texts} invented texts (`training/functional.toml`): hate in plain words, neutral and
-kind words about groups, quoted and countered hate, abuse of things, of single people and of trades,
-reclaimed words. Their templates and groups are held out of the invented texts that are trained on;
-the words that fill the templates are the same, and so are the authors.
+On {figures.texts} invented texts (`hatespeech/training/functional.toml`): hate in plain words,
+neutral and kind words about groups, quoted and countered hate, abuse of things, of individuals and
+of professions, reclaimed words. Training does not use their templates and groups. It does use the
+words that fill the templates, and the authors are the same.
 
 | figure | |
 |---|---:|
 | balanced accuracy of hate against the rest | {figures.balanced_accuracy:.3f} |
-| hate that is called hate | {figures.hate_found:.1%} |
-| neutral texts called hate | {figures.neutral_called_hate:.1%} |
-| abusing texts called hate | {figures.abusing_called_hate:.1%} |
+| hate predicted as hate | {figures.hate_found:.1%} |
+| neutral texts predicted as hate | {figures.neutral_called_hate:.1%} |
+| abusing texts predicted as hate | {figures.abusing_called_hate:.1%} |
 """
 
 
-def _calibration(figures: Figures) -> str:
+def _calibration(figures: CardFigures) -> str:
     calibration = figures.calibration
     return f"""\
 ## Calibration
 
-Logits are divided by a temperature of {calibration.temperature:.3f}, fitted on the dev set and
-already in the weights. The expected calibration error (15 bins) was {figures.error_before:.4f} on
-the {figures.corpus} set and is {figures.error_after:.4f} ({calibration.dev_before:.4f} and
-{calibration.dev_after:.4f} on dev).
+Logits are divided by a temperature of {calibration.temperature:.3f}. It was fitted on the dev set
+and is already part of the weights. It changes the expected calibration error (15 bins)
+from {figures.error_before:.4f} to {figures.error_after:.4f} on the {figures.corpus} set,
+and from {calibration.dev_before:.4f} to {calibration.dev_after:.4f} on the dev set.
 
 ![Accuracy over confidence]({RELIABILITY_PICTURE})
 """
 
 
-def _thresholds(figures: Figures) -> str:
+def _thresholds(figures: CardFigures) -> str:
     lines = [
-        "## Recommended thresholds",
-        "",
-        'A request may name them (`"thresholds": "balanced"`). Chosen on the dev set: `balanced`',
-        f"for the best F1 of each label, `strict` for a precision of {STRICT_PRECISION} where",
-        "there is one.",
-        f"Precision and recall on the {figures.corpus} set. Version {THRESHOLDS_VERSION}.",
-        "",
+        f"""\
+## Recommended thresholds
+
+A request may name them (`"thresholds": "balanced"`). They were chosen on the dev set: `balanced`
+for the best F1 of each label, `strict` for a precision of {STRICT_PRECISION}, or the highest
+precision if that can't be reached. Precision and recall are those on the {figures.corpus} set.
+The way of choosing them has version {THRESHOLDS_VERSION}.
+""",
         "| name | label | threshold | precision | recall |",
         "|---|---|---:|---:|---:|",
     ]
@@ -125,7 +126,7 @@ def _thresholds(figures: Figures) -> str:
     return "\n".join(lines)
 
 
-def _figures(corpus_name: str, metrics: Metrics) -> str:
+def _figures(corpus_name: str, metrics: CorpusFigures) -> str:
     lines = [
         f"## Figures on the {corpus_name} set",
         "",
@@ -159,8 +160,8 @@ def _training(provenance: Mapping[str, Any]) -> str:
     lines = [
         "## Training",
         "",
-        f"Made with `train.py` on {provenance['created']}, in {provenance['minutes']} minutes on "
-        f"{provenance['machine']}." + _carbon(provenance),
+        f"Trained with `train.py` on {provenance['created']}, in {provenance['minutes']} minutes "
+        f"on {provenance['machine']}." + _carbon(provenance),
         "",
         "```",
         provenance["command"],
@@ -187,13 +188,13 @@ def _training(provenance: Mapping[str, Any]) -> str:
 
 
 def _carbon(provenance: Mapping[str, Any]) -> str:
-    """Estimate what a CPU's training emitted; of a GPU the card says nothing it can't know."""
+    """Return an estimate of a CPU training's emissions; a GPU's power is not known."""
     cores = provenance["cores"]
     if cores is None:
         return ""
     kwh = provenance["minutes"] / 60 * cores * WATTS_PER_CORE / 1000
     return (
-        f" At {WATTS_PER_CORE:.0f} W a core that is {kwh:.3f} kWh, about "
-        f"{kwh * GRAMS_CO2E_PER_KWH:.0f} g CO2e at the world's mean of {GRAMS_CO2E_PER_KWH:.0f} g "
-        "a kWh (an estimate; experiments before it not counted)."
+        f" At {WATTS_PER_CORE:.0f} W per core that is {kwh:.3f} kWh, about "
+        f"{kwh * GRAMS_CO2E_PER_KWH:.0f} g CO2e at the world average of "
+        f"{GRAMS_CO2E_PER_KWH:.0f} g per kWh (an estimate, without earlier experiments)."
     )

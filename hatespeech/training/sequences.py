@@ -1,11 +1,11 @@
-"""From a corpus to one epoch's token id sequences, and from those to batches.
+"""From a corpus to one epoch's sequences of token ids, and from those to batches.
 
-Why long texts are made up: nearly every text is under 150 tokens, while the service reads windows
-of 512. RoBERTa's positions are learnt, row by row; rows that no text reaches would keep their
-random start and be added to every token of a long window as noise. So a part of each epoch is
-texts joined to random lengths of up to 512 tokens. Pre-training joins any texts; fine-tuning keeps
-labels true: a joined text is as hateful, abusive or spammy as its worst part, so its parts are
-either of its label or neutral.
+Why texts are joined into long ones: nearly every text has fewer than 150 tokens, but the service
+reads windows of 512. RoBERTa learns a vector for each position. A position that no text reaches
+would keep its random vector, which adds noise to a long window. So a part of each epoch is texts
+joined to random lengths of up to 512 tokens. Pre-training joins any texts. Fine-tuning must keep
+the labels true: a joined text is as hateful, abusive or spammy as its worst part, so its parts have
+its label or are neutral.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from hatespeech.training.functional import functional_corpus, vary
 from hatespeech.training.recipe import MAX_TOKENS, Recipe
 
 NEUTRAL: Final = LABELS.index("neutral")
-CHARS_PER_TOKEN: Final = 4.0  # roughly; it only steers how long joined texts come out
+CHARS_PER_TOKEN: Final = 4.0  # roughly; only the length of joined texts depends on it
 JOINED_MIN_TOKENS: Final = 64
-POOL_BATCHES: Final = 50  # batches' worth of texts that are sorted by length together
+POOL_BATCHES: Final = 50  # so many batches of texts are sorted by length together
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One sequence of token ids, with the index of its label and a teacher's logits, if any."""
+    """One sequence of token ids, the index of its label, and a teacher's logits, if any."""
 
     ids: list[int]
     label: int
@@ -39,7 +39,7 @@ class Sample:
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Tokenise; what is over 512 tokens loses its end, but keeps ``</s>``."""
+    """Tokenise texts; a sequence of more than 512 tokens loses its end, but keeps ``</s>``."""
     encodings = tokenizer.encode_batch(list(texts))
     return [
         ids if len(ids) <= MAX_TOKENS else [*ids[: MAX_TOKENS - 1], ids[-1]]
@@ -50,7 +50,7 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 def pretraining_samples(
     corpus: Corpus, tokenizer: Tokenizer, joined_share: float, rng: np.random.Generator
 ) -> list[Sample]:
-    """Return every text once: alone, or joined with others (``joined_share`` of the texts)."""
+    """Return every text once, a ``joined_share`` of them joined with others."""
     order = rng.permutation(len(corpus))
     cut = round(len(corpus) * joined_share)
     texts = [corpus.texts[i] for i in order[cut:]]
@@ -73,10 +73,10 @@ def finetuning_samples(
     rng: np.random.Generator,
     targets: Sequence[tuple[float, ...]] | None = None,
 ) -> list[Sample]:
-    """Return every text, some of them changed, and those that the recipe adds to them.
+    """Return every text, some of them changed, and the texts that the recipe adds.
 
-    Added are long texts, labels in proportion, and invented ones. ``targets`` are a teacher's
-    logits for the corpus; they stand for a text however it is changed.
+    It adds joined long texts, whose labels are as frequent as in the corpus, and invented texts.
+    ``targets`` are a teacher's logits for the corpus; a changed text keeps those of the original.
     """
     texts = [vary(text, recipe.changed_share, rng) for text in corpus.texts]
     samples = [
@@ -98,7 +98,7 @@ def finetuning_samples(
 
 
 def long_corpus(corpus: Corpus, count: int, rng: np.random.Generator) -> Corpus:
-    """Return ``count`` joined texts, each grown from another text of the corpus."""
+    """Return ``count`` joined texts, each made from a different text of the corpus."""
     chosen = [int(i) for i in rng.permutation(len(corpus))[:count]]
     return Corpus(
         [joined_text(corpus, i, _joined_chars(rng), rng) for i in chosen],
@@ -108,7 +108,7 @@ def long_corpus(corpus: Corpus, count: int, rng: np.random.Generator) -> Corpus:
 
 
 def joined_text(corpus: Corpus, index: int, chars: float, rng: np.random.Generator) -> str:
-    """Lengthen a text with others of its label or neutral, in random order, to about ``chars``."""
+    """Join a text with others of its label or neutral ones, in random order, to about ``chars``."""
     label = corpus.labels[index]
     parts = [corpus.texts[index]]
     length = len(parts[0])
@@ -128,7 +128,7 @@ def _joined_chars(rng: np.random.Generator) -> float:
 def batches(
     samples: Sequence[Sample], batch_size: int, rng: np.random.Generator
 ) -> list[list[Sample]]:
-    """Shuffle, and cut into batches of similar length, themselves in random order."""
+    """Return the samples in batches of similar length, the batches in random order."""
     order = rng.permutation(len(samples))
     pool = batch_size * POOL_BATCHES
     cut: list[list[Sample]] = []
@@ -139,7 +139,7 @@ def batches(
 
 
 def parts_by_tokens(batch: Sequence[Sample], budget: int) -> list[list[Sample]]:
-    """Split a batch so that no part holds more than ``budget`` tokens, unless it is one text."""
+    """Split a batch into parts of at most ``budget`` tokens; a single longer text is a part."""
     parts: list[list[Sample]] = []
     tokens = 0
     for sample in batch:

@@ -1,4 +1,4 @@
-"""One training, stage by stage; each goes on where an interruption left it."""
+"""One training, stage by stage; each stage resumes where an interruption stopped it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from tokenizers import Tokenizer
 
 from hatespeech.model import checkpoint
 from hatespeech.model.network import CustomModel
+from hatespeech.training.checkpoint_writer import BestKeeper
 from hatespeech.training.compression import cut_student, require_cuttable
 from hatespeech.training.corpus import Corpus
-from hatespeech.training.encoders import fresh_model, pretrained_model
 from hatespeech.training.evaluation import compute_logits
-from hatespeech.training.loop import Progress, StateFile, train_stage
-from hatespeech.training.output import BestKeeper
+from hatespeech.training.initial_models import fresh_model, pretrained_model
+from hatespeech.training.loop import StateFile, TrainingProgress, train_stage
 from hatespeech.training.recipe import Recipe, teacher_recipe
 from hatespeech.training.stages import Classification, Pretraining
 from hatespeech.training.vocabulary import train_tokenizer
 
-logger = logging.getLogger("train")
+log = logging.getLogger(__name__)
 
 PRETRAINING, TEACHING, FINE_TUNING = range(3)
 LOGITS: Final = "teacher-logits.safetensors"
@@ -37,7 +37,7 @@ Targets = list[tuple[float, ...]]
 
 @dataclass
 class Session:
-    """What the stages share. ``partial`` is the folder that outlives an interruption."""
+    """What the stages share. ``partial`` is the folder that survives an interruption."""
 
     recipe: Recipe
     train: Corpus
@@ -45,14 +45,14 @@ class Session:
     device: torch.device
     partial: Path
     state_file: StateFile
-    progress: Progress
+    progress: TrainingProgress
     stop_requested: Callable[[], bool]
 
     def from_scratch(self, options: argparse.Namespace) -> tuple[CustomModel, Tokenizer]:
-        """Return a fresh model pre-trained on the training texts, and its tokenizer."""
+        """Return a new model, pre-trained on the training texts, and its tokenizer."""
         path = self.partial / checkpoint.TOKENIZER
         if not path.exists():
-            logger.info("training the tokenizer")
+            log.info("training the tokenizer")
             temporary = path.with_suffix(".tmp")
             train_tokenizer(self.train.texts, options.vocab_size).save(str(temporary))
             temporary.replace(path)
@@ -74,10 +74,10 @@ class Session:
         return model, tokenizer
 
     def taught(self, options: argparse.Namespace) -> tuple[CustomModel, Tokenizer, Targets]:
-        """Return a student cut out of a fine-tuned teacher, and the teacher's logits."""
+        """Return a student cut out of a fine-tuned teacher, its tokenizer, and teacher logits."""
         folder = package_folder(options.teacher)
         teacher, tokenizer = pretrained_model(folder, option="--teacher")
-        require_cuttable(teacher, tokenizer, options.teacher_layers)  # now, not in an hour
+        require_cuttable(teacher, tokenizer, options.teacher_layers)  # before an hour of training
         teacher.to(self.device)
         recipe = teacher_recipe(self.recipe)
         best = self.partial / "teacher.safetensors"
@@ -133,11 +133,11 @@ class Session:
         )
 
     def _begin(self, stage: int) -> None:
-        self.progress = Progress(stage, seconds=self.progress.seconds)
+        self.progress = TrainingProgress(stage, seconds=self.progress.seconds)
 
 
 def package_folder(name: str) -> str:
-    """Return the folder ``model`` of an installed package by that name, else the name itself.
+    """Return the folder ``model`` of the installed package ``name``, or else ``name`` itself.
 
     The package is not imported.
     """

@@ -17,18 +17,18 @@ from hatespeech.model.network import CustomModel, ModelConfig
 from hatespeech.model.packing import PackedBatch
 from hatespeech.training import sequences
 from hatespeech.training.corpus import Corpus
-from hatespeech.training.encoders import initialise
+from hatespeech.training.initial_models import initialise
 from hatespeech.training.recipe import Recipe
 from hatespeech.training.sequences import Sample
 from hatespeech.training.vocabulary import BOS, EOS, MASK, PAD, special_id
 
 
 class Stage(Protocol):
-    """What the loop needs to know about a stage."""
+    """The interface that the loop uses."""
 
     name: str
     index: int
-    module: nn.Module  # what is optimised
+    module: nn.Module  # its parameters are optimised
     epochs: int
     learning_rate: float
     dropout: bool
@@ -38,11 +38,11 @@ class Stage(Protocol):
         ...
 
     def weight(self, part: Sequence[Sample]) -> float:
-        """Return how much a part counts among the parts of its batch."""
+        """Return a part's weight among the parts of its batch."""
         ...
 
     def loss(self, part: Sequence[Sample]) -> Tensor:
-        """Return the mean loss over a part."""
+        """Return the mean loss of a part."""
         ...
 
 
@@ -50,7 +50,7 @@ class MaskedLanguageModel(nn.Module):
     """A model with RoBERTa's language-modelling head, tied to the word embeddings."""
 
     def __init__(self, model: CustomModel) -> None:
-        """Share ``model``'s weights; the head's own are fresh."""
+        """Share ``model``'s weights; the head gets new ones."""
         super().__init__()
         config = model.config
         self.model = model
@@ -67,16 +67,16 @@ class MaskedLanguageModel(nn.Module):
 
 
 class Pretraining:
-    """Masked-language modelling over the training texts, labels unused."""
+    """Masked-language modelling on the training texts; it does not use the labels."""
 
     name = "pre-training"
     index = 0
-    dropout = False  # a small model that sees each text a few times underfits
+    dropout = False  # a small model that sees each text only a few times underfits
 
     def __init__(
         self, model: CustomModel, tokenizer: Tokenizer, corpus: Corpus, recipe: Recipe
     ) -> None:
-        """Take part in training ``model``."""
+        """Prepare to train ``model``."""
         self._device = model.linear1.weight.device
         self._language_model = MaskedLanguageModel(model).to(self._device)
         self.module: nn.Module = self._language_model
@@ -88,7 +88,7 @@ class Pretraining:
         self._masking = Masking(tokenizer, model.config)
 
     def samples(self, rng: np.random.Generator) -> list[Sample]:
-        """Return every text once, a part of them joined into long ones."""
+        """Return every text once, some of them joined into long texts."""
         return sequences.pretraining_samples(
             self._corpus, self._tokenizer, self._recipe.joined_share, rng
         )
@@ -98,19 +98,19 @@ class Pretraining:
         return float(sum(len(sample.ids) for sample in part))
 
     def loss(self, part: Sequence[Sample]) -> Tensor:
-        """Return the mean cross-entropy over the hidden tokens."""
+        """Return the mean cross-entropy of the hidden tokens."""
         batch = PackedBatch.pack([s.ids for s in part], self._masking.pad_token_id, self._device)
         masked, chosen = self._masking.mask(batch, self._recipe.mask_share)
         logits = self._language_model(masked, chosen)
-        # reduction="sum" with a floor: a part may by chance have no hidden token.
+        # The sum over at least 1: by chance, a part may have no hidden token.
         total = F.cross_entropy(logits.float(), batch.input_ids[chosen], reduction="sum")
         return total / max(1, int(chosen.sum()))
 
 
 class Classification:
-    """Cross-entropy with the labels, each with its weight, and with a teacher's probabilities.
+    """Classification: weighted cross-entropy with the labels and with a teacher's probabilities.
 
-    Distillation as by Hinton and others 2015 (https://arxiv.org/abs/1503.02531).
+    The distillation follows Hinton and others 2015 (https://arxiv.org/abs/1503.02531).
     """
 
     dropout = True
@@ -125,7 +125,7 @@ class Classification:
         name: str = "fine-tuning",
         index: int = 2,
     ) -> None:
-        """Take part in training ``model``; ``targets`` are a teacher's logits for the corpus."""
+        """Prepare to train ``model``; ``targets`` are a teacher's logits for the corpus."""
         self.name, self.index = name, index
         self.module: nn.Module = model
         self._device = model.linear1.weight.device
@@ -139,7 +139,7 @@ class Classification:
         self._masking = Masking(tokenizer, model.config)
 
     def samples(self, rng: np.random.Generator) -> list[Sample]:
-        """Return every text once, and those the recipe adds."""
+        """Return every text once, and the texts that the recipe adds."""
         return sequences.finetuning_samples(
             self._corpus, self._tokenizer, self._recipe, rng, self._targets
         )
@@ -149,7 +149,7 @@ class Classification:
         return sum(sum(self._weights(sample)) for sample in part)
 
     def _weights(self, sample: Sample) -> tuple[float, float]:
-        """Return how much a sample's label counts, and its target."""
+        """Return the weights of a sample's label and of its target."""
         soft = 0.0 if sample.target is None else self._recipe.soft_share
         return (1 - soft) * self.class_weights[sample.label], soft
 
@@ -164,7 +164,7 @@ class Classification:
         targets = torch.tensor([sample.target or none for sample in part]).to(self._device)
         hard, soft = torch.tensor([self._weights(s) for s in part]).to(self._device).unbind(1)
         softness = self._recipe.soft_temperature
-        # Its gradient shrinks with the square of the temperature.
+        # The gradient shrinks with the square of the temperature, which the factor undoes.
         far = F.cross_entropy(
             logits / softness, F.softmax(targets / softness, dim=1), reduction="none"
         ) * (softness * softness)
@@ -184,10 +184,10 @@ class Masking:
         self._unmasked = torch.tensor(unmasked)
 
     def mask(self, batch: PackedBatch, share: float) -> tuple[PackedBatch, Tensor]:
-        """Choose ``share`` of the tokens: 80 % become ``<mask>``, 10 % random, 10 % stay.
+        """Choose a ``share`` of the tokens: 80 % become ``<mask>``, 10 % a random token, 10 % stay.
 
-        Returns the changed batch and which tokens were chosen (bool ``[tokens]``). The proportions
-        are BERT's (https://arxiv.org/abs/1810.04805, 3.1).
+        Returns the changed batch and the chosen tokens (bool ``[tokens]``). The proportions are
+        BERT's (https://arxiv.org/abs/1810.04805, 3.1).
         """
         ids = batch.input_ids
         chosen = self._choose(ids, share)
@@ -198,7 +198,7 @@ class Masking:
         return dataclasses.replace(batch, input_ids=masked), chosen
 
     def drop(self, batch: PackedBatch, share: float) -> PackedBatch:
-        """Replace ``share`` of the tokens by ``<mask>``."""
+        """Replace a ``share`` of the tokens by ``<mask>``."""
         ids = batch.input_ids
         dropped = torch.where(self._choose(ids, share), self._mask_id, ids)
         return dataclasses.replace(batch, input_ids=dropped)
@@ -209,10 +209,10 @@ class Masking:
 
 
 def class_weights(labels: Sequence[int], recipe: Recipe) -> tuple[float, ...]:
-    """Return one weight a label: the recipe's, or from how rare each label is.
+    """Return a weight for each label: the recipe's, or a larger one for a rarer label.
 
-    Full inverse frequency would let the few spam texts rule; the power tempers it. A label that
-    the corpus lacks weighs one.
+    The inverse frequency itself would let the few spam texts dominate, so it is raised to a power
+    below 1. A label without texts has weight 1.
     """
     if recipe.class_weights is not None:
         return recipe.class_weights

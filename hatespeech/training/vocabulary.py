@@ -1,4 +1,4 @@
-"""The small encoder's tokenizer: byte-level BPE with RoBERTa's conventions."""
+"""Trains the tokenizer of a small encoder: byte-level BPE with RoBERTa's conventions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from hatespeech.training.recipe import TrainingError
+from hatespeech.training import TrainingError
 
 BOS: Final = "<s>"
 PAD: Final = "<pad>"
@@ -20,8 +20,8 @@ SPECIAL_TOKENS: Final = (BOS, PAD, EOS, UNK, MASK)
 def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
     """Learn a vocabulary of at most ``size`` tokens.
 
-    All 256 bytes are in it, so that nothing is ever unknown. Ids of the special tokens are their
-    places in ``SPECIAL_TOKENS``; as in RoBERTa ``<mask>`` swallows the space before it.
+    It holds all 256 bytes, so that no text is unknown. The special tokens' ids are their positions
+    in ``SPECIAL_TOKENS``. As in RoBERTa, ``<mask>`` includes the space before it.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -42,7 +42,7 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
 
 
 def wrap_in_sentence_marks(tokenizer: Tokenizer) -> None:
-    """Make encoding add ``<s>`` and ``</s>``, and neither cut nor pad."""
+    """Make the tokenizer add ``<s>`` and ``</s>``, and neither cut nor pad."""
     bos, eos = special_id(tokenizer, BOS), special_id(tokenizer, EOS)
     tokenizer.post_processor = processors.RobertaProcessing(
         (EOS, eos), (BOS, bos), trim_offsets=True, add_prefix_space=False
@@ -52,7 +52,7 @@ def wrap_in_sentence_marks(tokenizer: Tokenizer) -> None:
 
 
 def special_id(tokenizer: Tokenizer, name: str) -> int:
-    """Return a special token's id; raises :class:`TrainingError` for a tokenizer without it."""
+    """Return a special token's id; raise :class:`TrainingError` if the tokenizer lacks it."""
     token_id = tokenizer.token_to_id(name)
     if token_id is None:
         raise TrainingError(f"the tokenizer has no {name}")

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from hatespeech.bulk import command as score
 from hatespeech.bulk.score_files import SCORES
-from hatespeech.bulk.tables.values import ARROW, EXACT, batch_of, text_of, widened
+from hatespeech.bulk.tables.json_values import ARROW, EXACT, batch_of, text_of, widened
 from hatespeech.serving.uploads.text_tables import Tsv
 from tests.support.processes.score import run_here as run
 from tests.support.processes.score import run_score
@@ -287,43 +287,45 @@ TAB = "a tab or a line break, which TSV can't hold"
     [
         ("a.csv", f'text,b\nx,y\nx,"{SECRET}\n"\n', "b.tsv", f"row 2: its b holds {TAB}"),
         ("a.csv", f"text,b\nx,{SECRET}\tx\n", "b.tsv", f"row 1: its b holds {TAB}"),
-        ("a.csv", f"text,{SECRET}\tb\n", "b.tsv", f"the name of one of its columns holds {TAB}"),
+        ("a.csv", f"text,{SECRET}\tb\n", "b.tsv", f"the name of a column holds {TAB}"),
         ("a.jsonl", f'{{"text": "{SECRET}\\r"}}', "b.tsv", f"row 1: its text holds {TAB}"),
         (
             "a.jsonl",
             f'{{"text": "x"}}\n{{"text": "{SECRET}\\ud800"}}',
             "b.csv",
-            "row 2: its text holds half a character, which UTF-8 can't hold",
+            "row 2: its text holds a lone surrogate, which UTF-8 can't hold",
         ),
         (
             "a.jsonl",
             f'{{"text": "x"}}\n{{"text": "x", "{SECRET}": 1}}',
             "b.csv",
-            "row 2: its keys are not those of the first row of a.jsonl, which CSV needs",
+            "row 2: its keys differ from those of the first row of a.jsonl; CSV needs the same "
+            "keys in every row",
         ),
         (
             "a.jsonl",
             '{"text": "x", "b": 1}\n{"text": "x"}',
             "b.parquet",
-            "row 2: its keys are not those of the first row of a.jsonl, which Parquet needs",
+            "row 2: its keys differ from those of the first row of a.jsonl; Parquet needs the same "
+            "keys in every row",
         ),
         (
             "a.jsonl",
             f'{{"text": "x", "text": "{SECRET}"}}',
             "b.parquet",
-            "row 1 is no JSON object, or has a key twice",
+            "row 1 is not a JSON object, or has a key twice",
         ),
-        ("a.jsonl", SECRET, "b.tsv", "row 1 is no JSON object, or has a key twice"),
-        ("a.jsonl", '{"text": "x"}\n[1]', "b.tsv", "row 2 is no JSON object"),
-        ("a.jsonl", '{"body": "x"}', "b.csv", "no row has a text (--text-column)"),
+        ("a.jsonl", SECRET, "b.tsv", "row 1 is not a JSON object, or has a key twice"),
+        ("a.jsonl", '{"text": "x"}\n[1]', "b.tsv", "row 2 is not a JSON object"),
+        ("a.jsonl", '{"body": "x"}', "b.csv", "no row has the key text (--text-column)"),
         (
             "a.jsonl",
             '{"text": "x", "label": 1}',
             "b.parquet",
-            "has label already; --prefix names the new ones apart",
+            "already has label; --prefix gives the new columns other names",
         ),
-        ("a.csv", "text,b,b\n", "b.jsonl", "has two columns of one name, which JSONL can't hold"),
-        ("a.tsv", "text\tb\tb\n", "b.parquet", "has two columns of one name, which Parquet can't"),
+        ("a.csv", "text,b,b\n", "b.jsonl", "has two columns with one name, which JSONL can't hold"),
+        ("a.tsv", "text\tb\tb\n", "b.parquet", "has two columns with one name, which Parquet"),
         ("a.csv", "text,b\nx\n", "b.parquet", "row 1 has 1 fields, the header 2"),
     ],
 )
@@ -342,21 +344,21 @@ def test_a_tab_in_parquet_is_found_before_scoring(refuse: Callable[..., str]) ->
 def test_inputs_of_several_formats_must_agree(refuse: Callable[..., str]) -> None:
     write("a/1.csv", ["text", "b"], [["x", "y"]])
     write("a/2.parquet", ["text", "c"], [["x", "y"]])
-    assert refuse("a", "b.jsonl") == "error: a/2.parquet: its columns are not those of a/1.csv"
+    assert refuse("a", "b.jsonl") == "error: a/2.parquet: its columns differ from those of a/1.csv"
     write("c/1.csv", ["text", "b"], [["x", "1"]])
     write("c/2.parquet", ["text", "b"], [["x", 1]])
     assert refuse("c", "d.parquet") == (
-        "error: c/2.parquet: its b is int64, in inputs of other formats string"
+        "error: c/2.parquet: its b is int64, but string in inputs of other formats"
     )
     write("e/1.csv", ["text", "b"], [["x", "1"]])
     write("e/2.jsonl", ["text", "c"], [["x", SECRET]])
     assert refuse("e", "f.csv") == (
-        "error: e/2.jsonl: row 1: its keys are not those of the first row of e/1.csv, "
-        "which CSV needs"
+        "error: e/2.jsonl: row 1: its keys differ from those of the first row of e/1.csv; "
+        "CSV needs the same keys in every row"
     )
     write("g/1.parquet", ["text", "b"], [["x", 1]])
     write("g/2.parquet", ["text", "b"], [["x", "1"]])
-    assert "g/2.parquet: its columns are not those of" in refuse("g", "h.parquet")
+    assert "g/2.parquet: its columns differ from those of" in refuse("g", "h.parquet")
     run("g", "h.csv")
     assert [row["b"] for row in read("h.csv")] == ["1", "1"]
 

@@ -37,13 +37,13 @@ def refuse(mini: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ca
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.csv", "", "its header must name one column text (--text-column)"),
-        ("a.csv", "text,text\n", "its header must name one column text (--text-column)"),
-        ("a.csv", f"body\n{SECRET}\n", "its header must name one column text (--text-column)"),
+        ("a.csv", "", "its header must have one column text (--text-column)"),
+        ("a.csv", "text,text\n", "its header must have one column text (--text-column)"),
+        ("a.csv", f"body\n{SECRET}\n", "its header must have one column text (--text-column)"),
         (
             "a.csv",
             "text,spam,label\n",
-            "has spam, label already; --prefix names the new ones apart",
+            "already has spam, label; --prefix gives the new columns other names",
         ),
         ("a.csv", f"text,id\na,1\n{SECRET}\n", "row 2 has 1 fields, the header 2"),
         ("a.csv", f"text\na\n{SECRET},{SECRET}\n", "row 2 has 2 fields, the header 1"),
@@ -58,16 +58,16 @@ def refuse(mini: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ca
             "row 2 can't be read: its quotes are wrong, or it is longer than 4194304 characters",
         ),
         ("a.tsv", f"text\tid\na\t1\n{SECRET}\n", "row 2 has 1 fields, the header 2"),
-        ("a.jsonl", f'{{"text": "a"}}\n["{SECRET}"]\n', "row 2 is no JSON object"),
-        ("a.jsonl", f'{{"text": "{SECRET}"\n', "row 1 is no JSON object"),
-        ("a.jsonl", '{"text": NaN}\n', "row 1 is no JSON object"),
-        ("a.jsonl", "[" * 100_000, "row 1 is no JSON object"),
+        ("a.jsonl", f'{{"text": "a"}}\n["{SECRET}"]\n', "row 2 is not a JSON object"),
+        ("a.jsonl", f'{{"text": "{SECRET}"\n', "row 1 is not a JSON object"),
+        ("a.jsonl", '{"text": NaN}\n', "row 1 is not a JSON object"),
+        ("a.jsonl", "[" * 100_000, "row 1 is not a JSON object"),
         (
             "a.jsonl",
             '{"text": "a"}\n{"text": "b", "error": 1}\n',
-            "has error already; --prefix names the new ones apart",
+            "already has error; --prefix gives the new columns other names",
         ),
-        ("a.jsonl", f'{{"body": "{SECRET}"}}\n', "no row has a text (--text-column)"),
+        ("a.jsonl", f'{{"body": "{SECRET}"}}\n', "no row has the key text (--text-column)"),
         ("a.parquet", SECRET, "can't be read as Parquet"),
         ("a.csv.gz", SECRET, "its header can't be read"),
     ],
@@ -85,14 +85,14 @@ def test_a_file_that_ends_too_soon_or_is_not_utf_8(refuse: Callable[..., str]) -
     Path("a.csv.gz").write_bytes(whole[: len(whole) // 2])
     assert "a.csv.gz: can't be decompressed after row " in refuse("a.csv.gz", "out.csv")
     Path("a.csv").write_bytes(b"text\nfine\ncaf\xe9\n")
-    assert "a.csv: row 1 or one soon after it is not UTF-8" in refuse("a.csv", "b.csv")
+    assert "a.csv: row 1, or a row soon after it, is not UTF-8" in refuse("a.csv", "b.csv")
 
 
 def test_parquet_whose_texts_are_none(refuse: Callable[..., str]) -> None:
     pq.write_table(pa.table({"text": [1, 2], "body": ["a", "b"], "label": ["x", "y"]}), "a.parquet")
     assert refuse("a.parquet", "b.parquet") == "a.parquet: its column text must hold strings"
     assert "must have one column no" in refuse("a.parquet", "b.parquet", "--text-column", "no")
-    assert "has label already" in refuse("a.parquet", "b.parquet", "--text-column", "body")
+    assert "already has label" in refuse("a.parquet", "b.parquet", "--text-column", "body")
 
 
 @pytest.mark.parametrize(
@@ -103,33 +103,33 @@ def test_parquet_whose_texts_are_none(refuse: Callable[..., str]) -> None:
         (("empty", "b.csv"), "empty: holds no file whose name ends in .csv"),
         (("*.pdf", "b.csv"), "*.pdf: holds no file whose name ends in .csv"),
         (("a.csv", "b.txt"), "b.txt: its name must end in .csv"),
-        (("a.csv", "a.csv"), "a.csv: must be outside of OUT and OUT.partial"),
-        (("a.csv", "many/1.csv"), "many/1.csv: exists already, and is not the outcome of this"),
-        (("many", "many/1.csv"), "many/1.csv: exists already, and is not the outcome of this"),
-        (("many", "many"), "many: must be outside of OUT"),
-        (("many", "."), "many: must be outside of OUT"),
-        (("many/*.csv", "many/"), "many/*.csv: must be outside of OUT"),
-        (("alias/x.csv", "full"), "alias/x.csv: must be outside of OUT"),
-        (("c.csv.partial/a.csv", "c.csv"), "c.csv.partial/a.csv: must be outside of OUT"),
-        (("a.csv", "full"), "full: exists already, and is not the outcome of this input"),
-        (("many", "b.csv"), "many/2.csv: its columns are not those of many/1.csv"),
+        (("a.csv", "a.csv"), "a.csv: must be outside OUT and OUT.partial"),
+        (("a.csv", "many/1.csv"), "many/1.csv: already exists, and was not made from this input"),
+        (("many", "many/1.csv"), "many/1.csv: already exists, and was not made from this input"),
+        (("many", "many"), "many: must be outside OUT"),
+        (("many", "."), "many: must be outside OUT"),
+        (("many/*.csv", "many/"), "many/*.csv: must be outside OUT"),
+        (("alias/x.csv", "full"), "alias/x.csv: must be outside OUT"),
+        (("c.csv.partial/a.csv", "c.csv"), "c.csv.partial/a.csv: must be outside OUT"),
+        (("a.csv", "full"), "full: already exists, and was not made from this input"),
+        (("many", "b.csv"), "many/2.csv: its columns differ from those of many/1.csv"),
         (("s3://bucket/a.csv", "b.csv"), "s3://bucket/a.csv: Install s3fs to access S3"),
         (("nosuch://a.csv", "b.csv"), "nosuch://a.csv: Protocol not known: nosuch"),
         (("a.csv", "b.csv", "--report", "no/r.html"), "--report no/r.html: there is no such"),
         (("a.csv", "b.csv", "--report", "a.csv"), "--report a.csv: its name must end in .html"),
         (("a.csv", "b.csv", "--report", "b.csv"), "--report b.csv: its name must end in .html"),
         (("a.csv", "b.csv", "--report", "page.html"), "--report page.html: is a folder"),
-        (("many", "out/", "--report", "out/r.html"), "--report out/r.html: must be outside of OUT"),
-        (("many", "full", "--report", "alias/r.html"), "--report alias/r.html: must be outside of"),
-        (("many", "o.html", "--report", "o.html"), "--report o.html: must be outside of OUT"),
+        (("many", "out/", "--report", "out/r.html"), "--report out/r.html: must be outside OUT"),
+        (("many", "full", "--report", "alias/r.html"), "--report alias/r.html: must be outside"),
+        (("many", "o.html", "--report", "o.html"), "--report o.html: must be outside OUT"),
         (
             ("a.csv", "b.csv", "--report", "b.csv.partial/r.html"),
-            "--report b.csv.partial/r.html: must be outside of OUT",
+            "--report b.csv.partial/r.html: must be outside OUT",
         ),
         (("a.csv", "link.csv"), "link.csv: is a symbolic link"),
         (("many", "link"), "link: is a symbolic link"),
         (("a.csv", "folder.csv"), "folder.csv: is a folder"),
-        (("a.csv", "b.csv", "--include-text"), "--include-text: goes with --report"),
+        (("a.csv", "b.csv", "--include-text"), "--include-text: needs --report"),
         (("a.csv", "a.csv/b.csv"), "a.csv/b.csv.partial: Not a directory"),
     ],
 )
@@ -164,7 +164,7 @@ def test_a_mount_point_cannot_become_out(
     Path("in/a.csv").write_text("text\na\n")
     Path("disk").mkdir()
     monkeypatch.setattr("os.path.ismount", lambda path: str(path).endswith("/disk"))
-    assert refuse("in", "disk") == "disk: is a mount point; give the name of a folder in it"
+    assert refuse("in", "disk") == "disk: is a mount point; name a folder in it instead"
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_help_teaches_and_loads_no_engine() -> None:
     ):
         assert word in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "hatespeech.bulk.engines.readers" in imported
+    assert "hatespeech.bulk.engines.reader_processes" in imported
     assert not imported & {"torch", "ray", "transformers"}
 
 

@@ -25,7 +25,7 @@ ROWS = 600
 OPTIONS = ("--chunk-rows", "100", "--readers", "1")
 # Each is where the next run is killed; the last leaves nothing to do.
 MOMENTS = [
-    ("hatespeech.bulk.run:check", 1, "before"),  # a folder, and nothing in it
+    ("hatespeech.bulk.run:check_inputs", 1, "before"),  # a folder, and nothing in it
     ("os:replace", 1, "before"),  # run.json is written, not yet under its name
     ("os:replace", 2, "before"),  # run.json is there, a part is written, not yet under its name
     ("os:replace", 2, "after"),  # one part more
@@ -77,7 +77,7 @@ def test_killed_at_every_stage_the_run_goes_on_to_the_same_bytes(
     model = json.loads((expected / "out.csv.run.json").read_text())["model"]
     assert (again.returncode, again.stderr.strip()) == (
         0,
-        f"{out} is finished, by {model}; remove it to score again",
+        f"{out} is complete, scored by {model}; remove it to score again",
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "out.csv",
@@ -142,7 +142,7 @@ def test_asked_to_stop_a_run_says_how_it_goes_on_and_leaves_no_process(
     os.killpg(process.pid, number)  # as a terminal does: every process of the run gets it
     _, stderr = process.communicate(timeout=SECONDS)
     assert process.returncode == 130
-    assert stderr.splitlines()[-1] == "interrupted; the same command goes on from here"
+    assert stderr.splitlines()[-1] == "interrupted; run the same command again to resume"
     assert "Traceback" not in stderr
     assert not out.exists()
     assert len(readers) == 1
@@ -219,7 +219,7 @@ def test_a_changed_input_does_not_go_on_with_a_run(
     capsys.readouterr()
     assert score.main(begun) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "holds a run of other files, or changed ones" in line
+    assert "holds a run on other or changed files" in line
 
 
 def test_another_model_does_not_go_on_with_a_run(
@@ -233,7 +233,7 @@ def test_another_model_does_not_go_on_with_a_run(
     part.unlink()
     monkeypatch.setenv("MODEL_DIR", str(small_checkpoint))
     assert score.main(begun) == 1
-    assert f"is by {MINI.name}@" in capsys.readouterr().err.splitlines()[-1]
+    assert f"some parts were scored by {MINI.name}@" in capsys.readouterr().err.splitlines()[-1]
     assert not part.exists()
 
 
@@ -270,7 +270,7 @@ def test_a_damaged_part_is_named(
     part.write_bytes(part.read_bytes()[:50])
     assert score.main(begun) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"error: {part}: can't be read; remove it, and run again"
+        f"error: {part}: can't be read; remove it and run again"
     )
     part.unlink()
     assert score.main(begun) == 0
@@ -321,7 +321,7 @@ def test_a_finished_output_of_another_input_is_no_success(
     assert score.main(begun) == 0
     assert capsys.readouterr().err.splitlines()[-1].endswith("; remove it to score again")
     assert score.main([*begun, "--report", str(tmp_path / "r.html")]) == 1
-    assert "is finished, without a report" in capsys.readouterr().err.splitlines()[-1]
+    assert "is complete, without a report" in capsys.readouterr().err.splitlines()[-1]
     Path(begun[0]).write_text("text\nanother\n")
     assert score.main(begun) == 1
-    assert "is not the outcome of this input" in capsys.readouterr().err.splitlines()[-1]
+    assert "was not made from this input" in capsys.readouterr().err.splitlines()[-1]

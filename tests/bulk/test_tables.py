@@ -18,10 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hatespeech.bulk.places import Format, Input, Place
-from hatespeech.bulk.plan import Job, make_plan
+from hatespeech.bulk.plan import RunOptions, make_plan
 from hatespeech.bulk.run import CHUNK_CHARS, chunks_of
 from hatespeech.bulk.score_files import SCORES
-from hatespeech.bulk.tables.base import Block, Head
 from hatespeech.bulk.tables.lines import (
     CsvTable,
     CsvWriter,
@@ -30,6 +29,7 @@ from hatespeech.bulk.tables.lines import (
     TsvTable,
     TsvWriter,
 )
+from hatespeech.bulk.tables.table import Block, Head
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
 from tests.support.processes.score import run_here as run
@@ -250,7 +250,9 @@ def test_tsv_field_comes_back_as_it_was() -> None:
 def test_long_texts_make_parts_of_fewer_rows(tmp_path: Path) -> None:
     rows = [json.dumps({"text": "x" * 9_000, "n": index}) for index in range(1000)]
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
-    job = Job(str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), "text", 4096, "", None, False)
+    job = RunOptions(
+        str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), "text", 4096, "", None, False
+    )
     chunks = list(chunks_of(make_plan(job, EngineSettings())))
     assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
     assert sum(len(chunk.texts) for chunk in chunks) == 1000

@@ -173,7 +173,7 @@ def test_finished_folder_is_recognised_and_left_as_it_is(made: Path, tokenizer: 
         *("--checkpoint", PICKLE, "--tokenizer", tokenizer, "--output", made, "--sha256", SHA256)
     )
     assert (code, err) == (0, "")
-    assert out.startswith(f"{made}: already there and verified\ntiny@")
+    assert out.startswith(f"{made}: already exists, verified\ntiny@")
     assert {path: path.stat().st_mtime_ns for path in made.iterdir()} == before
 
 
@@ -181,8 +181,8 @@ def test_finished_folder_is_recognised_and_left_as_it_is(made: Path, tokenizer: 
     ("changes", "said"),
     [
         (["--checkpoint", str(PICKLE.with_name("tiny_train_zip.pt"))], "source file is tiny_eval"),
-        (["--checkpoint", "https://example.org/m"], "source url is not recorded, asked for is"),
-        (["--dtype", "float16"], "dtype is float32, asked for is float16"),
+        (["--checkpoint", "https://example.org/m"], "source url is not recorded, not https"),
+        (["--dtype", "float16"], "dtype is float32, not float16"),
         (["--tokenizer", "vinai/bertweet-large"], "tokenizer source is small-bpe"),
         (["--sha256", "0" * 64], f"the checkpoint file's SHA-256 is {SHA256}"),
         (["--expect", "Hello World", "spam=0.999"], "self-check: 'Hello World' scores spam"),
@@ -244,7 +244,7 @@ def test_output_that_is_something_else_is_never_touched(
     before = snapshot(tmp_path)
     code, _, err = call("--checkpoint", PICKLE, "--tokenizer", tokenizer, "--output", output)
     assert (code, is_one_line(err)) == (1, True)
-    said = "was made from something else" if kind == "embedded" else "exists and is not a finished"
+    said = "was made from other files" if kind == "embedded" else "exists and is not a finished"
     assert f"{output} {said}" in err
     assert snapshot(tmp_path) == before
     assert output.is_symlink() == (kind == "dangling link")

@@ -11,6 +11,7 @@ import pytest
 
 from hatespeech.fetching import FetchError, http
 from hatespeech.fetching.http import Download, download
+from hatespeech.retry import Backoff
 from tests.support.ports import free_port
 from tests.support.stand_ins.file_server import Answer, FileServer
 
@@ -44,7 +45,7 @@ class Fetch:
 
 @pytest.fixture
 def fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fetch:
-    monkeypatch.setattr(http, "_FIRST_DELAY", 0.01)
+    monkeypatch.setattr(http, "BACKOFF", Backoff(first=0.01, longest=30.0))
     return Fetch(tmp_path)
 
 
@@ -59,12 +60,12 @@ def test_broken_connection_is_resumed_from_where_it_broke(server: FileServer, fe
     assert [r.headers.get("if-range") for r in server.requests] == [None, '"one"', '"one"']
     assert sum(r.sent for r in server.requests) == SIZE + 2
     assert fetch.progress[-1] == (SIZE, SIZE)
-    assert fetch.notes == ["the connection broke off; trying again in 0.01 s"] * 2
+    assert fetch.notes == ["the connection broke; trying again in 0.01 s"] * 2
 
 
 def test_another_run_resumes_too(server: FileServer, fetch: Fetch) -> None:
     url = server.serve("/f", FILE, Answer(cut=CUT), Answer())
-    with pytest.raises(FetchError, match="broke off"):
+    with pytest.raises(FetchError, match="connection broke"):
         fetch(url, retries=0)
     assert fetch(url).path.read_bytes() == FILE
     assert sum(r.sent for r in server.requests) == SIZE + 1

@@ -157,7 +157,7 @@ def test_hub_that_stumbles_is_tried_again(hub: Hub, older_files: dict[str, bytes
         ),
         (
             Answer(status=403, headers={"X-Error-Code": "GatedRepo"}),
-            "access is restricted; set HF_TOKEN to a token that has it",
+            "access is restricted; set HF_TOKEN to a token that has access",
             1,
         ),
     ],

@@ -16,7 +16,7 @@ from hatespeech.model.network import CustomModel
 from hatespeech.text.normalizer import normalize_tweet
 from hatespeech.training.evaluation import evaluate, functional_figures
 from hatespeech.training.functional import held_out_corpus, read_grammars
-from tests.paths import EMBEDDED, SAMPLE
+from tests.paths import EMBEDDED, ROOT, SAMPLE
 
 MINI = EMBEDDED
 
@@ -93,6 +93,11 @@ def test_the_card_and_the_provenance_tell_the_whole_story() -> None:
     assert {"train", "dev", "test"} == set(provenance["data"])
     for text in (card, json.dumps(provenance)):
         assert not re.search(r"/(work|home|tmp|root|shared)/", text)
+
+
+def test_the_card_holds_the_text_that_is_kept_for_the_next_training() -> None:
+    about = (ROOT / "hatespeech" / "training" / "mini.md").read_text(encoding="utf-8")
+    assert about.strip() in (MINI / "README.md").read_text(encoding="utf-8")
 
 
 def test_hate_is_told_from_what_only_looks_like_it(model: CustomModel) -> None:

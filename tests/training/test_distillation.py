@@ -20,13 +20,13 @@ from hatespeech.model.network import CustomModel
 from hatespeech.model.packing import PackedBatch
 from hatespeech.paths import file_sha256
 from hatespeech.text.normalizer import normalize_tweet
-from hatespeech.training import calibration, functional, output
+from hatespeech.training import calibration, checkpoint_writer, functional
 from hatespeech.training import command as train
 from hatespeech.training.compression import cut_student
 from hatespeech.training.corpus import Corpus, read_corpus
-from hatespeech.training.encoders import pretrained_model
 from hatespeech.training.evaluation import compute_logits, functional_figures, measure
-from hatespeech.training.loop import Progress
+from hatespeech.training.initial_models import pretrained_model
+from hatespeech.training.loop import TrainingProgress
 from hatespeech.training.recipe import MINI, SCRATCH, TEACHER_PACKAGE
 from hatespeech.training.sequences import Sample, finetuning_samples
 from hatespeech.training.session import package_folder
@@ -224,7 +224,7 @@ def test_an_option_of_another_encoder_is_refused(
     with pytest.raises(SystemExit) as ended:
         train.main([*data, "--output", "unused", *option])
     assert ended.value.code == 2
-    assert f"argument {option[-2]}: not with --encoder" in capsys.readouterr().err
+    assert f"argument {option[-2]}: not allowed with --encoder" in capsys.readouterr().err
 
 
 def test_a_mini_is_taught_interrupted_and_ends_as_if_it_had_not_been(
@@ -252,7 +252,7 @@ def test_a_mini_is_taught_interrupted_and_ends_as_if_it_had_not_been(
             patch.setattr(name, unplugged)
             assert train.main([*arguments, "--output", str(broken)]) == 1
         assert not broken.exists()
-    with caplog.at_level("INFO", logger="train"):
+    with caplog.at_level("INFO", logger="hatespeech.training"):
         caplog.clear()
         assert train.main([*arguments, "--output", str(broken)]) == 0
     assert "teacher 1/3" not in caplog.text, "the teacher was trained anew"
@@ -421,10 +421,10 @@ def test_a_saved_checkpoint_is_calibrated(tmp_path: Path) -> None:
     tokenizer = checkpoint.load_tokenizer(described)
     rows = read_corpus(SAMPLE)
     too_sure = calibration.fold(checkpoint.load_model(described).state_dict(), 1 / 3)
-    result = output.Result(
-        argparse.Namespace(), MINI, Progress(), torch.device("cpu"), rows, rows, None
+    result = checkpoint_writer.FinishedTraining(
+        argparse.Namespace(), MINI, TrainingProgress(), torch.device("cpu"), rows, rows, None
     )
-    saved, found = output.save_calibrated(
+    saved, found = checkpoint_writer.save_calibrated(
         tmp_path / "saved", too_sure, described.model, tokenizer, result,
         name="saved", provenance={}, dtype=torch.float32,
     )  # fmt: skip

@@ -25,12 +25,12 @@ from hatespeech.model.network import CustomModel
 from hatespeech.model.packing import PackedBatch
 from hatespeech.paths import file_sha256
 from hatespeech.text.normalizer import normalize_tweet
+from hatespeech.training import TrainingError, checkpoint_writer
 from hatespeech.training import command as train
-from hatespeech.training import output
 from hatespeech.training.corpus import Corpus, read_corpus
-from hatespeech.training.encoders import fresh_model, pretrained_model
 from hatespeech.training.evaluation import measure
-from hatespeech.training.recipe import SCRATCH, TrainingError
+from hatespeech.training.initial_models import fresh_model, pretrained_model
+from hatespeech.training.recipe import SCRATCH
 from hatespeech.training.sequences import (
     Sample,
     batches,
@@ -177,7 +177,7 @@ def test_killed_and_interrupted_runs_end_with_the_weights_of_an_uninterrupted_on
         assert not folder.exists()
     place = torch.load(state, weights_only=True)
     assert (place["epoch"], place["step"]) != (0, 0)
-    with caplog.at_level("INFO", logger="train"):
+    with caplog.at_level("INFO", logger="hatespeech.training"):
         assert train.main(arguments) == 0
     assert "pre-training" not in caplog.text, "it began anew"
     assert file_sha256(folder / checkpoint.WEIGHTS) == file_sha256(trained / checkpoint.WEIGHTS)
@@ -197,11 +197,11 @@ def test_a_crash_while_writing_leaves_no_output_folder_and_the_rerun_completes_i
     short = ["--epochs", "1", "--pretrain-epochs", "0"]
     arguments = [*data, *SIZES, *short, "--output", str(folder)]
     with monkeypatch.context() as patch:
-        patch.setattr(output, "draw_confusion", full_disk)
+        patch.setattr(checkpoint_writer, "draw_confusion", full_disk)
         assert train.main(arguments) == 1
     assert "No space left" in capsys.readouterr().err
     assert not folder.exists()
-    with caplog.at_level("INFO", logger="train"):
+    with caplog.at_level("INFO", logger="hatespeech.training"):
         assert train.main(arguments) == 0
     assert "fine-tuning" not in caplog.text, "it trained again"
     checkpoint.verify(folder)
@@ -213,7 +213,7 @@ def test_an_existing_output_folder_is_not_touched(
     before = file_sha256(trained / "README.md")
     assert train.main([*data, *SIZES, "--output", str(trained)]) == 1
     assert (
-        capsys.readouterr().err == f"error: --output {trained}: exists already; remove it "
+        capsys.readouterr().err == f"error: --output {trained}: already exists; remove it "
         "or choose another\n"
     )
     assert file_sha256(trained / "README.md") == before
@@ -229,7 +229,7 @@ def test_an_interrupted_run_is_not_continued_with_other_settings(
         raise OSError(28, "No space left on device")
 
     short = [*data, *SIZES, "--epochs", "1", "--pretrain-epochs", "0"]
-    monkeypatch.setattr(output, "draw_confusion", full_disk)
+    monkeypatch.setattr(checkpoint_writer, "draw_confusion", full_disk)
     assert train.main([*short, "--output", str(tmp_path / "toy")]) == 1
     capsys.readouterr()
     assert train.main([*short, "--seed", "5", "--output", str(tmp_path / "toy")]) == 1

@@ -1,8 +1,8 @@
-"""What an engine is to a bulk run: chunks of texts in, scored chunks out, in any order.
+"""The interface of an engine: chunks of texts in, scored chunks out, in any order.
 
-A run cuts its input into chunks of a fixed number of rows, in input order, and keeps every scored
-chunk in a file of its own, named by its index. So an engine may finish chunks in any order, and a
-run that goes on after an interruption hands it only the chunks that are still missing.
+A run cuts its input into chunks, in order, and keeps each scored chunk in a file of its own, named
+by its index. So an engine may finish chunks in any order, and a resumed run gives it only the
+chunks that are missing.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ from hatespeech.contract import TextScore
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows to be scored."""
+    """Rows to score."""
 
-    index: int  # place among the run's chunks, from 0
-    texts: list[Any]  # what stands in the text column; None or another kind is the row's error
+    index: int  # position among the run's chunks, from 0
+    texts: list[Any]  # values of the text column; one that is not a string makes its row an error
 
 
 @dataclass(frozen=True)
 class ScoredChunk:
-    """A chunk's rows, scored, in the chunk's order."""
+    """The scores of a chunk's rows, in the chunk's order."""
 
     index: int
     rows: list[TextScore]  # without their texts; an error names the field ``text``
-    model: str  # the model_id that scored them, such as mini@0123456789ab
+    model: str  # id of the model that scored them, such as mini@0123456789ab
 
 
 class EngineError(Exception):
-    """The engine can't go on; one line that says what to do, and quotes no text.
+    """The engine can't continue.
 
-    What was yielded before is kept: the same command goes on from there.
+    The message is one line, says what to do, and never quotes a text. Chunks that were yielded
+    before are kept, and a resumed run does not score them again.
     """
 
 
-class Engine(Protocol):
-    """Scores chunks. Used as a context manager; leaving it frees processes and connections."""
+class BulkEngine(Protocol):
+    """Scores chunks; :meth:`close` frees its processes and connections."""
 
     def score(
         self, chunks: Iterable[Chunk], progress: Callable[[int], object]
@@ -48,7 +49,8 @@ class Engine(Protocol):
 
         ``chunks`` is read lazily, a bounded number ahead, so that memory stays constant.
         ``progress`` is called with the number of rows finished since its last call. Raises
-        :class:`EngineError` when it can't go on; a row that can't be scored is no such case.
+        :class:`EngineError` if the engine can't continue. A row that cannot be scored does not
+        raise; it carries its error.
         """
         ...
 

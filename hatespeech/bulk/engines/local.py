@@ -1,4 +1,4 @@
-"""The engine in this process: one device, texts read ahead in other processes."""
+"""The local engine: scores on this process's device; other processes read texts ahead of it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
-from hatespeech.bulk.engines.base import Chunk, EngineError, ScoredChunk
-from hatespeech.bulk.engines.readers import Read, Readers
+from typing_extensions import override
+
+from hatespeech.bulk.engines.base import BulkEngine, Chunk, EngineError, ScoredChunk
+from hatespeech.bulk.engines.reader_processes import PackedTexts, ReaderPool
 from hatespeech.bulk.engines.rows import read_values, row_of
+from hatespeech.cli import whole_number
 from hatespeech.contract import Prediction
 from hatespeech.errors import InternalError, ServiceError, describe_exception
 from hatespeech.settings import EngineSettings
@@ -23,17 +26,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Texts a reader gets at once.
+# Texts that a reader process gets at once.
 READ_AT_ONCE: Final = 256
-# Chunks between the input and the output: one is scored, the others are read or written.
+# Chunks in memory: one is being scored, the others are being read or written.
 CHUNKS_AT_ONCE: Final = 3
 SMALLEST_BUDGET: Final = 512
 
 
 def default_readers() -> int:
-    """Return how many reading processes this machine has use for.
+    """Return how many reader processes this machine can use.
 
-    One keeps up with 20,000 tweets a second, which few devices do.
+    One reads about 20,000 tweets a second, more than most devices score.
     """
     everywhere = not hasattr(os, "sched_getaffinity")  # macOS
     cores = (os.cpu_count() or 1) if everywhere else len(os.sched_getaffinity(0))
@@ -44,22 +47,16 @@ def add_arguments(group: Any) -> None:
     """Add the engine's options to a group of an argument parser."""
     group.add_argument(
         "--readers",
-        type=_readers,
+        type=whole_number(0, 256),
         default=default_readers(),
         metavar="N",
-        help="processes that normalise and tokenise ahead of the device; 0: none, this one does it "
-        "(default here: %(default)s)",
+        help="processes that normalise and tokenise ahead of the device; with 0, this process "
+        "does it (default on this machine: %(default)s)",
     )
 
 
-def _readers(value: str) -> int:
-    if not value.isdecimal() or int(value) > 256:
-        raise argparse.ArgumentTypeError("must be a whole number from 0 to 256")
-    return int(value)
-
-
 def check(_options: argparse.Namespace, settings: EngineSettings) -> None:
-    """Raise what :func:`make_engine` would for a model or a device that is not there."""
+    """Raise the errors of :func:`make_engine` for a missing model or device."""
     from hatespeech.engine.classifier import choose_device, choose_folder
     from hatespeech.model.checkpoint import describe  # loads torch
 
@@ -69,7 +66,7 @@ def check(_options: argparse.Namespace, settings: EngineSettings) -> None:
 
 
 def make_engine(options: argparse.Namespace, settings: EngineSettings) -> LocalEngine:
-    """Load the model that ``settings`` choose.
+    """Load the model that ``settings`` choose, and return the engine.
 
     Raises :class:`CheckpointError` and :class:`SettingsError`.
     """
@@ -78,8 +75,8 @@ def make_engine(options: argparse.Namespace, settings: EngineSettings) -> LocalE
     return LocalEngine(Classifier.from_settings(settings), settings, options.readers)
 
 
-class LocalEngine:
-    """See :class:`Engine`. Chunks come in order."""
+class LocalEngine(BulkEngine):
+    """Scores on one device, in passes that fit into its memory. Chunks come out in order."""
 
     def __init__(self, classifier: Classifier, settings: EngineSettings, readers: int) -> None:
         self._classifier = classifier
@@ -87,13 +84,13 @@ class LocalEngine:
         self._budget = settings.max_batch_tokens
         self._known_good = classifier.encode("a text known to be good").windows
         self._stopped = threading.Event()
-        self._readers = Readers(classifier.encoder, readers)
+        self._readers = ReaderPool(classifier.encoder, readers)
         self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
 
+    @override
     def score(
         self, chunks: Iterable[Chunk], progress: Callable[[int], object]
     ) -> Generator[ScoredChunk, None, None]:
-        """See :meth:`Engine.score`."""
         pending: deque[Future[ScoredChunk]] = deque()
         for chunk in chunks:
             pending.append(self._begin(chunk, progress))
@@ -102,8 +99,9 @@ class LocalEngine:
         while pending:
             yield pending.popleft().result()
 
+    @override
     def close(self) -> None:
-        """See :meth:`Engine.close`; a pass on the device ends by itself, unheard."""
+        # A pass that is on the device ends by itself; nothing uses its result.
         self._stopped.set()
         self._readers.close()
         self._device.shutdown(wait=False, cancel_futures=True)
@@ -123,9 +121,9 @@ class LocalEngine:
         return self._device.submit(finish)
 
     def _score(
-        self, parts: Sequence[Future[Read]], progress: Callable[[int], object]
+        self, parts: Sequence[Future[PackedTexts]], progress: Callable[[int], object]
     ) -> list[Prediction | ServiceError]:
-        """Score what readers have read; runs in the device's thread."""
+        """Score what the readers have read; runs in the device's thread."""
         texts = [text for part in parts for text in part.result().unpack()]
         places = [index for index, text in enumerate(texts) if not isinstance(text, ServiceError)]
         windows = [text for text in texts if not isinstance(text, ServiceError)]
@@ -141,7 +139,7 @@ class LocalEngine:
     def _score_windows(
         self, windows: list[list[list[int]]], progress: Callable[[int], object]
     ) -> list[Prediction | ServiceError]:
-        """Score in passes that fit into the device's memory; what fails costs its row alone."""
+        """Score in passes that fit into the device's memory; a text that fails affects no other."""
         import torch
 
         told = done = 0  # rows
@@ -156,7 +154,7 @@ class LocalEngine:
                 told = done
 
         results: list[Prediction | ServiceError] = []
-        waiting = [windows]  # the first rows are last
+        waiting = [windows]  # a stack: the first rows are on top
         while waiting:
             part = waiting[-1]
             done = len(results)
@@ -171,7 +169,7 @@ class LocalEngine:
             if not fault:
                 waiting.pop()
                 continue
-            # Out of the except block, which holds on to the pass's tensors.
+            # After the except block, because the exception keeps the pass's tensors alive.
             if short and self._budget > SMALLEST_BUDGET:
                 self._budget //= 2
                 torch.cuda.empty_cache()
@@ -187,13 +185,13 @@ class LocalEngine:
         return results
 
     def _require_device(self, fault: str, short: bool) -> None:
-        """Raise :class:`EngineError` unless the device scores a text that is known to be good."""
+        """Raise :class:`EngineError` unless the device can score a known good text."""
         try:
             (result,) = self._classifier.score_windows([self._known_good])
         except Exception:
             result = InternalError("not scored")
         if not isinstance(result, ServiceError):
-            log.warning("a pass failed on some text: %s", fault)
+            log.warning("a pass failed because of some text: %s", fault)
         elif short:
             raise EngineError("the device has too little memory for a single text")
         else:

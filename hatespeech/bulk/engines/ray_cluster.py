@@ -1,4 +1,4 @@
-"""Ray itself: a cluster that is there, or one that is started here and ends with the run."""
+"""The connection to Ray: an existing cluster, or a Ray that is started and ended with the run."""
 
 from __future__ import annotations
 
@@ -19,27 +19,28 @@ from typing import Any, Final
 import ray
 
 from hatespeech.bulk.engines.base import EngineError
+from hatespeech.cli import restored_signals
 from hatespeech.errors import describe_exception
 from hatespeech.paths import PACKAGE
 from hatespeech.settings import EngineSettings
 
 CONNECT_SECONDS: Final = 10
-OBJECT_STORE_BYTES: Final = 512 * 1024 * 1024  # a part takes 16 MB at most, usually half of one
-# A socket's path has 107 bytes at most, and Ray's own part of it takes 70.
+OBJECT_STORE_BYTES: Final = 512 * 1024 * 1024  # a part takes at most 16 MB, usually half a MB
+# A socket's path has at most 107 bytes, of which Ray needs 70.
 LONGEST_FOLDER: Final = 30
 
 
 @dataclass(frozen=True)
 class Actors:
-    """What scores."""
+    """How many actors score, and what each gets."""
 
     count: int
-    cpus: int  # of each; as many threads
-    gpus: float  # of each
+    cpus: int  # for each; also its number of threads
+    gpus: float  # for each
 
 
 class Cluster:
-    """A connection to Ray. Raises :class:`EngineError` if there is none to be had."""
+    """A connection to Ray. Raises :class:`EngineError` if it can't be made."""
 
     def __init__(self, address: str | None) -> None:
         self._folder: Path | None = None
@@ -48,7 +49,7 @@ class Cluster:
         if address:
             if address != "auto":
                 require_reachable(address)
-            # The cluster has the libraries, but not this project.
+            # The cluster's machines have the libraries, but not this package.
             options |= {"address": address, "runtime_env": {"py_modules": [str(PACKAGE)]}}
         else:
             self._folder = Path(tempfile.mkdtemp(prefix="ray-", dir=_short_folder()))
@@ -59,29 +60,30 @@ class Cluster:
                 "_temp_dir": str(self._folder),
             }
         try:
-            with _signals_kept(), _stderr_closed():
+            with restored_signals(signal.SIGTERM), _stderr_closed():
                 ray.init(**options)
         except BaseException as exc:
             self.close()
-            if isinstance(exc, SystemExit):  # Ray's answer to SIGTERM
+            if isinstance(exc, SystemExit):  # Ray turns SIGTERM into this
                 raise KeyboardInterrupt from None
             if isinstance(exc, ConnectionError):
                 raise EngineError(
-                    f"--address {address}: no Ray cluster answers there; if it wants a token, set "
-                    "RAY_AUTH_MODE=token"
+                    f"--address {address}: no Ray cluster answers there; if it requires a token, "
+                    "set RAY_AUTH_MODE=token"
                 ) from None
             if isinstance(exc, Exception):
-                # Such as another version of Ray or Python; there is no text yet to be quoted.
+                # For instance another version of Ray or Python. No text was read yet, so the
+                # message can't quote one.
                 first = str(exc).strip().partition("\n")[0]
                 raise EngineError(f"Ray: {first or describe_exception(exc)}") from None
             raise
 
     def close(self) -> None:
-        """Disconnect; end Ray if it was started here. May be called twice."""
+        """Disconnect, and end Ray if it was started here. May be called twice."""
         if self._closed:
             return
         self._closed = True
-        with _signals_kept():
+        with restored_signals(signal.SIGTERM):
             ray.shutdown()
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -89,12 +91,10 @@ class Cluster:
     def plan(self, options: argparse.Namespace, settings: EngineSettings) -> Actors:
         """Decide how many actors there are, and what each gets.
 
-        Raises :class:`EngineError` if there is no room for them.
+        Raises :class:`EngineError` if the cluster has no room for them.
         """
         if settings.device.startswith("cuda:"):
-            raise EngineError(
-                f"DEVICE={settings.device}: it is Ray that chooses among GPUs; set DEVICE=cuda"
-            )
+            raise EngineError(f"DEVICE={settings.device}: Ray chooses the GPU; set DEVICE=cuda")
         known: Any = ray.nodes()  # type: ignore[no-untyped-call]  # Ray leaves it so
         nodes = [node["Resources"] for node in known if node["Alive"]]
         machines = [(int(node.get("CPU", 0)), float(node.get("GPU", 0))) for node in nodes]
@@ -103,7 +103,9 @@ class Cluster:
             wanted = settings.device == "cuda" or any(there for _, there in machines)
             gpus = 1.0 if wanted and settings.device != "cpu" else 0.0
         if bool(gpus) != (settings.device == "cuda") and settings.device != "auto":
-            raise EngineError(f"DEVICE={settings.device} and --gpus-per-actor {gpus:g} exclude")
+            raise EngineError(
+                f"DEVICE={settings.device} and --gpus-per-actor {gpus:g} contradict each other"
+            )
         cpus = options.cpus_per_actor
         if cpus is None:
             cpus = 1 if gpus else min((there for there, _ in machines if there), default=1)
@@ -124,13 +126,13 @@ class Cluster:
             count = sum(room) if gpus else sum(map(bool, room))
         if count > sum(room):
             raise EngineError(
-                f"--num-actors {count}: there is room for {sum(room)}, with {each} for each"
+                f"--num-actors {count}: there is room for {sum(room)} actors of {each}"
             )
         return Actors(count, cpus, gpus)
 
 
 def require_reachable(address: str) -> None:
-    """Raise :class:`EngineError` if nobody listens; Ray itself would try for minutes."""
+    """Raise :class:`EngineError` if nothing listens there; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS):
@@ -147,7 +149,7 @@ def _short_folder() -> str:
 
 @contextlib.contextmanager
 def _stderr_closed() -> Iterator[None]:
-    """Have what Ray writes to standard error while it starts go nowhere; its errors are raised."""
+    """Discard what Ray writes to standard error while it starts; its errors are exceptions."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -157,13 +159,3 @@ def _stderr_closed() -> Iterator[None]:
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-
-
-@contextlib.contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Have the handler of SIGTERM stay, which Ray replaces by one that leaves at once."""
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,11 +1,12 @@
-"""The ``ray`` engine: one run of Ray Data, whose actors keep their model to its end.
+"""The ``ray`` engine: one run of Ray Data, whose actors keep their model until it ends.
 
-Ray Data wants to know its input before it starts, and here nobody knows it: parts are cut from
-the files while they are scored. So its source is a single task that yields the numbers of parts as
-they are offered, ``map_batches`` sends each number to an actor, and the actor fetches the texts,
-which are in Ray's object store (shared memory, no file) until their scores are here. That
-bounds memory, as parts are offered a few at a time; it needs no thread here; and whatever Ray
-repeats after it lost a process gives the same again. A part that is scored twice is dropped.
+Ray Data expects to know its input when it starts. Here the input is not known: parts are cut from
+the files while others are scored. So the source is a single task that yields the number of each
+part when it is offered. ``map_batches`` sends a number to an actor, and the actor fetches the texts
+from Ray's object store (shared memory, not a file), where they stay until their scores are here.
+
+Parts are offered a few at a time, which bounds memory, and no thread is needed here. If Ray loses a
+process and repeats its work, the result is the same; a part that comes back twice is dropped.
 """
 
 from __future__ import annotations
@@ -21,27 +22,29 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import GetTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from typing_extensions import override
 
-from hatespeech.bulk.engines.base import Chunk, EngineError, ScoredChunk
-from hatespeech.bulk.engines.ray_actors import Offers, Parts, Scorer
+from hatespeech.bulk.engines.base import BulkEngine, Chunk, EngineError, ScoredChunk
+from hatespeech.bulk.engines.ray_actors import Offers, Parts, ScoringActor
 from hatespeech.bulk.engines.ray_cluster import Actors, Cluster
 from hatespeech.contract import TextScore
 from hatespeech.engine.classifier import choose_folder
 from hatespeech.errors import describe_exception
 from hatespeech.settings import EngineSettings
 
-# Calls that an actor gets at once: while one part is on the device, the next one is read.
+# Concurrent calls to an actor: while one part is on the device, the next one is read.
 CALLS: Final = 2
-# Parts between the input and the output, for each actor: these, and as many that wait.
+# Parts in flight for each actor: those in its calls, and as many that wait.
 PARTS_PER_ACTOR: Final = 2 * CALLS
-# Times that parts which Ray Data lost are given to it anew.
+# How often Ray Data is run again for the parts that it lost.
 EXECUTIONS: Final = 3
-# What the actors have to know; no token or other secret is among it.
-SENT: Final = {"dtype", "max_batch_tokens", "max_text_chars", "max_windows"}
+# The settings that an actor reads, beside device and model_dir. EngineSettings has no secrets; the
+# others are left out because they concern the queue, the front and the log.
+ACTOR_SETTINGS: Final = {"dtype", "max_batch_tokens", "max_text_chars", "max_windows"}
 
 
-class RayEngine:
-    """See :class:`Engine`."""
+class RayEngine(BulkEngine):
+    """Scores with the actors of a Ray cluster."""
 
     def __init__(
         self,
@@ -55,16 +58,17 @@ class RayEngine:
         self._actors = actors
         self._start_timeout = start_timeout
         self._part_timeout = part_timeout
-        self._settings = settings.model_dump(include=SENT) | {
+        self._settings = settings.model_dump(include=ACTOR_SETTINGS) | {
             "device": "cuda" if actors.gpus else "cpu",
             "model_dir": choose_folder(settings).resolve(),
         }
         self._model: str | None = None
 
+    @override
     def score(
         self, chunks: Iterable[Chunk], progress: Callable[[int], object]
     ) -> Generator[ScoredChunk, None, None]:
-        """See :meth:`Engine.score`; progress comes in whole chunks."""
+        """Yield every chunk once, scored, in any order; ``progress`` comes in whole chunks."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         offers: Any = ray.remote(Offers).options(num_cpus=0, scheduling_strategy=here).remote()
         source = iter(chunks)
@@ -88,28 +92,29 @@ class RayEngine:
                     return
                 found = self._next(results)
                 if found is None:
-                    # Seen after actors were killed: Ray Data ends, and has lost a part.
+                    # After actors were killed, Ray Data has been seen to end with a part missing.
                     lost += 1
                     if lost > EXECUTIONS:
-                        raise EngineError("Ray ended before all was scored; run it again")
+                        raise EngineError("Ray ended before all parts were scored; run it again")
                     again = self._results(Parts(offers, sorted(indices), offered))
                     results = executions.enter_context(contextlib.closing(again))
                     continue
                 index = indices.pop(found["part"], None)
                 if index is None:
-                    continue  # Ray has repeated what was not lost
+                    continue  # Ray repeated a part that was not lost
                 offers.scored.remote(found["part"])
                 rows = [TextScore.from_columns(row) for row in found["rows"]]
                 progress(len(rows))
                 yield ScoredChunk(index, rows, found["model"])
 
+    @override
     def close(self) -> None:
-        """See :meth:`Engine.close`; a cluster that was there before stays."""
+        """Disconnect from Ray; a cluster that the run did not start keeps running."""
         self._cluster.close()
 
     def _next(self, results: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-        """Return the next part's outcome, ``None`` at the end. Raises :class:`EngineError`."""
-        # Actors that died wait for a place without an end and without a word, and so would this.
+        """Return the next part's result, ``None`` at the end. Raises :class:`EngineError`."""
+        # If the cluster has no room to restart a dead actor, Ray waits forever and says nothing.
         starting = 0 if self._model else self._start_timeout
         silence = Silence(self._part_timeout + starting)
         try:
@@ -119,13 +124,13 @@ class RayEngine:
             if not silence.ended:
                 raise
             raise EngineError(
-                f"no part has come back in {silence.seconds} s: have others taken the place of an "
-                "actor that died? What is scored is kept; run it again, or raise --part-timeout"
+                f"no part came back in {silence.seconds} s: did an actor die, and did others take "
+                "its place? Scores are kept; run it again, or raise --part-timeout"
             ) from None
         except GetTimeoutError:
             raise EngineError(
-                f"the actors were not ready within {self._start_timeout} s: is the cluster taken "
-                "by others? Wait, ask for less, or raise --start-timeout"
+                f"the actors were not ready within {self._start_timeout} s: do others use the "
+                "cluster? Wait, ask for fewer resources, or raise --start-timeout"
             ) from None
         except StopIteration:
             return None
@@ -142,18 +147,18 @@ class RayEngine:
         return found
 
     def _results(self, source: Parts) -> Generator[dict[str, Any], None, None]:
-        """Run Ray Data; yield the outcome of each part as soon as there is one."""
+        """Run Ray Data; yield the result of each part when it comes."""
         quiet()
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.wait_for_min_actors_s = self._start_timeout
-        context.target_max_block_size = 1  # byte: hand on what there is, and wait for no more
-        # Ray Data has killed actors start again, and what they had done again, without end; it is
-        # Offers that gives up. What fails otherwise it does not repeat.
+        context.target_max_block_size = 1  # byte: pass on each block without waiting for more
+        # Ray Data restarts killed actors and repeats their parts without limit; the limit is that
+        # of Offers. It does not repeat a part that fails in another way.
         readers = min(4, max(self._actors.cpus // 2, 1 if self._actors.gpus else 0))
         parts = ray.data.read_datasource(source, override_num_blocks=1, num_cpus=0)
         scored = parts.map_batches(
-            Scorer,
+            ScoringActor,
             fn_constructor_args=(source.offers, self._settings, self._actors.cpus, readers),
             batch_size=1,
             batch_format="pyarrow",
@@ -173,10 +178,10 @@ class RayEngine:
 
 
 class Silence:
-    """A context that is left by ``KeyboardInterrupt`` if it lasts too long; then, ``ended``.
+    """Raises ``KeyboardInterrupt`` in its body if that takes too long, and sets ``ended``.
 
-    It sends the main thread a SIGTERM, which a run takes for Ctrl-C: that ends Ray Data's threads
-    in order, where the wait in another thread could not be left at all.
+    It sends SIGTERM to the main thread, which a run treats as Ctrl-C. That ends Ray Data's threads
+    in order; a wait in another thread could not be interrupted at all.
     """
 
     def __init__(self, seconds: int) -> None:
@@ -197,6 +202,6 @@ class Silence:
 
 
 def quiet() -> None:
-    """Have Ray Data write to its own log files alone, and not into a progress bar."""
+    """Make Ray Data log to its own files only, not into the progress bar."""
     log = logging.getLogger("ray.data")
     log.handlers = [handler for handler in log.handlers if "Session" in type(handler).__name__]

@@ -1,4 +1,7 @@
-"""What ``score.py`` can be told about Ray, and the engine that comes of it."""
+"""The Ray engine's command-line options and its factory.
+
+Imports Ray only when the engine is made, so that ``--help`` and the other engines work without it.
+"""
 
 from __future__ import annotations
 
@@ -24,44 +27,45 @@ def add_arguments(group: Any) -> None:
         "--address",
         type=_address,
         metavar="HOST:PORT",
-        help="a cluster that this machine belongs to; auto: the one that runs here (default: Ray "
-        "is started for the run, on this machine alone)",
+        help="cluster that this machine belongs to; auto: the one that runs here (default: start "
+        "Ray for this run, on this machine only)",
     )
     group.add_argument(
         "--num-actors",
         type=whole_number(1, 10_000),
         metavar="N",
-        help="processes that score, a model in each (default: one for each GPU, or else one for "
-        "each machine)",
+        help="processes that score, each with a model (default: one for each GPU; without GPUs, "
+        "one for each machine)",
     )
     group.add_argument(
         "--gpus-per-actor",
         type=_share,
         metavar="SHARE",
-        help="of one GPU, such as 0.5 for two actors on each; 0: score on CPUs (default: 1 if "
-        "there are GPUs)",
+        help="share of a GPU for each actor, such as 0.5 for two actors on each GPU; 0: score on "
+        "CPUs (default: 1 if there are GPUs)",
     )
     group.add_argument(
         "--cpus-per-actor",
         type=whole_number(1, 1024),
         metavar="N",
-        help="threads of an actor (default: 1 beside a GPU, or else all of a machine)",
+        help="threads of each actor (default: 1 with a GPU, else the cores of the smallest "
+        "machine)",
     )
     group.add_argument(
         "--start-timeout",
         type=whole_number(1, 86_400),
         default=600,
         metavar="SECONDS",
-        help="give up when actors have not loaded the model by then; they may have to wait until "
-        "others leave the cluster (default: %(default)s)",
+        help="stop if the actors have not loaded the model in this time; on a busy cluster they "
+        "wait for resources first (default: %(default)s)",
     )
     group.add_argument(
         "--part-timeout",
         type=whole_number(1, 604_800),
         default=3600,
         metavar="SECONDS",
-        help="give up when no part has come back for so long: an actor that dies may not find a "
-        "place again (default: %(default)s)",
+        help="stop if no part comes back in this time, for instance because a busy cluster has no "
+        "room to restart a dead actor (default: %(default)s)",
     )
 
 
@@ -82,16 +86,19 @@ def _share(value: str) -> float:
 
 
 def set_ray_defaults(environment: MutableMapping[str, str], starts: bool) -> None:
-    """Set what Ray reads from the environment when it is imported."""
-    # Its C++ would write errors that are none into the progress bar.
+    """Set what Ray reads from the environment when it is imported.
+
+    ``starts`` says that the run starts its own Ray.
+    """
+    # Silences harmless C++ log lines that garble the progress bar.
     environment.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if starts:
-        # Of Ray's own accord, its processes leave the cores to any other (niceness 15): beside two
-        # busy ones, actors get 4 % of a core. The local engine does not do so either.
+        # By default Ray runs workers at niceness 15: beside two busy processes an actor gets 4 % of
+        # a core. The local engine runs at the normal niceness, too.
         environment.setdefault("RAY_worker_niceness", "0")
         environment["RAY_USAGE_STATS_ENABLED"] = "0"
-        # On whatever system, what this stands for is: listen on the loopback address alone. Others
-        # on this machine can reach that, and whoever can talk to Ray can run code, so the
+        # Despite its name, this makes Ray listen on the loopback address only, on every system.
+        # Other users of this machine can still connect, and a client of Ray can run code. So the
         # processes also share a secret.
         environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         environment["RAY_AUTH_MODE"] = "token"
@@ -99,7 +106,7 @@ def set_ray_defaults(environment: MutableMapping[str, str], starts: bool) -> Non
 
 
 def check(_options: argparse.Namespace, settings: EngineSettings) -> None:
-    """Raise what :func:`make_engine` would for a Ray or a model that is not there."""
+    """Raise the errors of :func:`make_engine` for a missing Ray or model."""
     from hatespeech.engine.classifier import choose_folder
     from hatespeech.model.checkpoint import describe  # loads torch
 
@@ -114,9 +121,9 @@ def _require_ray() -> None:
 
 
 def make_engine(options: argparse.Namespace, settings: EngineSettings) -> RayEngine:
-    """Connect to Ray, or start it, and return the engine that the command line asks for.
+    """Connect to Ray or start it, and return the engine that the command line asks for.
 
-    Raises :class:`EngineError` if Ray is missing, out of reach, or without the resources.
+    Raises :class:`EngineError` if Ray is missing, can't be reached, or lacks the resources.
     """
     _require_ray()
     set_ray_defaults(os.environ, starts=options.address is None)

@@ -1,4 +1,4 @@
-"""A row's way in and out, the same for every engine that scores here."""
+"""From a value of the text column to a text, and from a result to a row, for every engine."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hatespeech.settings import EngineSettings
 def read_values(
     values: Sequence[Any], settings: EngineSettings
 ) -> tuple[Sequence[str], Mapping[int, ServiceError]]:
-    """Return texts fit to be scored, and the faults of those that are not, by their place.
+    """Return the texts, and the errors of those that can't be scored, by index.
 
-    The limits are the service's for one text; those of a request mean nothing here.
+    The service's limits on one text apply; its limits on a request do not.
     """
     if not values:
         return [], {}
@@ -27,7 +27,7 @@ def read_values(
 
 
 def row_of(outcome: Prediction | ServiceError) -> TextScore:
-    """Return what a row gets for a text's outcome; an error names the field ``text``."""
+    """Return the row for a text's outcome; an error names the field ``text``."""
     if isinstance(outcome, ServiceError):
         outcome = outcome.at("text")
     return TextScore.of("", outcome, None)

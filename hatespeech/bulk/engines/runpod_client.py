@@ -1,13 +1,12 @@
-"""Requests to one Runpod endpoint: repeated where that may help, held back when told to.
+"""HTTP requests to one Runpod endpoint: retried after faults, held back when it asks for a pause.
 
-Runpod allows 1000 ``/run`` and 2000 ``/status`` requests in 10 s, and 100 ``/cancel``, 20 of them
-at once; above it answers 429, as it does when too many jobs are queued.
+In 10 s Runpod allows 1000 ``/run`` requests, 2000 ``/status`` requests and 100 ``/cancel`` requests
+(20 at once). It answers 429 above that, and also when too many jobs are queued.
 """
 
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import ipaddress
 import json
 import logging
@@ -15,9 +14,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
@@ -25,16 +22,18 @@ from urllib.parse import urlsplit
 import httpx2
 
 from hatespeech.bulk.engines.base import EngineError
+from hatespeech.retry import RETRIED_STATUS, Backoff, retry_after
 
 log = logging.getLogger(__name__)
-logging.getLogger("httpx2").setLevel(logging.WARNING)  # else a line for every poll of every job
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # at INFO it logs every poll of every job
 
 BASE_URL: Final = "https://api.runpod.ai/v2"
 BASE_URL_VARIABLE: Final = "RUNPOD_ENDPOINT_BASE_URL"  # the Runpod SDK's name for it
 
-_RETRIED: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+_RETRIED: Final = RETRIED_STATUS | {520, 521, 522, 523, 524}  # Cloudflare's, which is in front
+_RETRY: Final = Backoff(first=1.0, longest=60.0)
 _TIMEOUT: Final = httpx2.Timeout(30.0, connect=15.0)
-# For a cancellation, and for an answer that is coming in when the engine is closed.
+# For a cancellation, and for an answer that is arriving when the engine closes.
 _CLOSING_SECONDS: Final = 5.0
 _CANCELS_AT_ONCE: Final = 10
 _LONGEST_RETRY_AFTER: Final = 3600.0
@@ -43,18 +42,17 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 @dataclass(frozen=True)
 class Pace:
-    """How often to ask and to try again, in seconds; chance adds up to a half to each wait."""
+    """How often to poll and to retry, in seconds; a random share of up to half is added to each."""
 
-    first_poll: float = 0.5  # each further one 1.5 times as long
+    first_poll: float = 0.5  # each later wait is 1.5 times as long
     longest_poll: float = 5.0
-    first_retry: float = 1.0  # each further one twice as long
-    longest_retry: float = 60.0
-    longest_answer: float = 120.0  # from its headers to its end
-    tries: int = 8  # of one request, and of one job
+    retry: Backoff = _RETRY
+    longest_answer: float = 120.0  # for an answer's body
+    tries: int = 8  # for one request, and for one job
 
     @classmethod
     def for_jobs(cls, in_flight: int) -> Self:
-        """Return a pace at which so many jobs together ask at most 100 times a second."""
+        """Return a pace at which this many jobs poll at most 100 times a second together."""
         return cls(
             first_poll=max(cls.first_poll, in_flight / 100),
             longest_poll=max(cls.longest_poll, in_flight / 20),
@@ -62,16 +60,16 @@ class Pace:
 
 
 class StoppedError(EngineError):
-    """The engine was closed in the meantime."""
+    """The engine was closed while a request or a wait was going on."""
 
     def __init__(self) -> None:
         super().__init__("stopped")
 
 
 class Endpoint:
-    """One endpoint, for any number of threads. The key is in a header, and in nothing that shows.
+    """One endpoint, for any number of threads. The key is in a header, and in no message or log.
 
-    Raises :class:`EngineError` for a key or an address that must not be used.
+    Raises :class:`EngineError` for a key that can't be sent, or an address that is not safe.
     """
 
     def __init__(self, base_url: str, endpoint_id: str, key: str, pace: Pace) -> None:
@@ -80,12 +78,12 @@ class Endpoint:
         if not key:
             raise EngineError("RUNPOD_API_KEY is not set; the runpod engine needs it")
         if not re.fullmatch(r"[!-~]+", key):
-            raise EngineError("RUNPOD_API_KEY must be visible ASCII characters only")
+            raise EngineError("RUNPOD_API_KEY may hold only visible ASCII characters")
         self.id = endpoint_id
         self.pace = pace
         self._stop = threading.Event()
-        self._not_before = 0.0  # nobody asks before, by time.monotonic()
-        self._held = 0.0  # seconds that nobody asked, and those until then
+        self._not_before = 0.0  # earliest time of the next request, by time.monotonic()
+        self._held = 0.0  # total seconds on hold, including the current hold
         self._lock = threading.Lock()
         self._cancelling = threading.Semaphore(_CANCELS_AT_ONCE)
         self._client = httpx2.Client(
@@ -97,12 +95,12 @@ class Endpoint:
             },
             timeout=_TIMEOUT,
             limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
-            # A proxy would see what goes to this machine in clear.
+            # Over plain http, which only goes to this machine, a proxy would see the key and texts.
             trust_env=base_url.startswith("https:"),
         )
 
     def stop(self) -> None:
-        """Have every wait, and every further request, raise :class:`StoppedError`."""
+        """Make every wait and every later request raise :class:`StoppedError`."""
         self._stop.set()
 
     def close(self) -> None:
@@ -110,32 +108,28 @@ class Endpoint:
         self._client.close()
 
     def sleep(self, seconds: float) -> None:
-        """Wait, a little longer by chance; raise :class:`StoppedError` when the engine is closed.
+        """Wait up to half as long again; raise :class:`StoppedError` when the engine is closed.
 
-        Never shorter: it may be a server's wish.
+        The random share is only ever added, since a server may have asked for the wait.
         """
-        if self._stop.wait(seconds * random.uniform(1.0, 1.5)):  # noqa: S311 - no secret
+        if self._stop.wait(seconds * random.uniform(1.0, 1.5)):  # noqa: S311 - not for a secret
             raise StoppedError
 
     def clock(self) -> float:
-        """Return seconds that pass only while the endpoint may be asked."""
+        """Return a time in seconds that stands still while requests are on hold."""
         with self._lock:
             return max(time.monotonic(), self._not_before) - self._held
 
-    def back_off(self, failures: int) -> float:
-        """Return the seconds to wait after so many failures in a row."""
-        return min(self.pace.first_retry * 2.0 ** (failures - 1), self.pace.longest_retry)
-
     def call(self, method: str, path: str, content: bytes | None = None) -> _Reply:
-        """Send a request until there is an answer to it: a success, 404 or 413.
+        """Send a request until it is answered with a success, 404 or 413.
 
-        Raises :class:`EngineError` for an answer that no repetition mends, and after
+        Raises :class:`EngineError` for an answer that retrying can't change, and after
         ``Pace.tries`` failures.
         """
         shown = f"/{path.partition('/')[0]}"
         for failures in range(1, self.pace.tries + 1):
             self._wait_for_turn()
-            wait = self.back_off(failures)
+            wait = self.pace.retry.seconds(failures)
             try:
                 with self._client.stream(method, path, content=content) as response:
                     answer = self._read(response, self.pace.longest_answer)
@@ -148,7 +142,7 @@ class Endpoint:
                         body = json.loads(answer)
                         if isinstance(body, dict):
                             return _Reply(status, body)
-                    reason = "an answer that is no JSON object"
+                    reason = "an answer that is not a JSON object"
                 elif status in (HTTPStatus.NOT_FOUND, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
                     return _Reply(status, {})
                 elif status in _RETRIED:
@@ -164,26 +158,26 @@ class Endpoint:
                 log.warning("%s: %s; trying again in about %.1f s", shown, reason, left)
                 self.sleep(wait)
         raise EngineError(
-            f"endpoint {self.id}: {shown} failed {self.pace.tries} times in a row, at last with "
-            f"{reason}; run the same command later to go on"
+            f"endpoint {self.id}: {shown} failed {self.pace.tries} times in a row, the last time "
+            f"with {reason}; run the same command later to resume"
         )
 
     def cancel(self, job_id: str) -> None:
-        """Ask for a job's end; whether it works makes no difference to the results."""
+        """Ask Runpod to cancel a job; the results are the same if that fails."""
         with (
             self._cancelling,
-            # RuntimeError: the connections were closed meanwhile.
+            # RuntimeError: another thread closed the connections.
             contextlib.suppress(httpx2.RequestError, RuntimeError),
             self._client.stream("POST", f"cancel/{job_id}", timeout=_CLOSING_SECONDS) as response,
         ):
-            self._read(response, _CLOSING_SECONDS)  # so that its connection can be used again
+            self._read(response, _CLOSING_SECONDS)  # so that the connection can be reused
 
     def _read(self, response: httpx2.Response, seconds: float) -> bytearray:
         """Return a response's content.
 
-        The client's timeout is for one read, and a byte now and then is enough for it: so the
-        content as a whole has a time, too. Raises :class:`httpx2.RequestError` and
-        :class:`StoppedError`.
+        The client's timeout applies to each read, so a server that sends a byte now and then never
+        reaches it. Hence ``seconds`` limits the content as a whole. Raises
+        :class:`httpx2.RequestError` and :class:`StoppedError`.
         """
         content = bytearray()
         begun = time.monotonic()
@@ -192,7 +186,7 @@ class Endpoint:
             taken = time.monotonic() - begun
             if taken > seconds:
                 raise httpx2.ReadTimeout("the answer takes too long", request=response.request)
-            # Not at once: it may name a job, which is to be cancelled.
+            # Not at once: the answer may name a job that has to be cancelled.
             if self._stop.is_set() and taken > _CLOSING_SECONDS:
                 raise StoppedError
         return content
@@ -205,7 +199,7 @@ class Endpoint:
                 raise StoppedError
 
     def _hold_all(self, seconds: float) -> None:
-        """Have every thread wait: the limit is the endpoint's, not the request's."""
+        """Make every thread wait: the limit applies to the endpoint, not to one request."""
         with self._lock:
             now = time.monotonic()
             until = max(self._not_before, now + seconds)
@@ -217,7 +211,7 @@ class Endpoint:
         if seconds > _LONGEST_RETRY_AFTER:
             raise EngineError(
                 f"endpoint {self.id}: asks for a pause of {seconds / 3600:.1f} hours; "
-                "run the same command then to go on"
+                "run the same command after that to resume"
             )
         return seconds
 
@@ -226,22 +220,22 @@ class Endpoint:
             return f"endpoint {self.id}: HTTP 401, RUNPOD_API_KEY is not accepted"
         if status == HTTPStatus.FORBIDDEN:
             return f"endpoint {self.id}: HTTP 403, RUNPOD_API_KEY may not use this endpoint"
-        return f"endpoint {self.id}: HTTP {status} to {shown}, which no repetition mends"
+        return f"endpoint {self.id}: HTTP {status} from {shown}; retrying will not help"
 
 
 @dataclass(frozen=True)
 class _Reply:
-    """An answer: its status, and its body if it was a success."""
+    """An answer: its status, and its body if that is a success."""
 
     status: int
     body: dict[str, Any]
 
 
 def require_safe(base_url: str) -> str:
-    """Return an API's address without a slash at its end; what can't be one is refused.
+    """Return the API's address without a slash at its end.
 
-    Raises :class:`EngineError` unless it is https, or http to this machine: the key would travel
-    for all to read.
+    Raises :class:`EngineError` unless it is https, or http to this machine: otherwise the key would
+    travel unencrypted.
     """
     try:
         parts = urlsplit(base_url)
@@ -254,7 +248,7 @@ def require_safe(base_url: str) -> str:
         raise EngineError(f"{BASE_URL_VARIABLE}: must be an address such as {BASE_URL}")
     if parts.scheme == "http" and not _is_this_machine(host):
         raise EngineError(
-            f"{BASE_URL_VARIABLE}: must begin with https://, or the key would travel in clear"
+            f"{BASE_URL_VARIABLE}: must begin with https://, or the key would travel unencrypted"
         )
     return base_url.rstrip("/")
 
@@ -264,24 +258,3 @@ def _is_this_machine(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds that a server asks to wait, 0 if it does not; RFC 9110 section 10.2.3.
-
-    A date is held to the server's own clock, if it tells the time.
-    """
-    text = headers.get("retry-after", "").strip()
-    if text.isdecimal():
-        return float(text)
-    until = _read_date(text)
-    now = _read_date(headers.get("date", "")) or datetime.now(UTC)
-    return max(0.0, (until - now).total_seconds()) if until else 0.0
-
-
-def _read_date(text: str) -> datetime | None:
-    try:
-        date = email.utils.parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError):
-        return None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)

@@ -1,8 +1,8 @@
-"""The ``runpod`` engine: texts are scored by the workers of a Runpod endpoint.
+"""The ``runpod`` engine: the workers of a Runpod endpoint score the texts.
 
-Chunks are packed into jobs; a bounded number of jobs is in flight, one thread each. A job is tied
-to its rows here and not on the platform, so one that ran twice, or whose reply was lost, leaves no
-trace in the results.
+Chunks are packed into jobs; a bounded number of jobs is in flight, with a thread for each. Which
+rows a job has is known only here. So a job that ran twice, or whose reply was lost, does not affect
+the results.
 """
 
 from __future__ import annotations
@@ -11,26 +11,27 @@ import json
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from hatespeech.bulk.engines.base import Chunk, ScoredChunk
+from typing_extensions import override
+
+from hatespeech.bulk.engines.base import BulkEngine, Chunk, ScoredChunk
 from hatespeech.bulk.engines.rows import row_of
 from hatespeech.bulk.engines.runpod_client import Endpoint
-from hatespeech.bulk.engines.runpod_jobs import Jobs
+from hatespeech.bulk.engines.runpod_jobs import EndpointJobs
 from hatespeech.contract import TextScore, parse_request
 from hatespeech.errors import ServiceError, TooLargeError
 from hatespeech.settings import EngineSettings
 
-# /run takes 10 MB and a reply, which holds the texts again, 20 MB: one limit serves both.
+# Runpod takes 10 MB for /run and 20 MB for a reply, which repeats the texts: this fits both.
 JOB_BYTES: Final = 9_500_000
-_ITEM_BYTES: Final = 256  # what a reply says of a text besides
+_ITEM_BYTES: Final = 256  # a text's share of the reply, apart from the text
 _CLOSE_SECONDS: Final = 10.0
 
 
 @dataclass(eq=False)
-class _Part:
-    """Rows of a chunk that are one job."""
+class _JobRows:
+    """The rows of a chunk that are scored in one job."""
 
     chunk: _OpenChunk
     places: list[int] = field(default_factory=list)
@@ -39,23 +40,23 @@ class _Part:
 
 @dataclass(eq=False)
 class _OpenChunk:
-    """A chunk, some of whose rows are still to be scored."""
+    """A chunk of which some rows are not scored yet."""
 
     index: int
     rows: list[TextScore | None]
-    parts: list[_Part] = field(default_factory=list)  # not finished
+    jobs: list[_JobRows] = field(default_factory=list)  # not finished
 
     def scored(self, model: str) -> ScoredChunk:
         return ScoredChunk(self.index, [row for row in self.rows if row is not None], model)
 
 
-class RunpodEngine:
-    """See :class:`Engine`."""
+class RunpodEngine(BulkEngine):
+    """Scores with jobs on a Runpod endpoint."""
 
     def __init__(
         self,
         endpoint: Endpoint,
-        jobs: Jobs,
+        jobs: EndpointJobs,
         settings: EngineSettings,
         *,
         in_flight: int,
@@ -67,51 +68,42 @@ class RunpodEngine:
         self._in_flight = in_flight
         self._job_texts = job_texts
         self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="runpod job")
-        self._running: dict[Future[list[TextScore]], _Part] = {}
+        self._running: dict[Future[list[TextScore]], _JobRows] = {}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
+    @override
     def score(
         self, chunks: Iterable[Chunk], progress: Callable[[int], object]
     ) -> Generator[ScoredChunk, None, None]:
-        """See :meth:`Engine.score`.
+        """Yield every chunk once, scored, in any order. Raises :class:`EngineError`.
 
-        Raises :class:`EngineError`. A chunk is read as soon as a job may be submitted
-        and none is left, so no more are open than there are jobs in flight and jobs of a chunk.
+        The next chunk is read only when a job may be submitted and none is left, which bounds the
+        number of open chunks.
         """
         source = iter(chunks)
         chunk = next(source, None)
         while chunk is not None or self._running:
             if chunk is not None and len(self._running) < self._in_flight:
                 opened = self._open(chunk)
-                for part in opened.parts:
-                    self._running[self._pool.submit(self._jobs.score, part.texts)] = part
-                progress(len(opened.rows) - sum(len(part.places) for part in opened.parts))
-                if not opened.parts:
+                for job in opened.jobs:
+                    self._running[self._pool.submit(self._jobs.score, job.texts)] = job
+                progress(len(opened.rows) - sum(len(job.places) for job in opened.jobs))
+                if not opened.jobs:
                     yield opened.scored(self._jobs.model)
                 chunk = next(source, None)
                 continue
             finished, _ = wait(self._running, return_when=FIRST_COMPLETED)
             for future in finished:
-                part = self._running.pop(future)
-                for place, row in zip(part.places, future.result(), strict=True):
-                    part.chunk.rows[place] = row
-                part.chunk.parts.remove(part)
-                progress(len(part.places))
-                if not part.chunk.parts:
-                    yield part.chunk.scored(self._jobs.model)
+                job = self._running.pop(future)
+                for place, row in zip(job.places, future.result(), strict=True):
+                    job.chunk.rows[place] = row
+                job.chunk.jobs.remove(job)
+                progress(len(job.places))
+                if not job.chunk.jobs:
+                    yield job.chunk.scored(self._jobs.model)
 
+    @override
     def close(self) -> None:
-        """Cancel the jobs in flight, as far as that works within seconds, and close connections."""
+        """Cancel the jobs in flight, waiting a few seconds at most, and close the connections."""
         self._endpoint.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
         begun = [future for future in self._running if not future.cancelled()]
@@ -119,9 +111,9 @@ class RunpodEngine:
         self._endpoint.close()
 
     def _open(self, chunk: Chunk) -> _OpenChunk:
-        """Cut a chunk into jobs; what no worker would score gets its error here."""
+        """Cut a chunk into jobs; a text that no worker would score gets its error here."""
         opened = _OpenChunk(chunk.index, [None] * len(chunk.texts))
-        part = _Part(opened)
+        job = _JobRows(opened)
         chars = size = 0
         for place, value in enumerate(chunk.texts):
             try:
@@ -129,26 +121,26 @@ class RunpodEngine:
             except ServiceError as error:
                 opened.rows[place] = row_of(error)
                 continue
-            if part.texts and (
-                len(part.texts) >= self._job_texts
+            if job.texts and (
+                len(job.texts) >= self._job_texts
                 or chars + len(text) > self._settings.max_request_chars
                 or size + needed > JOB_BYTES
             ):
-                opened.parts.append(part)
-                part = _Part(opened)
+                opened.jobs.append(job)
+                job = _JobRows(opened)
                 chars = size = 0
-            part.places.append(place)
-            part.texts.append(text)
+            job.places.append(place)
+            job.texts.append(text)
             chars += len(text)
             size += needed
-        if part.texts:
-            opened.parts.append(part)
+        if job.texts:
+            opened.jobs.append(job)
         return opened
 
     def _read(self, value: object) -> tuple[str, int]:
-        """Return a text as it is sent, and the bytes it takes up in a job at most.
+        """Return the text to send, and the bytes that it takes up in a job at most.
 
-        Raises the :class:`ServiceError` of what is no text to score.
+        Raises a :class:`ServiceError` if the value can't be scored.
         """
         text = parse_request({"text": value}, self._settings).texts[0]
         needed = len(json.dumps(text)) + _ITEM_BYTES

@@ -1,4 +1,4 @@
-"""Texts to scores by jobs on a Runpod endpoint: submitted, asked after, tried again, given up."""
+"""One job on a Runpod endpoint: submit it, poll it, retry it, check its reply."""
 
 from __future__ import annotations
 
@@ -24,52 +24,52 @@ from hatespeech.labels import LABELS
 log = logging.getLogger(__name__)
 
 _FINAL: Final = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
-# Beyond a job's time to live, for the platform to notice it first.
+# Added to a job's time to live, so that the platform notices its end first.
 _GRACE_SECONDS: Final = 60.0
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
 class _FailedError(Exception):
-    """A job brought nothing, and the next try may; the message says why."""
+    """A job failed, and another try may succeed; the message says why."""
 
 
 @dataclass(frozen=True)
 class Limits:
     """How long a job may take, in seconds."""
 
-    job: float  # at work
-    queue: float  # until a worker takes it
+    job: float  # of work
+    queue: float  # in the queue, while no worker takes any job
 
 
-class Jobs:
-    """Scores texts on an endpoint, in any number of threads."""
+class EndpointJobs:
+    """Scores texts by jobs on an endpoint, for any number of threads."""
 
     def __init__(self, endpoint: Endpoint, limits: Limits) -> None:
         self._endpoint = endpoint
         self._limits = limits
-        # The platform deletes a job after its time to live, so that one nobody asks after (its
-        # id was in a lost reply) ends by itself.
+        # The platform deletes a job after its time to live. So a job whose id was in a lost reply
+        # ends by itself.
         lifetime = limits.job + limits.queue
         self._policy = {
             "executionTimeout": int(limits.job * 1000),
             "ttl": int(lifetime * 1000),
         }
         self._lifetime = lifetime
-        self._worker_seen = -math.inf  # when a job was last at work, by the endpoint's clock
+        self._worker_seen = -math.inf  # when a worker last had a job, by the endpoint's clock
         self._lock = threading.Lock()
         self._model: str | None = None
 
     @property
     def model(self) -> str:
-        """The id of the model behind the endpoint; asked for if no reply has told it yet."""
+        """The id of the endpoint's model; a job asks for it if no reply has named it yet."""
         if self._model is None:
             self.score([""])
         if self._model is None:
-            raise EngineError(f"endpoint {self._endpoint.id}: its worker names no model")
+            raise EngineError(f"endpoint {self._endpoint.id}: its worker does not name its model")
         return self._model
 
     def score(self, texts: Sequence[str]) -> list[TextScore]:
-        """Score texts in one job; in several if the worker refuses so many at once.
+        """Score texts in one job, or in several if the worker refuses so many at once.
 
         Raises :class:`EngineError`.
         """
@@ -95,10 +95,10 @@ class Jobs:
                 reason = str(exc)
             if failures < tries:
                 log.warning("a job %s; submitting it again", reason)
-                self._endpoint.sleep(self._endpoint.back_off(failures))
+                self._endpoint.sleep(self._endpoint.pace.retry.seconds(failures))
         raise EngineError(
-            f"endpoint {self._endpoint.id}: a job failed {tries} times, at last it {reason}; look "
-            "at the endpoint's log, then run the same command to go on"
+            f"endpoint {self._endpoint.id}: a job failed {tries} times, the last time it {reason}; "
+            "look at the endpoint's log, then run the same command to resume"
         )
 
     def _run(self, content: bytes) -> Any:
@@ -115,22 +115,22 @@ class Jobs:
             )
         job_id = reply.body.get("id")
         if not isinstance(job_id, str) or not _JOB_ID.fullmatch(job_id):
-            raise EngineError(f"endpoint {self._endpoint.id}: /run answers without a job's id")
+            raise EngineError(f"endpoint {self._endpoint.id}: /run answers without a job id")
         try:
             job = self._wait(job_id)
         except _FailedError:
-            raise  # it is gone
+            raise  # the job is over, or deleted
         except BaseException:
             self._endpoint.cancel(job_id)
             raise
         if job["status"] == "COMPLETED":
             if "output" not in job:
-                raise _FailedError("completed without an output")
+                raise _FailedError("completed without output")
             return job["output"]
         raise self._failure(job)
 
     def _wait(self, job_id: str) -> Mapping[str, Any]:
-        """Ask, ever less often, until the job is over; return what the platform says of it."""
+        """Poll, less and less often, until the job is over; return its last status reply."""
         pace = self._endpoint.pace
         submitted, queued = time.monotonic(), self._endpoint.clock()
         delay = pace.first_poll
@@ -149,15 +149,15 @@ class Jobs:
             if now - max(queued, self._worker_seen) > self._limits.queue:
                 raise EngineError(
                     f"endpoint {self._endpoint.id}: no worker took a job in "
-                    f"{self._limits.queue:.0f} s; look at its workers and its maximum of them, "
-                    "then run the same command to go on"
+                    f"{self._limits.queue:.0f} s; look at its workers and its maximum number of "
+                    "them, then run the same command to resume"
                 )
             if time.monotonic() - submitted > self._lifetime + _GRACE_SECONDS:
                 self._endpoint.cancel(job_id)
                 raise _FailedError("was not done in time")
 
     def _failure(self, job: Mapping[str, Any]) -> Exception:
-        """Turn a job that ended otherwise than well into what is to be raised for it."""
+        """Return the exception to raise for an unsuccessful job."""
         written = job.get("error")
         error = read_error(written) if isinstance(written, str) else None
         if error is None or job["status"] != "FAILED":
@@ -179,14 +179,14 @@ class Jobs:
             if self._model != model:
                 raise EngineError(
                     f"endpoint {self._endpoint.id}: its workers serve {self._model} and {model}; "
-                    "wait until they all serve one, then run the same command to go on"
+                    "wait until all serve the same model, then run the same command to resume"
                 )
 
 
 def read_output(output: Any, texts: Sequence[str]) -> tuple[list[TextScore], str]:
     """Read a worker's reply to ``texts``; return their rows, in order, and the model's id.
 
-    Raises :class:`EngineError` unless it is the contract's reply to these very texts.
+    Raises :class:`EngineError` unless it is a reply of this service to these very texts.
     """
     try:
         items, model = output["items"], output["model"]
@@ -195,7 +195,7 @@ def read_output(output: Any, texts: Sequence[str]) -> tuple[list[TextScore], str
             raise ValueError("no model id")
     except (KeyError, TypeError, ValueError):
         raise EngineError(
-            "the endpoint's reply is not this service's; does it run this version of it?"
+            "the endpoint's reply is not one of this service; does it run this version?"
         ) from None
     return rows, model
 
@@ -211,7 +211,7 @@ def _read_item(item: Mapping[str, Any], text: str) -> TextScore:
     scores = [float(item[label]) for label in LABELS]
     windows = item["windows"]
     if not all(math.isfinite(score) and 0 <= score <= 1 for score in scores):
-        raise ValueError("no probabilities")
+        raise ValueError("not probabilities")
     if item["label"] not in LABELS or not isinstance(windows, int) or windows < 1:
         raise ValueError("no label or no windows")
     return dataclasses.replace(row_of(Prediction(scores, windows, None, None)), label=item["label"])

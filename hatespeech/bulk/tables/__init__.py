@@ -1,1 +1,8 @@
-"""The file formats of a bulk run, read and written in blocks of rows."""
+"""The file formats of a bulk run, read and written in blocks of rows.
+
+table.py         the interface: an input table, a writer, a block of rows
+lines.py         CSV, TSV and JSONL
+parquet.py       Parquet
+conversion.py    rows of one format, written as another
+json_values.py   single values on their way between formats
+"""

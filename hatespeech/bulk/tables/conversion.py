@@ -1,7 +1,7 @@
-"""An output and inputs of any format: common columns, and rows as the output's writer takes them.
+"""From inputs of any format to one output: their common columns, and their rows for its writer.
 
-Rows of the output's own format go out as they came in. Others are looked at in the check, where
-something may not fit: hours of scoring must not end at a row that can't be written.
+Rows that have the output's format are written unchanged. The check inspects the others if a value
+may not fit into the output, so that hours of scoring do not end at a row that can't be written.
 """
 
 from __future__ import annotations
@@ -15,63 +15,66 @@ from typing import Any, Final, cast
 
 import pyarrow as pa
 
-from hatespeech.bulk.tables.base import Block, Head, Inspector, Table
+from hatespeech.bulk.tables.json_values import ARROW, batch_of, plain, text_of, to_json, widened
 from hatespeech.bulk.tables.lines import JsonlTable
-from hatespeech.bulk.tables.values import ARROW, batch_of, plain, text_of, to_json, widened
+from hatespeech.bulk.tables.table import Block, Head, InputTable, Inspector
 
-HALF: Final = (re.compile("[\ud800-\udfff]"), "half a character, which UTF-8 can't hold")
+HALF: Final = (re.compile("[\ud800-\udfff]"), "a lone surrogate, which UTF-8 can't hold")
 BREAK: Final = (re.compile("[\t\r\n]"), "a tab or a line break, which TSV can't hold")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key that is there twice")
+        raise ValueError("a key occurs twice")
     return found
 
 
-def _number(text: str) -> float | str:
+def _finite(text: str) -> float | str:
     value = float(text)
-    return value if math.isfinite(value) else text  # float64 does not reach so far
+    return value if math.isfinite(value) else text  # beyond the range of float64
 
 
-# One for all rows: json.loads would make one for each.
-READER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_number)
+# One decoder for all rows: json.loads with these arguments would make one for each.
+READER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite)
 
 
 class Conversion:
-    """What one output is made of. ``kinds`` is what was learnt when the input was checked."""
+    """How one output is made from its inputs.
+
+    ``kinds`` are the types of columns that become Parquet, as an earlier check learnt them.
+    """
 
     def __init__(
-        self, kind: str, tables: Sequence[Table], kinds: Mapping[str, str | None] | None = None
+        self, kind: str, tables: Sequence[InputTable], kinds: Mapping[str, str | None] | None = None
     ) -> None:
         self.tables = tables
-        self.kinds = dict(kinds or {})  # of columns that become Parquet: keys of ARROW
+        self.kinds = dict(kinds or {})  # column: key of ARROW
         self._kind = kind
         self._faults = [HALF, BREAK] if kind == "TSV" else [HALF]
 
     def require_common_columns(self) -> None:
-        """Raise :class:`RunError` if inputs can't be scored, or not be written to one output."""
+        """Raise :class:`RunError` if an input can't be scored, or inputs don't fit into OUT."""
         alike = [table for table in self.tables if _kind(table) == self._kind]
         head = alike[0].head() if alike else None
         for table in alike[1:]:
             if table.head() != head:
-                raise table.error(f"its columns are not those of {alike[0].source.place}")
+                raise table.error(f"its columns differ from those of {alike[0].source.place}")
         if len(alike) == len(self.tables):
             return
         for table in self.tables:
             head = table.head()
-            # Of JSONL each row is looked at.
+            # JSONL has no common columns; each of its rows is checked.
             if head.columns is not None and _names(table, head) != self._columns:
-                raise table.error(f"its columns are not those of {self._first.source.place}")
+                raise table.error(f"its columns differ from those of {self._first.source.place}")
         if self._kind in ("JSONL", "Parquet") and len(set(self._columns)) < len(self._columns):
-            raise self._first.error(f"has two columns of one name, which {self._kind} can't hold")
+            raise self._first.error(f"has two columns with one name, which {self._kind} can't hold")
         for name in self._columns:
             if fault := self._fault(name):
-                raise self._first.error(f"the name of one of its columns holds {fault}")
+                raise self._first.error(f"the name of a column holds {fault}")
 
-    def inspector(self, table: Table) -> Inspector | None:
-        """Return what looks at a table's rows, if that is needed to know whether they fit."""
+    def inspector(self, table: InputTable) -> Inspector | None:
+        """Return a function that checks rows of a table; ``None`` if all rows fit anyway."""
         if _kind(table) == self._kind:
             return None
         if self._kind == "Parquet" and _kind(table) != "JSONL":
@@ -83,19 +86,20 @@ class Conversion:
         return lambda rows, first: self._inspect(table, rows, first)
 
     def require_common_types(self) -> None:
-        """Raise :class:`RunError` if a Parquet file's types are not those learnt from the rest."""
+        """Raise :class:`RunError` if a Parquet input's types differ from those of other inputs."""
         for name, kind in self.kinds.items():
             field = self.head.columns.field(name)
             if not field.nullable or (kind is not None and field.type != ARROW[kind]):
                 table = next(table for table in self.tables if _kind(table) == "Parquet")
-                null = "" if field.nullable else " and never null"
+                null = "" if field.nullable else " without nulls"
                 raise table.error(
-                    f"its {name} is {field.type}{null}, in inputs of other formats {ARROW[kind]}"
+                    f"its {name} is {field.type}{null}, but {ARROW[kind]} in inputs of other "
+                    "formats"
                 )
 
     @cached_property
     def head(self) -> Head:
-        """The output's columns, once all inputs have been checked."""
+        """The output's columns; known when all inputs have been checked."""
         for table in self.tables:
             if _kind(table) == self._kind:
                 return table.head()
@@ -103,8 +107,8 @@ class Conversion:
             return Head(pa.schema([(name, ARROW[self.kinds[name]]) for name in self._columns]))
         return Head(None if self._kind == "JSONL" else self._columns)
 
-    def block(self, table: Table, block: Block, first: int) -> Block:
-        """Return a block as the output's writer takes it; ``first`` is its first row's number."""
+    def block(self, table: InputTable, block: Block, first: int) -> Block:
+        """Return a block for the output's writer; ``first`` is the number of its first row."""
         if _kind(table) == self._kind:
             return block
         rows: Any
@@ -119,7 +123,7 @@ class Conversion:
         return Block(rows, block.texts)
 
     @property
-    def _first(self) -> Table:
+    def _first(self) -> InputTable:
         return self._named[0]
 
     @property
@@ -127,32 +131,32 @@ class Conversion:
         return self._named[1]
 
     @cached_property
-    def _named(self) -> tuple[Table, list[str]]:
-        """The input that names the columns; JSONL, by its first row, only where no other does."""
+    def _named(self) -> tuple[InputTable, list[str]]:
+        """The input that names the columns; JSONL does, in its first row, only if no other can."""
         for table in sorted(self.tables, key=lambda table: _kind(table) == "JSONL"):
             names = _names(table, table.head())
             if names is not None:
                 return table, names
-        return self.tables[0], [self.tables[0].column]  # there are no rows
+        return self.tables[0], [self.tables[0].column]  # no input has a row
 
-    def _values(self, table: Table, rows: Any, first: int) -> Iterable[Sequence[Any]]:
-        """Return what stands in each column of each row."""
+    def _values(self, table: InputTable, rows: Any, first: int) -> Iterable[Sequence[Any]]:
+        """Return the values of each row, in the columns' order."""
         if _kind(table) == "Parquet":
             return zip(*(plain(column) for column in rows.columns), strict=True)
         if _kind(table) != "JSONL":
             return cast(list[list[str]], rows)
         return [self._in_order(table, row, number) for number, row in enumerate(rows, first)]
 
-    def _in_order(self, table: Table, row: str, number: int) -> list[Any]:
+    def _in_order(self, table: InputTable, row: str, number: int) -> list[Any]:
         record = _object(table, row, number)
         if record.keys() != set(self._columns):
             raise table.error(
-                f"row {number}: its keys are not those of the first row of "
-                f"{self._first.source.place}, which {self._kind} needs"
+                f"row {number}: its keys differ from those of the first row of "
+                f"{self._first.source.place}; {self._kind} needs the same keys in every row"
             )
         return [record[name] for name in self._columns]
 
-    def _inspect(self, table: Table, rows: Any, first: int) -> None:
+    def _inspect(self, table: InputTable, rows: Any, first: int) -> None:
         for number, row in enumerate(self._values(table, rows, first), first):
             for name, value in zip(self._columns, row, strict=True):
                 if fault := self._fault(text_of(value)):
@@ -164,12 +168,12 @@ class Conversion:
         return next((what for pattern, what in self._faults if pattern.search(text)), None)
 
 
-def _kind(table: Table) -> str:
+def _kind(table: InputTable) -> str:
     return table.source.format.kind
 
 
-def _names(table: Table, head: Head) -> list[str] | None:
-    """Return the names of a table's columns; ``None`` of JSONL without a row."""
+def _names(table: InputTable, head: Head) -> list[str] | None:
+    """Return the names of a table's columns; ``None`` for JSONL without rows."""
     if head.columns is not None:
         parquet = isinstance(head.columns, pa.Schema)
         return list(head.columns.names if parquet else head.columns)
@@ -177,11 +181,11 @@ def _names(table: Table, head: Head) -> list[str] | None:
     return None if row is None else list(_object(table, row, 1))
 
 
-def _object(table: Table, row: str, number: int) -> dict[str, Any]:
+def _object(table: InputTable, row: str, number: int) -> dict[str, Any]:
     try:
         record = READER.decode(row)
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):
-        raise table.error(f"row {number} is no JSON object, or has a key twice")
+        raise table.error(f"row {number} is not a JSON object, or has a key twice")
     return record

@@ -1,4 +1,4 @@
-"""CSV, TSV and JSONL: the service's formats for uploads, here from and to any file."""
+"""CSV, TSV and JSONL, with the same rules as for the service's uploads."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, ClassVar, NoReturn
 
 import pyarrow as pa
+from typing_extensions import override
 
-from hatespeech.bulk.tables.base import BLOCK_ROWS, Block, Head, Inspector, Table, Writer
+from hatespeech.bulk.tables.table import BLOCK_ROWS, Block, Head, InputTable, Inspector, Writer
 from hatespeech.serving.uploads.text_tables import MAX_RECORD_CHARS, Csv, Lines, Tsv, chunked
 
 
-class TextTable(Table):
-    """A file of lines. A row that can't be read stops the run: no output could hold it."""
+class TextTable(InputTable):
+    """A file of lines. A row that can't be read stops the run, since no output could hold it."""
 
     newline: ClassVar[str]
 
+    @override
     def count(self, progress: Callable[[int], object], inspect: Inspector | None = None) -> int:
-        """See :meth:`Table.count`."""
         rows = seen = 0
         for row, place in self._rows():
             rows += 1
@@ -33,38 +34,40 @@ class TextTable(Table):
                 seen = place
         return rows
 
+    @override
     def blocks(self) -> Iterator[Block]:
-        """See :meth:`Table.blocks`."""
         rows = (row for row, _ in self._rows())
         for block in chunked(rows, BLOCK_ROWS, self.chars):
             yield Block(block, self.texts_of(block))
 
     @abstractmethod
     def records(self, lines: Lines) -> Iterator[Any]:
-        """Yield rows as they stand in the file, from its very first line."""
+        """Yield the rows; ``lines`` starts at the file's first line, so a header is skipped."""
 
     @abstractmethod
     def check(self, row: Any, number: int) -> None:
-        """Raise :class:`RunError` for a row that can't be scored and written again."""
+        """Raise :class:`RunError` for a row that can't be read or written again."""
 
     @abstractmethod
     def chars(self, row: Any) -> int:
-        """Return about how much memory a row takes."""
+        """Return a row's size in code points, which bounds a block."""
 
     @abstractmethod
     def texts_of(self, rows: list[Any]) -> list[Any]:
         """Return the text of each row."""
 
     def _rows(self) -> Iterator[tuple[Any, int]]:
-        """Yield rows, and how far into the file its reader has come, in bytes."""
+        """Yield each row with the reader's position in the file, in bytes."""
         raw, content = self.source.open()
         number = 0
         with raw, io.TextIOWrapper(content, encoding="utf-8-sig", newline=self.newline) as text:
             try:
-                for number, row in enumerate(self.records(Lines(text)), start=1):  # noqa: B007 - named in errors
+                for number, row in enumerate(self.records(Lines(text)), start=1):  # noqa: B007 - for the errors
                     yield row, raw.tell()
             except UnicodeDecodeError:
-                raise self.error(f"row {number + 1} or one soon after it is not UTF-8") from None
+                raise self.error(
+                    f"row {number + 1}, or a row soon after it, is not UTF-8"
+                ) from None
             except csv.Error:
                 raise self.error(
                     f"row {number + 1} can't be read: its quotes are wrong, or it is longer than "
@@ -82,22 +85,22 @@ class CsvTable(TextTable):
     newline = ""
     dialect: ClassVar[dict[str, Any]] = Csv.dialect
 
+    @override
     def head(self) -> Head:
-        """See :meth:`Table.head`."""
         raw, content = self.source.open()
-        # What is not UTF-8 may be in a row: that is told with the row's number.
+        # Bytes that are not UTF-8 may be in a row; reading the rows reports them with a number.
         with raw, io.TextIOWrapper(content, "utf-8-sig", "replace", newline="") as text:
             try:
                 columns = next((row for row in csv.reader(Lines(text), **self.dialect) if row), [])
             except (csv.Error, pa.ArrowException, OSError):
                 raise self.error("its header can't be read") from None
         if columns.count(self.column) != 1:
-            raise self.error(f"its header must name one column {self.column} (--text-column)")
+            raise self.error(f"its header must have one column {self.column} (--text-column)")
         self.refuse_added(columns)
         return Head(columns)
 
+    @override
     def records(self, lines: Lines) -> Iterator[list[str]]:
-        """See :meth:`TextTable.records`."""
         header: list[str] = []
         for row in csv.reader(lines, **self.dialect):
             lines.chars = 0
@@ -107,81 +110,81 @@ class CsvTable(TextTable):
                 header = row
                 self._width, self._place = len(row), row.index(self.column)
 
+    @override
     def check(self, row: list[str], number: int) -> None:
-        """See :meth:`TextTable.check`."""
         if len(row) != self._width:
             raise self.error(f"row {number} has {len(row)} fields, the header {self._width}")
 
+    @override
     def chars(self, row: list[str]) -> int:
-        """See :meth:`TextTable.chars`."""
         return sum(map(len, row))
 
+    @override
     def texts_of(self, rows: list[list[str]]) -> list[Any]:
-        """See :meth:`TextTable.texts_of`."""
         return [row[self._place] for row in rows]
 
 
 class TsvTable(CsvTable):
-    """Fields between tabs, as they stand, with a header line (IANA)."""
+    """Fields between tabs, without quoting, and a header line (IANA)."""
 
     dialect = Tsv.dialect
 
 
 class JsonlTable(TextTable):
-    """One object a line."""
+    """One JSON object on each line."""
 
     newline = "\n"
 
+    @override
     def head(self) -> Head:
-        """See :meth:`Table.head`; here each row has its own columns."""
         return Head(None)
 
+    @override
     def count(self, progress: Callable[[int], object], inspect: Inspector | None = None) -> int:
-        """See :meth:`Table.count`; a column of texts that no row has is refused."""
         self._has_texts = False
         rows = super().count(progress, inspect)
         if rows and not self._has_texts:
-            raise self.error(f"no row has a {self.column} (--text-column)")
+            raise self.error(f"no row has the key {self.column} (--text-column)")
         return rows
 
     def first_row(self) -> str | None:
-        """Return the first row, whatever it is; ``None`` if there is none."""
+        """Return the first row, unchecked; ``None`` if there are no rows."""
         return next((row for row, _ in self._rows()), None)
 
+    @override
     def records(self, lines: Lines) -> Iterator[str]:
-        """See :meth:`TextTable.records`."""
         for raw in lines:
             lines.chars = 0
             if line := raw.strip():
                 yield line
 
+    @override
     def check(self, row: str, number: int) -> None:
-        """See :meth:`TextTable.check`."""
         try:
             record = json.loads(row, parse_constant=_refuse)
         except (ValueError, RecursionError):
             record = None
         if not isinstance(record, dict):
-            raise self.error(f"row {number} is no JSON object")
+            raise self.error(f"row {number} is not a JSON object")
         self._has_texts |= self.column in record
         if not record.keys().isdisjoint(self.added):
             self.refuse_added(list(record))
 
+    @override
     def chars(self, row: str) -> int:
-        """See :meth:`TextTable.chars`."""
         return len(row)
 
+    @override
     def texts_of(self, rows: list[str]) -> list[Any]:
-        """See :meth:`TextTable.texts_of`."""
         return [json.loads(row).get(self.column) for row in rows]
 
 
 def _refuse(_constant: str) -> NoReturn:
-    raise ValueError("JSON to Python alone")
+    raise ValueError("NaN or Infinity, which only Python accepts")
 
 
 class CsvWriter(Writer):
-    """Writes lines quoted where needed."""
+    """Writes fields between commas, quoted where needed."""
 
     dialect: ClassVar[dict[str, Any]] = Csv.dialect
 
@@ -189,43 +192,44 @@ class CsvWriter(Writer):
         super().__init__(file, head, added)
         self._rows([[*head.columns, *added]])
 
+    @override
     def write(self, block: Block, scores: pa.Table) -> None:
-        """See :meth:`Writer.write`."""
         cells = [column.cast(pa.string()).fill_null("").to_pylist() for column in scores.columns]
         self._rows([*row, *more] for row, *more in zip(block.rows, *cells, strict=True))
 
+    @override
     def close(self) -> None:
-        """See :meth:`Writer.close`; nothing follows."""
+        pass  # nothing follows the last row
 
     def _rows(self, rows: Any) -> None:
-        lines = _Lines()
-        # With the terminator \r\n Python quotes a field that holds either of the two.
+        lines = _LineEndings()
+        # With the terminator \r\n Python quotes a field that holds \r or \n.
         csv.writer(lines, lineterminator="\r\n", **self.dialect).writerows(rows)
         self._file.write("".join(lines.lines).encode())
 
 
 class TsvWriter(CsvWriter):
-    """Writes fields between tabs, as they stand."""
+    """Writes fields between tabs, without quoting."""
 
     dialect = Tsv.dialect
 
 
-class _Lines:
-    """Takes a CSV writer's lines, and ends each with \\n."""
+class _LineEndings:
+    """Takes a CSV writer's lines, and ends each with \\n instead of \\r\\n."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
     def write(self, line: str) -> None:
-        """Take one line, \\r\\n included."""
+        """Take one line, which ends in \\r\\n."""
         self.lines.append(f"{line[:-2]}\n")
 
 
 class JsonlWriter(Writer):
-    """Writes each line as it came in, with keys added at its end."""
+    """Writes each line unchanged, with keys added at its end."""
 
+    @override
     def write(self, block: Block, scores: pa.Table) -> None:
-        """See :meth:`Writer.write`."""
         keys = [json.dumps(name, ensure_ascii=False) for name in self._added]
         cells = [_json_cells(column) for column in scores.columns]
         lines = []
@@ -236,8 +240,9 @@ class JsonlWriter(Writer):
             lines.append(f"{head}{comma}{more}}}\n")
         self._file.write("".join(lines).encode())
 
+    @override
     def close(self) -> None:
-        """See :meth:`Writer.close`; nothing follows."""
+        pass  # nothing follows the last row
 
 
 def _json_cells(column: Any) -> list[str]:

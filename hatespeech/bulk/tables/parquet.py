@@ -1,4 +1,4 @@
-"""Parquet, a batch of rows at a time; every column keeps its type."""
+"""Parquet, read and written in batches of rows; every column keeps its type."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from typing_extensions import override
 
 from hatespeech.bulk.score_files import SCORES
-from hatespeech.bulk.tables.base import BLOCK_ROWS, Block, Head, Inspector, Table, Writer
+from hatespeech.bulk.tables.table import BLOCK_ROWS, Block, Head, InputTable, Inspector, Writer
 
-# A batch as it is read, as far as one row allows.
+# Size of a batch that is read, unless a single row is larger.
 BATCH_BYTES: Final = 16 * 1024 * 1024
-# A first batch: a dictionary makes rows larger than the file says, by any factor.
+# Rows of the first batch, whose size is unknown: with a dictionary, rows may be many times larger
+# than the file says.
 FIRST_ROWS: Final = 16
-# A row group as it is written.
+# Size of a row group that is written.
 GROUP_ROWS: Final = 65_536
 GROUP_BYTES: Final = 16 * 1024 * 1024
 
 
-class ParquetTable(Table):
+class ParquetTable(InputTable):
     """A Parquet file whose text column holds strings."""
 
+    @override
     def head(self) -> Head:
-        """See :meth:`Table.head`."""
         with self._open() as source:
             schema = source.schema_arrow
         if schema.names.count(self.column) != 1:
@@ -35,8 +37,8 @@ class ParquetTable(Table):
         self.refuse_added(schema.names)
         return Head(schema)
 
+    @override
     def count(self, progress: Callable[[int], object], inspect: Inspector | None = None) -> int:
-        """See :meth:`Table.count`; the file itself says it, unless rows are to be inspected."""
         with self._open() as source:
             rows: int = source.metadata.num_rows
         size = self.source.size or 0
@@ -50,13 +52,13 @@ class ParquetTable(Table):
             seen += len(block.texts)
         return rows
 
+    @override
     def blocks(self) -> Iterator[Block]:
-        """See :meth:`Table.blocks`."""
         for batch in self._batches(None):
             yield Block(batch, batch.column(self.column).to_pylist())
 
+    @override
     def texts(self) -> Iterator[list[Any]]:
-        """See :meth:`Table.texts`; reads no other column."""
         for batch in self._batches([self.column]):
             yield batch.column(self.column).to_pylist()
 
@@ -64,7 +66,7 @@ class ParquetTable(Table):
         row = 0
         try:
             with self._open() as source:
-                found = 0  # bytes of a row as it was read; not known before the first batch
+                found = 0  # bytes of a row in memory; unknown before the first batch
                 for group in range(source.metadata.num_row_groups):
                     size = source.metadata.row_group(group)
                     said = size.total_byte_size // max(1, size.num_rows) + 1
@@ -84,14 +86,14 @@ class ParquetTable(Table):
                             done += len(batch)
                             more = True
                             if not known or (found * rows > 2 * BATCH_BYTES and rows > FIRST_ROWS):
-                                break  # go on with as many rows as are right
+                                break  # continue with a better number of rows
         except (pa.ArrowException, OSError) as exc:
             raise self.error(f"can't be read after row {row}") from exc
 
     def _open(self) -> Any:
         raw, _ = self.source.open()
         try:
-            # Without a buffer pyarrow would hold all of a row group's pages at once.
+            # Without a buffer size pyarrow would hold all pages of a row group at once.
             return pq.ParquetFile(raw, buffer_size=1024 * 1024, pre_buffer=False)
         except (pa.ArrowException, OSError):
             raw.close()
@@ -99,7 +101,7 @@ class ParquetTable(Table):
 
 
 def _skip(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
-    """Yield what comes after so many rows."""
+    """Yield the batches without the first ``rows`` rows."""
     for batch in batches:
         if rows < len(batch):
             yield batch.slice(rows)
@@ -107,7 +109,7 @@ def _skip(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBat
 
 
 def _bytes(batch: pa.RecordBatch) -> int:
-    """Return what a batch takes, without dictionaries, which batches share."""
+    """Return a batch's size in memory, without dictionaries, which batches share."""
     columns: Any = batch.columns
     return sum(each.nbytes for each in columns if not pa.types.is_dictionary(each.type))
 
@@ -130,8 +132,8 @@ class ParquetWriter(Writer):
         self._writer = pq.ParquetWriter(file, self._schema)
         self._waiting: list[pa.Table] = []
 
+    @override
     def write(self, block: Block, scores: pa.Table) -> None:
-        """See :meth:`Writer.write`."""
         rows = pa.Table.from_batches([block.rows])
         self._waiting.append(
             pa.Table.from_arrays([*rows.columns, *scores.columns], schema=self._schema)
@@ -142,14 +144,14 @@ class ParquetWriter(Writer):
         ):
             self._flush()
 
+    @override
     def close(self) -> None:
-        """See :meth:`Writer.close`."""
         self._flush()
         self._writer.close()
 
+    @override
     def abandon(self) -> None:
-        """See :meth:`Writer.abandon`."""
-        # Else pyarrow does it when nobody listens any more, to a file that is closed by then.
+        # Otherwise pyarrow closes it during garbage collection, after the file has been closed.
         with contextlib.suppress(Exception):
             self._writer.close()
 

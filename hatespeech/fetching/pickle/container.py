@@ -1,7 +1,7 @@
-"""The two containers of `torch.save`: a zip archive, and the legacy series of pickles.
+"""The two containers of ``torch.save``: a zip archive, and the legacy series of pickles.
 
-Every size is compared with the file's own before anything is reserved, and each byte is read once.
-The file is read into memory, not mapped: a mapping would crash the process if the file shrank.
+Every size is compared with the file's size before memory is reserved, and each byte is read once.
+The file is read, not mapped: a mapping would crash the process if the file shrank.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import Final
 import torch
 
 from hatespeech.fetching.pickle.reader import MAX_PICKLE_BYTES, Pickle, read_pickle
-from hatespeech.fetching.pickle.values import Storage, UnsafePickleError, refuse, shown
+from hatespeech.fetching.pickle.values import Storage, UnsafePickleError, quoted, refuse
 
 MAX_DIRECTORY_BYTES: Final = 1 << 20
 MAX_SMALL_ENTRY: Final = 64
 CHUNK: Final = 1 << 20
 
-# The two pickled numbers that open a legacy file (torch.serialization).
+# The two pickled numbers at the start of a legacy file (torch.serialization).
 _MAGIC: Final = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION: Final = 1001
 
 _LOCAL_HEADER: Final = struct.Struct("<4s5H3I2H")
-_END_OF_DIRECTORY: Final = 22  # bytes, without the comment that torch never writes
+_END_OF_DIRECTORY: Final = 22  # bytes, without a comment, which torch never writes
 _FLAG_DESCRIPTOR: Final = 0x0008
 _FLAG_UTF8: Final = 0x0800
 _IN_ZIP64: Final = 0xFFFFFFFF
@@ -46,7 +46,7 @@ _ENTRY: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """A run of bytes in the file, and their CRC-32 where the container records one."""
+    """A range of bytes in the file, with their CRC-32 if the container records it."""
 
     start: int
     length: int
@@ -55,7 +55,7 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class TorchFile:
-    """What a file holds: the pickled value, and where the storages it refers to are."""
+    """What a file holds: the pickled value, its storages, and where their bytes are."""
 
     value: object
     storages: dict[str, Storage]
@@ -63,7 +63,7 @@ class TorchFile:
 
 
 class _BoundedReader:
-    """A seekable file for `zipfile` that refuses to read more than a directory's worth at once."""
+    """A seekable file for ``zipfile`` that refuses a read larger than any directory."""
 
     def __init__(self, file: FileIO) -> None:
         self._file = file
@@ -86,7 +86,7 @@ class _BoundedReader:
 
 
 def open_torch_file(file: FileIO) -> TorchFile:
-    """Read the structure of an unbuffered `file`, in either format; storages stay unread.
+    """Read the structure of an unbuffered file in either format, without its storages.
 
     Raises :class:`UnsafePickleError`.
     """
@@ -102,9 +102,9 @@ def open_torch_file(file: FileIO) -> TorchFile:
 def read_storages(
     file: FileIO, content: TorchFile, wanted: Collection[str]
 ) -> dict[str, torch.Tensor]:
-    """Read the storages, in file order; return those in `wanted` as flat tensors, by key.
+    """Read all storages, in file order; return those in ``wanted`` as flat tensors, by key.
 
-    The others are read past, so that every checksum of the archive is verified. Raises
+    The others are read too, to verify every checksum of the archive. Raises
     :class:`UnsafePickleError`.
     """
     tensors: dict[str, torch.Tensor] = {}
@@ -127,7 +127,7 @@ def _read(file: FileIO, size: int) -> bytes:
 
 
 def _fill(file: FileIO, extent: Extent, buffer: bytearray | None) -> None:
-    """Read an extent into `buffer`, or into nothing, and verify its checksum."""
+    """Read an extent, into ``buffer`` if there is one, and verify its checksum."""
     file.seek(extent.start)
     target = memoryview(bytearray(CHUNK) if buffer is None else buffer)
     done = crc = 0
@@ -156,7 +156,7 @@ def _open_zip(file: FileIO) -> TorchFile:
     for name, extent in entries.items():
         match = _ENTRY.fullmatch(name)
         if match is None or match["root"] in (".", ".."):
-            refuse(f"the archive holds an entry that torch.save does not write: {shown(name)}")
+            refuse(f"the archive holds an entry that torch.save does not write: {quoted(name)}")
         roots.add(match["root"])
         if match["key"]:
             keys[match["key"]] = extent
@@ -168,28 +168,28 @@ def _open_zip(file: FileIO) -> TorchFile:
             if stream.read(1):
                 refuse("the pickle is followed by other data")
         elif extent.length > MAX_SMALL_ENTRY:
-            refuse(f"an entry of the archive is oversized: {shown(name)}")
+            refuse(f"an entry of the archive is oversized: {quoted(name)}")
         else:
             text = _read_entry(file, extent)
             if name.endswith("/byteorder") and text != b"little":
                 refuse("the archive's byte order is not little-endian")
     if pickle is None or len(roots) != 1:
-        refuse("the archive does not hold one data.pkl and all of its entries under one name")
+        refuse("the archive does not hold exactly one data.pkl, or its entries have several roots")
     if keys.keys() != pickle.storages.keys():
         refuse("the archive's storages are not those that the pickle refers to")
     for key, storage in pickle.storages.items():
         if keys[key].length != storage.nbytes:
-            refuse(f"the size of storage {key} is not that of its elements")
+            refuse(f"storage {key} does not have the size of its elements")
     return TorchFile(pickle.value, pickle.storages, keys)
 
 
 def _entries(file: FileIO) -> dict[str, Extent]:
-    """Return the archive's entries in file order: stored, whole, and back to back."""
+    """Return the archive's entries in file order, all uncompressed and without gaps between."""
     file.seek(max(0, fstat(file.fileno()).st_size - _END_OF_DIRECTORY))
     if _read(file, 4) != b"PK\x05\x06":
         refuse("the archive is cut short or followed by other data")
     try:
-        # zipfile reads the directory; the entries are read here.
+        # zipfile reads only the directory; this module reads the entries.
         with zipfile.ZipFile(_BoundedReader(file)) as archive:
             infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
             directory = archive.start_dir
@@ -200,11 +200,11 @@ def _entries(file: FileIO) -> dict[str, Extent]:
     entries: dict[str, Extent] = {}
     end = 0
     for info in infos:
-        # Up to a descriptor lies between the bytes of one entry and the header of the next.
+        # At most a descriptor may be between the bytes of one entry and the header of the next.
         if not 0 <= info.header_offset - end <= (_MAX_DESCRIPTOR if entries else 0):
             refuse("the archive's entries overlap or leave gaps")
         if info.filename in entries:
-            refuse(f"the archive holds an entry twice: {shown(info.filename)}")
+            refuse(f"the archive holds an entry twice: {quoted(info.filename)}")
         extent = entries[info.filename] = _extent(file, info)
         end = extent.start + extent.length
         if end > directory:
@@ -215,17 +215,17 @@ def _entries(file: FileIO) -> dict[str, Extent]:
 
 
 def _extent(file: FileIO, info: zipfile.ZipInfo) -> Extent:
-    """Return where an entry's bytes are, if its local header agrees with the directory."""
+    """Return where an entry's bytes are; its local header must agree with the directory."""
     name = info.orig_filename.encode("utf-8" if info.flag_bits & _FLAG_UTF8 else "cp437")
     file.seek(info.header_offset)
-    # One that the end of the file cuts short is not equal to the directory's either.
+    # A header cut short by the end of the file differs from the directory's, too.
     header = _read(file, _LOCAL_HEADER.size).ljust(_LOCAL_HEADER.size, b"\0")
     (magic, _, flags, method, _, _, crc, packed, size, name_length, extra_length) = (
         _LOCAL_HEADER.unpack(header)
     )
     if method != zipfile.ZIP_STORED or info.compress_type != zipfile.ZIP_STORED:
-        refuse(f"the archive holds a compressed entry: {shown(info.filename)}")
-    later = flags & _FLAG_DESCRIPTOR != 0  # Zeros here; checksum and sizes follow the data.
+        refuse(f"the archive holds a compressed entry: {quoted(info.filename)}")
+    later = flags & _FLAG_DESCRIPTOR != 0  # zeros here: checksum and sizes follow the data
     if (
         magic != b"PK\x03\x04"
         or flags != info.flag_bits
@@ -238,19 +238,19 @@ def _extent(file: FileIO, info: zipfile.ZipInfo) -> Extent:
             n not in (info.file_size, _IN_ZIP64) and not (later and n == 0) for n in (packed, size)
         )
     ):
-        refuse(f"an entry's header contradicts the directory: {shown(info.filename)}")
+        refuse(f"an entry's header contradicts the directory: {quoted(info.filename)}")
     start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
     return Extent(start, info.file_size, info.CRC)
 
 
 def _open_legacy(file: FileIO, file_size: int) -> TorchFile:
-    """Read the five pickles, then find the storages: a count of eight bytes before each."""
+    """Read the five pickles, then locate the storages, each after a count of eight bytes."""
     file.seek(0)
     stream = BytesIO(_read(file, MAX_PICKLE_BYTES))
     if read_pickle(stream).value != _MAGIC:
         refuse("the file is neither a zip archive nor a legacy file of torch.save")
     if read_pickle(stream).value != _LEGACY_VERSION:
-        refuse("the legacy file is of an unknown version")
+        refuse("the legacy file has an unknown version")
     match read_pickle(stream).value:
         case {"little_endian": True}:
             pass
@@ -268,7 +268,7 @@ def _open_legacy(file: FileIO, file_size: int) -> TorchFile:
         storage = pickle.storages[key]
         file.seek(position)
         if _read(file, 8) != storage.numel.to_bytes(8, "little"):
-            refuse(f"the size of storage {key} is not that of its elements")
+            refuse(f"storage {key} does not have the size of its elements")
         extents[key] = Extent(position + 8, storage.nbytes, None)
         position += 8 + storage.nbytes
         if position > file_size:

@@ -1,8 +1,8 @@
-"""Reads the published checkpoint, a pickled `CustomModel`, without running anything it names.
+"""Reads the published checkpoint, a pickled ``CustomModel``, without running what it names.
 
-`torch.load` executes such a file. Here its pickle is interpreted as inert data
-(`reader`), its tensors are checked against the file before memory is reserved for them
-(`container`), and its modules are walked as `Module.state_dict` walks them.
+``torch.load`` executes such a file. Here ``reader`` interprets its pickle as inert data,
+``container`` checks its tensors against the file before it reserves memory for them, and this
+module walks the tree of modules as ``Module.state_dict`` does.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from hatespeech.fetching.pickle.values import (
     PickledSet,
     TensorView,
     UnsafePickleError,
+    quoted,
     refuse,
-    shown,
 )
 from hatespeech.model.network import CustomModel, ModelConfig
 
@@ -40,7 +40,7 @@ MAX_SET: Final = 64
 MAX_DIMENSION: Final = 1 << 24
 TENSORS_PER_LAYER: Final = 16
 
-# Stored by the encoder of transformers up to 4.30; derived from max_position_embeddings.
+# transformers up to 4.30 stores these in the encoder; they follow from max_position_embeddings.
 POSITION_IDS: Final = "model.embeddings.position_ids"
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_]{1,128}")
@@ -61,7 +61,7 @@ _CONFIG_FIELDS: Final[Mapping[str, type]] = {
     "initializer_range": float,
     "hidden_act": str,
 }
-# Sizes that a tensor shows: field -> (key, dimension).
+# Sizes that a tensor's shape shows: field -> (key, dimension).
 _SHOWN_BY_TENSOR: Final = {
     "vocab_size": ("model.embeddings.word_embeddings.weight", 0),
     "hidden_size": ("model.embeddings.word_embeddings.weight", 1),
@@ -71,7 +71,7 @@ _SHOWN_BY_TENSOR: Final = {
     "classifier_size": ("linear1.weight", 0),
     "num_labels": ("linear2.weight", 0),
 }
-# What no tensor shows, but the modules that compute with it hold: (class, attribute) -> field.
+# Values that only the modules hold: (class, attribute) -> field.
 _SHOWN_BY_MODULE: Final = {
     ("RobertaSelfAttention", "num_attention_heads"): "num_attention_heads",
     ("RobertaSdpaSelfAttention", "num_attention_heads"): "num_attention_heads",
@@ -82,10 +82,10 @@ _SHOWN_BY_MODULE: Final = {
 
 @dataclass(frozen=True)
 class UnpickledModule:
-    """A pickled `CustomModel`: its tensors under their own names, in order, and its sizes.
+    """A pickled ``CustomModel``: its tensors under their own names, in order, and its sizes.
 
-    `config` has RoBERTa's Hugging Face field names, plus `classifier_size`, `num_labels` and
-    `model_type`. The names of the labels are not in the file.
+    ``config`` has RoBERTa's Hugging Face field names, plus ``classifier_size``, ``num_labels`` and
+    ``model_type``. The file does not hold the names of the labels.
     """
 
     state_dict: dict[str, torch.Tensor]
@@ -93,14 +93,14 @@ class UnpickledModule:
 
 
 def read_pickled_module(path: str | Path) -> UnpickledModule:
-    """Read a `CustomModel` saved whole by torch 1.11 to 2.13, in the zip or the legacy format.
+    """Read a whole ``CustomModel``, saved by torch 1.11 to 2.13 in the zip or the legacy format.
 
-    The state dict has the keys, order, values and strides of the module's own `state_dict()`, on
-    the CPU whatever device it was saved from; the `module.` of `DataParallel` is dropped. Tensors
-    that shared a storage still do. Memory: the storages, plus a few megabytes.
+    The state dict has the keys, order, values and strides of the module's own ``state_dict()``, but
+    is on the CPU. The prefix ``module.`` of ``DataParallel`` is dropped. Tensors that shared a
+    storage still do. It takes the memory of the storages, plus a few megabytes.
 
-    Raises :class:`UnsafePickleError` for everything that is not such a file, and :class:`OSError`
-    where there is none or it cannot be read.
+    Raises :class:`UnsafePickleError` for any other file, and :class:`OSError` if there is no file
+    or it can't be read.
     """
     with _open(path) as file:
         content = open_torch_file(file)
@@ -120,7 +120,7 @@ def read_pickled_module(path: str | Path) -> UnpickledModule:
 
 
 def _open(path: str | Path) -> FileIO:
-    """Open a file unbuffered; a symbolic link is not followed and a pipe is not waited for."""
+    """Open a file unbuffered, without following a symbolic link or waiting for a pipe."""
 
     def opener(name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -134,10 +134,10 @@ def _open(path: str | Path) -> FileIO:
 
 
 def check_state_dict(state_dict: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> None:
-    """Check that a state dict is all of a `CustomModel` of these sizes, and that it is finite.
+    """Check that a state dict is a complete ``CustomModel`` of these sizes, with finite values.
 
-    Keys and shapes must be exactly the model's, but for the position ids that older files hold;
-    floating point is of one type throughout. Raises :class:`UnsafePickleError`.
+    Keys and shapes must be exactly the model's, except that older files also hold position ids. All
+    floating-point tensors must have one type. Raises :class:`UnsafePickleError`.
     """
     for field in fields(ModelConfig):
         if field.name not in config:
@@ -148,7 +148,7 @@ def check_state_dict(state_dict: Mapping[str, torch.Tensor], config: Mapping[str
         refuse(f"the configuration is impossible: {exc}")
     if config.get("hidden_act", "gelu") != "gelu":
         refuse("the configuration's hidden_act is not gelu")
-    # What would stop, or stretch, the laying out of a model.
+    # Sizes with which building the model would fail, or take very long.
     if max(getattr(sizes, name) for name in _SHOWN_BY_TENSOR) > MAX_DIMENSION:
         refuse("the configuration is impossible: a size is too large")
     if sizes.pad_token_id >= sizes.vocab_size:
@@ -162,7 +162,7 @@ def check_state_dict(state_dict: Mapping[str, torch.Tensor], config: Mapping[str
     if missing := expected.keys() - state_dict.keys():
         refuse(f"the state dict lacks {min(missing)}")
     if unexpected := state_dict.keys() - expected.keys():
-        refuse(f"the state dict holds an unexpected key: {shown(min(unexpected))}")
+        refuse(f"the state dict holds an unexpected key: {quoted(min(unexpected))}")
     dtype = state_dict["linear1.weight"].dtype
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         refuse("the state dict's weights are not floating point")
@@ -170,14 +170,14 @@ def check_state_dict(state_dict: Mapping[str, torch.Tensor], config: Mapping[str
         if tuple(tensor.shape) != expected[key]:
             refuse(f"{key} has shape {tuple(tensor.shape)}, not {expected[key]}")
         if tensor.dtype != (torch.int64 if key == POSITION_IDS else dtype):
-            refuse(f"{key} is of type {tensor.dtype}")
-        # Smallest and largest are NaN if anything is; unlike isfinite, they take no memory.
+            refuse(f"{key} has type {tensor.dtype}")
+        # If any value is NaN, so are minimum and maximum; unlike isfinite, this takes no memory.
         if dtype == tensor.dtype and not all(x.isfinite() for x in torch.aminmax(tensor)):
             refuse(f"{key} holds values that are not finite")
 
 
 def _members(module: Instance, kind: str) -> dict[str, object]:
-    """Return a module's `_parameters`, `_buffers` or `_modules`, without those that are None."""
+    """Return a module's ``_parameters``, ``_buffers`` or ``_modules``, without None values."""
     if module.class_name not in MODULE_CLASSES or module.state is None:
         refuse("the module tree holds something that is not a module")
     held = module.state.get(kind)
@@ -193,7 +193,7 @@ def _members(module: Instance, kind: str) -> dict[str, object]:
 
 
 def _modules(module: Instance, prefix: str = "") -> Iterator[tuple[str, Instance]]:
-    """Yield each module with its prefix, depth first; as deep as the pickle's bounded value."""
+    """Yield each module with its prefix, depth first; the reader has bounded the depth."""
     children = _members(module, "_modules")
     yield prefix, module
     for name, child in children.items():
@@ -203,7 +203,7 @@ def _modules(module: Instance, prefix: str = "") -> Iterator[tuple[str, Instance
 
 
 def _tensors(root: Instance) -> dict[str, TensorView]:
-    """Collect what `Module.state_dict` would, in its order: parameters, persistent buffers."""
+    """Collect parameters and persistent buffers, in the order of ``Module.state_dict``."""
     views: dict[str, TensorView] = {}
     for prefix, module in _modules(root):
         hidden = (module.state or {}).get("_non_persistent_buffers_set")
@@ -217,7 +217,7 @@ def _tensors(root: Instance) -> dict[str, TensorView]:
         ]
         for name, view in tensors:
             if not isinstance(view, TensorView) or prefix + name in views:
-                refuse("a module's parameter or buffer is not a tensor, or there are two of a name")
+                refuse("a module's parameter or buffer is not a tensor, or two have one name")
             views[prefix + name] = view
             if len(views) > MAX_TENSORS:
                 refuse(f"the module holds more than {MAX_TENSORS} tensors")
@@ -225,7 +225,10 @@ def _tensors(root: Instance) -> dict[str, TensorView]:
 
 
 def _config(root: Instance, views: Mapping[str, TensorView]) -> dict[str, Any]:
-    """Gather the sizes from the encoder's configuration, the modules and the tensors; all agree."""
+    """Gather the sizes from the encoder's configuration, the modules and the tensors.
+
+    Refuses a file in which they disagree.
+    """
     config: dict[str, Any] = {"model_type": "roberta"}
 
     def agree(field: str, value: object) -> None:
@@ -241,7 +244,7 @@ def _config(root: Instance, views: Mapping[str, TensorView]) -> dict[str, Any]:
             value = source.state.get(field)
             if value is None:
                 continue
-            # A probability of nought may have been written as an integer.
+            # A probability of 0 may have been written as an integer.
             if type(value) is not kind and (kind, type(value)) != (float, int):
                 refuse(f"the configuration's {field} is not of type {kind.__name__}")
             config[field] = value

@@ -1,8 +1,8 @@
-"""Reads one pickle as data: an interpreter of the thirty opcodes that the pickle of a module needs.
+"""Reads one pickle as data: interprets the thirty opcodes that a pickled module needs.
 
-Nothing is imported, called or given attributes; every opcode that could is either absent or works
-on the inert values of `pickle_values`. It has bounds of its own, where Python's unpickler reserves
-memory for whatever memo index or length a file claims.
+It imports nothing, calls nothing and sets no attribute of a real object: opcodes that do so are
+refused, or work on the inert values of ``values``. It has limits of its own, while Python's
+unpickler reserves memory for any memo index or length that a file claims.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from hatespeech.fetching.pickle.values import (
     UnsafePickleError,
     call,
     create,
+    quoted,
     refuse,
-    shown,
 )
 
-# A module of 24 layers takes up to 64,000 opcodes (45,000 in the published one, which torch 1.11
-# wrote), 150 kB, a depth of 28 and 12,000 values.
+# A module of 24 layers has up to 64,000 opcodes (the published one, written by torch 1.11, has
+# 45,000), 150 kB, a depth of 28 and 12,000 values.
 MAX_PICKLE_BYTES: Final = 4 << 20
 MAX_OPCODES: Final = 200_000
 MAX_DEPTH: Final = 64
@@ -51,8 +51,22 @@ _PUTS: Final = frozenset({"BINPUT", "LONG_BINPUT"})
 _GETS: Final = frozenset({"BINGET", "LONG_BINGET"})
 _OTHERS: Final = frozenset(
     {
-        *("MARK", "TUPLE", "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS"),
-        *("GLOBAL", "REDUCE", "NEWOBJ", "BUILD", "BINPERSID", "LONG1", "PROTO", "STOP"),
+        "MARK",
+        "TUPLE",
+        "EMPTY_LIST",
+        "APPEND",
+        "APPENDS",
+        "EMPTY_DICT",
+        "SETITEM",
+        "SETITEMS",
+        "GLOBAL",
+        "REDUCE",
+        "NEWOBJ",
+        "BUILD",
+        "BINPERSID",
+        "LONG1",
+        "PROTO",
+        "STOP",
     }
 )
 _ALLOWED: Final = _CONSTANTS.keys() | _LITERALS | _TUPLES.keys() | _PUTS | _GETS | _OTHERS
@@ -71,11 +85,11 @@ class Pickle:
 
 
 def read_pickle(stream: BytesIO, container: Container = "plain") -> Pickle:
-    """Read one pickle from where `stream` stands, and leave it just behind.
+    """Read one pickle from the stream's position, and leave the stream right after it.
 
-    `container` says which persistent ids may occur: none and no globals either (`plain`), those of
-    torch's zip format, or those of its legacy format. The value is a tree of bounded size and
-    depth (shared parts counted as often as they occur), so that walking it is safe.
+    ``container`` says which persistent ids may occur: those of torch's zip format, those of its
+    legacy format, or none, and no globals either (``plain``). The value is a tree of bounded size
+    and depth, with shared parts counted each time they occur, so it is safe to walk.
 
     Raises :class:`UnsafePickleError`.
     """
@@ -85,7 +99,7 @@ def read_pickle(stream: BytesIO, container: Container = "plain") -> Pickle:
     except UnsafePickleError:
         raise
     except (ValueError, IndexError, KeyError):
-        # pickletools' readers, a pop from an empty stack, a memo entry that was never set.
+        # From pickletools' readers, an empty stack, or a memo entry that was never set.
         refuse("the pickle is damaged")
     _check_tree(value)
     return Pickle(value, machine.storages)
@@ -104,14 +118,14 @@ class _Machine:
         for count in range(MAX_OPCODES):
             code = self.stream.read(1)
             if (op := _OPCODES.get(code)) is None:
-                name = _NAMES.get(code, "none at all") if code else "the end of the data"
+                name = _NAMES.get(code, "an unknown byte") if code else "the end of the data"
                 refuse(f"the pickle holds an opcode that is not allowed: {name}")
             if (op.name == "PROTO") != (count == 0):
                 refuse("the pickle does not start with its protocol")
             arg = None if op.arg is None else op.arg.reader(self.stream)
             if op.name == "STOP":
                 if len(self.stack) != 1 or self.marked:
-                    refuse("the pickle ends with more or less than one value")
+                    refuse("the pickle does not end with exactly one value")
                 return self.stack[0]
             self.step(op.name, arg, count)
         raise UnsafePickleError(f"the pickle holds more than {MAX_OPCODES} opcodes")
@@ -183,7 +197,7 @@ class _Machine:
                 stack.append(arg)
             case "PROTO":
                 if arg != 2:
-                    refuse("the pickle is not of protocol 2, which torch writes")
+                    refuse("the pickle does not have protocol 2, which torch writes")
 
     def pop_mark(self) -> list[object]:
         items, self.stack = self.stack, self.marked.pop()
@@ -200,7 +214,7 @@ class _Machine:
         if type(target) is not dict or len(items) % 2:
             refuse("the pickle sets items of something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # Hashing a nested tuple can take for ever, and large integers can be made to collide.
+            # Hashing a nested tuple can take forever, and large integers can be made to collide.
             if not (type(key) is str or (type(key) is int and abs(key) < MAX_KEY)):
                 refuse("a dict's key is neither a string nor a small integer")
             if key in target:
@@ -209,7 +223,7 @@ class _Machine:
 
     def name_global(self, name: str) -> Global:
         if self.container == "plain" or name not in ALLOWED_GLOBALS:
-            refuse(f"the pickle names a global that is not allowed: {shown(name)}")
+            refuse(f"the pickle names a global that is not allowed: {quoted(name)}")
         return Global(name)
 
     def resolve(self, persistent_id: object) -> object:
@@ -236,10 +250,10 @@ class _Machine:
         if not _STORAGE_KEY.fullmatch(key) or not _LOCATION.fullmatch(location):
             refuse("a storage's key or location is malformed")
         if type(numel) is not int or not 0 < numel < MAX_COUNT:
-            refuse("a storage's number of elements is not a sane count")
+            refuse("a storage's number of elements is not a plausible count")
         storage = Storage(key, STORAGE_DTYPES[type_name], numel, location)
         if self.storages.setdefault(key, storage) != storage:
-            refuse("a storage is referred to with two types, sizes or locations")
+            refuse("two references to a storage differ in type, size or location")
         return storage
 
 
@@ -260,7 +274,7 @@ def _children(value: object) -> Collection[object] | None:
 def _check_tree(root: object) -> None:
     """Refuse cycles, deep nesting, and sharing that would unfold into a huge tree.
 
-    Post-order and without recursion; each shared part is visited once.
+    Walks in post-order without recursion, and visits each shared part once.
     """
     leaf = (1, 1)
     measured: dict[int, tuple[int, int]] = {}  # id -> (unfolded size, depth)

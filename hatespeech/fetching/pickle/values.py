@@ -1,9 +1,9 @@
-"""What the pickle of a module may name, and the inert values that such names turn into.
+"""The names that a pickled module may use, and the inert values that they become.
 
-A global is a name on an allow-list and is never resolved; an instance is a class name with a dict;
-a tensor is a view of a storage that is still in the file. Protocol 2 spells modules the old way
-(`builtins` is `__builtin__`, `os` is `posix`), so what is not listed here is refused, never the
-other way round.
+A global is a name on a list of allowed names, and is never imported. An instance is a class name
+with a dict. A tensor is a view of a storage that is still in the file. The list says what is
+allowed, not what is forbidden, because protocol 2 has old names for modules (``builtins`` is
+``__builtin__``, ``os`` is ``posix``), and a list of forbidden names would miss some.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_COUNT: Final = 1 << 40
 
 
 class UnsafePickleError(ValueError):
-    """A pickled module that is not read; the message is one line and says why."""
+    """The pickle is refused; the message is one line and says why."""
 
 
 def refuse(reason: str) -> NoReturn:
@@ -29,21 +29,21 @@ def refuse(reason: str) -> NoReturn:
     raise UnsafePickleError(reason) from None
 
 
-def shown(text: str) -> str:
-    """Quote a name out of a file, safe to print: ASCII, escaped, at most 80 characters of it."""
+def quoted(text: str) -> str:
+    """Quote a name from a file, safe to print: escaped ASCII, at most 80 characters of it."""
     return ascii(text if len(text) <= 80 else text[:77] + "...")
 
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """A global as the pickle names it, `module name`; it stands for itself."""
+    """A global as the pickle names it, ``module name``; it is not looked up."""
 
     name: str
 
 
 @dataclass(slots=True, eq=False)
 class Instance:
-    """An object of an allowed class: the class's name and, once built, its attributes."""
+    """An object of an allowed class: the class's name, and its attributes once they are set."""
 
     class_name: str
     state: dict[object, object] | None = None
@@ -66,7 +66,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorView:
-    """A tensor within `storage`; offset, shape and stride count elements."""
+    """A tensor within ``storage``; offset, shape and stride count elements."""
 
     storage: Storage
     offset: int
@@ -76,7 +76,7 @@ class TensorView:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PickledSet:
-    """A set, kept as the list it was pickled from, so that nothing is hashed or copied."""
+    """A set, kept as the list that it was pickled from, so that no item is hashed."""
 
     items: list[object]
 
@@ -120,7 +120,7 @@ STORAGE_DTYPES: Final = {
     "torch HalfStorage": torch.float16,
     "torch LongStorage": torch.int64,
 }
-# Named as values only: a config's dtype, an activation function, the type of a tensor.
+# Names that are only values: a configuration's dtype, an activation function, a tensor's type.
 CONSTANTS: Final = frozenset(
     {"torch bfloat16", "torch float16", "torch float32", "torch Tensor", "torch._C._nn gelu"}
 )
@@ -132,12 +132,12 @@ def _is_count(value: object) -> bool:
 
 def _counts(value: object) -> tuple[int, ...]:
     if type(value) is not tuple or len(value) > MAX_DIMENSIONS or not all(map(_is_count, value)):
-        refuse("a tensor's shape or stride is not a tuple of sane counts")
+        refuse("a tensor's shape or stride is not a tuple of plausible counts")
     return value
 
 
 def _is_plain_state(value: object) -> bool:
-    """Whether `value` is a tensor's own Python attributes: a few names with plain values."""
+    """Say whether ``value`` is a tensor's Python attributes: a few names with plain values."""
     return (
         type(value) is dict
         and len(value) <= MAX_STATE
@@ -170,9 +170,10 @@ def _device(args: tuple[object, ...]) -> object:
 
 
 def _rebuild_tensor(args: tuple[object, ...]) -> TensorView:
-    """Do what `torch._utils._rebuild_tensor_v2` does, for a view that is inside and one-to-one.
+    """Do what ``torch._utils._rebuild_tensor_v2`` does.
 
-    Metadata (the conjugate and negative bits) must be empty: it would change the values.
+    The view must be inside its storage, and its elements must not overlap. Metadata (the conjugate
+    and negative bits) must be empty, since it would change the values.
     """
     match args:
         case (Storage() as storage, int() as offset, shape, stride, bool(), hooks, *metadata) if (
@@ -186,8 +187,8 @@ def _rebuild_tensor(args: tuple[object, ...]) -> TensorView:
     if not _is_count(offset) or len(view.shape) != len(view.stride) or 0 in view.shape:
         refuse("a tensor has a bad offset, no elements, or not one stride for each dimension")
     last = 0
-    # In order of stride, each dimension must step over everything that the smaller ones reach:
-    # elements that share an address would let a small file stand for a huge tensor.
+    # In order of stride, each dimension must step over everything that the smaller ones reach. If
+    # elements could share an address, a small file could describe a huge tensor.
     for step, length in sorted(zip(view.stride, view.shape, strict=True)):
         if length > 1:
             if step <= last:
@@ -212,7 +213,7 @@ def _rebuild_parameter_with_state(args: tuple[object, ...]) -> TensorView:
 
 
 def _rebuild_from_type(args: tuple[object, ...]) -> TensorView:
-    """Do what `torch._tensor._rebuild_from_type_v2` does, for the one type of buffers."""
+    """Do what ``torch._tensor._rebuild_from_type_v2`` does, for buffers' only type."""
     match args:
         case (
             Global("torch._utils _rebuild_tensor_v2"),
@@ -239,9 +240,9 @@ ALLOWED_GLOBALS: Final = (
 
 
 def call(function: object, args: object) -> object:
-    """Return what an allowed callable would build out of `args`, as an inert value."""
+    """Return what an allowed function would build from ``args``, as an inert value."""
     if not isinstance(function, Global) or function.name not in _CALLABLES:
-        refuse("something is called that is not an allowed function")
+        refuse("the pickle calls something that is not an allowed function")
     if type(args) is not tuple or len(args) > MAX_ARGUMENTS:
         refuse(f"{function.name.replace(' ', '.')} is called without a short tuple of arguments")
     return _CALLABLES[function.name](args)
@@ -252,7 +253,7 @@ def create(class_: object, args: object) -> Instance:
     if not isinstance(class_, Global) or (
         class_.name not in MODULE_CLASSES and class_.name != CONFIG_CLASS
     ):
-        refuse("something is instantiated that is not an allowed class")
+        refuse("the pickle instantiates something that is not an allowed class")
     if args != ():
         refuse("an allowed class is instantiated with arguments")
     return Instance(class_.name)

@@ -17,7 +17,7 @@ import torch
 
 from hatespeech.bulk.engines.base import Chunk, EngineError
 from hatespeech.bulk.engines.local import SMALLEST_BUDGET, LocalEngine
-from hatespeech.bulk.engines.readers import Readers
+from hatespeech.bulk.engines.reader_processes import ReaderPool
 from hatespeech.contract import TextScore
 from hatespeech.engine.classifier import Classifier
 from hatespeech.engine.encoder import Encoded, Encoder, EncoderState
@@ -134,7 +134,7 @@ def test_readers_that_die_again_and_again_end_the_run(
     classifier: Classifier, engine: LocalEngine
 ) -> None:
     with pytest.raises(EngineError, match="memory short"):
-        Readers(Broken(classifier._tokenizer, 512, 1), 1)
+        ReaderPool(Broken(classifier._tokenizer, 512, 1), 1)
     for reader in engine._readers._all:
         reader._state = EncoderState("{}", 512, 1)
         reader._process.kill()
@@ -235,11 +235,11 @@ def test_a_text_that_cannot_be_read_is_the_error_of_its_row_alone(
 SERVE = """
 import sys
 from multiprocessing import Pipe
-import hatespeech.bulk.engines.readers
+from hatespeech.bulk.engines import reader_processes
 from tests.bulk.engines.test_local import Fragile
 from hatespeech.engine.encoder import EncoderState
 
-hatespeech.bulk.engines.readers.Encoder = Fragile
+reader_processes.Encoder = Fragile
 ours, theirs = Pipe()
 if sys.argv[1] == "text":
     for sent in (["fine", "cursed one", "fine, too"], None):  # None can't be read at all
@@ -247,7 +247,8 @@ if sys.argv[1] == "text":
 else:
     ours.close()  # by a run that is killed while the reader starts
 try:
-    hatespeech.bulk.engines.readers.serve(theirs, EncoderState(open(sys.argv[2]).read(), 512, 4))
+    state = EncoderState(open(sys.argv[2]).read(), 512, 4)
+    reader_processes.read_until_closed(theirs, state)
 finally:
     theirs.close()
 if sys.argv[1] == "text":

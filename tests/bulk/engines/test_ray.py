@@ -308,7 +308,7 @@ def test_run_that_is_killed_or_interrupted_leaves_no_process_and_goes_on(
         if number != signal.SIGKILL:
             assert running.returncode == 130
             last = errors.replace("\r", "\n").splitlines()[-1]
-            assert last == "interrupted; the same command goes on from here"
+            assert last == "interrupted; run the same command again to resume"
             # What the killed run left is still there, and nothing else.
             assert len(list(short_folder.glob("ray-*"))) == 1
         assert kept < parts_there(out) < PARTS
@@ -396,7 +396,7 @@ def test_actors_that_wait_for_room_give_up_and_those_of_a_run_that_is_ended_make
             watch=alive(other),
         )
         done = cluster.run(tmp_path, source, tmp_path / "out.jsonl", "--start-timeout", 1)
-        assert message(done).startswith("error: the actors were not ready within 1 s: is the")
+        assert message(done).startswith("error: the actors were not ready within 1 s: do")
         # The one that has them has not noticed; it ends in order, though Ray takes up SIGTERM, too.
         other.terminate()
         _, errors = other.communicate(timeout=SECONDS)
@@ -422,7 +422,7 @@ def test_actors_that_give_nothing_back_end_the_run_and_it_goes_on(
     assert running.returncode == 1
     assert "Traceback" not in errors
     last = errors.replace("\r", "\n").splitlines()[-1]
-    assert last.startswith("error: no part has come back in 20 s: have others taken the place")
+    assert last.startswith("error: no part came back in 20 s: did an actor die")
     assert 2 <= parts_there(out) < PARTS
     done = cluster.run(tmp_path, source, out)
     assert done.returncode == 0, done.stderr

@@ -18,10 +18,11 @@ import pytest
 from hatespeech.bulk.engines.base import Chunk, ScoredChunk
 from hatespeech.bulk.engines.runpod_client import BASE_URL_VARIABLE, Endpoint, Pace
 from hatespeech.bulk.engines.runpod_engine import JOB_BYTES, RunpodEngine
-from hatespeech.bulk.engines.runpod_jobs import Jobs, Limits
+from hatespeech.bulk.engines.runpod_jobs import EndpointJobs, Limits
 from hatespeech.bulk.engines.runpod_options import add_arguments, make_engine
 from hatespeech.contract import COLUMNS, Prediction, TextScore
 from hatespeech.engine.classifier import Classifier
+from hatespeech.retry import Backoff
 from hatespeech.settings import EngineSettings
 from tests.conftest import StartWorker
 from tests.paths import ROOT
@@ -41,7 +42,7 @@ WORKER_SETTINGS = {
     # So that one worker alone does not take everything.
     "MAX_CONCURRENCY": "4",
 }
-QUICK = Pace(first_poll=0.05, longest_poll=0.2, first_retry=0.05, longest_retry=0.2)
+QUICK = Pace(first_poll=0.05, longest_poll=0.2, retry=Backoff(first=0.05, longest=0.2))
 
 
 @dataclass
@@ -101,10 +102,11 @@ def quick_engine(
     settings: EngineSettings | None = None,
 ) -> Iterator[RunpodEngine]:
     endpoint = Endpoint(cloud.endpoint.base_url, ENDPOINT_ID, KEY, QUICK)
-    jobs = Jobs(endpoint, Limits(job=600, queue=600))
-    with RunpodEngine(
+    jobs = EndpointJobs(endpoint, Limits(job=600, queue=600))
+    engine = RunpodEngine(
         endpoint, jobs, settings or EngineSettings(), in_flight=in_flight, job_texts=job_texts
-    ) as engine:
+    )
+    with contextlib.closing(engine):
         yield engine
 
 
@@ -184,7 +186,7 @@ def test_rows_are_those_of_the_model_in_this_process_whatever_stands_in_them(
         ["--endpoint", ENDPOINT_ID, "--in-flight", "6", "--job-texts", "100"]
     )
     done: list[int] = []
-    with make_engine(options, EngineSettings()) as engine:
+    with contextlib.closing(make_engine(options, EngineSettings())) as engine:
         scored = list(engine.score(chunks_of(texts, 250), done.append))
     expected.check(scored, texts, 250, errors)
     assert sum(done) == len(texts)

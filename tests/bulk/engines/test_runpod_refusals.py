@@ -9,8 +9,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +22,11 @@ from hatespeech.bulk.engines.runpod_client import (
     Pace,
     StoppedError,
     require_safe,
-    retry_after,
 )
 from hatespeech.bulk.engines.runpod_engine import JOB_BYTES, RunpodEngine
-from hatespeech.bulk.engines.runpod_jobs import Jobs, Limits
+from hatespeech.bulk.engines.runpod_jobs import EndpointJobs, Limits
 from hatespeech.bulk.engines.runpod_options import add_arguments, make_engine
+from hatespeech.retry import Backoff
 from hatespeech.settings import EngineSettings
 from tests.paths import ROOT
 from tests.support.processes.worker import WorkerProcess, clean_environment, wait_until
@@ -43,7 +41,9 @@ from tests.support.stand_ins.runpod.jobs import Fault
 MARKER = "zebrafish"
 TRIES = 4
 PAUSE_SECONDS = 5
-QUICK = Pace(first_poll=0.02, longest_poll=0.05, first_retry=0.02, longest_retry=0.05, tries=TRIES)
+QUICK = Pace(
+    first_poll=0.02, longest_poll=0.05, retry=Backoff(first=0.02, longest=0.05), tries=TRIES
+)
 
 
 @pytest.fixture
@@ -63,8 +63,9 @@ def quick_engine(
     pace: Pace = QUICK,
 ) -> Iterator[RunpodEngine]:
     endpoint = Endpoint(cloud.base_url, endpoint_id, key, pace)
-    jobs = Jobs(endpoint, limits or Limits(job=600, queue=60))
-    with RunpodEngine(endpoint, jobs, EngineSettings(), in_flight=in_flight, job_texts=2) as engine:
+    jobs = EndpointJobs(endpoint, limits or Limits(job=600, queue=60))
+    engine = RunpodEngine(endpoint, jobs, EngineSettings(), in_flight=in_flight, job_texts=2)
+    with contextlib.closing(engine):
         yield engine
 
 
@@ -96,13 +97,13 @@ def reply(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (400, "HTTP 400 to /run, which no repetition mends"),
+        (400, "HTTP 400 from /run; retrying will not help"),
         (403, "HTTP 403, RUNPOD_API_KEY may not use this endpoint"),
         (404, "HTTP 404, there is no such endpoint for this key"),
-        (307, "HTTP 307 to /run, which no repetition mends"),
+        (307, "HTTP 307 from /run; retrying will not help"),
     ],
 )
-def test_a_refusal_that_no_repetition_mends_ends_the_run_at_once(
+def test_a_refusal_that_retrying_cannot_change_ends_the_run_at_once(
     cloud: RunpodEndpoint, status: int, said: str
 ) -> None:
     cloud.always["run"] = Fault(status, f"{MARKER} and {KEY}")
@@ -130,8 +131,8 @@ def test_a_request_that_fails_for_ever_ends_the_run(
     cloud.always[operation] = Fault(status, MARKER)
     with quick_engine(cloud) as engine:
         assert give_up(engine) == (
-            f"endpoint {ENDPOINT_ID}: /{operation} failed {TRIES} times in a row, at last with "
-            f"HTTP {status}; run the same command later to go on"
+            f"endpoint {ENDPOINT_ID}: /{operation} failed {TRIES} times in a row, the last time "
+            f"with HTTP {status}; run the same command later to resume"
         )
     assert cloud.count(operation) == TRIES
     # What it submitted it also takes back.
@@ -140,9 +141,10 @@ def test_a_request_that_fails_for_ever_ends_the_run(
 
 def test_an_endpoint_that_cannot_be_reached_ends_the_run(cloud: RunpodEndpoint) -> None:
     unreachable = Endpoint("http://127.0.0.1:9", ENDPOINT_ID, KEY, QUICK)
-    jobs = Jobs(unreachable, Limits(job=600, queue=60))
-    with RunpodEngine(unreachable, jobs, EngineSettings(), in_flight=1, job_texts=2) as engine:
-        assert "at last with no answer (ConnectError)" in give_up(engine)
+    jobs = EndpointJobs(unreachable, Limits(job=600, queue=60))
+    engine = RunpodEngine(unreachable, jobs, EngineSettings(), in_flight=1, job_texts=2)
+    with contextlib.closing(engine):
+        assert "the last time with no answer (ConnectError)" in give_up(engine)
 
 
 @pytest.mark.parametrize("operation", ["run", "status"])
@@ -150,8 +152,8 @@ def test_an_answer_that_never_ends_is_none(cloud: RunpodEndpoint, operation: str
     cloud.always[operation] = Fault(endless=b" ")
     with quick_engine(cloud, pace=replace(QUICK, longest_answer=0.5)) as engine:
         assert give_up(engine) == (
-            f"endpoint {ENDPOINT_ID}: /{operation} failed {TRIES} times in a row, at last with "
-            "no answer (ReadTimeout); run the same command later to go on"
+            f"endpoint {ENDPOINT_ID}: /{operation} failed {TRIES} times in a row, the last time "
+            "with no answer (ReadTimeout); run the same command later to resume"
         )
     assert cloud.count(operation) == TRIES
 
@@ -160,7 +162,7 @@ def test_an_answer_to_a_cancellation_is_not_waited_for_for_ever(cloud: RunpodEnd
     cloud.always["cancel"] = Fault(endless=b" ")
     cloud.always["status"] = Fault(400)
     with quick_engine(cloud) as engine, ThreadPoolExecutor(1) as caller:
-        assert "HTTP 400 to /status" in caller.submit(give_up, engine).result(30)
+        assert "HTTP 400 from /status" in caller.submit(give_up, engine).result(30)
     assert cloud.count("cancel") == 1
 
 
@@ -217,7 +219,7 @@ def test_a_command_that_fails_waits_for_no_other_answer(
 def test_a_pause_of_a_day_ends_the_run(cloud: RunpodEndpoint) -> None:
     cloud.fail("run", Fault(429, retry_after=86_400))
     with quick_engine(cloud) as engine:
-        assert "asks for a pause of 24.0 hours; run the same command then" in give_up(engine)
+        assert "asks for a pause of 24.0 hours; run the same command after" in give_up(engine)
 
 
 @pytest.mark.parametrize(
@@ -236,8 +238,8 @@ def test_a_job_that_fails_for_ever_ends_the_run(
     cloud.end_all = end
     with quick_engine(cloud) as engine:
         assert give_up(engine) == (
-            f"endpoint {ENDPOINT_ID}: a job failed {TRIES} times, at last it {said}; look at the "
-            "endpoint's log, then run the same command to go on"
+            f"endpoint {ENDPOINT_ID}: a job failed {TRIES} times, the last time it {said}; look at "
+            "the endpoint's log, then run the same command to resume"
         )
     assert cloud.count("run") == TRIES
 
@@ -272,7 +274,7 @@ def test_a_reply_that_is_not_this_services_ends_the_run(cloud: RunpodEndpoint, o
     cloud.end_all = {"status": "COMPLETED", "output": output}
     with quick_engine(cloud) as engine:
         assert give_up(engine) == (
-            "the endpoint's reply is not this service's; does it run this version of it?"
+            "the endpoint's reply is not one of this service; does it run this version?"
         )
     assert cloud.count("run") == 1
 
@@ -418,12 +420,12 @@ def test_a_number_in_flight_outside_the_platforms_limits_is_refused(
         (
             ["--endpoint", "abc"],
             {"RUNPOD_API_KEY": "two words"},
-            "RUNPOD_API_KEY must be visible ASCII characters only",
+            "RUNPOD_API_KEY may hold only visible ASCII characters",
         ),
         (
             ["--endpoint", "abc"],
             {"RUNPOD_API_KEY": KEY, BASE_URL_VARIABLE: "http://api.runpod.ai/v2"},
-            f"{BASE_URL_VARIABLE}: must begin with https://, or the key would travel in clear",
+            f"{BASE_URL_VARIABLE}: must begin with https://, or the key would travel unencrypted",
         ),
     ],
 )
@@ -480,27 +482,3 @@ def test_no_proxy_sees_what_goes_to_this_machine(
     cloud.always["run"] = Fault(403)
     with quick_engine(cloud) as engine:
         assert "HTTP 403" in give_up(engine)
-
-
-NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("headers", "seconds"),
-    [
-        ({}, 0.0),
-        ({"retry-after": "7"}, 7.0),
-        ({"retry-after": "soon"}, 0.0),
-        ({"retry-after": "-7"}, 0.0),
-        (
-            {
-                "retry-after": format_datetime(NOW + timedelta(seconds=90), usegmt=True),
-                "date": format_datetime(NOW, usegmt=True),
-            },
-            90.0,
-        ),
-        ({"retry-after": format_datetime(NOW - timedelta(days=9999), usegmt=True)}, 0.0),
-    ],
-)
-def test_retry_after_is_read_in_both_its_forms(headers: dict[str, str], seconds: float) -> None:
-    assert retry_after(headers) == seconds

@@ -212,7 +212,7 @@ def test_parameter_and_buffer_of_one_name_are_refused(tmp_path: Path) -> None:
         _parameters=evil.dict_(evil.text("x"), VIEW),
         _buffers=evil.dict_(evil.text("x"), VIEW),
     )
-    assert "two of a name" in refusal(tmp_path, one_storage(root))
+    assert "two have one name" in refusal(tmp_path, one_storage(root))
 
 
 def test_weight_that_is_not_a_matrix_is_refused(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_strict_check_refuses_a_wrong_shape(key: str, state: dict[str, torch.Ten
 
 def test_strict_check_refuses_mixed_and_integer_types(state: dict[str, torch.Tensor]) -> None:
     for key, dtype in (("linear2.bias", torch.float16), (POSITION_IDS, torch.float32)):
-        with pytest.raises(UnsafePickleError, match=f"{key} is of type {dtype}"):
+        with pytest.raises(UnsafePickleError, match=f"{key} has type {dtype}"):
             check_state_dict({**state, key: state[key].to(dtype)}, CONFIG)
     for dtype in (torch.int64, torch.float64):
         with pytest.raises(UnsafePickleError, match="weights are not floating point"):

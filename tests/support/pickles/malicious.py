@@ -193,7 +193,7 @@ _WITH_STATE = ("torch._utils", "_rebuild_parameter_with_state")
 _TYPED = ("torch._tensor", "_rebuild_from_type_v2")
 _VIEW_ARGUMENTS = tuple_(storage(), number(0), numbers(4), numbers(1), TRUE, hooks())
 MISUSED: dict[str, dict[str, bytes]] = {
-    "called that is not an allowed function": {
+    "calls something that is not an allowed function": {
         "class called": call(*LINEAR),
         "class called with arguments": call(*LINEAR, number(4), number(4)),
         "activation called": call("torch._C._nn", "gelu", NONE),
@@ -207,7 +207,7 @@ MISUSED: dict[str, dict[str, bytes]] = {
         "arguments in a list": name("collections", "OrderedDict") + EMPTY_LIST + REDUCE,
         "many arguments": call("torch", "device", *[NONE] * 9),
     },
-    "instantiated that is not an allowed class": {
+    "instantiates something that is not an allowed class": {
         "function instantiated": name(*TENSOR) + EMPTY_TUPLE + NEWOBJ,
         "storage instantiated": name(*FLOAT_STORAGE) + EMPTY_TUPLE + NEWOBJ,
         "instance instantiated": _LINEAR + EMPTY_TUPLE + NEWOBJ,
@@ -351,7 +351,7 @@ MISUSED: dict[str, dict[str, bytes]] = {
         )
         + b"Q",
     },
-    "number of elements is not a sane count": {
+    "number of elements is not a plausible count": {
         "no elements": storage(0),
         "negative size": storage(-1),
         "huge size": storage(1 << 62),
@@ -360,7 +360,7 @@ MISUSED: dict[str, dict[str, bytes]] = {
         )
         + b"Q",
     },
-    "two types, sizes or locations": {
+    "differ in type, size or location": {
         "two sizes": tuple_(storage(16), storage(17)),
         "two types": tuple_(storage(), storage(kind=("torch", "LongStorage"))),
     },
@@ -377,7 +377,7 @@ MISUSED: dict[str, dict[str, bytes]] = {
         "empty shape": tensor(number(0), numbers(0), numbers(1)),
         "too few strides": tensor(number(0), numbers(2, 2), numbers(1)),
     },
-    "not a tuple of sane counts": {
+    "not a tuple of plausible counts": {
         "shape of 2**63": tensor(number(0), numbers(1 << 63), numbers(1)),
         "negative shape": tensor(number(0), numbers(-4), numbers(1)),
         "shape in a list": tensor(number(0), EMPTY_LIST, numbers(1)),

@@ -1,4 +1,4 @@
-"""What comes out: the best weights while training, and the finished checkpoint folder."""
+"""The output of training: the best weights so far, and the finished checkpoint folder."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ from hatespeech.training.evaluation import (
     measure,
 )
 from hatespeech.training.functional import TEMPLATES, held_out_corpus
-from hatespeech.training.loop import Progress
+from hatespeech.training.loop import TrainingProgress
 from hatespeech.training.model_card import (
     CONFUSION_PICTURE,
     RELIABILITY_PICTURE,
-    Figures,
+    CardFigures,
     model_card,
 )
 from hatespeech.training.recipe import MINI_ENCODER, SHAPES, Recipe, teacher_recipe
 from hatespeech.training.sequences import long_corpus
 from hatespeech.training.stages import class_weights
 
-logger = logging.getLogger("train")
+log = logging.getLogger(__name__)
 
-LONG_TEXTS: Final = 1000  # joined texts that the card's figure on long texts is measured on
+LONG_TEXTS: Final = 1000  # number of joined texts for the card's figure on long texts
 
 
 class BestKeeper:
@@ -71,7 +71,7 @@ class BestKeeper:
         model: CustomModel,
         tokenizer: Tokenizer,
         dev: Corpus,
-        progress: Progress,
+        progress: TrainingProgress,
         recipe: Recipe,
         path: Path,
     ) -> None:
@@ -81,10 +81,10 @@ class BestKeeper:
         self._progress, self._recipe = progress, recipe
 
     def end_epoch(self, epoch: int) -> bool:
-        """Evaluate; returns whether patience has run out."""
+        """Evaluate, keep the weights if they are the best, and return whether to stop."""
         metrics = evaluate(self._model, self._tokenizer, self._dev)
-        logger.info("  dev accuracy %.4f, macro-F1 %.4f", metrics.accuracy, metrics.macro_f1)
-        # Of equal epochs the later one: it has settled at a lower learning rate.
+        log.info("  dev accuracy %.4f, macro-F1 %.4f", metrics.accuracy, metrics.macro_f1)
+        # Of equally good epochs the later one is kept: its learning rate was lower.
         if metrics.macro_f1 >= self._progress.best_f1:
             temporary = self.path.with_suffix(".tmp")
             save_file({k: v.contiguous() for k, v in self._model.state_dict().items()}, temporary)
@@ -94,12 +94,12 @@ class BestKeeper:
 
 
 @dataclass(frozen=True)
-class Result:
-    """A finished training: how it was asked for, and what it was given."""
+class FinishedTraining:
+    """A finished training: its options, recipe, progress and data."""
 
     options: argparse.Namespace
     recipe: Recipe
-    progress: Progress
+    progress: TrainingProgress
     device: torch.device
     train: Corpus
     dev: Corpus
@@ -107,11 +107,11 @@ class Result:
 
 
 def write_folder(
-    folder: Path, best: Path, config: ModelConfig, tokenizer: Tokenizer, result: Result
+    folder: Path, best: Path, config: ModelConfig, tokenizer: Tokenizer, result: FinishedTraining
 ) -> Checkpoint:
-    """Write weights, tokenizer, configuration, picture and model card into ``folder``.
+    """Write weights, tokenizer, configuration, pictures and model card into ``folder``.
 
-    The card's figures come from the written weights, read back as the service reads them.
+    The card's figures are measured on the written weights, read back as the service reads them.
     """
     shutil.rmtree(folder, ignore_errors=True)
     options = result.options
@@ -124,7 +124,7 @@ def write_folder(
         result,
         name=options.name or options.output.name,
         provenance=record,
-        # A small model is small on disk too; a large one stays as exact as it was trained.
+        # A small model is stored small, a large one as exactly as it was trained.
         dtype=torch.float16 if options.encoder in SHAPES else torch.float32,
     )
     model = checkpoint.load_model(written, result.device)
@@ -132,13 +132,13 @@ def write_folder(
     labels = np.array(corpus.labels)
     logits = compute_logits(model, tokenizer, corpus.texts)
     metrics = measure(logits, corpus)
-    logger.info("%s accuracy %.4f, macro-F1 %.4f", corpus_name, metrics.accuracy, metrics.macro_f1)
+    log.info("%s accuracy %.4f, macro-F1 %.4f", corpus_name, metrics.accuracy, metrics.macro_f1)
     long_accuracy = None
     if result.recipe.long_share:
         rng = np.random.default_rng(result.recipe.seed)
         long_accuracy = evaluate(model, tokenizer, long_corpus(corpus, LONG_TEXTS, rng)).accuracy
     uncalibrated = logits * calibration.temperature
-    figures = Figures(
+    figures = CardFigures(
         corpus_name,
         metrics,
         calibration,
@@ -161,8 +161,8 @@ def write_folder(
     return checkpoint.describe(folder)
 
 
-def record_flagged(path: Path, figures: Figures) -> None:
-    """Put the thresholds' precision and recall beside them into ``config.json``."""
+def record_flagged(path: Path, figures: CardFigures) -> None:
+    """Add the thresholds' precision and recall to ``config.json``."""
     config = json.loads(path.read_text(encoding="utf-8"))
     config["thresholds"]["measured"] = {
         "on": figures.corpus,
@@ -178,7 +178,7 @@ def record_flagged(path: Path, figures: Figures) -> None:
 
 
 def _figure(value: float) -> float | None:
-    """Round; JSON has no word for a share of nothing but null."""
+    """Round a figure; an undefined one is null, since JSON has no NaN."""
     return None if math.isnan(value) else round(value, 4)
 
 
@@ -187,7 +187,7 @@ def save_calibrated(
     state: Mapping[str, Tensor],
     config: ModelConfig,
     tokenizer: Tokenizer,
-    result: Result,
+    result: FinishedTraining,
     **fields: Any,
 ) -> tuple[Checkpoint, Calibration]:
     """Fit the temperature and the thresholds on the dev set, and save with both."""
@@ -197,14 +197,14 @@ def save_calibrated(
     logits = compute_logits(model, tokenizer, result.dev.texts)
     calibration = calibrate(logits, labels)
     thresholds = recommend(probabilities(logits / calibration.temperature), labels)
-    logger.info("temperature %.3f", calibration.temperature)
+    log.info("temperature %.3f", calibration.temperature)
     state = fold(state, calibration.temperature)
     saved = checkpoint.save(folder, state, config, tokenizer, thresholds=thresholds, **fields)
     return saved, calibration
 
 
-def provenance(result: Result) -> dict[str, Any]:
-    """Return what ``config.json`` records of the making; no path of this machine is in it."""
+def provenance(result: FinishedTraining) -> dict[str, Any]:
+    """Return what ``config.json`` records about the training, without paths of this machine."""
     options, progress = result.options, result.progress
     corpora = {"train": result.train, "dev": result.dev, "test": result.test}
     weights = class_weights(result.train.labels, result.recipe)
@@ -236,8 +236,8 @@ def provenance(result: Result) -> dict[str, Any]:
     }
 
 
-def taught_by(result: Result) -> dict[str, Any]:
-    """Return what is recorded of a teacher, and of the invented texts."""
+def taught_by(result: FinishedTraining) -> dict[str, Any]:
+    """Return what is recorded about the teacher and the invented texts."""
     return {
         "teacher": {
             "name": portable(result.options.teacher),
@@ -248,7 +248,7 @@ def taught_by(result: Result) -> dict[str, Any]:
 
 
 def machine(device: torch.device) -> str:
-    """Return the class of machine, never its name."""
+    """Return the kind of machine, never its name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
@@ -256,16 +256,16 @@ def machine(device: torch.device) -> str:
 
 
 def shape(options: argparse.Namespace) -> tuple[str, ...]:
-    """Return the options that say what the chosen encoder is made like."""
+    """Return the names of the options that shape the chosen encoder."""
     return tuple(SHAPES.get(options.encoder, ()))
 
 
 def command(options: argparse.Namespace) -> str:
-    """Return the command that makes the model again, with :func:`portable` paths."""
+    """Return the command that trains the model again, with :func:`portable` paths."""
     words = ["python", "train.py"]
     others = {name for names in SHAPES.values() for name in names} - {*shape(options)}
     for key, value in vars(options).items():
-        # --device says where, not what; an option that was left out stays out.
+        # --device does not change the model; options that were not given are left out.
         if value is None or key == "device" or key in others:
             continue
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
@@ -274,6 +274,6 @@ def command(options: argparse.Namespace) -> str:
 
 
 def portable(value: str) -> str:
-    """Shorten a path that only means something on this machine to its last part."""
+    """Shorten a path that is only valid on this machine to its last part."""
     path = PurePath(value)
     return path.name if path.is_absolute() or ".." in path.parts else value

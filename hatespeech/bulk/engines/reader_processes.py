@@ -1,7 +1,8 @@
 """Processes that normalise and tokenise ahead of the device.
 
-Each has a pipe of its own and nothing else: it ends when the pipe does, so none outlives a run that
-was killed; and one that dies is seen at once, replaced, and its texts are read again.
+A reader is connected by one pipe. It exits when the pipe closes, so it does not outlive a run that
+is killed. If a reader dies, the pipe shows it at once: it is replaced, and its texts are read
+again.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from hatespeech.errors import InternalError, ServiceError, describe_exception
 
 log = logging.getLogger(__name__)
 
-# A reader gives way to the threads that compute; on idle cores it makes no difference.
+# Readers give way to the threads that compute; on idle cores this makes no difference.
 NICENESS: Final = 10
-DEAD: Final = "processes that read texts die; is memory short? lower --readers, and run again"
+DEAD: Final = "reader processes keep dying; is memory short? lower --readers and run again"
 
 
 @dataclass(frozen=True)
-class Read:
-    """Texts as the model reads them, packed to travel between processes."""
+class PackedTexts:
+    """Token ids of texts, packed to travel between processes."""
 
-    ids: bytes  # int32, of all windows, end to end
-    lengths: bytes  # int32, tokens of each window
-    counts: bytes  # int32, windows of each text; 0 for one that has an error
+    ids: bytes  # int32, token ids of all windows, end to end
+    lengths: bytes  # int32, number of tokens of each window
+    counts: bytes  # int32, number of windows of each text; 0 if the text has an error
     errors: dict[int, ServiceError]
 
     def unpack(self) -> list[Windows | ServiceError]:
@@ -62,8 +63,8 @@ class Read:
         return texts
 
 
-def read_texts(encoder: Encoder, texts: Sequence[str]) -> Read:
-    """Read texts; one that can't be read gives its error."""
+def read_texts(encoder: Encoder, texts: Sequence[str]) -> PackedTexts:
+    """Normalise and tokenise texts; a text that can't be read has its error instead."""
     ids, lengths, counts = array("i"), array("i"), array("i")
     errors: dict[int, ServiceError] = {}
     for index, text in enumerate(texts):
@@ -80,12 +81,12 @@ def read_texts(encoder: Encoder, texts: Sequence[str]) -> Read:
         for window in windows:
             lengths.append(len(window))
             ids.extend(window)
-    return Read(ids.tobytes(), lengths.tobytes(), counts.tobytes(), errors)
+    return PackedTexts(ids.tobytes(), lengths.tobytes(), counts.tobytes(), errors)
 
 
-def serve(connection: Connection, state: EncoderState) -> None:
-    """Read what comes, until the pipe ends; the main function of a reader."""
-    # Whatever it is, the other end sees the pipe's end; a traceback might quote a text.
+def read_until_closed(connection: Connection, state: EncoderState) -> None:
+    """Read the texts that come through the pipe until it closes; a reader's main function."""
+    # On any error the pipe closes, which the other end sees. A traceback might quote a text.
     with contextlib.suppress(BaseException):
         os.nice(NICENESS)
         encoder = Encoder.from_state(state)
@@ -94,32 +95,32 @@ def serve(connection: Connection, state: EncoderState) -> None:
             connection.send(read_texts(encoder, connection.recv()))
 
 
-class Reader:
-    """One process."""
+class ReaderProcess:
+    """One reader, as the run's process sees it."""
 
     def __init__(self, state: EncoderState) -> None:
         self._state = state
         self._ready = False
         self._ended = False
-        self._changing = threading.Lock()  # which process it is
+        self._changing = threading.Lock()  # held while one process replaces another
         self._start()
 
     def wait(self) -> None:
-        """Wait until the process is ready; raise as :meth:`read`."""
+        """Wait until the process is ready; raises as :meth:`read` does."""
         if not self._ready:
             self._connection.recv()
             self._ready = True
 
-    def read(self, texts: Sequence[str]) -> Read:
+    def read(self, texts: Sequence[str]) -> PackedTexts:
         """Have texts read; raise :class:`EOFError` or :class:`OSError` if the process is dead."""
         self.wait()
         self._connection.send(texts)
         found = self._connection.recv()
-        assert isinstance(found, Read)  # noqa: S101 - for mypy: serve sends nothing else
+        assert isinstance(found, PackedTexts)  # noqa: S101 - for mypy: a reader sends nothing else
         return found
 
     def restart(self) -> None:
-        """Put a new process in the place of a dead one; raise :class:`EOFError` after the end."""
+        """Replace a dead process by a new one; raise :class:`EOFError` after :meth:`stop`."""
         with self._changing:
             if self._ended:
                 raise EOFError
@@ -127,7 +128,7 @@ class Reader:
             self._start()
 
     def stop(self) -> None:
-        """End the process, for good."""
+        """End the process and start no other."""
         with self._changing:
             self._ended = True
             self._stop()
@@ -140,9 +141,11 @@ class Reader:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        # Not daemonic would mean that an interpreter on its way out waits for it.
-        self._process = context.Process(target=serve, args=(theirs, self._state), daemon=True)
-        resource_tracker.ensure_running()  # it would undo the mask
+        # Python waits for a process that is not a daemon when it exits.
+        self._process = context.Process(
+            target=read_until_closed, args=(theirs, self._state), daemon=True
+        )
+        resource_tracker.ensure_running()  # started below, it would undo the signal mask
         with _interrupts_blocked():
             self._process.start()
         theirs.close()
@@ -151,7 +154,7 @@ class Reader:
 
 @contextlib.contextmanager
 def _interrupts_blocked() -> Iterator[None]:
-    """Have processes that are started now take no notice of Ctrl-C, which reaches them, too."""
+    """Make processes started inside ignore Ctrl-C, which a terminal sends to them, too."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -159,14 +162,14 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Readers:
-    """Several readers, each with a thread here that waits for it; none reads in this process."""
+class ReaderPool:
+    """Several readers, each with a thread here that waits for it; without any, reads texts here."""
 
     def __init__(self, encoder: Encoder, count: int) -> None:
         self._encoder = encoder
         self._closed = False
-        self._idle: SimpleQueue[Reader] = SimpleQueue()
-        self._all = [Reader(encoder.state()) for _ in range(count)]
+        self._idle: SimpleQueue[ReaderProcess] = SimpleQueue()
+        self._all = [ReaderProcess(encoder.state()) for _ in range(count)]
         try:
             for reader in self._all:
                 reader.wait()
@@ -175,16 +178,16 @@ class Readers:
             raise EngineError(DEAD) from None
         self._threads = ThreadPoolExecutor(max(count, 1), thread_name_prefix="reader")
 
-    def submit(self, texts: Sequence[str]) -> Future[Read]:
-        """Have texts read, soon; the future may raise :class:`EngineError`."""
+    def submit(self, texts: Sequence[str]) -> Future[PackedTexts]:
+        """Have texts read; the future may raise :class:`EngineError`."""
         if self._all:
             return self._threads.submit(self._read, texts)
-        done: Future[Read] = Future()
+        done: Future[PackedTexts] = Future()
         done.set_result(read_texts(self._encoder, texts))
         return done
 
     def close(self) -> None:
-        """End all processes; what they had is lost."""
+        """End all processes; texts that they were reading are dropped."""
         self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         for reader in self._all:
@@ -192,7 +195,7 @@ class Readers:
         self._threads.shutdown()
         self._all = []
 
-    def _read(self, texts: Sequence[str]) -> Read:
+    def _read(self, texts: Sequence[str]) -> PackedTexts:
         reader = self._idle.get()
         try:
             try:

@@ -1,7 +1,7 @@
-"""Values on their way from one format to another.
+"""Single values on their way from one format to another.
 
-Between formats a value is what JSON can say: ``None``, a bool, int, float, str, list or dict. Text
-formats get that as text.
+Between formats a value is what JSON can represent: ``None``, a bool, int, float, str, list or dict.
+Text formats hold it as text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-# What JSON has no number for, by Arrow's names.
+# Numbers that JSON does not have, by their names in Arrow.
 NOT_FINITE: Final = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 AS_THEY_ARE: Final = (types.is_null, types.is_boolean, types.is_integer)
 BINARY: Final = (
@@ -26,31 +26,31 @@ BINARY: Final = (
     types.is_binary_view,
     types.is_fixed_size_binary,
 )
-# Up to here float64 holds every integer.
+# float64 holds every integer up to here.
 EXACT: Final = 2**53
-# The kinds of a column whose types are learnt; None while it holds nothing but nulls.
+# The type of a column by the kind of its values; the kind is None if all values are null.
 ARROW: Final[Mapping[str | None, pa.DataType]] = {
     None: pa.string(),
     "bool": pa.bool_(),
     "int": pa.int64(),  # within EXACT
     "large int": pa.int64(),
     "float": pa.float64(),
-    "string": pa.string(),  # also for whatever is mixed or nested, as its text
+    "string": pa.string(),  # also for mixed and nested values, as text
 }
-# One of each for all values: json.dumps would make one for every call.
+# One encoder for all values: json.dumps with this argument would make one for every call.
 to_json: Final = json.JSONEncoder(ensure_ascii=False).encode
 JOINED: Final = {frozenset({"int", "large int"}): "large int", frozenset({"int", "float"}): "float"}
 
 
 def text_of(value: Any) -> str:
-    """Return a value as text formats hold it: a string as it is, all else as JSON."""
+    """Return a value as text: a string as it is, null as nothing, anything else as JSON."""
     if isinstance(value, str):
         return value
     return "" if value is None else to_json(value)
 
 
 def widened(kind: str | None, value: Any) -> str | None:
-    """Return the kind of a column that had ``kind`` before it met ``value``."""
+    """Return the kind of a column whose values had ``kind`` and now include ``value``."""
     match value:
         case None:
             return kind
@@ -70,7 +70,7 @@ def widened(kind: str | None, value: Any) -> str | None:
 
 
 def batch_of(rows: Iterable[Sequence[Any]], schema: pa.Schema) -> pa.RecordBatch:
-    """Return rows of values that the schema's types were learnt from."""
+    """Return rows as a batch; the schema's types must have been learnt from these values."""
     arrays = []
     for field, column in zip(schema, zip(*rows, strict=True), strict=True):
         values: Iterable[Any] = column
@@ -81,7 +81,7 @@ def batch_of(rows: Iterable[Sequence[Any]], schema: pa.Schema) -> pa.RecordBatch
 
 
 def plain(column: Any) -> list[Any]:
-    """Return an Arrow array's values as JSON can say them; docs/bulk.md says how."""
+    """Return an Arrow array's values as JSON values; docs/bulk.md has the rules."""
     kind = column.type
     if isinstance(kind, pa.UuidType):
         return [value and str(value) for value in column.to_pylist()]
@@ -104,7 +104,7 @@ def plain(column: Any) -> list[Any]:
             dict(zip(names, row, strict=True)) if there else None
             for row, there in zip(rows, valid, strict=True)
         ]
-    if types.is_nested(kind):  # lists, large, of a fixed size, or views
+    if types.is_nested(kind):  # lists, large lists, fixed-size lists, list views
         items = iter(plain(column.flatten()))
         return [_take(items, length) for length in pc.list_value_length(column).to_pylist()]
     if any(test(kind) for test in AS_THEY_ARE):
@@ -119,7 +119,7 @@ def plain(column: Any) -> list[Any]:
         text = pc.replace_substring(column.cast(pa.string()), " ", "T", max_replacements=1)
         return list(text.to_pylist())
     texts = list(column.cast(pa.string()).to_pylist())  # also dates, times and decimals
-    if types.is_floating(kind):  # with as many digits as the type needs, which may be few
+    if types.is_floating(kind):  # the text has no more digits than the type needs
         return [text and _number(text) for text in texts]
     return texts
 

@@ -1,4 +1,4 @@
-"""The progress bars of a run."""
+"""Progress bars on standard error."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from typing import NoReturn
 from tqdm import tqdm
 
 
-def bar(name: str, total: int | None, unit: str) -> tqdm[NoReturn]:
-    """Return a progress bar on standard error; a log gets a line every ten seconds."""
+def progress_bar(name: str, total: int | None, unit: str, done: int = 0) -> tqdm[NoReturn]:
+    """Return a bar. If standard error is not a terminal, it writes a line every ten seconds.
+
+    ``unit`` is ``B`` for bytes, or the name of what is counted, such as ``rows``.
+    """
     return tqdm(
         desc=name,
         total=total,
+        initial=done,
         unit=unit if unit == "B" else f" {unit}",
         unit_scale=unit == "B" or (total or 0) >= 1_000_000,
         mininterval=0.1 if sys.stderr.isatty() else 10.0,

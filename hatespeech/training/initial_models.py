@@ -1,4 +1,4 @@
-"""Where a model starts from: fresh small weights, or a pre-trained RoBERTa or BERT."""
+"""The models that training starts from: fresh small weights, or a pre-trained RoBERTa or BERT."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from hatespeech.model.network import CustomModel, ModelConfig
-from hatespeech.training.recipe import TrainingError
+from hatespeech.training import TrainingError
 from hatespeech.training.vocabulary import BOS, EOS, MASK, PAD, UNK, wrap_in_sentence_marks
 
 BERT_SPECIAL_TOKENS: Final = {
@@ -25,7 +25,7 @@ BERT_SPECIAL_TOKENS: Final = {
 
 
 def initialise(module: nn.Module) -> None:
-    """Give fresh weights RoBERTa's start: normal with deviation 0.02, biases zero."""
+    """Initialise weights as RoBERTa does: normal with a standard deviation of 0.02, zero biases."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
             nn.init.normal_(part.weight, std=0.02)
@@ -36,7 +36,11 @@ def initialise(module: nn.Module) -> None:
 
 
 def fresh_model(vocab_size: int, hidden_size: int, layers: int) -> CustomModel:
-    """Return an untrained encoder of the usual proportions with a head: 64 wide heads, FFN x 4."""
+    """Return an untrained model of the usual proportions.
+
+    Attention heads are 64 wide, and the feed-forward layer is four times as wide as the hidden
+    state. Raises :class:`TrainingError` for a hidden size that does not allow this.
+    """
     if hidden_size % 64 and hidden_size > 64:
         raise TrainingError("--hidden-size must be a multiple of 64, or less than 64")
     model = CustomModel(
@@ -55,16 +59,16 @@ def fresh_model(vocab_size: int, hidden_size: int, layers: int) -> CustomModel:
 
 
 def pretrained_model(encoder: str, option: str = "--encoder") -> tuple[CustomModel, Tokenizer]:
-    """Load a RoBERTa or a BERT and its tokenizer from the Hugging Face hub or a local folder.
+    """Load a RoBERTa or BERT and its tokenizer from the Hugging Face hub or a local folder.
 
-    The head is fresh. Raises :class:`TrainingError` if there is none, or it is neither;
-    it names the command line's ``option``.
+    The classification head is untrained. Raises :class:`TrainingError`, which names the command
+    line's ``option``, if the model can't be loaded or is of another kind.
     """
-    # Imported here: it takes seconds, which the small encoder's training need not spend.
+    # Imported here, because it takes seconds and not every training needs it.
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 
-    # Its notes on unused task heads and fresh poolers are expected here, and drown the bar.
+    # It warns about unused task heads and new poolers. Both are expected, and hide the bar.
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # transformers leaves it so
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
@@ -79,7 +83,7 @@ def pretrained_model(encoder: str, option: str = "--encoder") -> tuple[CustomMod
     config = source.config
     if config.model_type not in ("roberta", "bert") or config.hidden_act != "gelu":
         raise TrainingError(f"{option} {encoder}: not a RoBERTa or BERT with exact GELU")
-    # transformers fills what it does not find with random weights. The pooler is not used here.
+    # transformers fills missing weights with random ones. The pooler's are not used here.
     if any(not key.startswith("pooler.") for key in loading["missing_keys"]):
         raise TrainingError(f"{option} {encoder}: lacks weights of its encoder")
     if not fast.is_fast:
@@ -104,10 +108,10 @@ def pretrained_model(encoder: str, option: str = "--encoder") -> tuple[CustomMod
 def bert_as_roberta(
     values: Mapping[str, Any], state: Mapping[str, Tensor], tokenizer: str
 ) -> tuple[dict[str, Any], dict[str, Tensor], str]:
-    """Return configuration, weights and ``tokenizer.json`` of a BERT in RoBERTa's terms.
+    """Return a BERT's configuration, weights and ``tokenizer.json`` in RoBERTa's form.
 
-    The two differ in where positions begin, at 0 or behind the padding's id, and in the names of
-    special tokens; of BERT's two token types, the first is for single texts. All else is the same.
+    The two differ in two ways. BERT's positions begin at 0, RoBERTa's after the padding's id. And
+    the special tokens have other names. A single text has the first of BERT's two token types.
     """
     name = "embeddings.position_embeddings.weight"
     positions = state[name]

@@ -1,8 +1,8 @@
-"""What a run does with any format: check it, read texts, read rows, write rows with scores.
+"""The interface of a format: check an input, read its texts, read its rows, write rows with scores.
 
-A table is read up to three times: once to check it, so that what is wrong with the input is known
-before hours of scoring; once for its texts; once for its rows, which go out with scores beside.
-None of them holds more than a block of rows in memory.
+An input is read up to three times: to check it, so that hours of scoring do not end at a bad row;
+for its texts; and for its rows, which are written with their scores. Each reading holds one block
+of rows in memory.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from typing import Any, BinaryIO, ClassVar, Final
 
 import pyarrow as pa
 
-from hatespeech.bulk.errors import RunError
+from hatespeech.bulk import RunError
 from hatespeech.bulk.places import Input
 from hatespeech.bulk.score_files import SCORES
 
 BLOCK_ROWS: Final = 1024
 
 
-# Gets rows as blocks hold them, and the number of the first, from 1; raises RunError.
+# Is called with rows, as a Block holds them, and the number of the first, from 1; raises RunError.
 Inspector = Callable[[Any, int], object]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows that stand one after another in a file."""
+    """Consecutive rows of a file."""
 
-    rows: Any  # as the format writes them again
-    texts: list[Any]  # what stands in the text column of each; None if nothing does
+    rows: Any  # in a form that the format's writer takes
+    texts: list[Any]  # value of the text column in each row, None if it is missing
 
 
 @dataclass(frozen=True)
 class Head:
-    """What all rows of a file have in common, and all files of one output must."""
+    """The columns of a file; all files of one output must have the same."""
 
-    columns: Any  # names, or a Parquet schema; None where each row has its own
+    columns: Any  # names, or a Parquet schema; None if each row has its own
 
 
-class Table(ABC):
+class InputTable(ABC):
     """One input file."""
 
     def __init__(self, source: Input, column: str, prefix: str) -> None:
@@ -50,14 +50,17 @@ class Table(ABC):
 
     @abstractmethod
     def head(self) -> Head:
-        """Read the columns; raise :class:`RunError` if the text's is missing or ours are there."""
+        """Read the columns.
+
+        Raises :class:`RunError` if the text column is missing, or a new column exists already.
+        """
 
     @abstractmethod
     def count(self, progress: Callable[[int], object], inspect: Inspector | None = None) -> int:
-        """Return the number of rows; raise :class:`RunError` if one can't be read.
+        """Return the number of rows; raise :class:`RunError` if a row can't be read.
 
         ``progress`` is called with the number of bytes read since its last call, and ``inspect``
-        with all rows.
+        with every row.
         """
 
     @abstractmethod
@@ -70,18 +73,20 @@ class Table(ABC):
             yield block.texts
 
     def refuse_added(self, columns: Sequence[str]) -> None:
-        """Raise :class:`RunError` if columns of ours are there already."""
+        """Raise :class:`RunError` if a new column has the name of one in ``columns``."""
         there = [name for name in self.added if name in columns]
         if there:
-            raise self.error(f"has {', '.join(there)} already; --prefix names the new ones apart")
+            raise self.error(
+                f"already has {', '.join(there)}; --prefix gives the new columns other names"
+            )
 
     def error(self, what: str) -> RunError:
-        """Return an error about this file."""
+        """Return an error that names this file."""
         return RunError(f"{self.source.place}: {what}")
 
 
 class Writer(ABC):
-    """One output file being written."""
+    """Writes one output file."""
 
     kind: ClassVar[str]
 
@@ -96,7 +101,7 @@ class Writer(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Write what follows the last row; the file is left open."""
+        """Write what follows the last row; the file stays open."""
 
-    def abandon(self) -> None:  # noqa: B027 - most have nothing to let go of
-        """Let go of the file, which will be written anew; never raises."""
+    def abandon(self) -> None:  # noqa: B027 - most formats have nothing to do here
+        """Stop using the file, which a later run writes again; never raises."""
