@@ -2,7 +2,7 @@
 
 Ours is what ``score.py`` does between the first row and the last part of scores: it reads CSV,
 normalises and tokenises in other processes, scores, and writes the parts. Theirs is
-``Classifier.score`` of the same list. Neither counts loading the model or writing the output; the
+``Predictor.score`` of the same list. Neither counts loading the model or writing the output; the
 script prints these times separately.
 
     python -m benchmarks.bulk_local [--readers N]
@@ -23,7 +23,7 @@ from hatespeech import paths
 from hatespeech.bulk.engines.local import LocalEngine, default_readers
 from hatespeech.bulk.plan import RunOptions, make_plan
 from hatespeech.bulk.run import run
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.settings import EngineSettings
 
 TARGET = 0.9
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     figures = [
         compare(name, classifier, count, options.readers, options.rounds)
         for name, classifier, count in (
-            ("mini checkpoint", Classifier.from_settings(settings), options.mini_texts),
+            ("mini checkpoint", Predictor.from_settings(settings), options.mini_texts),
             ("base shape, float32", models.classifier(torch.float32), options.base_texts),
         )
     ]
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def compare(
-    name: str, classifier: Classifier, count: int, readers: int, rounds: int
+    name: str, classifier: Predictor, count: int, readers: int, rounds: int
 ) -> report.Figure:
     """Measure rows per second of both."""
     sample = models.sample_texts()
@@ -86,7 +86,7 @@ def compare(
     ours, theirs = report.in_turn(bulk, alone, rounds)
     return report.at_least(
         f"bulk scoring, {name}, rows/s",
-        "Classifier.score",
+        "Predictor.score",
         ours,
         theirs,
         TARGET,

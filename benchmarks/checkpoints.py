@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import report
 from hatespeech.contract import Prediction
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
 from hatespeech.training.corpus import read_corpus, read_rows
@@ -70,13 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report.publish(figures, options.json)
 
 
-def load(folder: Path) -> Classifier:
+def load(folder: Path) -> Predictor:
     """Load a checkpoint as the service does on a CPU."""
     settings = {"MODEL_DIR": str(folder), "DEVICE": "cpu", "DTYPE": "float32", "LOG_LEVEL": "ERROR"}
-    return Classifier.from_settings(EngineSettings.from_environment(settings))
+    return Predictor.from_settings(EngineSettings.from_environment(settings))
 
 
-def quality(classifier: Classifier, data: Path) -> dict[str, float]:
+def quality(classifier: Predictor, data: Path) -> dict[str, float]:
     """Return figures by name, each from 0 to 1."""
     corpus = read_corpus(data)
     metrics = measure(scores(classifier, [text for _, text, _ in read_rows(data)]), corpus)
@@ -94,7 +94,7 @@ def quality(classifier: Classifier, data: Path) -> dict[str, float]:
     }
 
 
-def suite_hits(classifier: Classifier, path: Path) -> dict[tuple[str, str], list[bool]]:
+def suite_hits(classifier: Predictor, path: Path) -> dict[tuple[str, str], list[bool]]:
     """Return whether each text is rightly called hate or not, by label and functionality."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
@@ -115,14 +115,14 @@ def balanced_accuracy(hits: dict[tuple[str, str], list[bool]]) -> float:
     return sum(shares) / 2
 
 
-def scores(classifier: Classifier, texts: Sequence[str]) -> Any:
+def scores(classifier: Predictor, texts: Sequence[str]) -> Any:
     """Return ``[texts, labels]``; a text that can't be scored counts as no label's."""
     found = classifier.score(texts)
     rows = [list(r.scores) if isinstance(r, Prediction) else [0.0] * 4 for r in found]
     return np.array(rows, dtype=np.float32)
 
 
-def speed(classifier: Classifier, texts: Sequence[str]) -> float:
+def speed(classifier: Predictor, texts: Sequence[str]) -> float:
     """Return texts per second."""
     started = time.perf_counter()
     classifier.score(texts)

@@ -18,7 +18,7 @@ from statistics import median
 import torch
 
 from benchmarks import models, report
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.engine.scorer import Scorer
 from hatespeech.model.checkpoint import load_model
 from hatespeech.model.network import CustomModel
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = EngineSettings.from_environment({"DEVICE": "cpu", "LOG_LEVEL": "ERROR"})
     checkpoint = models.embedded()
     model = load_model(checkpoint, reorder=True)
-    classifier = Classifier.from_settings(settings)
+    classifier = Predictor.from_settings(settings)
     scorer = Scorer(classifier, settings)
     handler = JobHandler(scorer)
     sequences = [classifier.encode(text).windows for text in texts]

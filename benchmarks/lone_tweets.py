@@ -30,10 +30,10 @@ def main() -> None:
     if options.ours:
         set_library_defaults(os.environ)
 
-    from hatespeech.engine.classifier import Classifier
+    from hatespeech.engine.predictor import Predictor
     from hatespeech.settings import EngineSettings
 
-    classifier = Classifier.from_settings(EngineSettings.from_environment({"DEVICE": "cpu"}))
+    classifier = Predictor.from_settings(EngineSettings.from_environment({"DEVICE": "cpu"}))
     with (HERE / "data" / "sample.tsv").open(encoding="utf-8", newline="") as file:
         texts = [
             row["text"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)

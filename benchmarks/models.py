@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 
 from hatespeech import paths
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.model import checkpoint as checkpoints
 from hatespeech.model.checkpoint import Checkpoint
 from hatespeech.model.linear import Linear
@@ -64,7 +64,7 @@ def random_model(config: ModelConfig) -> CustomModel:
     return model
 
 
-def classifier(dtype: torch.dtype, shape: ModelConfig = BASE) -> Classifier:
+def classifier(dtype: torch.dtype, shape: ModelConfig = BASE) -> Predictor:
     """Return the engine's classifier over a random model on the CPU."""
     mini = embedded()
     config = dataclasses.replace(shape, vocab_size=mini.model.vocab_size)
@@ -73,7 +73,7 @@ def classifier(dtype: torch.dtype, shape: ModelConfig = BASE) -> Classifier:
         if isinstance(module, Linear):
             module.reorder()
     checkpoint = dataclasses.replace(mini, model=config)
-    return Classifier(checkpoint, model, checkpoints.load_tokenizer(mini), max_windows=32)
+    return Predictor(checkpoint, model, checkpoints.load_tokenizer(mini), max_windows=32)
 
 
 def transformers_model(dtype: torch.dtype, shape: ModelConfig = BASE) -> Any:

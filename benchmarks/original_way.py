@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from benchmarks import models, report
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.engine.scorer import Scorer
 from hatespeech.model import checkpoint as checkpoints
 from hatespeech.settings import EngineSettings
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     texts = models.sample_texts()[: options.texts]
     settings = EngineSettings.from_environment({"DEVICE": "cpu", "LOG_LEVEL": "ERROR"})
-    scorer = Scorer(Classifier.from_settings(settings), settings)
+    scorer = Scorer(Predictor.from_settings(settings), settings)
     handler = JobHandler(scorer)
     with tempfile.TemporaryDirectory() as name, asyncio.Runner() as runner:
         folder = Path(name)

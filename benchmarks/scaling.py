@@ -15,7 +15,7 @@ from functools import partial
 import torch
 
 from benchmarks import models, report
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 
 LENGTH, TEXTS = 32, 64
 LENGTHS = (8, 64, 128, 256, 512)  # of texts, 2,048 tokens in all
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report.publish(figures, options.json)
 
 
-def tokens_per_second(classifier: Classifier, texts: int, length: int) -> float:
+def tokens_per_second(classifier: Predictor, texts: int, length: int) -> float:
     """Run passes for a second."""
     batch = [[0, *range(10, 8 + length), 2]] * texts
     classifier.probabilities(batch)

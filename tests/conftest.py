@@ -15,7 +15,7 @@ import pytest
 from tests.support.processes.worker import WorkerProcess, clean_environment
 
 if TYPE_CHECKING:
-    from hatespeech.engine.classifier import Classifier
+    from hatespeech.engine.predictor import Predictor
 
 # Workers are forked from here; the tokenizers library would warn about it on standard error.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -77,12 +77,12 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_classifier(small_checkpoint: Path) -> Classifier:
+def small_classifier(small_checkpoint: Path) -> Predictor:
     """The same model in this process, to compare a worker's scores with."""
-    from hatespeech.engine.classifier import Classifier
+    from hatespeech.engine.predictor import Predictor
     from hatespeech.settings import EngineSettings
 
-    return Classifier.from_settings(
+    return Predictor.from_settings(
         EngineSettings(model_dir=small_checkpoint, device="cpu", dtype="float32")
     )
 

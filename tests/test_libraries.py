@@ -35,6 +35,7 @@ def test_what_somebody_set_stays(given: dict[str, str], expected: dict[str, str]
 NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", ["app", "server", "uvicorn", "benchmarks"])
 def test_threads_that_wait_sleep_before_torch_is_loaded(entry: str, tmp_path: Path) -> None:
     """Set later, OpenMP would not see it: each entry point is watched importing torch."""

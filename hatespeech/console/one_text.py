@@ -66,10 +66,10 @@ def score(body: Mapping[str, Any], settings: EngineSettings) -> dict[str, Any]:
     Raises :class:`ServiceError`, :class:`SettingsError` or :class:`CheckpointError`.
     """
     show_warnings()
-    from hatespeech.engine.classifier import Classifier
+    from hatespeech.engine.predictor import Predictor
     from hatespeech.engine.scorer import Scorer
 
-    scorer = Scorer(Classifier.from_settings(settings), settings)
+    scorer = Scorer(Predictor.from_settings(settings), settings)
     try:
         return asyncio.run(scorer.score(body)).to_dict()
     finally:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import torch
 
 from hatespeech.contract import Prediction, Timing
-from hatespeech.engine.classifier import Classifier, Reading
+from hatespeech.engine.predictor import Predictor, Reading
 from hatespeech.engine.queues import FairQueue, Room
 from hatespeech.errors import (
     InternalError,
@@ -94,7 +94,7 @@ class Batcher:
 
     def __init__(
         self,
-        classifier: Classifier,
+        classifier: Predictor,
         *,
         max_batch_tokens: int,
         max_queue_texts: int,

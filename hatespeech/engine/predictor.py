@@ -1,6 +1,6 @@
 """Texts to scores on one device: normalise, tokenise, window, forward, softmax.
 
-A text is read by a generator, :meth:`Classifier.read`. It yields token sequences to score and is
+A text is read by a generator, :meth:`Predictor.read`. It yields token sequences to score and is
 sent their probabilities: once, or twice if it explains. So one description of how a text is read
 serves both a loop over a list, here, and shared batches, in :mod:`hatespeech.engine.batcher`.
 """
@@ -55,7 +55,7 @@ Probabilities = list[list[float]]
 Reading = Generator[Sequences, Probabilities, Prediction]
 
 
-class Classifier:
+class Predictor:
     """One model on one device. ``read`` and ``probabilities`` may run in different threads."""
 
     def __init__(

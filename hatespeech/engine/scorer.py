@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from hatespeech.contract import Reply, Timing, build_reply, parse_request
 from hatespeech.engine.batcher import Batcher, Outcome
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.settings import EngineSettings
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ class Scorer:
 
     def __init__(
         self,
-        classifier: Classifier,
+        classifier: Predictor,
         settings: EngineSettings,
         on_broken: Callable[[], None] = lambda: None,
     ) -> None:

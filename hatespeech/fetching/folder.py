@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from tokenizers import Tokenizer
 
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.errors import CheckpointError, ServiceError
 from hatespeech.fetching import FetchError
 from hatespeech.fetching.pickle.module import (
@@ -110,7 +110,7 @@ def check_figures(
     """
     if not expectations:
         return []
-    classifier = Classifier.from_settings(
+    classifier = Predictor.from_settings(
         EngineSettings(model_dir=folder, device="cpu", dtype="float32")
     )
     found = []

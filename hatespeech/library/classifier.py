@@ -30,7 +30,7 @@ from hatespeech.settings import EngineSettings
 if TYPE_CHECKING:
     from hatespeech.contract import Prediction, ScoreRequest
     from hatespeech.engine.batcher import Batcher
-    from hatespeech.engine.classifier import Classifier as Predictor
+    from hatespeech.engine.predictor import Predictor
 
 Thresholds = Mapping[Label, float] | ThresholdName
 Frame = TypeVar("Frame")
@@ -90,7 +90,7 @@ class Classifier:
         if "torch" not in sys.modules:
             set_library_defaults(os.environ)
 
-        from hatespeech.engine.classifier import Classifier as Predictor
+        from hatespeech.engine.predictor import Predictor
 
         return cls(Predictor.from_settings(settings), settings)
 

@@ -19,7 +19,7 @@ from hatespeech.errors import (
 from hatespeech.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
-    from hatespeech.engine.classifier import Classifier
+    from hatespeech.engine.predictor import Predictor
     from hatespeech.engine.scorer import Scorer
 
 log = logging.getLogger(__name__)
@@ -67,9 +67,9 @@ class ServedModel:
     def _load(self) -> None:
         try:
             # Here, not above: torch alone takes seconds, and the port is to be bound by then.
-            from hatespeech.engine.classifier import Classifier
+            from hatespeech.engine.predictor import Predictor
 
-            classifier = Classifier.from_settings(self._settings)
+            classifier = Predictor.from_settings(self._settings)
             classifier.warm_up(self._settings.max_batch_tokens)
         except (CheckpointError, SettingsError, ServiceError) as exc:
             self._report(str(exc))
@@ -82,7 +82,7 @@ class ServedModel:
         log.error("error: %s", reason)
         self._loop.call_soon_threadsafe(self._break)
 
-    def _serve(self, classifier: Classifier) -> None:
+    def _serve(self, classifier: Predictor) -> None:
         from hatespeech.engine.scorer import Scorer
 
         self.scorer = Scorer(classifier, self._settings, self._on_broken)

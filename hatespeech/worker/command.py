@@ -25,7 +25,7 @@ from hatespeech.paths import ROOT
 from hatespeech.settings import EngineSettings
 
 if TYPE_CHECKING:
-    from hatespeech.engine.classifier import Classifier
+    from hatespeech.engine.predictor import Predictor
 
 # How long a worker whose device broke waits for its last replies to be posted.
 LAST_REPLIES_SECONDS = 30.0
@@ -86,10 +86,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "app.py") -> int:
             return 1
 
         from hatespeech import logs
-        from hatespeech.engine.classifier import Classifier
+        from hatespeech.engine.predictor import Predictor
 
         logs.configure(settings)
-        classifier = Classifier.from_settings(settings)
+        classifier = Predictor.from_settings(settings)
     except (SettingsError, CheckpointError, ValidationError) as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 1
@@ -148,7 +148,7 @@ def refuse(job: Mapping[str, Any], settings: EngineSettings) -> dict[str, Any] |
     return None
 
 
-def run_once(classifier: Classifier, settings: EngineSettings, job: dict[str, Any]) -> int:
+def run_once(classifier: Predictor, settings: EngineSettings, job: dict[str, Any]) -> int:
     """Score one job and print its reply on standard output, whatever the log level.
 
     The SDK has a local run of its own; it prints a Python repr, cut at 4,096 characters, and logs
@@ -172,7 +172,7 @@ def print_reply(reply: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def serve(classifier: Classifier, settings: EngineSettings, options: argparse.Namespace) -> int:
+def serve(classifier: Predictor, settings: EngineSettings, options: argparse.Namespace) -> int:
     """Work the platform's queue, or serve the SDK's development API, until told to stop.
 
     Returns the exit code: 1 if the device broke, whoever notices first that all is answered.
@@ -214,7 +214,7 @@ def serve(classifier: Classifier, settings: EngineSettings, options: argparse.Na
     return 1 if "refresh_worker" in config else 0
 
 
-def check_fitness(classifier: Classifier, settings: EngineSettings) -> None:
+def check_fitness(classifier: Predictor, settings: EngineSettings) -> None:
     """Raise :class:`RuntimeError` unless this worker can do what it is paid for.
 
     Called by the SDK before the first job, on the platform only.

@@ -29,8 +29,8 @@ MOMENTS = [
     ("os:replace", 1, "before"),  # run.json is written, not yet under its name
     ("os:replace", 2, "before"),  # run.json is there, a part is written, not yet under its name
     ("os:replace", 2, "after"),  # one part more
-    ("hatespeech.engine.classifier:Classifier.score_windows", 1, "before"),
-    ("hatespeech.engine.classifier:Classifier.probabilities", 2, "after"),
+    ("hatespeech.engine.predictor:Predictor.score_windows", 1, "before"),
+    ("hatespeech.engine.predictor:Predictor.probabilities", 2, "after"),
     ("hatespeech.bulk.engines.local:LocalEngine.close", 1, "before"),  # every part is there
     ("hatespeech.bulk.tables.lines:CsvWriter.write", 1, "after"),
     ("hatespeech.bulk.run:render", 1, "before"),  # the output is there, not yet under its name

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.engine.scorer import Scorer
 from hatespeech.settings import EngineSettings
 from hatespeech.worker.handler import JobHandler
@@ -72,7 +72,7 @@ def record(document: dict[str, Any]) -> list[str]:
     suite = load_suite(document)
     fields = {name.lower(): value for name, value in suite.settings.items()}
     settings = EngineSettings(model_dir=EMBEDDED, device="cpu", dtype="float32", **fields)
-    classifier = Classifier.from_settings(settings)
+    classifier = Predictor.from_settings(settings)
     faults = []
     for case, raw in zip(suite.cases, document["cases"], strict=True):
         answer = asyncio.run(answer_once(classifier, settings, case.input))
@@ -83,7 +83,7 @@ def record(document: dict[str, Any]) -> list[str]:
 
 
 async def answer_once(
-    classifier: Classifier, settings: EngineSettings, job_input: Any
+    classifier: Predictor, settings: EngineSettings, job_input: Any
 ) -> dict[str, Any]:
     """Answer one input as the worker does."""
     scorer = Scorer(classifier, settings)
@@ -141,7 +141,7 @@ def rounded(value: Any) -> Any:
     return round(value, DIGITS) if isinstance(value, float) else value
 
 
-def close_calls(classifier: Classifier, case: Case, answer: Mapping[str, Any]) -> Iterator[str]:
+def close_calls(classifier: Predictor, case: Case, answer: Mapping[str, Any]) -> Iterator[str]:
     """Yield where rounding might decide: two labels, a threshold, or two windows that are close."""
     if "error" in answer:
         return

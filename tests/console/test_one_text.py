@@ -13,7 +13,7 @@ import pytest
 
 from hatespeech.console.commands import run
 from hatespeech.contract import Prediction
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.labels import LABELS
 from hatespeech.logs import LOGGER
 from hatespeech.settings import EngineSettings
@@ -49,7 +49,7 @@ def give(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
     return set_standard_input
 
 
-def expected(classifier: Classifier, text: str) -> str:
+def expected(classifier: Predictor, text: str) -> str:
     """Return what is printed for a text."""
     (score,) = classifier.score([text])
     assert isinstance(score, Prediction)
@@ -60,7 +60,7 @@ def expected(classifier: Classifier, text: str) -> str:
 
 
 def test_the_label_comes_first_and_then_a_probability_a_line(
-    small_classifier: Classifier, capsys: pytest.CaptureFixture[str]
+    small_classifier: Predictor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run([TEXT]) == 0
     printed = capsys.readouterr()
@@ -73,7 +73,7 @@ def test_the_label_comes_first_and_then_a_probability_a_line(
 
 
 def test_json_prints_the_reply_of_the_contract(
-    small_classifier: Classifier, capsys: pytest.CaptureFixture[str]
+    small_classifier: Predictor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["--json", TEXT]) == 0
     printed = capsys.readouterr().out
@@ -151,7 +151,7 @@ def test_a_model_that_is_not_there_is_one_line(
 
 
 def test_the_name_of_a_command_is_a_text_after_two_dashes(
-    small_classifier: Classifier, capsys: pytest.CaptureFixture[str]
+    small_classifier: Predictor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["--", "score"]) == 0
     printed = capsys.readouterr()

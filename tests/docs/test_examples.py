@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import pytest
 
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.engine.scorer import Scorer
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
@@ -33,7 +33,7 @@ GUIDE: Final = (ROOT / "docs" / "singularitynet.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def endpoint(small_classifier: Classifier) -> Iterator[RunpodEndpoint]:
+def endpoint(small_classifier: Predictor) -> Iterator[RunpodEndpoint]:
     scorer = Scorer(small_classifier, EngineSettings(max_texts_per_request=8))
     handler = JobHandler(scorer)
     with RunpodEndpoint(handler) as cloud:
@@ -91,7 +91,7 @@ def runpod(cloud: RunpodEndpoint, home: Path, *arguments: str, key: str = KEY) -
 
 
 def test_snet_client_prints_a_table(
-    daemon: SnetDaemon, tmp_path: Path, small_classifier: Classifier
+    daemon: SnetDaemon, tmp_path: Path, small_classifier: Predictor
 ) -> None:
     ran = snet(daemon, tmp_path, "good morning 🌞", "", "you are scum", "--threshold", "hate=0")
     assert ran.returncode == 0, ran.stderr
@@ -108,7 +108,7 @@ def test_snet_client_prints_a_table(
 
 
 def test_snet_client_flags_by_recommended_thresholds(
-    daemon: SnetDaemon, tmp_path: Path, small_classifier: Classifier
+    daemon: SnetDaemon, tmp_path: Path, small_classifier: Predictor
 ) -> None:
     texts = ["dog", "album sleep", SENTENCES[4], SENTENCES[0]]
     scores = [getattr(known, "scores", ()) for known in small_classifier.score(texts)]
@@ -168,7 +168,7 @@ def test_snet_client_says_why_on_one_line(
 
 
 def test_runpod_client_waits_for_one_call(
-    cloud: RunpodEndpoint, tmp_path: Path, small_classifier: Classifier
+    cloud: RunpodEndpoint, tmp_path: Path, small_classifier: Predictor
 ) -> None:
     cloud.requests.clear()
     ran = runpod(cloud, tmp_path, "sync", "good morning", "", "صباح الخير")

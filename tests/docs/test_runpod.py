@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.engine.scorer import Scorer
 from hatespeech.settings import EngineSettings
 from hatespeech.worker.handler import JobHandler
@@ -24,7 +24,7 @@ EXAMPLES = dict(re.findall(r"<!-- run -->\n```(\w+)\n(.*?)```", DOC, re.DOTALL))
 
 
 @pytest.fixture(scope="module")
-def cloud(small_classifier: Classifier) -> Iterator[RunpodEndpoint]:
+def cloud(small_classifier: Predictor) -> Iterator[RunpodEndpoint]:
     scorer = Scorer(small_classifier, EngineSettings())
     handler = JobHandler(scorer)
     with RunpodEndpoint(handler) as running:

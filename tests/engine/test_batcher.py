@@ -16,7 +16,7 @@ import torch
 
 from hatespeech.contract import Prediction
 from hatespeech.engine.batcher import Batcher
-from hatespeech.engine.classifier import Classifier, Probabilities, Sequences
+from hatespeech.engine.predictor import Predictor, Probabilities, Sequences
 from hatespeech.errors import (
     InternalError,
     OverloadedError,
@@ -58,7 +58,7 @@ class Device:
 
 
 @pytest.fixture
-def device(small_classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> Device:
+def device(small_classifier: Predictor, monkeypatch: pytest.MonkeyPatch) -> Device:
     device = Device(small_classifier.probabilities)
     monkeypatch.setattr(small_classifier, "probabilities", device)
     return device
@@ -66,7 +66,7 @@ def device(small_classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> Dev
 
 @asynccontextmanager
 async def running(
-    classifier: Classifier,
+    classifier: Predictor,
     *,
     max_batch_tokens: int = 16_384,
     max_queue_texts: int = 1000,
@@ -100,13 +100,13 @@ def close_to(results: list[Prediction | ServiceError], expected: list[Prediction
     )
 
 
-def alone(classifier: Classifier, texts: list[str]) -> list[Prediction]:
+def alone(classifier: Predictor, texts: list[str]) -> list[Prediction]:
     scores = [classifier.score([text])[0] for text in texts]
     return [score for score in scores if isinstance(score, Prediction)]
 
 
 def test_everyone_gets_their_own_scores_from_shared_batches(
-    small_classifier: Classifier, device: Device
+    small_classifier: Predictor, device: Device
 ) -> None:
     expected = alone(small_classifier, TEXTS)
 
@@ -129,7 +129,7 @@ def test_everyone_gets_their_own_scores_from_shared_batches(
     asyncio.run(main())
 
 
-def test_batches_keep_to_the_token_budget(small_classifier: Classifier, device: Device) -> None:
+def test_batches_keep_to_the_token_budget(small_classifier: Predictor, device: Device) -> None:
     async def main() -> None:
         async with running(small_classifier, max_batch_tokens=512) as batcher:
             held = await device.hold(batcher)
@@ -147,7 +147,7 @@ def test_batches_keep_to_the_token_budget(small_classifier: Classifier, device: 
 
 
 def test_one_text_behind_a_thousand_takes_its_turn(
-    small_classifier: Classifier, device: Device
+    small_classifier: Predictor, device: Device
 ) -> None:
     async def main() -> list[str]:
         finished: list[str] = []
@@ -174,7 +174,7 @@ def test_one_text_behind_a_thousand_takes_its_turn(
 
 
 def test_explaining_shares_batches_too_and_gives_what_it_gives_alone(
-    small_classifier: Classifier, device: Device
+    small_classifier: Predictor, device: Device
 ) -> None:
     (expected,) = small_classifier.score([TEXTS[3]], explain=True)
     assert isinstance(expected, Prediction)
@@ -195,7 +195,7 @@ def test_explaining_shares_batches_too_and_gives_what_it_gives_alone(
     asyncio.run(main())
 
 
-def test_a_text_that_cannot_be_read_fails_alone(small_classifier: Classifier) -> None:
+def test_a_text_that_cannot_be_read_fails_alone(small_classifier: Predictor) -> None:
     async def main() -> None:
         async with running(small_classifier) as batcher:
             results, _ = await batcher.score(["good", " \u200b", "morning"])
@@ -207,7 +207,7 @@ def test_a_text_that_cannot_be_read_fails_alone(small_classifier: Classifier) ->
 
 
 def test_an_unforeseen_exception_while_reading_fails_its_text_alone(
-    small_classifier: Classifier, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    small_classifier: Predictor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     encode = small_classifier.encode
 
@@ -228,7 +228,7 @@ def test_an_unforeseen_exception_while_reading_fails_its_text_alone(
     assert "marmalade" not in caplog.text
 
 
-def test_a_culprit_is_found_and_fails_alone(small_classifier: Classifier, device: Device) -> None:
+def test_a_culprit_is_found_and_fails_alone(small_classifier: Predictor, device: Device) -> None:
     expected = alone(small_classifier, TEXTS)
     culprit = small_classifier.encode(TEXTS[17]).windows[0]
 
@@ -255,7 +255,7 @@ def test_a_culprit_is_found_and_fails_alone(small_classifier: Classifier, device
 
 
 def test_a_text_of_many_windows_that_fails_has_one_result(
-    small_classifier: Classifier, device: Device
+    small_classifier: Predictor, device: Device
 ) -> None:
     long = " ".join(TEXTS * 5)
     windows = small_classifier.encode(long).windows
@@ -277,7 +277,7 @@ def test_a_text_of_many_windows_that_fails_has_one_result(
 
 
 def test_running_out_of_memory_halves_the_budget_and_scores_all(
-    small_classifier: Classifier, device: Device
+    small_classifier: Predictor, device: Device
 ) -> None:
     expected = alone(small_classifier, TEXTS * 3)
 
@@ -300,7 +300,7 @@ def test_running_out_of_memory_halves_the_budget_and_scores_all(
 
 
 def test_a_broken_device_answers_all_who_wait_and_all_who_come(
-    small_classifier: Classifier, device: Device
+    small_classifier: Predictor, device: Device
 ) -> None:
     told: list[str] = []
 
@@ -329,7 +329,7 @@ def test_a_broken_device_answers_all_who_wait_and_all_who_come(
 
 
 def test_a_device_that_gives_nothing_finite_any_more_is_broken(
-    small_classifier: Classifier, device: Device, monkeypatch: pytest.MonkeyPatch
+    small_classifier: Predictor, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
         async with running(small_classifier) as batcher:
@@ -343,7 +343,7 @@ def test_a_device_that_gives_nothing_finite_any_more_is_broken(
 
 
 def test_an_unforeseen_exception_on_the_device_thread_leaves_nobody_waiting(
-    small_classifier: Classifier, device: Device, monkeypatch: pytest.MonkeyPatch
+    small_classifier: Predictor, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
         told: list[str] = []
@@ -362,7 +362,7 @@ def test_an_unforeseen_exception_on_the_device_thread_leaves_nobody_waiting(
 
 
 def test_a_failed_pass_is_let_go_of_before_it_is_tried_again(
-    small_classifier: Classifier, device: Device
+    small_classifier: Predictor, device: Device
 ) -> None:
     class Tensor:
         """Stands for what a forward pass holds in its frame."""
@@ -389,7 +389,7 @@ def test_a_failed_pass_is_let_go_of_before_it_is_tried_again(
 
 
 def test_who_cannot_wait_goes_ahead_of_those_who_can(
-    small_classifier: Classifier, device: Device
+    small_classifier: Predictor, device: Device
 ) -> None:
     async def main() -> None:
         async with running(small_classifier, max_queue_texts=41) as batcher:
@@ -410,7 +410,7 @@ def test_who_cannot_wait_goes_ahead_of_those_who_can(
 
 
 def test_who_waits_for_much_room_is_not_overtaken_for_ever(
-    small_classifier: Classifier, device: Device
+    small_classifier: Predictor, device: Device
 ) -> None:
     passes = threading.Semaphore(0)
 
@@ -458,7 +458,7 @@ def test_who_waits_for_much_room_is_not_overtaken_for_ever(
 
 
 def test_a_cancelled_caller_is_dropped_and_gives_its_room_back(
-    small_classifier: Classifier, device: Device
+    small_classifier: Predictor, device: Device
 ) -> None:
     async def main() -> None:
         async with running(small_classifier, max_queue_texts=41) as batcher:
@@ -486,7 +486,7 @@ def test_a_cancelled_caller_is_dropped_and_gives_its_room_back(
 
 
 def test_callers_wait_for_room_in_the_order_they_came(
-    small_classifier: Classifier, device: Device
+    small_classifier: Predictor, device: Device
 ) -> None:
     async def main() -> None:
         async with running(small_classifier, max_queue_texts=10) as batcher:
@@ -502,7 +502,7 @@ def test_callers_wait_for_room_in_the_order_they_came(
     asyncio.run(main())
 
 
-def test_a_request_for_too_many_tokens_is_refused_whole(small_classifier: Classifier) -> None:
+def test_a_request_for_too_many_tokens_is_refused_whole(small_classifier: Predictor) -> None:
     async def main() -> None:
         async with running(small_classifier, max_request_tokens=600) as batcher:
             with pytest.raises(TooLargeError, match="over 600 tokens"):

@@ -1,4 +1,4 @@
-"""What the classifier makes of a text: windows, words, errors, devices and formats."""
+"""What the predictor makes of a text: windows, words, errors, devices and formats."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 
 from hatespeech import paths
 from hatespeech.contract import Prediction
-from hatespeech.engine import classifier as classifiers
-from hatespeech.engine.classifier import Classifier, Probabilities, Sequences, choose_folder
+from hatespeech.engine import predictor as predictors
+from hatespeech.engine.predictor import Predictor, Probabilities, Sequences, choose_folder
 from hatespeech.engine.spans import MAX_EXPLAINED_WORDS, locate
 from hatespeech.errors import (
     CheckpointError,
@@ -31,7 +31,7 @@ SAMPLE = ROOT / "benchmarks" / "data" / "sample.tsv"
 LONG = " ".join(f"the train number {n} was late again, nobody knows why 😀" for n in range(60))
 
 
-def scored(classifier: Classifier, text: str, explain: bool = False) -> Prediction:
+def scored(classifier: Predictor, text: str, explain: bool = False) -> Prediction:
     (result,) = classifier.score([text], explain)
     assert isinstance(result, Prediction), result
     return result
@@ -42,13 +42,13 @@ def sample_texts() -> list[str]:
         return [row["text"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
 
 
-def test_scores_are_probabilities_in_float32(small_classifier: Classifier) -> None:
+def test_scores_are_probabilities_in_float32(small_classifier: Predictor) -> None:
     result = scored(small_classifier, "good morning")
     assert sum(result.scores) == pytest.approx(1, abs=1e-6)
     assert (result.windows, result.window, result.words) == (1, None, None)
 
 
-def test_a_text_scores_the_same_in_any_company(small_classifier: Classifier) -> None:
+def test_a_text_scores_the_same_in_any_company(small_classifier: Predictor) -> None:
     texts = [*sample_texts()[:120], LONG]
     together = small_classifier.score(texts, max_batch_tokens=4096)
     for text, result in zip(texts, together, strict=True):
@@ -57,7 +57,7 @@ def test_a_text_scores_the_same_in_any_company(small_classifier: Classifier) -> 
 
 
 def test_no_pass_exceeds_the_token_budget(
-    small_classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+    small_classifier: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
     forward = small_classifier.probabilities
@@ -72,7 +72,7 @@ def test_no_pass_exceeds_the_token_budget(
     assert len(sizes) < 40, "batches are not filled"
 
 
-def test_windows_cover_the_text_and_overlap_by_128_tokens(small_classifier: Classifier) -> None:
+def test_windows_cover_the_text_and_overlap_by_128_tokens(small_classifier: Predictor) -> None:
     encoded = small_classifier.encode(LONG)
     whole = small_classifier._tokenizer.encode(normalize_tweet(LONG)).ids
     assert len(encoded.windows) > 2
@@ -91,7 +91,7 @@ def test_windows_cover_the_text_and_overlap_by_128_tokens(small_classifier: Clas
 
 @pytest.mark.parametrize(("words", "windows"), [(1, 1), (510, 1), (511, 2), (892, 2), (893, 3)])
 def test_a_window_more_only_where_it_is_needed(
-    small_classifier: Classifier, words: int, windows: int
+    small_classifier: Predictor, words: int, windows: int
 ) -> None:
     text = "".join("QZ"[n % 2] for n in range(words))  # no merges in the small vocabulary
     encoded = small_classifier.encode(text)
@@ -99,7 +99,7 @@ def test_a_window_more_only_where_it_is_needed(
     assert len(encoded.windows) == windows
 
 
-def test_the_least_neutral_window_speaks_and_says_where_it_is(small_classifier: Classifier) -> None:
+def test_the_least_neutral_window_speaks_and_says_where_it_is(small_classifier: Predictor) -> None:
     result = scored(small_classifier, LONG)
     rows = small_classifier.probabilities(small_classifier.encode(LONG).windows)
     least = min(rows, key=lambda row: row[2])
@@ -139,7 +139,7 @@ def test_places_in_the_normalised_text_are_found_in_the_text_as_sent(text: str) 
 
 
 def test_too_many_windows_are_refused(small_checkpoint: Path) -> None:
-    narrow = Classifier.from_settings(
+    narrow = Predictor.from_settings(
         EngineSettings(model_dir=small_checkpoint, device="cpu", max_windows=2)
     )
     (result,) = narrow.score([LONG])
@@ -151,7 +151,7 @@ def test_too_many_windows_are_refused(small_checkpoint: Path) -> None:
     "text", ["   ", "\n\t", "\u200b\u200d", "\ufe0f", "\u2060 \ufeff\u00ad", "\x00", "\u3164\u115f"]
 )
 def test_nothing_visible_is_an_error_of_its_text_alone(
-    small_classifier: Classifier, text: str
+    small_classifier: Predictor, text: str
 ) -> None:
     before, result, after = small_classifier.score(["good", text, "morning"])
     assert isinstance(result, ValidationError)
@@ -159,7 +159,7 @@ def test_nothing_visible_is_an_error_of_its_text_alone(
     assert isinstance(after, Prediction)
 
 
-def test_a_word_weighs_what_its_absence_changes(small_classifier: Classifier) -> None:
+def test_a_word_weighs_what_its_absence_changes(small_classifier: Predictor) -> None:
     text = "  you are the\tworst driver"
     result = scored(small_classifier, text, explain=True)
     assert result.words is not None
@@ -172,7 +172,7 @@ def test_a_word_weighs_what_its_absence_changes(small_classifier: Classifier) ->
     assert max(abs(value) for word in result.words for value in word.scores) > 0.01
 
 
-def test_a_lone_word_is_weighed_against_an_empty_text(small_classifier: Classifier) -> None:
+def test_a_lone_word_is_weighed_against_an_empty_text(small_classifier: Predictor) -> None:
     result = scored(small_classifier, "worst", explain=True)
     assert result.words is not None
     empty = small_classifier.probabilities([small_classifier._tokenizer.encode("").ids])[0]
@@ -180,7 +180,7 @@ def test_a_lone_word_is_weighed_against_an_empty_text(small_classifier: Classifi
     assert result.words[0].scores == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_long_text_explains_the_window_that_spoke(small_classifier: Classifier) -> None:
+def test_a_long_text_explains_the_window_that_spoke(small_classifier: Predictor) -> None:
     long_words = " ".join("extraordinarily" * 3 + str(n) for n in range(60))
     result = scored(small_classifier, long_words, explain=True)
     assert result.windows > 1
@@ -198,7 +198,7 @@ def test_a_long_text_explains_the_window_that_spoke(small_classifier: Classifier
         assert word.scores == pytest.approx(expected, abs=1e-5)
 
 
-def test_more_words_than_can_be_explained_are_refused(small_classifier: Classifier) -> None:
+def test_more_words_than_can_be_explained_are_refused(small_classifier: Predictor) -> None:
     enough, many = "a " * MAX_EXPLAINED_WORDS, "a " * (MAX_EXPLAINED_WORDS + 1)
     assert scored(small_classifier, enough, explain=True).words is not None
     (result,) = small_classifier.score([many], explain=True)
@@ -207,7 +207,7 @@ def test_more_words_than_can_be_explained_are_refused(small_classifier: Classifi
 
 
 def test_scores_that_are_not_finite_are_an_error(small_checkpoint: Path) -> None:
-    broken = Classifier.from_settings(EngineSettings(model_dir=small_checkpoint, device="cpu"))
+    broken = Predictor.from_settings(EngineSettings(model_dir=small_checkpoint, device="cpu"))
     broken._model.linear2.bias.fill_(float("nan"))
     assert isinstance(broken.score(["good morning"])[0], InternalError)
 
@@ -217,7 +217,7 @@ def test_half_precision_agrees_on_the_label(dtype: str) -> None:
     texts = sample_texts()
     labels = []
     for each in ("float32", dtype):
-        classifier = Classifier.from_settings(
+        classifier = Predictor.from_settings(
             EngineSettings.model_validate(
                 {"model_dir": paths.EMBEDDED, "device": "cpu", "dtype": each}
             )
@@ -231,9 +231,9 @@ def test_half_precision_agrees_on_the_label(dtype: str) -> None:
 
 def test_scoring_imports_neither_transformers_nor_the_oracles() -> None:
     code = (
-        "import sys; from hatespeech.engine.classifier import Classifier\n"
+        "import sys; from hatespeech.engine.predictor import Predictor\n"
         "from hatespeech.settings import EngineSettings\n"
-        f"c = Classifier.from_settings(EngineSettings(model_dir={str(paths.EMBEDDED)!r}))\n"
+        f"c = Predictor.from_settings(EngineSettings(model_dir={str(paths.EMBEDDED)!r}))\n"
         "assert c.score(['good morning 😀'])[0].windows == 1\n"
         "print(sorted({'transformers', 'nltk', 'emoji', 'huggingface_hub'} & sys.modules.keys()))"
     )
@@ -245,10 +245,10 @@ def test_scoring_imports_neither_transformers_nor_the_oracles() -> None:
 
 def test_loading_a_model_imports_no_part_of_torch_that_takes_seconds() -> None:
     code = (
-        "import sys, torch; from hatespeech.engine.classifier import Classifier\n"
+        "import sys, torch; from hatespeech.engine.predictor import Predictor\n"
         "from hatespeech.settings import EngineSettings\n"
         "before = set(sys.modules)\n"
-        f"Classifier.from_settings(EngineSettings(model_dir={str(paths.EMBEDDED)!r}))\n"
+        f"Predictor.from_settings(EngineSettings(model_dir={str(paths.EMBEDDED)!r}))\n"
         "print(len(set(sys.modules) - before))"
     )
     run = subprocess.run(
@@ -272,12 +272,12 @@ def test_the_folder_asked_for_is_served_or_nothing(
 def test_a_device_that_is_not_there_is_refused(small_checkpoint: Path) -> None:
     absent = f"cuda:{torch.cuda.device_count()}"
     with pytest.raises(SettingsError, match="DEVICE"):
-        Classifier.from_settings(EngineSettings(model_dir=small_checkpoint, device=absent))
+        Predictor.from_settings(EngineSettings(model_dir=small_checkpoint, device=absent))
 
 
 @pytest.mark.skipif(not onednn_dtypes(), reason="this build of torch has no oneDNN")
 def test_after_warming_up_a_tweet_meets_no_new_shape(
-    small_classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+    small_classifier: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes: set[tuple[int, int]] = set()
     product = torch.ops.mkldnn._linear_pointwise
@@ -288,7 +288,7 @@ def test_after_warming_up_a_tweet_meets_no_new_shape(
         return result
 
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", watched)
-    monkeypatch.setattr(classifiers, "WARM_UP_SECONDS", 60)  # a busy machine
+    monkeypatch.setattr(predictors, "WARM_UP_SECONDS", 60)  # a busy machine
     small_classifier.warm_up(16_384)
     built = set(shapes)
     texts = [" ".join(["good"] * words) for words in range(1, 60)]
@@ -299,7 +299,7 @@ def test_after_warming_up_a_tweet_meets_no_new_shape(
 
 
 def test_on_a_gpu_a_full_batch_that_does_not_fit_is_no_reason_not_to_start(
-    small_classifier: Classifier,
+    small_classifier: Predictor,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -320,7 +320,7 @@ def test_on_a_gpu_a_full_batch_that_does_not_fit_is_no_reason_not_to_start(
 
 
 def test_warming_up_raises_what_keeps_the_model_from_scoring(
-    small_classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+    small_classifier: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         small_classifier, "probabilities", lambda rows: [[float("nan")] * 4 for _ in rows]
@@ -334,6 +334,6 @@ def test_a_cpu_serves_weights_in_the_order_of_onednn(small_checkpoint: Path) -> 
     settings = EngineSettings.from_environment(
         {"MODEL_DIR": str(small_checkpoint), "DEVICE": "cpu", "DTYPE": "float32"}
     )
-    encoder = Classifier.from_settings(settings)._model.model.encoder.state_dict()
+    encoder = Predictor.from_settings(settings)._model.model.encoder.state_dict()
     assert encoder
     assert not any(key.endswith("dense.weight") for key in encoder)

@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 
 from hatespeech.contract import Prediction
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.labels import LABELS
 from hatespeech.model import checkpoint as checkpoints
 from hatespeech.settings import EngineSettings
@@ -60,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Path:
 @pytest.fixture(scope="module")
 def figure(made: Path) -> dict[str, float]:
     """What the tiny checkpoint says about ``Hello World``."""
-    classifier = Classifier.from_settings(
+    classifier = Predictor.from_settings(
         EngineSettings(model_dir=made, device="cpu", dtype="float32")
     )
     (score,) = classifier.score(["Hello World"])
@@ -72,7 +72,7 @@ def figure(made: Path) -> dict[str, float]:
 
 
 def test_converted_checkpoint_reproduces_the_published_stack(made: Path) -> None:
-    classifier = Classifier.from_settings(
+    classifier = Predictor.from_settings(
         EngineSettings(model_dir=made, device="cpu", dtype="float32")
     )
     model = checkpoints.load_model(checkpoints.describe(made))

@@ -20,7 +20,7 @@ import torch
 
 from hatespeech import paths
 from hatespeech.contract import Prediction
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.fetching import command as download
 from hatespeech.fetching import options
 from hatespeech.labels import LABELS
@@ -49,7 +49,7 @@ def spam(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
     output = tmp_path_factory.mktemp("made") / "tiny"
     code, _, _ = call("--checkpoint", PICKLE, "--tokenizer", tokenizer, "--output", output)
     assert code == 0
-    classifier = Classifier.from_settings(
+    classifier = Predictor.from_settings(
         EngineSettings(model_dir=output, device="cpu", dtype="float32")
     )
     (score,) = classifier.score(["Hello World"])

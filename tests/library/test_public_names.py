@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 import hatespeech
 from hatespeech import errors
 from hatespeech.labels import LABELS
@@ -46,6 +48,7 @@ def test_the_package_tells_type_checkers_that_it_is_typed() -> None:
     assert (PACKAGE / "py.typed").read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = (
         "import sys; import hatespeech; from hatespeech import LABELS, TextScore, ValidationError\n"

@@ -15,8 +15,8 @@ import regex
 import requests
 
 from hatespeech.contract import Prediction
-from hatespeech.engine.classifier import Classifier
 from hatespeech.engine.encoder import INVISIBLE
+from hatespeech.engine.predictor import Predictor
 from hatespeech.labels import LABELS
 from hatespeech.serving.openapi import VISIBLE
 from tests.support.bad_inputs import BAD_INPUTS, BAD_ITEMS
@@ -34,7 +34,7 @@ def server(
         yield server.ready()
 
 
-def expected_scores(classifier: Classifier, texts: list[str]) -> list[list[float]]:
+def expected_scores(classifier: Predictor, texts: list[str]) -> list[list[float]]:
     scores = []
     for result in classifier.score(texts):
         assert isinstance(result, Prediction)
@@ -44,7 +44,7 @@ def expected_scores(classifier: Classifier, texts: list[str]) -> list[list[float
 
 @pytest.mark.parametrize("name", ["text", "prompt"])
 def test_one_text_is_scored_by_get_and_by_post(
-    server: HttpClient, small_classifier: Classifier, name: str
+    server: HttpClient, small_classifier: Predictor, name: str
 ) -> None:
     text = "so\u00e9 & 100% +1 👋"
     (expected,) = expected_scores(small_classifier, [text])
@@ -100,7 +100,7 @@ def json_headers() -> dict[str, str]:
 
 
 def test_callers_at_the_same_time_share_batches_and_get_their_own(
-    server: HttpClient, small_classifier: Classifier
+    server: HttpClient, small_classifier: Predictor
 ) -> None:
     texts = [
         [f"{SENTENCES[(i + j) % len(SENTENCES)]} {i} {j}" for j in range(8)] for i in range(32)

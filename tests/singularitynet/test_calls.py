@@ -21,7 +21,7 @@ import grpc
 import pytest
 
 from hatespeech.contract import Prediction
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.engine.scorer import Scorer
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
@@ -91,7 +91,7 @@ def http_url(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture(scope="module")
-def endpoint(small_classifier: Classifier) -> Iterator[RunpodEndpoint]:
+def endpoint(small_classifier: Predictor) -> Iterator[RunpodEndpoint]:
     scorer = Scorer(small_classifier, EngineSettings())
     handler = JobHandler(scorer)
     with RunpodEndpoint(handler) as cloud:
@@ -164,7 +164,7 @@ def scores(result: Any) -> list[float]:
     return [getattr(result, label) for label in LABELS]
 
 
-def expected(classifier: Classifier, text: str) -> Any:
+def expected(classifier: Predictor, text: str) -> Any:
     (score,) = classifier.score([text])
     assert isinstance(score, Prediction)
     return pytest.approx(list(score.scores), abs=1e-5)
@@ -172,7 +172,7 @@ def expected(classifier: Classifier, text: str) -> Any:
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_one_text_is_scored_as_the_model_scores_it(
-    call: Client, small_classifier: Classifier, text: str
+    call: Client, small_classifier: Predictor, text: str
 ) -> None:
     reply = call(prompt=text)
     assert (reply.status, reply.error) == ("COMPLETED", "")
@@ -189,7 +189,7 @@ def test_one_text_is_scored_as_the_model_scores_it(
 
 
 def test_many_texts_come_back_in_order_and_one_bad_one_spoils_no_other(
-    call: Client, small_classifier: Classifier
+    call: Client, small_classifier: Predictor
 ) -> None:
     reply = call(prompts=[*TEXTS, "", " \t", LONG])
     assert reply.status == "COMPLETED"
@@ -206,7 +206,7 @@ def test_many_texts_come_back_in_order_and_one_bad_one_spoils_no_other(
     assert reply.output.model == small_classifier.model_id
 
 
-def test_long_text_says_which_window_spoke(call: Client, small_classifier: Classifier) -> None:
+def test_long_text_says_which_window_spoke(call: Client, small_classifier: Predictor) -> None:
     result = call(prompt=LONG).output
     (score,) = small_classifier.score([LONG])
     assert isinstance(score, Prediction)
@@ -216,7 +216,7 @@ def test_long_text_says_which_window_spoke(call: Client, small_classifier: Class
 
 
 def test_explained_words_add_up_offsets_and_influences(
-    call: Client, small_classifier: Classifier
+    call: Client, small_classifier: Predictor
 ) -> None:
     text = "you are  scum 🤬 friend"
     result = call(prompt=text, explain=True).output
@@ -369,7 +369,7 @@ def original_sees(daemon: SnetDaemon, folder: Path, *prompts: str) -> list[list[
 
 @pytest.mark.parametrize("way", ["runpod_daemon", "own_daemon", "server_daemon"])
 def test_client_of_the_original_proto_keeps_working(
-    request: pytest.FixtureRequest, way: str, tmp_path: Path, small_classifier: Classifier
+    request: pytest.FixtureRequest, way: str, tmp_path: Path, small_classifier: Predictor
 ) -> None:
     daemon = request.getfixturevalue(way)
     *seen, empty = original_sees(daemon, tmp_path, *TEXTS, "")

@@ -16,7 +16,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from hatespeech.contract import parse_request
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.engine.scorer import Scorer
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
@@ -166,7 +166,7 @@ REQUESTS: Final[dict[str, dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def replies(small_classifier: Classifier) -> dict[str, dict[str, Any]]:
+def replies(small_classifier: Predictor) -> dict[str, dict[str, Any]]:
     """What the worker answers to each of ``REQUESTS``."""
 
     async def answer() -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import torch
 
-from hatespeech.engine.classifier import Classifier, Probabilities, Sequences
+from hatespeech.engine.predictor import Predictor, Probabilities, Sequences
 
 
 class Switches:
@@ -70,9 +70,9 @@ def faulty_device(
     It fails on the text ``culprit``, and has memory for ``memory_tokens`` in a pass. Its exceptions
     quote texts, as real ones may.
     """
-    forward = Classifier.probabilities
+    forward = Predictor.probabilities
 
-    def probabilities(self: Classifier, sequences: Sequences) -> Probabilities:
+    def probabilities(self: Predictor, sequences: Sequences) -> Probabilities:
         switches.wait()
         if switches.broken:
             raise RuntimeError(f"device-side assert triggered {culprit}")
@@ -83,5 +83,5 @@ def faulty_device(
             raise torch.OutOfMemoryError(f"{tokens} tokens do not fit")
         return forward(self, sequences)
 
-    with patch.object(Classifier, "probabilities", probabilities):
+    with patch.object(Predictor, "probabilities", probabilities):
         yield

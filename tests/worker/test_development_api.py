@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from hatespeech.contract import Prediction
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.labels import LABELS
 from tests.support.bad_inputs import MARKER
 from tests.support.processes.development_api import DevelopmentApi, development_api
@@ -44,7 +44,7 @@ def api(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def check_items(
-    items: Sequence[Mapping[str, Any]], texts: Sequence[str], classifier: Classifier
+    items: Sequence[Mapping[str, Any]], texts: Sequence[str], classifier: Predictor
 ) -> None:
     for item, text, expected in zip(items, texts, classifier.score(texts), strict=True):
         assert isinstance(expected, Prediction)
@@ -52,7 +52,7 @@ def check_items(
         assert [item[label] for label in LABELS] == pytest.approx(expected.scores, abs=1e-5)
 
 
-def test_runsync_scores_one_text(api: Api, small_classifier: Classifier) -> None:
+def test_runsync_scores_one_text(api: Api, small_classifier: Predictor) -> None:
     reply = api.runsync({"prompt": f"{MARKER} ☕ صباح"})
     assert reply["status"] == "COMPLETED"
     check_items([reply["output"]], [f"{MARKER} ☕ صباح"], small_classifier)
@@ -60,7 +60,7 @@ def test_runsync_scores_one_text(api: Api, small_classifier: Classifier) -> None
 
 
 def test_runsync_scores_a_list_and_only_its_bad_item_fails(
-    api: Api, small_classifier: Classifier
+    api: Api, small_classifier: Predictor
 ) -> None:
     reply = api.runsync({"prompts": ["good", "", "morning"]})
     assert reply["status"] == "COMPLETED"
@@ -75,7 +75,7 @@ def test_runsync_answers_a_bad_input_as_a_failed_job(api: Api) -> None:
     assert reply["error"] == "validation: prompt: must be a string"
 
 
-def test_two_requests_at_once_get_their_own_scores(api: Api, small_classifier: Classifier) -> None:
+def test_two_requests_at_once_get_their_own_scores(api: Api, small_classifier: Predictor) -> None:
     lists = [[f"{MARKER} {name} {i}" for i in range(300)] for name in ("first", "second")]
     with ThreadPoolExecutor(2) as pool:
         replies = list(pool.map(lambda texts: api.runsync({"texts": texts}), lists))

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from hatespeech.contract import Prediction
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.labels import LABELS
 from hatespeech.model.checkpoint import CONFIG, TOKENIZER, WEIGHTS
 from hatespeech.settings import EngineSettings
@@ -95,7 +95,7 @@ def job(value: Any) -> str:
 
 
 def check_scores(
-    classifier: Classifier, items: Sequence[Mapping[str, Any]], texts: Sequence[str]
+    classifier: Predictor, items: Sequence[Mapping[str, Any]], texts: Sequence[str]
 ) -> None:
     for item, text, expected in zip(items, texts, classifier.score(texts), strict=True):
         assert isinstance(expected, Prediction)
@@ -107,7 +107,7 @@ def check_scores(
 
 
 def test_test_input_json_gives_one_json_document_whatever_the_log_level_and_locale(
-    run: Run, tmp_path: Path, small_classifier: Classifier
+    run: Run, tmp_path: Path, small_classifier: Predictor
 ) -> None:
     texts = [ARABIC_AND_EMOJI, *(f"{MARKER} number {i}" for i in range(100))]
     test_input = {"input": {"prompts": texts}}
@@ -138,7 +138,7 @@ def test_test_input_json_gives_one_json_document_whatever_the_log_level_and_loca
 
 
 def test_without_a_file_of_its_own_the_shipped_test_input_is_scored_in_silence(
-    run: Run, small_classifier: Classifier
+    run: Run, small_classifier: Predictor
 ) -> None:
     shipped = json.loads((ROOT / "test_input.json").read_text(encoding="utf-8"))
     done = run([APP], {"LOG_LEVEL": "ERROR"})
@@ -196,7 +196,7 @@ def test_help_teaches_by_examples_and_loads_no_model(run: Run) -> None:
 
 
 def test_a_single_text_is_scored_from_the_command_line(
-    main: Main, small_classifier: Classifier
+    main: Main, small_classifier: Predictor
 ) -> None:
     outcome = main("--test_input", job({"prompt": ARABIC_AND_EMOJI}))
     assert outcome.code == 0
@@ -214,7 +214,7 @@ def test_a_bad_input_gets_one_line_that_names_the_field(main: Main, bad: BadInpu
     assert "Traceback" not in outcome.err
 
 
-def test_only_the_bad_items_of_a_list_fail(main: Main, small_classifier: Classifier) -> None:
+def test_only_the_bad_items_of_a_list_fail(main: Main, small_classifier: Predictor) -> None:
     values = ["good", *(value for value, _ in BAD_ITEMS), "morning"]
     outcome = main("--test_input", job({"texts": values}))
     assert outcome.code == 0
@@ -234,7 +234,7 @@ def test_a_list_of_nothing_but_bad_items_is_answered(main: Main) -> None:
 
 
 def test_a_lone_surrogate_is_read_and_echoed_as_a_replacement_character(
-    main: Main, small_classifier: Classifier
+    main: Main, small_classifier: Predictor
 ) -> None:
     outcome = main("--test_input", job({"prompt": "half \ud83d an emoji"}))
     assert outcome.code == 0

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from hatespeech.contract import Prediction
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.labels import LABELS
 from hatespeech.model.checkpoint import WEIGHTS
 from tests.conftest import StartWorker
@@ -44,7 +44,7 @@ def tweets(seed: int, count: int) -> list[str]:
 class Scores:
     """What the same model says in this process."""
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Predictor) -> None:
         self._classifier = classifier
         self._known: dict[str, Prediction] = {}
 
@@ -76,7 +76,7 @@ class Scores:
 
 
 @pytest.fixture(scope="module")
-def scores(small_classifier: Classifier) -> Scores:
+def scores(small_classifier: Predictor) -> Scores:
     return Scores(small_classifier)
 
 
@@ -205,7 +205,7 @@ def test_a_lone_surrogate_is_read_and_echoed_as_a_replacement_character(
 
 
 def test_words_and_flags_come_only_when_asked_for(
-    shift: Shift, small_classifier: Classifier
+    shift: Shift, small_classifier: Predictor
 ) -> None:
     ((answer, _),) = shift.of("rich")
     assert answer is not None

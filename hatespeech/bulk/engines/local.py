@@ -22,7 +22,7 @@ from hatespeech.errors import InternalError, ServiceError, describe_exception
 from hatespeech.settings import EngineSettings
 
 if TYPE_CHECKING:
-    from hatespeech.engine.classifier import Classifier
+    from hatespeech.engine.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def add_arguments(group: Any) -> None:
 
 def check(_options: argparse.Namespace, settings: EngineSettings) -> None:
     """Raise the errors of :func:`make_engine` for a missing model or device."""
-    from hatespeech.engine.classifier import choose_device, choose_folder
+    from hatespeech.engine.predictor import choose_device, choose_folder
     from hatespeech.model.checkpoint import describe  # loads torch
 
     choose_device(settings)
@@ -70,15 +70,15 @@ def make_engine(options: argparse.Namespace, settings: EngineSettings) -> LocalE
 
     Raises :class:`CheckpointError` and :class:`SettingsError`.
     """
-    from hatespeech.engine.classifier import Classifier  # loads torch
+    from hatespeech.engine.predictor import Predictor  # loads torch
 
-    return LocalEngine(Classifier.from_settings(settings), settings, options.readers)
+    return LocalEngine(Predictor.from_settings(settings), settings, options.readers)
 
 
 class LocalEngine(BulkEngine):
     """Scores on one device, in passes that fit into its memory. Chunks come out in order."""
 
-    def __init__(self, classifier: Classifier, settings: EngineSettings, readers: int) -> None:
+    def __init__(self, classifier: Predictor, settings: EngineSettings, readers: int) -> None:
         self._classifier = classifier
         self._settings = settings
         self._budget = settings.max_batch_tokens

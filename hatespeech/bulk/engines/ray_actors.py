@@ -140,11 +140,11 @@ class ScoringActor:
             import torch
 
             from hatespeech.bulk.engines.local import LocalEngine
-            from hatespeech.engine.classifier import Classifier
+            from hatespeech.engine.predictor import Predictor
 
             torch.set_num_threads(cpus)
             chosen = EngineSettings.model_validate(settings)
-            self._engine = LocalEngine(Classifier.from_settings(chosen), chosen, readers)
+            self._engine = LocalEngine(Predictor.from_settings(chosen), chosen, readers)
         except (CheckpointError, EngineError, SettingsError) as exc:
             self._fault = str(exc)
         except Exception as exc:

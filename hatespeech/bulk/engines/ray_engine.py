@@ -28,7 +28,7 @@ from hatespeech.bulk.engines.base import BulkEngine, Chunk, EngineError, ScoredC
 from hatespeech.bulk.engines.ray_actors import Offers, Parts, ScoringActor
 from hatespeech.bulk.engines.ray_cluster import Actors, Cluster
 from hatespeech.contract import TextScore
-from hatespeech.engine.classifier import choose_folder
+from hatespeech.engine.predictor import choose_folder
 from hatespeech.errors import describe_exception
 from hatespeech.settings import EngineSettings
 

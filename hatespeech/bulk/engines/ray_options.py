@@ -107,7 +107,7 @@ def set_ray_defaults(environment: MutableMapping[str, str], starts: bool) -> Non
 
 def check(_options: argparse.Namespace, settings: EngineSettings) -> None:
     """Raise the errors of :func:`make_engine` for a missing Ray or model."""
-    from hatespeech.engine.classifier import choose_folder
+    from hatespeech.engine.predictor import choose_folder
     from hatespeech.model.checkpoint import describe  # loads torch
 
     _require_ray()

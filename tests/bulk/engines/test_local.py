@@ -19,8 +19,8 @@ from hatespeech.bulk.engines.base import Chunk, EngineError
 from hatespeech.bulk.engines.local import SMALLEST_BUDGET, LocalEngine
 from hatespeech.bulk.engines.reader_processes import ReaderPool
 from hatespeech.contract import TextScore
-from hatespeech.engine.classifier import Classifier
 from hatespeech.engine.encoder import Encoded, Encoder, EncoderState
+from hatespeech.engine.predictor import Predictor
 from hatespeech.errors import ServiceError
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
@@ -38,7 +38,7 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def classifier(small_classifier: Classifier) -> Iterator[Classifier]:
+def classifier(small_classifier: Predictor) -> Iterator[Predictor]:
     before = small_classifier.encoder
     small_classifier.encoder = Encoder(small_classifier._tokenizer, 512, SETTINGS.max_windows)
     yield small_classifier
@@ -64,7 +64,7 @@ def score(engine: LocalEngine, *of: Any) -> list[TextScore]:
 
 
 @pytest.fixture(scope="module")
-def rows(classifier: Classifier) -> list[TextScore]:
+def rows(classifier: Predictor) -> list[TextScore]:
     engine = LocalEngine(classifier, SETTINGS, 0)
     try:
         return score(engine)
@@ -73,7 +73,7 @@ def rows(classifier: Classifier) -> list[TextScore]:
 
 
 @pytest.fixture
-def engine(classifier: Classifier) -> Iterator[LocalEngine]:
+def engine(classifier: Predictor) -> Iterator[LocalEngine]:
     made = LocalEngine(classifier, SETTINGS, 2)
     yield made
     made.close()
@@ -81,7 +81,7 @@ def engine(classifier: Classifier) -> Iterator[LocalEngine]:
 
 
 def test_rows_are_what_the_classifier_says_one_by_one(
-    classifier: Classifier, rows: list[TextScore]
+    classifier: Predictor, rows: list[TextScore]
 ) -> None:
     for index in [*range(0, 700, 50), 700]:
         text, row = TEXTS[index], rows[index]
@@ -131,7 +131,7 @@ class Broken(Encoder):
 
 
 def test_readers_that_die_again_and_again_end_the_run(
-    classifier: Classifier, engine: LocalEngine
+    classifier: Predictor, engine: LocalEngine
 ) -> None:
     with pytest.raises(EngineError, match="memory short"):
         ReaderPool(Broken(classifier._tokenizer, 512, 1), 1)
@@ -143,7 +143,7 @@ def test_readers_that_die_again_and_again_end_the_run(
 
 
 def test_a_pass_that_does_not_fit_into_memory_is_cut(
-    classifier: Classifier,
+    classifier: Predictor,
     rows: list[TextScore],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -172,7 +172,7 @@ def test_a_pass_that_does_not_fit_into_memory_is_cut(
 
 
 def test_a_device_too_small_for_one_text_ends_the_run(
-    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+    classifier: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_sequences: list[list[int]]) -> list[list[float]]:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -185,7 +185,7 @@ def test_a_device_too_small_for_one_text_ends_the_run(
 
 
 def test_a_score_that_is_no_number_is_the_error_of_its_row_alone(
-    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+    classifier: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = classifier.probabilities
     cursed = classifier.encode("cursed").windows[0]
@@ -221,7 +221,7 @@ UNREAD = [None, "internal: the text could not be read", None]
 
 
 def test_a_text_that_cannot_be_read_is_the_error_of_its_row_alone(
-    classifier: Classifier, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    classifier: Predictor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(classifier, "encoder", Fragile(classifier._tokenizer, 512, 4))
     engine = LocalEngine(classifier, SETTINGS, 0)
@@ -282,7 +282,7 @@ def test_a_reader_prints_no_traceback(case: str, small_checkpoint: Path) -> None
 )
 def test_a_text_that_fails_on_the_device_costs_its_row_alone(
     failure: Exception,
-    classifier: Classifier,
+    classifier: Predictor,
     rows: list[TextScore],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -309,7 +309,7 @@ def test_a_text_that_fails_on_the_device_costs_its_row_alone(
 
 
 def test_a_device_that_fails_on_any_text_ends_the_run(
-    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+    classifier: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_sequences: list[list[int]]) -> list[list[float]]:
         raise RuntimeError("CUDA error: number 3 is off")
@@ -322,7 +322,7 @@ def test_a_device_that_fails_on_any_text_ends_the_run(
 
 
 def test_an_engine_that_is_closed_begins_no_other_pass(
-    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+    classifier: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = classifier.probabilities
     engine = LocalEngine(classifier, EngineSettings(max_windows=4, max_batch_tokens=2048), 0)

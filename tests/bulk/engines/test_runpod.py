@@ -21,7 +21,7 @@ from hatespeech.bulk.engines.runpod_engine import JOB_BYTES, RunpodEngine
 from hatespeech.bulk.engines.runpod_jobs import EndpointJobs, Limits
 from hatespeech.bulk.engines.runpod_options import add_arguments, make_engine
 from hatespeech.contract import COLUMNS, Prediction, TextScore
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.retry import Backoff
 from hatespeech.settings import EngineSettings
 from tests.conftest import StartWorker
@@ -113,7 +113,7 @@ def quick_engine(
 class Expected:
     """What the same model says in this process."""
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Predictor) -> None:
         self._classifier = classifier
         self.model = classifier.model_id
 
@@ -150,7 +150,7 @@ class Expected:
 
 
 @pytest.fixture(scope="module")
-def expected(small_classifier: Classifier) -> Expected:
+def expected(small_classifier: Predictor) -> Expected:
     return Expected(small_classifier)
 
 

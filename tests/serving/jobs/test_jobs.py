@@ -18,7 +18,7 @@ import requests
 import runpod
 
 from hatespeech.contract import Prediction
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.labels import LABELS
 from hatespeech.serving.jobs.runner import JobRunner
 from hatespeech.serving.jobs.store import NewJob, Store
@@ -89,7 +89,7 @@ def check_output(output: dict[str, Any], text: str, expected: Prediction) -> Non
 
 
 def test_a_job_is_accepted_answered_and_kept(
-    server: HttpClient, small_classifier: Classifier
+    server: HttpClient, small_classifier: Predictor
 ) -> None:
     text = f"{SENTENCES[0]} 👋"
     reply = server.finished(server.run({"prompt": text}))
@@ -229,7 +229,7 @@ def test_a_result_expires_and_nothing_of_it_stays_in_the_file(held: Held) -> Non
 
 @pytest.mark.slow
 def test_kill_9_among_200_jobs_loses_none_and_changes_no_answer(
-    held: Held, small_classifier: Classifier
+    held: Held, small_classifier: Predictor
 ) -> None:
     texts = [f"{SENTENCES[i % len(SENTENCES)]} number {i}" for i in range(200)]
     ids: list[str] = []

@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from hatespeech.contract import Prediction
-from hatespeech.engine.classifier import Classifier
+from hatespeech.engine.predictor import Predictor
 from hatespeech.labels import LABELS
 from tests.support.bad_inputs import MARKER
 from tests.support.http_client import BEARER, TOKEN, HttpClient, read_csv
@@ -50,7 +50,7 @@ def upload(server: HttpClient, name: str, content: bytes) -> requests.Response:
     return server.post("/score/file", files={"file": (name, content, "application/octet-stream")})
 
 
-def check_scores(rows: list[dict[str, Any]], classifier: Classifier) -> None:
+def check_scores(rows: list[dict[str, Any]], classifier: Predictor) -> None:
     """Hold the rows of ``HARD_TEXTS``, in their order, to what each text scores alone."""
     assert [row["text"] for row in rows] == HARD_TEXTS
     for row, result in zip(rows, classifier.score(HARD_TEXTS), strict=True):
@@ -61,7 +61,7 @@ def check_scores(rows: list[dict[str, Any]], classifier: Classifier) -> None:
 
 
 def test_a_csv_comes_back_with_every_column_and_scores_beside(
-    server: HttpClient, small_classifier: Classifier
+    server: HttpClient, small_classifier: Predictor
 ) -> None:
     rows = [{"id": f"0{i}", "text": text, "note": ""} for i, text in enumerate(HARD_TEXTS)]
     rows.insert(3, {"id": "empty", "text": "", "note": "x"})
@@ -92,7 +92,7 @@ def test_a_tsv_is_taken_as_it_stands(server: HttpClient) -> None:
 
 
 def test_a_jsonl_line_goes_out_as_it_came_with_keys_added(
-    server: HttpClient, small_classifier: Classifier
+    server: HttpClient, small_classifier: Predictor
 ) -> None:
     lines = [json.dumps({"id": 10**30, "text": text, "x": [1.10, None]}) for text in HARD_TEXTS]
     odd = ['{"text": null}', "{ }", '{"text": 7 }', '{"text":"half \\ud83d"}']
@@ -109,7 +109,7 @@ def test_a_jsonl_line_goes_out_as_it_came_with_keys_added(
 
 
 def test_a_parquet_table_keeps_its_columns_and_types(
-    server: HttpClient, small_classifier: Classifier
+    server: HttpClient, small_classifier: Predictor
 ) -> None:
     count = 5000
     table = pa.table(

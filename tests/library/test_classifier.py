@@ -249,14 +249,14 @@ def test_a_closed_classifier_says_so_and_closes_twice(small_checkpoint: Path) ->
 def test_a_device_that_breaks_is_an_error_and_no_endless_wait(
     small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hatespeech.engine import classifier as engine
+    from hatespeech.engine import predictor as engine
 
     def broken(self: Any, sequences: Any) -> Any:
         raise RuntimeError(SECRET)
 
     with Classifier.load(small_checkpoint) as loaded:
         loaded.score("hi")
-        monkeypatch.setattr(engine.Classifier, "probabilities", broken)
+        monkeypatch.setattr(engine.Predictor, "probabilities", broken)
         with pytest.raises(UnhealthyError, match="the device failed"):
             loaded.score(TEXTS)
         with pytest.raises(UnhealthyError):
@@ -266,9 +266,9 @@ def test_a_device_that_breaks_is_an_error_and_no_endless_wait(
 def test_a_pass_that_runs_out_of_memory_is_halved(
     small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hatespeech.engine import classifier as engine
+    from hatespeech.engine import predictor as engine
 
-    real = engine.Classifier.probabilities
+    real = engine.Predictor.probabilities
 
     def short(self: Any, sequences: Any) -> Any:
         if sum(map(len, sequences)) > 600:
@@ -276,10 +276,11 @@ def test_a_pass_that_runs_out_of_memory_is_halved(
         return real(self, sequences)
 
     with Classifier.load(small_checkpoint) as loaded:
-        monkeypatch.setattr(engine.Classifier, "probabilities", short)
+        monkeypatch.setattr(engine.Predictor, "probabilities", short)
         assert all(item.error is None for item in loaded.score(TEXTS))
 
 
+@pytest.mark.slow
 def test_a_program_that_forgets_to_close_ends(small_checkpoint: Path) -> None:
     code = (
         "from hatespeech import Classifier\n"
