@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "score.py") -> int:
             as_json = settings.log_format == "json"
             formatter = JsonFormatter() if as_json else logging.Formatter("%(message)s")
             with shown_logs(formatter, settings.log_level):
-                return score(options, settings)
+                return plan_and_run(options, settings)
     except (RunError, EngineError, CheckpointError, SettingsError) as exc:
         fault = str(exc)
     except KeyboardInterrupt:
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "score.py") -> int:
     return 1
 
 
-def score(arguments: argparse.Namespace, settings: EngineSettings) -> int:
+def plan_and_run(arguments: argparse.Namespace, settings: EngineSettings) -> int:
     """Plan the run, run it, and print the summary; return the exit code."""
     options = RunOptions(
         arguments.source,
@@ -171,11 +171,11 @@ def score(arguments: argparse.Namespace, settings: EngineSettings) -> int:
         by = f", scored by {model}" if model else ""  # an input without rows has no model
         say(f"{plan.out} is complete{by}; remove it to score again")
     else:
-        say(f"wrote {plan.out}\n{summary(outcome)}")
+        say(f"wrote {plan.out}\n{run_summary(outcome)}")
     return 0
 
 
-def summary(outcome: Outcome) -> str:
+def run_summary(outcome: Outcome) -> str:
     """Return a run's figures, in a few lines."""
     counted = outcome.statistics
     scored = counted.rows - counted.errors.total()

@@ -14,7 +14,7 @@ from hatespeech.bulk.plan import WRITERS, Output, Plan, changed
 from hatespeech.bulk.score_files import ScoreReader
 from hatespeech.bulk.statistics import Statistics
 from hatespeech.bulk.tables.conversion import Conversion
-from hatespeech.bulk.tables.table import Head, Writer
+from hatespeech.bulk.tables.interface import Head, Writer
 
 
 def write_outputs(

@@ -21,6 +21,7 @@ from hatespeech.bulk.places import (
     find_inputs,
 )
 from hatespeech.bulk.tables.conversion import Conversion
+from hatespeech.bulk.tables.interface import InputTable, Writer
 from hatespeech.bulk.tables.lines import (
     CsvTable,
     CsvWriter,
@@ -30,7 +31,6 @@ from hatespeech.bulk.tables.lines import (
     TsvWriter,
 )
 from hatespeech.bulk.tables.parquet import ParquetTable, ParquetWriter
-from hatespeech.bulk.tables.table import InputTable, Writer
 from hatespeech.locks import FolderHeldError, held_folder
 from hatespeech.settings import EngineSettings
 from hatespeech.urls import shown_url

@@ -96,7 +96,7 @@ def recognise(options: argparse.Namespace) -> str:
         if file_sha256(output / name) != recorded:
             raise FetchError(f"{output} is damaged: {name} has changed; {advice}")
     figures = folders.check_figures(output, expectations(options))
-    return f"{output}: already exists, verified\n" + summary(found.model_id, figures)
+    return f"{output}: already exists, verified\n" + model_report(found.model_id, figures)
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def make(options: argparse.Namespace, progress: DownloadBar) -> str:
             source.path.rename(kept)
         folder.rename(output)
         discard_download(options, work)
-    report = summary(checkpoints.describe(output).model_id, figures)
+    report = model_report(checkpoints.describe(output).model_id, figures)
     return f"{output}: made, verified\n{report}" + (f"{kept}: kept\n" if keep else "")
 
 
@@ -235,7 +235,7 @@ def expectations(options: argparse.Namespace) -> list[Expectation]:
     ]
 
 
-def summary(model_id: str, figures: Sequence[tuple[Expectation, Mapping[str, float]]]) -> str:
+def model_report(model_id: str, figures: Sequence[tuple[Expectation, Mapping[str, float]]]) -> str:
     """Return the lines that name the model and its scores in the self-check."""
     lines = [model_id]
     for expectation, scores in figures:

@@ -27,7 +27,7 @@ Labels = NDArray[np.int64]  # [texts]
 
 BINS: Final = 15
 TEMPERATURES: Final = (0.25, 4.0)  # range of the search
-FLAGGED: Final = tuple(label for label in LABELS if label != "neutral")
+FLAGGED_LABELS: Final = tuple(label for label in LABELS if label != "neutral")
 STRICT_PRECISION: Final = 0.9
 THRESHOLDS_VERSION: Final = 1  # raised when they are chosen in another way
 LEAST_RECALL: Final = 0.05  # of a strict threshold
@@ -117,7 +117,7 @@ def recommend(scores: NDArray[np.float64], labels: Labels) -> dict[str, Any]:
     A label without texts gets no threshold.
     """
     balanced, strict = {}, {}
-    for label in FLAGGED:
+    for label in FLAGGED_LABELS:
         true = labels == LABELS.index(label)
         if not true.any():
             continue

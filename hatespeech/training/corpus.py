@@ -13,7 +13,7 @@ from hatespeech.labels import LABELS
 from hatespeech.text.normalizer import normalize_tweet
 from hatespeech.training import TrainingError
 
-COLUMNS: Final = ("label", "text", "source")
+TSV_COLUMNS: Final = ("label", "text", "source")
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ def read_rows(path: Path) -> list[tuple[str, str, str]]:
     if not lines:
         raise TrainingError(f"{path}: the file is empty")
     header = lines[0].removeprefix("\ufeff").split("\t")
-    for column in COLUMNS:
+    for column in TSV_COLUMNS:
         if column not in header:
             raise TrainingError(f"{path}, line 1: the column {column} is missing")
     if len(lines) == 1:
         raise TrainingError(f"{path}: no rows below the header")
-    places = [header.index(column) for column in COLUMNS]
+    places = [header.index(column) for column in TSV_COLUMNS]
     return [_row(path, number, line, header, places) for number, line in enumerate(lines[1:], 2)]
 
 

@@ -77,8 +77,15 @@ def test_files_of_another_format_are_counted_and_named(
     for folder in ("in/.git", "in/folder", "in/folder.csv", "elsewhere"):
         Path(folder).mkdir(parents=True)
     for name in (
-        *("a.csv", "b.csv.bz2", "c.json", "b.csv.run.json"),
-        *(".hidden", "_SUCCESS", ".git/config", ".d.csv", "_d.csv"),
+        "a.csv",
+        "b.csv.bz2",
+        "c.json",
+        "b.csv.run.json",
+        ".hidden",
+        "_SUCCESS",
+        ".git/config",
+        ".d.csv",
+        "_d.csv",
     ):
         Path("in", name).write_text(TEXT)
     Path("in/link").symlink_to(Path("elsewhere").absolute())

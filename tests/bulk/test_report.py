@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pyarrow as pa
 import pytest
 
-from hatespeech.bulk.command import summary
+from hatespeech.bulk.command import run_summary
 from hatespeech.bulk.report import render
 from hatespeech.bulk.run import Outcome
 from hatespeech.bulk.score_files import SCORES
@@ -158,7 +158,7 @@ def test_a_page_without_rows_is_a_page() -> None:
 
 @pytest.mark.parametrize("scored", [5, 0])
 def test_summary_counts_labels_errors_and_rate(scored: int) -> None:
-    lines = summary(Outcome(collected(), "mini@1", scored, 2.0)).splitlines()
+    lines = run_summary(Outcome(collected(), "mini@1", scored, 2.0)).splitlines()
     assert lines[0] == "5 rows, 3 scored by mini@1"
     assert lines[1].split() == ["hate", "1", "33.33%"]
     assert lines[5:8] == [

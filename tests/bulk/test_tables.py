@@ -21,6 +21,7 @@ from hatespeech.bulk.places import Format, Input, Place
 from hatespeech.bulk.plan import RunOptions, make_plan
 from hatespeech.bulk.run import CHUNK_CHARS, chunks_of
 from hatespeech.bulk.score_files import SCORES
+from hatespeech.bulk.tables.interface import Block, Head
 from hatespeech.bulk.tables.lines import (
     CsvTable,
     CsvWriter,
@@ -29,7 +30,6 @@ from hatespeech.bulk.tables.lines import (
     TsvTable,
     TsvWriter,
 )
-from hatespeech.bulk.tables.table import Block, Head
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
 from tests.support.processes.score import run_here as run

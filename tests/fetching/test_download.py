@@ -169,9 +169,8 @@ def test_float16_halves_the_file_and_scores_alike(
 
 def test_finished_folder_is_recognised_and_left_as_it_is(made: Path, tokenizer: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in made.iterdir()}
-    code, out, err = call(
-        *("--checkpoint", PICKLE, "--tokenizer", tokenizer, "--output", made, "--sha256", SHA256)
-    )
+    given = arguments_for(PICKLE, tokenizer, made)
+    code, out, err = call(*given, "--sha256", SHA256)
     assert (code, err) == (0, "")
     assert out.startswith(f"{made}: already exists, verified\ntiny@")
     assert {path: path.stat().st_mtime_ns for path in made.iterdir()} == before

@@ -180,9 +180,8 @@ def test_weights_that_are_not_finite_are_refused(
     pickle = tmp_path / "model"
     pickle.write_bytes(with_weight(CONTENT, value))
     output = tmp_path / "out"
-    code, _, err = call(
-        *("--checkpoint", pickle, "--tokenizer", tokenizer, "--output", output, "--dtype", dtype)
-    )
+    given = arguments_for(pickle, tokenizer, output)
+    code, _, err = call(*given, "--dtype", dtype)
     if said is None:
         assert code == 0
     else:
@@ -223,9 +222,7 @@ def test_no_room_for_the_converted_checkpoint_is_an_error(
 
 def test_output_below_a_file_is_an_error_in_one_line(tokenizer: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    code, _, err = call(
-        *("--checkpoint", PICKLE, "--tokenizer", tokenizer, "--output", tmp_path / "file" / "out")
-    )
+    code, _, err = call(*arguments_for(PICKLE, tokenizer, tmp_path / "file" / "out"))
     assert (code, is_one_line(err)) == (1, True)
     assert err.startswith("error: [Errno ")
     assert (tmp_path / "file").read_text() == "mine"

@@ -15,9 +15,9 @@ from typing import Any, Final, cast
 
 import pyarrow as pa
 
+from hatespeech.bulk.tables.interface import Block, Head, InputTable, Inspector
 from hatespeech.bulk.tables.json_values import ARROW, batch_of, plain, text_of, to_json, widened
 from hatespeech.bulk.tables.lines import JsonlTable
-from hatespeech.bulk.tables.table import Block, Head, InputTable, Inspector
 
 HALF: Final = (re.compile("[\ud800-\udfff]"), "a lone surrogate, which UTF-8 can't hold")
 BREAK: Final = (re.compile("[\t\r\n]"), "a tab or a line break, which TSV can't hold")

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, ClassVar, NoReturn
 import pyarrow as pa
 from typing_extensions import override
 
-from hatespeech.bulk.tables.table import BLOCK_ROWS, Block, Head, InputTable, Inspector, Writer
+from hatespeech.bulk.tables.interface import BLOCK_ROWS, Block, Head, InputTable, Inspector, Writer
 from hatespeech.serving.uploads.text_tables import MAX_RECORD_CHARS, Csv, Lines, Tsv, chunked
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from typing_extensions import override
 
 from hatespeech.bulk.score_files import SCORES
-from hatespeech.bulk.tables.table import BLOCK_ROWS, Block, Head, InputTable, Inspector, Writer
+from hatespeech.bulk.tables.interface import BLOCK_ROWS, Block, Head, InputTable, Inspector, Writer
 
 # Size of a batch that is read, unless a single row is larger.
 BATCH_BYTES: Final = 16 * 1024 * 1024
