@@ -43,15 +43,15 @@ CORS_REQUEST_HEADERS: Final = (
 
 
 def terminate() -> None:
-    """End this process as an operator would; server.py turns that into an exit code."""
+    """End this process as an operator would; server.py turns this into an exit code."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -> FastAPI:
-    """Build the application. ``stop`` is called, once, if the model can't be served any more.
+    """Build the application. It calls ``stop``, once, if the model fails to load or breaks.
 
-    Opens ``JOBS_DB``. Raises :class:`SettingsError` if nobody decided who may call,
-    or the file can't be opened.
+    Opens ``JOBS_DB``. Raises :class:`SettingsError` if it cannot be opened, or if the settings do
+    not say who may call.
     """
     require_guard(settings)
     configure_logs(settings)
@@ -63,7 +63,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
         model = ServedModel(settings, stop)
         jobs = JobRunner(store, model, metrics, settings)
         app.state.model, app.state.jobs = model, jobs
-        metrics.watch(model, lambda: jobs.unanswered)
+        metrics.watch(model, lambda: jobs.unfinished)
         model.start()
         jobs.start()
         yield
@@ -77,11 +77,15 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
         description=DESCRIPTION,
         version=__version__,
         lifespan=lifespan,
-        docs_url=None,  # ours come without a request to anybody else
+        docs_url=None,  # ours load nothing from other servers
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # they hold URLs: texts
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+        },  # they hold URLs, and URLs hold texts
     )
     jobs_router = job_routes(settings)
     app.include_router(service_routes(settings, metrics, app.version))
@@ -96,7 +100,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     install_error_handlers(app)
     install_openapi(app, settings)
 
-    # The last one added is the outermost.
+    # The last middleware added is the outermost.
     app.add_middleware(
         BodyLimiter,
         default=settings.max_body_bytes,
@@ -121,20 +125,20 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     if not settings.tokens:
         log.warning("ALLOW_ANONYMOUS=1: everyone who can reach this server may use it")
     elif any(len(token) < SAFE_TOKEN_CHARS for token in settings.tokens):
-        log.warning("BEARER_TOKEN: a token of under %d characters is weak", SAFE_TOKEN_CHARS)
+        log.warning("BEARER_TOKEN: a token shorter than %d characters is weak", SAFE_TOKEN_CHARS)
     return app
 
 
 def configure_logs(settings: ServerSettings) -> None:
-    """Send this package's and the server's log where ours goes; silence uvicorn's access log.
+    """Send the package's log and uvicorn's to one place; silence uvicorn's access log.
 
-    That one would hold query strings, and with them texts; the envelope has its own.
+    The access log would hold query strings, and with them texts; the envelope logs requests.
     """
     logs.configure(settings)
     server = logging.getLogger("uvicorn.error")
     server.handlers = list(logging.getLogger(logs.LOGGER).handlers)
     server.propagate = False
-    # At DEBUG uvicorn names paths.
+    # At DEBUG uvicorn logs paths.
     server.setLevel(max(logging.INFO, log.getEffectiveLevel()))
     access = logging.getLogger("uvicorn.access")
     access.handlers = []

@@ -1,4 +1,4 @@
-"""Errors over HTTP: those that exist there only, the status of each, and the replies they make.
+"""Errors over HTTP: those that only HTTP has, the status of each, and the replies they make.
 
     ServiceError (:mod:`hatespeech.errors`)
     ├── UnauthorizedError      401  unauthorized
@@ -7,7 +7,7 @@
     ├── UnsupportedMediaError  415  unsupported_media
     └── RateLimitedError       429  rate_limited
 
-A reply has the status of its error and the body ``{"error": "<field>: <message>", "error_type":
+A reply has its error's status and the body ``{"error": "<field>: <message>", "error_type":
 "<code>"}``.
 """
 
@@ -40,25 +40,25 @@ log = logging.getLogger(__name__)
 
 
 class UnauthorizedError(ServiceError):
-    """The request has no token, or a wrong one."""
+    """The request has no token or a wrong one."""
 
     code = "unauthorized"
 
 
 class NotFoundError(ServiceError):
-    """There is no such route, or no such job for this caller."""
+    """This route does not exist, or this caller has no such job."""
 
     code = "not_found"
 
 
 class MethodNotAllowedError(ServiceError):
-    """The route exists, for another method."""
+    """The route exists, but not for this method."""
 
     code = "method_not_allowed"
 
 
 class UnsupportedMediaError(ServiceError):
-    """The body has a type that this route does not read."""
+    """This route does not read bodies of this type."""
 
     code = "unsupported_media"
 
@@ -90,7 +90,7 @@ STATUSES: Final[Mapping[type[ServiceError], int]] = {
 def error_response(
     scope: Scope, error: ServiceError, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """Return the contract's error body under its status; note the code for the metrics."""
+    """Return the contract's error body with its status; note the code for the metrics."""
     scope.setdefault("state", {})["error_type"] = error.code
     extra = dict(headers or {})
     if error.retry_after is not None:
@@ -100,7 +100,7 @@ def error_response(
 
 
 def allowed_methods(request: Request) -> list[str]:
-    """Return the methods of a path. Starlette names those of the first route that has it only."""
+    """Return the methods of a path. Starlette names only those of its first route."""
     routes = request.app.router.routes
     return [
         method
@@ -112,24 +112,24 @@ def allowed_methods(request: Request) -> list[str]:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Answer every exception that has a status by the contract; FastAPI's own quote the input."""
+    """Answer every exception as the contract says; FastAPI's own answers quote the input."""
 
     async def service_error(request: Request, exc: Exception) -> Response:
-        assert isinstance(exc, ServiceError)  # noqa: S101 - it is registered for nothing else
+        assert isinstance(exc, ServiceError)  # noqa: S101 - registered for this class
         return error_response(request.scope, exc)
 
     async def http_error(request: Request, exc: Exception) -> Response:
-        assert isinstance(exc, HTTPException)  # noqa: S101 - it is registered for nothing else
+        assert isinstance(exc, HTTPException)  # noqa: S101 - registered for this class
         error: ServiceError
         headers = exc.headers
         if exc.status_code == 404:
-            error = NotFoundError("there is no such path")
+            error = NotFoundError("this path does not exist")
         elif exc.status_code == 405:
             allowed = ", ".join(allowed_methods(request))
-            error = MethodNotAllowedError(f"this path takes {allowed}", field="method")
+            error = MethodNotAllowedError(f"this path allows {allowed}", field="method")
             headers = {"Allow": allowed}
         elif exc.status_code == 413:
-            error = TooLargeError("is larger than this service reads", field="body")
+            error = TooLargeError("is too large for this service", field="body")
         elif exc.status_code < 500:
             error = ValidationError("cannot be read", field="body")
         else:
@@ -137,14 +137,14 @@ def install_error_handlers(app: FastAPI) -> None:
         return error_response(request.scope, error, headers)
 
     async def request_error(request: Request, exc: Exception) -> Response:
-        assert isinstance(exc, RequestValidationError)  # noqa: S101 - as above
+        assert isinstance(exc, RequestValidationError)  # noqa: S101 - registered for this class
         place = [str(part) for part in exc.errors()[0]["loc"] if part not in ("query", "path")]
-        error = ValidationError("is not what it must be", field=f"{'.'.join(place)}")
+        error = ValidationError("is invalid", field=f"{'.'.join(place)}")
         return error_response(request.scope, error)
 
     async def file_error(request: Request, exc: Exception) -> Response:
         log.error("JOBS_DB: %s", describe_exception(exc))
-        error = UnhealthyError("jobs cannot be stored at present; try again")
+        error = UnhealthyError("jobs cannot be stored now; try again")
         return error_response(request.scope, error)
 
     app.add_exception_handler(sqlite3.Error, file_error)

@@ -1,4 +1,4 @@
-"""What Prometheus reads: requests, latency, errors, windows, and what the device did."""
+"""What Prometheus reads: requests, latency, errors, windows and the device's counters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hatespeech.serving.served_model import ServedModel
 if TYPE_CHECKING:
     from hatespeech.engine.batcher import Counters
 
-# A time of creation beside every counter doubles the reply, and nobody reads it.
+# A creation time for every counter would double the reply, and no one needs it.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # theirs
 
 PREFIX = "hate_speech_"
@@ -38,20 +38,20 @@ class Metrics:
         )
         self._seconds = Histogram(
             f"{PREFIX}request_seconds",
-            "From a request's head to the end of its reply.",
+            "Seconds from a request's head to the end of its reply.",
             ("method", "route"),
             buckets=LATENCY_BUCKETS,
             registry=self.registry,
         )
         self._errors = Counter(
             f"{PREFIX}errors",
-            "Errors by code, those of single items and of failed jobs included.",
+            "Errors by code, including those of single items and of failed jobs.",
             ("code",),
             registry=self.registry,
         )
         self._windows = Histogram(
             f"{PREFIX}text_windows",
-            "Windows that a scored text was read in.",
+            "Windows of each scored text.",
             buckets=WINDOW_BUCKETS,
             registry=self.registry,
         )
@@ -66,7 +66,7 @@ class Metrics:
             self._errors.labels(error_type).inc()
 
     def observe_error(self, error: ServiceError) -> None:
-        """Count an error that is not a reply of its own."""
+        """Count the error of a job or of one text."""
         self._errors.labels(error.code).inc()
 
     def observe_reply(self, items: Iterable[TextScore]) -> None:
@@ -78,7 +78,7 @@ class Metrics:
                 self._windows.observe(item.windows)
 
     def watch(self, model: ServedModel, queued_jobs: Callable[[], int]) -> None:
-        """Report what these know at the moment they are asked."""
+        """Report the state of these at the time of each scrape."""
         self.registry.register(_Live(model, queued_jobs))
 
 
@@ -114,12 +114,12 @@ class _Live(Collector):
 
 def _totals(counters: Counters) -> Iterator[Metric]:
     for name, help_text in {
-        "texts": "Texts taken in.",
+        "texts": "Texts accepted.",
         "batches": "Forward passes.",
         "shared_batches": "Forward passes with sequences of more than one request.",
-        "sequences": "Sequences scored; divided by batches: the mean batch size.",
-        "tokens": "Tokens scored; divided by batches: the mean batch in tokens.",
-        "padding": "Padding tokens, which attention alone reads, beside those.",
+        "sequences": "Sequences scored; divided by batches, the mean batch size.",
+        "tokens": "Tokens scored; divided by batches, the mean batch in tokens.",
+        "padding": "Padding tokens, which only attention reads; not among the tokens.",
     }.items():
         family = CounterMetricFamily(f"{PREFIX}{name}", help_text)
         family.add_metric((), getattr(counters, name))

@@ -1,6 +1,6 @@
-"""What ``/openapi.json`` says: the shapes of requests, replies and errors, and how to sign in.
+"""The document at ``/openapi.json``: requests, replies, errors, and how to authenticate.
 
-These models describe. :mod:`hatespeech.contract` decides what is accepted, on every front.
+These models only describe: :mod:`hatespeech.contract` decides what every front accepts.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ from hatespeech.serving.settings import ServerSettings
 TITLE: Final = "Hate-speech detection"
 SUMMARY: Final = "Scores tweets: hate, abusing, neutral, spam."
 DESCRIPTION: Final = """\
-One text or many go in; four probabilities a text come out, which sum to 1. A text longer than 512
-tokens is read in overlapping windows, and the one with the lowest `neutral` speaks for it.
+Send one text or many; each gets four probabilities, which sum to 1. A text longer than 512 tokens
+is read in overlapping windows, and the window with the lowest `neutral` speaks for it.
 
 An error is `{"error", "error_type"}` and never quotes a text."""
 
-# White space, controls and what Unicode does not show: a text of nothing else is refused. Without
-# the few such characters above U+FFFF, which regular expressions of JavaScript disagree about.
+# A text needs one character that is not white space, a control character, or invisible by Unicode.
+# The few invisible characters above U+FFFF are not listed, because JavaScript's regular expressions
+# do not agree about them.
 VISIBLE: Final = (
     r"[^\u0000-\u0020\u007F-\u00A0\u00AD\u034F\u0600-\u0605\u061C\u06DD\u070F\u0890\u0891\u08E2"
     r"\u115F\u1160\u1680\u17B4\u17B5\u180B-\u180F\u2000-\u200F\u2028-\u202F\u205F-\u206F\u3000"
@@ -138,7 +139,7 @@ ManyReply = _schema(
 
 
 class JobReply(Closed):
-    """A job as it stands; ``output`` when completed, ``error`` when failed."""
+    """A job: `output` if it is completed, `error` if it failed."""
 
     id: str
     status: Annotated[
@@ -168,7 +169,7 @@ class Health(Closed):
     model: str | None
 
 
-# What every route that wants a token may answer.
+# The errors of every route that needs a token.
 ALWAYS: Final[tuple[type[ServiceError], ...]] = (
     UnauthorizedError,
     MethodNotAllowedError,
@@ -178,7 +179,7 @@ ALWAYS: Final[tuple[type[ServiceError], ...]] = (
 
 
 def errors(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
-    """Describe the errors of a route that wants a token, beside ``kinds``."""
+    """Describe the errors of a route that needs a token: ``ALWAYS`` and ``kinds``."""
     all_kinds: set[type[ServiceError]] = {*ALWAYS, *kinds}
     found: dict[int | str, dict[str, Any]] = {}
     for kind in sorted(all_kinds, key=lambda kind: (STATUSES[kind], kind.code)):
@@ -209,7 +210,7 @@ def score_input(settings: ServerSettings) -> dict[str, Any]:
     }
     texts = {
         "type": "array",
-        "items": {"description": "A string; whatever is none gets its own error in the reply."},
+        "items": {"description": "A string; anything else gets its own error in the reply."},
         "minItems": 1,
         "maxItems": settings.max_texts_per_request,
     }
@@ -227,7 +228,7 @@ def score_input(settings: ServerSettings) -> dict[str, Any]:
                 },
                 {
                     "title": "name",
-                    "description": "Of thresholds that the model recommends.",
+                    "description": "The name of thresholds that the model recommends.",
                     "enum": list(THRESHOLD_NAMES),
                 },
                 {
@@ -267,7 +268,7 @@ def json_body(schema: dict[str, Any], examples: dict[str, Any]) -> dict[str, Any
 
 
 def install_openapi(app: FastAPI, settings: ServerSettings) -> None:
-    """Give the application's OpenAPI document its security scheme."""
+    """Let the application make its OpenAPI document with security schemes and JSON errors."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -278,7 +279,7 @@ def install_openapi(app: FastAPI, settings: ServerSettings) -> None:
                 description=app.description,
                 routes=app.routes,
             )
-            # FastAPI describes its own validation error, which nobody here gets.
+            # FastAPI describes its own validation error, which this application never returns.
             for name in ("HTTPValidationError", "ValidationError"):
                 schema["components"]["schemas"].pop(name, None)
             for methods in schema["paths"].values():
@@ -297,7 +298,7 @@ def install_openapi(app: FastAPI, settings: ServerSettings) -> None:
 
 
 def _json_errors(responses: dict[str, Any]) -> None:
-    """Errors are JSON; FastAPI takes them to have the type of what a route answers otherwise."""
+    """Declare errors as JSON; FastAPI gives them the media type of the route's other replies."""
     for status, response in responses.items():
         if status >= "400" and response.get("content"):
             (schema,) = response["content"].values()

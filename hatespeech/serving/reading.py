@@ -1,4 +1,4 @@
-"""Read requests strictly: JSON bodies, query strings, and callers that hang up."""
+"""Reads requests strictly: JSON bodies, query strings, and callers that hang up."""
 
 from __future__ import annotations
 
@@ -14,12 +14,8 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect, Request
 
-from hatespeech.errors import (
-    ValidationError,
-)
-from hatespeech.serving.http_errors import (
-    UnsupportedMediaError,
-)
+from hatespeech.errors import ValidationError
+from hatespeech.serving.http_errors import UnsupportedMediaError
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +27,8 @@ MAX_QUERY_FIELDS = 16
 async def read_json(request: Request) -> Any:
     """Read a JSON body.
 
-    Raises :class:`UnsupportedMediaError` for another type, :class:`ValidationError` for what is no
-    UTF-8, no JSON, or JSON only to Python (NaN, Infinity).
+    Raises :class:`UnsupportedMediaError` for another media type, and :class:`ValidationError` for
+    invalid UTF-8, invalid JSON, or NaN and Infinity, which only Python accepts.
     """
     require_media_type(request, "application/json")
     raw = await request.body()
@@ -41,7 +37,7 @@ async def read_json(request: Request) -> Any:
             return json.loads(raw.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
     except UnicodeDecodeError:
         raise ValidationError("is not UTF-8", field="body") from None
-    except ValueError as exc:  # also: numbers of too many digits
+    except ValueError as exc:  # also for numbers with too many digits
         place = f" at line {exc.lineno}" if isinstance(exc, json.JSONDecodeError) else ""
         raise ValidationError(f"is not valid JSON{place}", field="body") from None
     except RecursionError:
@@ -50,9 +46,9 @@ async def read_json(request: Request) -> Any:
 
 @contextlib.contextmanager
 def collecting_no_garbage() -> Iterator[None]:
-    """Keep Python from looking for garbage again and again among millions of new objects.
+    """Turn garbage collection off while millions of objects are made.
 
-    It made a large body take four times as long, for everybody who waits for this event loop.
+    With it a large body takes four times as long, and blocks the event loop for all callers.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -64,27 +60,28 @@ def collecting_no_garbage() -> Iterator[None]:
 
 
 def _refuse(_constant: str) -> NoReturn:
-    raise ValueError("no JSON")
+    raise ValueError("not JSON")
 
 
 def _finite(digits: str) -> float:
     value = float(digits)
     if math.isinf(value):
-        raise ValueError("no JSON reply could hold it")
+        raise ValueError("JSON cannot hold it")
     return value
 
 
 def require_media_type(request: Request, expected: str) -> None:
-    """Raise :class:`UnsupportedMediaError` unless the body is declared to be ``expected``."""
+    """Raise :class:`UnsupportedMediaError` unless the body's declared type is ``expected``."""
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != expected:
         raise UnsupportedMediaError(f"must be {expected}", field="body")
 
 
 def read_query(request: Request, names: tuple[str, ...]) -> dict[str, str]:
-    """Read the query string; each name at most once, and none but ``names``.
+    """Read the query string, in which each of ``names`` may stand once.
 
-    Raises :class:`ValidationError`, also for percent-encoded bytes that are no UTF-8.
+    Raises :class:`ValidationError` for other names, and for percent-encoded bytes that are not
+    UTF-8.
     """
     try:
         pairs = parse_qsl(
@@ -103,16 +100,13 @@ def read_query(request: Request, names: tuple[str, ...]) -> dict[str, str]:
             allowed = ", ".join(names) or "nothing"
             raise ValidationError(f"holds an unknown field; known: {allowed}", field="query")
         if name in fields:
-            raise ValidationError("give it once", field=name)
+            raise ValidationError("must be given only once", field=name)
         fields[name] = value
     return fields
 
 
 async def until_gone(request: Request, work: Awaitable[Answer]) -> Answer:
-    """Await ``work``, and cancel it if the client hangs up: nobody would read the answer.
-
-    Raises ``ClientDisconnect`` then.
-    """
+    """Await ``work``; if the client hangs up, cancel it and raise ``ClientDisconnect``."""
 
     async def hang_up() -> None:
         while (await request.receive())["type"] != "http.disconnect":

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# How long a broken server still answers (503) before it ends: for a load balancer to notice, and
-# for callers to be told rather than cut off.
+# How long a broken server answers 503 before it ends, so that a load balancer notices and callers
+# get a reply.
 LAST_REPLIES_SECONDS = 5.0
 
 
 class ServedModel:
-    """Loads the model in a thread, scores, and calls ``stop`` once it no longer can."""
+    """Loads the model in a thread and scores; calls ``stop`` if it cannot load or breaks."""
 
     def __init__(self, settings: ServerSettings, stop: Callable[[], None]) -> None:
         self.state: Literal["loading", "ready", "broken"] = "loading"
@@ -43,7 +43,7 @@ class ServedModel:
         self._loop = asyncio.get_running_loop()
 
     def start(self) -> None:
-        """Begin to load; to be called in the event loop that will score."""
+        """Start to load. Call it in the event loop that will score."""
         threading.Thread(target=self._load, name="loader", daemon=True).start()
 
     def close(self) -> None:
@@ -52,21 +52,21 @@ class ServedModel:
             self.scorer.close()
 
     def require_ready(self) -> None:
-        """Raise :class:`UnhealthyError` while loading and once broken."""
+        """Raise :class:`UnhealthyError` while the model loads, and when it is broken."""
         if self.state == "loading":
             raise UnhealthyError("the model is being loaded; try again")
         if self.state == "broken":
             raise UnhealthyError("the device failed; this worker is being replaced")
 
     async def score(self, body: object, *, wait_for_room: bool) -> Reply:
-        """Score the contract's ``input``; raise :class:`ServiceError` for what has no reply."""
+        """Score the contract's ``input``; raise as :meth:`Scorer.score`, or if it is not ready."""
         self.require_ready()
         assert self.scorer is not None  # noqa: S101 - it is ready
         return await self.scorer.score(body, wait_for_room=wait_for_room)
 
     def _load(self) -> None:
         try:
-            # Here, not above: torch alone takes seconds, and the port is to be bound by then.
+            # Imported here because torch takes seconds, and the port must be bound before that.
             from hatespeech.engine.predictor import Predictor
 
             classifier = Predictor.from_settings(self._settings)
@@ -92,7 +92,7 @@ class ServedModel:
         log.info("ready")
 
     def _on_broken(self) -> None:
-        # From the device thread.
+        # Called by the device thread.
         self._loop.call_soon_threadsafe(self._break)
 
     def _break(self) -> None:

@@ -1,1 +1,9 @@
-"""Around every request: who may ask, how often, how much, and what is logged."""
+"""Around every request: who may call, how often, how much and how slowly, and what is logged.
+
+    envelope.py      the outermost: request id, security headers, log line, metrics, last resort
+    auth.py          the token, and the paths that do not need one
+    limits.py        requests of one caller, size and speed of a body
+    connection.py    deadlines that only the connection itself can keep
+
+``serving/app.py`` puts them in order.
+"""

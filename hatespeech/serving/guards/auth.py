@@ -1,4 +1,4 @@
-"""Who may ask, and for what without a token."""
+"""Who may call, and which paths need no token."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hatespeech.errors import SettingsError
 from hatespeech.serving.http_errors import NotFoundError, UnauthorizedError, error_response
 from hatespeech.serving.settings import ServerSettings
 
-# For probes and for people who want to know what this is. Everything else wants the token, paths
-# that do not exist included.
+# For probes, and for people who want to know what this is. All other paths need the token, even
+# paths that do not exist.
 PROBES: Final = frozenset({"/ping", "/health"})
 OPEN_PATHS: Final = PROBES | {"/docs", "/openapi.json", "/demo"}
 OPEN_FOLDERS: Final = ("/docs/", "/demo/")
@@ -26,14 +26,14 @@ REALM: Final = 'Bearer realm="hate-speech-detection"'
 
 @dataclass(frozen=True)
 class Caller:
-    """Whoever a request comes from."""
+    """Where a request comes from."""
 
-    token: bytes  # b"" if none is asked for; kept in memory, never written
-    name: str  # to count requests by
+    token: bytes  # b"" if the server needs none; kept in memory, never written
+    name: str  # requests are counted by it
 
 
 def require_guard(settings: ServerSettings) -> None:
-    """Raise :class:`SettingsError` unless somebody decided who may call."""
+    """Raise :class:`SettingsError` unless the settings say who may call."""
     if not settings.tokens and not settings.allow_anonymous:
         raise SettingsError(
             "BEARER_TOKEN is not set; make one: export BEARER_TOKEN=$(openssl rand -hex 32) "
@@ -42,10 +42,10 @@ def require_guard(settings: ServerSettings) -> None:
 
 
 class TokenGuard:
-    """Lets requests through that hold a right token, as ``Authorization: Bearer`` or X-API-Key.
+    """Passes on requests that hold a right token, as ``Authorization: Bearer`` or ``X-API-Key``.
 
-    Either suffices: behind a gateway that has an ``Authorization`` of its own, X-API-Key is ours.
-    On ``health_port`` there are the probes and nothing else.
+    One of them is enough: behind a gateway that needs ``Authorization`` for itself, callers can
+    send ``X-API-Key``. On ``health_port`` only the probes are answered.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class TokenGuard:
         path = scope["path"]
         server = scope.get("server")
         if server and server[1] == self._health_port and path not in PROBES:
-            error = NotFoundError("this port has /ping and /health")
+            error = NotFoundError("this port has only /ping and /health")
             await error_response(scope, error)(scope, receive, send)
             return
         if path in self._open_paths or path.startswith(OPEN_FOLDERS):
@@ -98,8 +98,8 @@ class TokenGuard:
         if scheme.lower() == "bearer":
             given.append(credentials.strip())
         found: Caller | None = None
-        # Every token is compared with everything given, in constant time: how long it takes tells
-        # nothing of which was how nearly right.
+        # Compare every token with every value given, in constant time, so that the time taken does
+        # not tell which was nearly right.
         for value in given:
             presented = digest(value.encode("latin-1", "replace"))
             for known, token in self._tokens:
@@ -109,5 +109,5 @@ class TokenGuard:
 
 
 def digest(token: bytes) -> bytes:
-    """Hash a token, so that comparing it does not depend on its length either."""
+    """Hash a token, so that comparing it does not depend on its length."""
     return hashlib.sha256(token).digest()

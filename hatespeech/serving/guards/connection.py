@@ -1,7 +1,8 @@
-"""Limits on the connection, where no application can set them.
+"""Limits on the connection, which an application cannot set.
 
-uvicorn bounds how long an idle connection is kept, not how long a request's head may take, what
-becomes of a body after its reply, or how long a reply may wait for a client that reads nothing.
+uvicorn limits how long an idle connection is kept. It does not limit how long a request's head may
+take, how long the rest of a body may take after the reply, or how long a reply waits for a client
+that does not read.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from typing_extensions import override
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS: Final = 15.0  # for a request's line and headers, from connecting or the first byte
-LINGER_SECONDS: Final = 15.0  # for the rest of a body that nobody reads any more
-WRITE_SECONDS: Final = 60.0  # without the client taking anything
+LINGER_SECONDS: Final = 15.0  # for the rest of a body after its reply
+WRITE_SECONDS: Final = 60.0  # for a client that does not read the reply
 MAX_CONNECTIONS: Final = 2048
-RESERVED_DESCRIPTORS: Final = 128  # for everything else that is open
+RESERVED_DESCRIPTORS: Final = 128  # for all other open files
 
 log = logging.getLogger(__name__)
 
 
 def connections_that_fit() -> int:
-    """Raise this process's limit of open files if it may; return how many connections it leaves.
+    """Raise the process's limit of open files if allowed; return how many connections fit.
 
-    Over that limit the system itself would refuse connections, and everything else.
+    Above the limit the system refuses to open anything else, too.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_CONNECTIONS + RESERVED_DESCRIPTORS
@@ -40,10 +41,10 @@ def connections_that_fit() -> int:
 
 
 class GuardedProtocol(H11Protocol):
-    """uvicorn's h11 protocol (which bounds the size of a head) with deadlines."""
+    """uvicorn's h11 protocol, which limits the size of a head, with deadlines."""
 
     max_connections: ClassVar[int] = MAX_CONNECTIONS
-    _told: ClassVar[bool] = False
+    _warned: ClassVar[bool] = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -53,12 +54,12 @@ class GuardedProtocol(H11Protocol):
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take a connection, unless there are too many."""
+        """Accept a connection, or cut it off if there are too many."""
         # The parameter's type is uvicorn's.
         super().connection_made(transport)
         if len(self.connections) > self.max_connections:
-            if not self._told:
-                type(self)._told = True  # once: it may be an attack
+            if not self._warned:
+                type(self)._warned = True  # once: it may be an attack
                 log.warning("%d connections: further ones are cut off", self.max_connections)
             transport.abort()
             return
@@ -66,7 +67,7 @@ class GuardedProtocol(H11Protocol):
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadlines."""
+        """Cancel the deadlines."""
         super().connection_lost(exc)
         for timer in (self._deadline, self._write_deadline):
             if timer is not None:
@@ -74,19 +75,19 @@ class GuardedProtocol(H11Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        """Read on, and see what is still missing."""
+        """Read, and check what is still missing."""
         super().data_received(data)
         self._watch()
 
     @override
     def on_response_complete(self) -> None:
-        """Go on to what was pipelined, or to what remains of the body."""
+        """Continue with a pipelined request or with the rest of the body."""
         super().on_response_complete()
         self._watch()
 
     @override
     def pause_writing(self) -> None:
-        """Give a client that does not read a while."""
+        """Give a client that does not read some time."""
         super().pause_writing()
         if self._write_deadline is None:
             self._write_deadline = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
@@ -100,7 +101,7 @@ class GuardedProtocol(H11Protocol):
             self._write_deadline = None
 
     def _watch(self, *, new: bool = False) -> None:
-        """Start a deadline when what is waited for changes; data alone does not extend one."""
+        """Start a deadline when the connection waits for something new; data does not extend it."""
         answered = self.cycle is None or self.cycle.response_complete
         begun = new or self._waiting_for == "head" or bool(self.conn.trailing_data[0])
         waiting_for = None

@@ -21,13 +21,13 @@ from hatespeech.serving.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-CLIENT_CLOSED: Final = 499  # never sent: there is nobody to send it to
+CLIENT_CLOSED: Final = 499  # never sent, because the client is gone
 UNMATCHED: Final = "unmatched"
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
-# What a route does not set itself. Scores and texts must stay out of caches.
+# For replies whose route does not set them. Caches must not keep scores and texts.
 SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -38,7 +38,7 @@ SECURITY_HEADERS: Final = {
 
 
 class Envelope:
-    """The outermost middleware. Logs method, route, status and duration: no path, no query."""
+    """The outermost middleware. Logs method, route, status and duration, never path or query."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -68,17 +68,17 @@ class Envelope:
             await self._app(scope, receive, send_wrapped)
         except ClientDisconnect:
             status = CLIENT_CLOSED
-        except asyncio.CancelledError:  # it takes longer than the server, told to stop, waits
+        except asyncio.CancelledError:  # the request outlasted the shutdown's grace period
             if status == CLIENT_CLOSED:
                 error = UnhealthyError("this worker is being stopped; try again")
                 await error_response(scope, error)(scope, receive, send_wrapped)
         except Exception as exc:
-            # Let out, it would be logged with its message, which may quote a text.
+            # uvicorn would log it with its message, which may quote a text.
             log.error("request %s failed: %s", request_id, describe_exception(exc))
             if status == CLIENT_CLOSED:
                 fault = InternalError("the request could not be answered")
                 await error_response(scope, fault)(scope, receive, send_wrapped)
-            # Else the server notices that the reply is cut short, and breaks the connection.
+            # Otherwise uvicorn notices that the reply is incomplete and closes the connection.
         finally:
             seconds = time.perf_counter() - started
             method = scope["method"] if scope["method"] in METHODS else "OTHER"

@@ -1,4 +1,4 @@
-"""How often a caller may ask, how much a body may hold, how slowly it may come."""
+"""How often a caller may call, how large a body may be, and how slowly it may arrive."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hatespeech.errors import TooLargeError, ValidationError
 from hatespeech.serving.guards.auth import Caller
 from hatespeech.serving.http_errors import RateLimitedError, error_response
 
-# A body may be slow (a telephone, an upload) but has to make progress: this many seconds, and one
-# more for each so many bytes that have come.
+# A body may be slow (from a telephone, or a large upload) but must make progress: it has this many
+# seconds, and one more for each BODY_BYTES_PER_SECOND bytes that have arrived.
 BODY_GRACE_SECONDS: Final = 20.0
 BODY_BYTES_PER_SECOND: Final = 8 * 1024
 
 
 class RateLimiter:
-    """Counts requests of callers that :class:`TokenGuard` let through."""
+    """Counts the requests of each caller that :class:`TokenGuard` passed on."""
 
     def __init__(self, app: ASGIApp, limit: str) -> None:
         self._app = app
@@ -40,17 +40,17 @@ class RateLimiter:
                 if not self._limiter.hit(limit, caller.name):
                     reset = self._limiter.get_window_stats(limit, caller.name).reset_time
                     wait = max(1, math.ceil(reset - time.time()))
-                    error = RateLimitedError(f"more than {limit}; wait", wait)
+                    error = RateLimitedError(f"the limit is {limit}; wait", wait)
                     await error_response(scope, error)(scope, receive, send)
                     return
         await self._app(scope, receive, send)
 
 
 class BodyLimiter:
-    """Bounds a body's size and the time it takes, while it is read.
+    """Limits a body's size and its time while it is read.
 
-    What is declared too large is refused at once; what turns out to be so, or too slow, makes the
-    route's ``receive`` raise :class:`TooLargeError` or :class:`ValidationError`.
+    A body that is declared too large is refused at once. If one turns out to be too large or too
+    slow, the route's ``receive`` raises :class:`TooLargeError` or :class:`ValidationError`.
     """
 
     def __init__(self, app: ASGIApp, default: int, by_path: Mapping[str, int]) -> None:
@@ -59,7 +59,7 @@ class BodyLimiter:
         self._by_path = by_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 413 to a body declared too large; pass others on, and count as they are read."""
+        """Answer 413 to a body that is declared too large; pass all others on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -79,7 +79,7 @@ class BodyLimiter:
                 return await receive()
             allowed = BODY_GRACE_SECONDS + received / BODY_BYTES_PER_SECOND
             try:
-                # Not wait_for: in Python 3.11 it may lose a cancellation.
+                # Not wait_for, which may lose a cancellation in Python 3.11.
                 async with asyncio.timeout(started + allowed - time.monotonic()):
                     message = await receive()
             except TimeoutError:

@@ -1,7 +1,7 @@
-"""One thread that owns an SQLite file and commits whatever waits for it together.
+"""One thread that owns an SQLite file and commits all waiting operations together.
 
-So many small operations share the cost of reaching the disk. A commit is on the disk
-(``synchronous=FULL``) before its caller goes on. The file belongs to one process: SQLite's
+So many small operations share the cost of writing to the disk. A commit is on the disk
+(``synchronous=FULL``) before its caller continues. The file belongs to one process by SQLite's
 exclusive lock, which the system releases even after ``kill -9``.
 """
 
@@ -22,7 +22,7 @@ from hatespeech.errors import ServiceError
 
 Result = TypeVar("Result")
 
-MAGIC: Final = b"SQLite format 3\0"  # how a database begins, unless it is new
+MAGIC: Final = b"SQLite format 3\0"  # the first bytes of a database that is not empty
 
 GROUP: Final = 256  # operations that share a commit, at most
 
@@ -30,10 +30,10 @@ _Operation = tuple[Callable[[sqlite3.Connection], Any], "asyncio.Future[Any]"]
 
 
 class Database:
-    """Runs operations in the order they come, each whole or not at all."""
+    """Runs operations in the order in which they arrive, each completely or not at all."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        """Take over a connection made by :func:`connect`."""
+        """Take over a connection that :func:`connect` made."""
         self._connection = connection
         self._log_holds_deleted = False
         self._operations: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
@@ -41,25 +41,25 @@ class Database:
         self._thread.start()
 
     def close(self) -> None:
-        """Write what waits, and close the file."""
+        """Run the waiting operations and close the file."""
         self._operations.put(None)
         self._thread.join()
         self._connection.close()
 
     async def run(self, operation: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Return what ``operation`` does, once it is on the disk.
+        """Return what ``operation`` returns, once its changes are on the disk.
 
-        It may raise :class:`ServiceError` as long as it has written nothing, for it
-        shares its transaction. Whatever else it raises undoes those beside it as well, and all
-        their callers are told; so does ``sqlite3.Error``, as when the disk is full. The operation
-        of a caller that is cancelled is run all the same.
+        Operations share a transaction, so ``operation`` may raise :class:`ServiceError` only
+        before it has written anything. Any other exception, such as ``sqlite3.Error`` when the
+        disk is full, undoes the whole transaction and is raised for all of its callers. An
+        operation runs even if its caller is cancelled.
         """
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._operations.put((operation, done))
         return await asyncio.shield(done)
 
     def empty_log(self) -> None:
-        """Have what an operation deleted leave the log of changes too; to be called within it."""
+        """Remove deleted rows from the write-ahead log, too. Call it inside an operation."""
         self._log_holds_deleted = True
 
     def _work(self) -> None:
@@ -87,12 +87,12 @@ class Database:
                 except ServiceError as exc:
                     outcomes.append((done, None, exc))
             self._connection.execute("COMMIT")
-        except Exception as exc:  # a thread that died would have every later caller wait for ever
+        except Exception as exc:  # if this thread died, all later callers would wait forever
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
             outcomes = [(done, None, exc) for _, done in group]
         if self._log_holds_deleted:
-            # What was committed stands, whatever becomes of this; the next commit tries again.
+            # If this fails, the commit still stands, and the next commit tries again.
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 self._log_holds_deleted = False
@@ -111,13 +111,13 @@ def _resolve(done: asyncio.Future[Any], result: Any, error: Exception | None) ->
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open or create a file for this process, and nobody but its user.
+    """Open or create a file that only this process uses and only its user can read.
 
-    Raises ``OSError`` and ``sqlite3.Error``; :func:`why_not` says them in words.
+    Raises ``OSError`` and ``sqlite3.Error``; :func:`why_not` puts them in words.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        # Nothing of a foreign file is to be touched; reading a pipe would wait for ever.
+        # Never modify a file that is not ours; reading a pipe would block.
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise sqlite3.DatabaseError("not a regular file")
         if os.read(descriptor, len(MAGIC)) not in (b"", MAGIC):
@@ -125,7 +125,7 @@ def connect(path: Path) -> sqlite3.Connection:
         os.fchmod(descriptor, 0o600)
     finally:
         os.close(descriptor)
-    # SQLite gives new companion files the mode of the file; these are left by a process that died.
+    # SQLite gives new companion files the file's mode; these may be left from a process that died.
     for suffix in ("-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).chmod(0o600)
@@ -138,7 +138,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def why_not(exc: OSError | sqlite3.Error) -> str:
-    """Return why a file could not be opened, for a person."""
+    """Return in words why a file could not be opened."""
     if getattr(exc, "sqlite_errorcode", None) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return "another process has it open"
     if isinstance(exc, OSError):

@@ -1,8 +1,7 @@
-"""Asynchronous jobs: accept, run, tell, forget.
+"""Asynchronous jobs: accept them, run them, answer callers, delete old results.
 
-A job is in the file before its caller gets an id and its answer is there before anyone is told, so
-that a process may die at any moment: what was accepted is run after the restart, what was answered
-stays as it is.
+A job is written to disk before its id is returned, and its result before anyone sees it. The
+process can die at any moment: accepted jobs run after the restart, finished ones keep their result.
 """
 
 from __future__ import annotations
@@ -45,13 +44,13 @@ log = logging.getLogger(__name__)
 
 FINAL: Final = frozenset({COMPLETED, FAILED, CANCELLED})
 SWEEP_SECONDS: Final = 10.0
-DRAIN_SECONDS: Final = 20.0  # for jobs that run when the server is told to stop
-REST_SECONDS: Final = 1.0  # before trying again to write a file that could not be written
+DRAIN_SECONDS: Final = 20.0  # for running jobs when the server is told to stop
+RETRY_SECONDS: Final = 1.0  # before the next try to write the file after one that failed
 TAKEN_AT_ONCE: Final = 32
 
 
 class JobRunner:
-    """Runs jobs from the store on the model, as many at once as the settings allow."""
+    """Runs jobs from the store on the model, at most ``MAX_CONCURRENCY`` at once."""
 
     def __init__(
         self, store: Store, model: ServedModel, metrics: Metrics, settings: ServerSettings
@@ -61,35 +60,37 @@ class JobRunner:
         self._metrics = metrics
         self._settings = settings
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._told: dict[str, asyncio.Event] = {}  # for callers that wait
+        self._waiting: dict[
+            str, asyncio.Event
+        ] = {}  # set once a caller that waits for the job has an answer
         self._work = asyncio.Event()
         self._stopping = asyncio.Event()
         self._feeder: asyncio.Task[None] | None = None
         self._watchers: list[asyncio.Task[None]] = []
-        self.unanswered = 0  # jobs that waited or ran when last counted
+        self.unfinished = 0  # jobs that waited or ran at the last count
 
     def start(self) -> None:
-        """Begin with what the last process left, once the model is there."""
+        """Start to run jobs, those of the last process first, once the model is loaded."""
         self._feeder = asyncio.create_task(self._feed())
-        watches = (self._begin(), self._sweep(), self._give_up())
+        watches = (self._begin(), self._sweep(), self._wake_all_if_broken())
         self._watchers = [asyncio.create_task(each) for each in watches]
 
     def drain(self) -> None:
-        """Start no further job, and tell those who wait for one that has not begun."""
+        """Stop starting jobs, and answer the callers that wait for a job that has not started."""
         self._stopping.set()
         self._work.set()
-        for job_id, told in self._told.items():
+        for job_id, done in self._waiting.items():
             if job_id not in self._running:
-                told.set()
+                done.set()
 
     async def close(self) -> None:
-        """Let what runs finish, up to a limit; the rest stays in the file for the next process."""
+        """Wait up to ``DRAIN_SECONDS`` for running jobs; leave the rest to the next process."""
         self.drain()
         for task in self._watchers:
             task.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
         if self._feeder is not None:
-            # Not cancelled: jobs that are just being taken would be nobody's.
+            # Not cancelled: it may just have taken jobs, which would then be lost.
             await asyncio.gather(self._feeder, return_exceptions=True)
         if self._running:
             await asyncio.wait(self._running.values(), timeout=DRAIN_SECONDS)
@@ -102,10 +103,10 @@ class JobRunner:
     async def submit(
         self, caller: Caller, job_input: Any, *, prefix: str = "", retry_key: str | None = None
     ) -> str:
-        """Accept a job; return its id, that of the first try if the retry key is known.
+        """Accept a job; return its id, or that of the job first sent with this retry key.
 
-        An input that the contract refuses is answered at once, and not kept. Raises as
-        :meth:`Store.add` and :meth:`ServedModel.require_ready`.
+        An invalid input makes a job that has already failed, and is not stored. Raises the errors
+        of :meth:`Store.add` and :meth:`ServedModel.require_ready`.
         """
         self._model.require_ready()
         refusal = None
@@ -122,7 +123,8 @@ class JobRunner:
                 raise ValidationError("is nested too deeply", field="input") from None
         hashed: list[bytes] = []
         if retry_key is not None:
-            # Under the token, which is not in the file: a hash of a short text can be guessed.
+            # Keyed with the token, which is not in the file: a plain hash of a short text can be
+            # guessed.
             hashed = [self._keyed(caller, value) for value in (f"key {retry_key}", f"body {text}")]
         kept = text if refusal is None else None
         job = NewJob(prefix + secrets.token_hex(16), self.owner(caller), kept, refusal, *hashed)
@@ -131,49 +133,49 @@ class JobRunner:
         return job_id
 
     async def wait(self, job_id: str, owner: bytes, seconds: float) -> StoredJob:
-        """Return a job once it is answered, or as it stands when the time is up.
+        """Return a job once it is finished, or in its current state when the time is up.
 
-        Raises :class:`UnhealthyError` if the device breaks meanwhile.
+        Raises :class:`UnhealthyError` if the device fails before that.
         """
-        told = self._told.setdefault(job_id, asyncio.Event())
+        done = self._waiting.setdefault(job_id, asyncio.Event())
         try:
             job = await self.get(job_id, owner)
             if job.status in FINAL or (self._stopping.is_set() and job_id not in self._running):
                 return job
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await told.wait()
+                    await done.wait()
             if self._model.state == "broken":
                 self._model.require_ready()  # raises
             return await self.get(job_id, owner)
         finally:
-            self._told.pop(job_id, None)
+            self._waiting.pop(job_id, None)
 
     async def get(self, job_id: str, owner: bytes) -> StoredJob:
-        """Return a job; raise :class:`NotFoundError` if this owner has none such."""
+        """Return a job; raise :class:`NotFoundError` if this owner does not have it."""
         job = await self._store.get(job_id, owner)
         if job is None:
-            raise NotFoundError("there is no such job, or no longer", field="id")
+            raise NotFoundError("this job does not exist or has expired", field="id")
         return job
 
     async def cancel(self, job_id: str, owner: bytes) -> StoredJob:
-        """Cancel a job that is not answered yet; return what became of it."""
+        """Cancel a job unless it is finished; return it in its new state."""
         await self.get(job_id, owner)
         await self._store.finish(job_id, CANCELLED)
         task = self._running.get(job_id)
         if task is not None:
             task.cancel()
-        self._tell(job_id)
+        self._wake(job_id)
         return await self.get(job_id, owner)
 
     async def count(self) -> dict[str, int]:
-        """Return how many jobs there are of each status."""
+        """Return the number of jobs of each status."""
         counts = await self._store.count()
-        self.unanswered = counts.get(IN_QUEUE, 0) + counts.get(IN_PROGRESS, 0)
+        self.unfinished = counts.get(IN_QUEUE, 0) + counts.get(IN_PROGRESS, 0)
         return counts
 
     def owner(self, caller: Caller) -> bytes:
-        """Return what the file knows a caller by."""
+        """Return the keyed hash that stands for a caller in the file."""
         return self._keyed(caller, "owner")
 
     def _keyed(self, caller: Caller, value: str) -> bytes:
@@ -185,7 +187,7 @@ class JobRunner:
 
     async def _feed(self) -> None:
         while not self._stopping.is_set() and self._model.state != "broken":
-            await self._work.wait()  # for the model, a job, room for one, or the end
+            await self._work.wait()  # for the model, a job, room for one, or the stop
             self._work.clear()
             room = min(self._settings.max_concurrency - len(self._running), TAKEN_AT_ONCE)
             if room <= 0 or not self._may_start():
@@ -193,10 +195,10 @@ class JobRunner:
             try:
                 taken = await self._store.take(room)
             except sqlite3.Error as exc:
-                await self._rest(exc)
+                await self._pause(exc)
                 taken = []
                 self._work.set()
-            if not self._may_start():  # any more
+            if not self._may_start():  # it may have changed meanwhile
                 await self._put_back((job_id for job_id, _ in taken), blameless=True)
                 continue
             for job_id, text in taken:
@@ -208,7 +210,7 @@ class JobRunner:
         return self._model.state == "ready" and not self._stopping.is_set()
 
     async def _put_back(self, job_ids: Iterable[str], *, blameless: bool) -> None:
-        """Return jobs to the queue. Should that fail, the next start does it, and counts them."""
+        """Return jobs to the queue; if that fails, the next process does and counts an attempt."""
         for job_id in job_ids:
             try:
                 await self._store.put_back(job_id, blameless=blameless)
@@ -222,7 +224,7 @@ class JobRunner:
             output = json.dumps(reply.to_dict(), ensure_ascii=False, allow_nan=False)
             await self._finish(job_id, COMPLETED, output=output)
         except UnhealthyError:
-            # For the process that replaces this one; unless this very job keeps breaking it.
+            # For the process that replaces this one, unless this job is what keeps breaking it.
             await self._put_back([job_id], blameless=False)
         except ServiceError as exc:
             await self._fail(job_id, exc)
@@ -231,7 +233,7 @@ class JobRunner:
             await self._fail(job_id, InternalError("the job could not be scored"))
         finally:
             self._running.pop(job_id, None)
-            self._tell(job_id)
+            self._wake(job_id)
             self._work.set()
 
     async def _fail(self, job_id: str, error: ServiceError) -> None:
@@ -239,30 +241,30 @@ class JobRunner:
         await self._finish(job_id, FAILED, error=str(error))
 
     async def _finish(self, job_id: str, status: str, **answer: str) -> None:
-        """Write an answer, however long the disk is full: the job is not to be run twice."""
+        """Write a result, and try again as long as the disk is full: a job must not run twice."""
         while True:
             try:
                 await self._store.finish(job_id, status, **answer)
                 return
             except sqlite3.Error as exc:
-                await self._rest(exc)
+                await self._pause(exc)
 
-    async def _rest(self, exc: sqlite3.Error) -> None:
+    async def _pause(self, exc: sqlite3.Error) -> None:
         log.error("JOBS_DB cannot be written: %s", exc)
-        await asyncio.sleep(REST_SECONDS)
+        await asyncio.sleep(RETRY_SECONDS)
 
-    def _tell(self, job_id: str) -> None:
-        told = self._told.get(job_id)
-        if told is not None:
-            told.set()
+    def _wake(self, job_id: str) -> None:
+        done = self._waiting.get(job_id)
+        if done is not None:
+            done.set()
 
-    async def _give_up(self) -> None:
+    async def _wake_all_if_broken(self) -> None:
         await self._model.broken.wait()
-        for told in self._told.values():
-            told.set()
+        for done in self._waiting.values():
+            done.set()
 
     async def _sweep(self) -> None:
         while True:
-            with contextlib.suppress(sqlite3.Error):  # the next round may fare better
+            with contextlib.suppress(sqlite3.Error):  # the next round tries again
                 await self._store.expire()
             await asyncio.sleep(min(SWEEP_SECONDS, self._settings.job_ttl))

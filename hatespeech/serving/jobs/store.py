@@ -1,4 +1,4 @@
-"""The file of asynchronous jobs: what was accepted, and what came of it."""
+"""SQLite storage for asynchronous jobs and their results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hatespeech.serving.jobs.database import Database, connect, why_not
 
 SCHEMA_VERSION: Final = 1
 
-# A job that was running every time the process died is not tried again.
+# A job that was running this many times when the process died is not tried again.
 MAX_ATTEMPTS: Final = 3
 
 IN_QUEUE, IN_PROGRESS = "IN_QUEUE", "IN_PROGRESS"
@@ -24,17 +24,17 @@ _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS meta (salt BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY,
-    owner BLOB NOT NULL,        -- keyed hash of the token that made it
+    owner BLOB NOT NULL,        -- keyed hash of the token that submitted it
     status TEXT NOT NULL,
-    input TEXT,                 -- JSON; gone once the job is answered
+    input TEXT,                 -- JSON; NULL once the job is finished
     output TEXT,                -- JSON
     error TEXT,
     attempts INTEGER NOT NULL DEFAULT 0,
     created REAL NOT NULL,      -- seconds since the epoch
     started REAL,
     finished REAL,
-    retry_key BLOB,             -- keyed hashes, of the Idempotency-Key and of the body sent with it
-    retry_body BLOB
+    retry_key BLOB,             -- keyed hash of the Idempotency-Key
+    retry_body BLOB             -- keyed hash of the body sent with it
 );
 CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status, created);
 CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_retry_key ON jobs (owner, retry_key)
@@ -44,19 +44,19 @@ CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_retry_key ON jobs (owner, retry_key)
 
 @dataclass(frozen=True)
 class NewJob:
-    """A job as it is accepted."""
+    """A job to accept; its input is ``None`` if it has already failed."""
 
     id: str
     owner: bytes
     input: str | None
-    error: str | None = None  # it has failed already
+    error: str | None = None  # why it has already failed
     retry_key: bytes | None = None
     retry_body: bytes | None = None
 
 
 @dataclass(frozen=True)
 class StoredJob:
-    """A job as it stands; ``output`` is JSON text."""
+    """A job in its current state; ``output`` is JSON text."""
 
     id: str
     status: str
@@ -71,14 +71,14 @@ _COLUMNS: Final = "id, status, output, error, created, started, finished"
 
 
 class Store:
-    """The file. Every method is whole or not at all, and on the disk once it returns.
+    """The file of jobs. A method succeeds completely or not at all; then its changes are on disk.
 
-    Call them from one event loop. All but ``close`` raise ``sqlite3.Error`` if the file can't be
-    written.
+    Call the methods from one event loop. All except ``close`` raise ``sqlite3.Error`` if the file
+    cannot be written.
     """
 
     def __init__(self, path: Path, ttl_seconds: float) -> None:
-        """Open or create the file; raise :class:`SettingsError` if that can't be."""
+        """Open or create the file; raise :class:`SettingsError` if that fails."""
         self._ttl = ttl_seconds
         try:
             connection = connect(path)
@@ -89,14 +89,14 @@ class Store:
         self._database = Database(connection)
 
     def close(self) -> None:
-        """Write what waits, and close the file."""
+        """Finish the waiting operations and close the file."""
         self._database.close()
 
     async def add(self, job: NewJob, max_queued: int) -> str:
-        """Accept a job, or find the one that was accepted under its retry key; return its id.
+        """Accept a job, or find the one that was accepted with its retry key; return the id.
 
-        Raises :class:`OverloadedError` if ``max_queued`` jobs wait already, and
-        :class:`ValidationError` if the key came with another body before.
+        Raises :class:`OverloadedError` if ``max_queued`` jobs are already waiting, and
+        :class:`ValidationError` if the key was sent before with a different body.
         """
 
         def add(connection: sqlite3.Connection) -> str:
@@ -106,14 +106,16 @@ class Store:
                     (job.owner, job.retry_key),
                 ).fetchone()
                 if known and known[1] != job.retry_body:
-                    raise ValidationError("came with another body before", field="Idempotency-Key")
+                    raise ValidationError(
+                        "was sent before with a different body", field="Idempotency-Key"
+                    )
                 if known:
                     return str(known[0])
             (waiting,) = connection.execute(
                 "SELECT count(*) FROM jobs WHERE status = ?", (IN_QUEUE,)
             ).fetchone()
             if waiting >= max_queued:
-                raise OverloadedError(f"{waiting} jobs wait already; try again")
+                raise OverloadedError(f"{waiting} jobs are already waiting; try again")
             now = time.time()
             done = None if job.error is None else now
             connection.execute(
@@ -137,7 +139,7 @@ class Store:
         return await self._database.run(add)
 
     async def take(self, count: int) -> list[tuple[str, str]]:
-        """Start the ``count`` oldest waiting jobs; return ids and inputs."""
+        """Start the ``count`` oldest waiting jobs; return their ids and inputs."""
 
         def take(connection: sqlite3.Connection) -> list[tuple[str, str]]:
             rows = connection.execute(
@@ -155,7 +157,7 @@ class Store:
     async def finish(
         self, job_id: str, status: str, output: str | None = None, error: str | None = None
     ) -> None:
-        """Answer a job, unless it has been; forget its input."""
+        """Finish a job, unless it is already finished; delete its input."""
 
         def finish(connection: sqlite3.Connection) -> None:
             connection.execute(
@@ -167,9 +169,9 @@ class Store:
         await self._database.run(finish)
 
     async def put_back(self, job_id: str, *, blameless: bool) -> None:
-        """Return a job that was started to its place in the queue.
+        """Return a started job to its place in the queue.
 
-        A blameless one was interrupted on purpose, and the attempt does not count.
+        If ``blameless``, it was interrupted on purpose and the attempt does not count.
         """
 
         def put_back(connection: sqlite3.Connection) -> None:
@@ -182,7 +184,7 @@ class Store:
         await self._database.run(put_back)
 
     async def get(self, job_id: str, owner: bytes) -> StoredJob | None:
-        """Return a job of this owner whose result has not expired."""
+        """Return this owner's job, or ``None`` if there is none or its result has expired."""
 
         def get(connection: sqlite3.Connection) -> StoredJob | None:
             row = connection.execute(
@@ -195,7 +197,7 @@ class Store:
         return await self._database.run(get)
 
     async def count(self) -> dict[str, int]:
-        """Return how many jobs there are of each status."""
+        """Return the number of jobs of each status."""
 
         def count(connection: sqlite3.Connection) -> dict[str, int]:
             return dict(connection.execute("SELECT status, count(*) FROM jobs GROUP BY status"))
@@ -203,7 +205,7 @@ class Store:
         return await self._database.run(count)
 
     async def expire(self) -> None:
-        """Delete what can't be asked for any more, from the log of changes too."""
+        """Delete jobs whose result has expired, also from the write-ahead log."""
 
         def expire(connection: sqlite3.Connection) -> None:
             before = time.time() - self._ttl
@@ -215,7 +217,7 @@ class Store:
 
 
 def _prepare(connection: sqlite3.Connection) -> bytes:
-    """Make the tables, put back what was running when the last process died; return the salt."""
+    """Make the tables, return interrupted jobs to the queue, and return the salt."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version not in (0, SCHEMA_VERSION):
         raise sqlite3.DatabaseError("it was written by another version")

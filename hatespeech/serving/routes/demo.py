@@ -1,4 +1,4 @@
-"""A page to try the service in a browser; its files are in ``serving/demo``."""
+"""``GET /demo``: a page to try the service in a browser; its files are in ``serving/demo``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, Response
 from hatespeech.serving.routes.static import add_file
 from hatespeech.serving.settings import ServerSettings
 
-# Nothing inline, nothing from elsewhere, and no markup made of strings by a script.
+# Nothing inline, nothing from other servers, and no script may make markup from strings.
 DEMO_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'none'; base-uri 'none'; frame-ancestors 'none'; "
@@ -26,7 +26,7 @@ SIGN_IN: Final = '<fieldset id="sign-in"'
 
 
 def demo_routes(settings: ServerSettings) -> APIRouter:
-    """Return ``GET /demo`` and its files; without tokens to send, the page asks for none."""
+    """Return ``GET /demo`` and its files; the page asks for a token only if one is needed."""
     router = APIRouter(include_in_schema=False)
     folder = resources.files("hatespeech.serving").joinpath("demo")
     page = folder.joinpath("index.html").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""``GET /docs``, Swagger UI from this server alone, and the document that it shows."""
+"""``GET /docs``: Swagger UI, served from here alone, and the document that it shows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from hatespeech.serving.openapi import TITLE
 from hatespeech.serving.routes.static import add_file
 
-# Swagger UI sets style attributes and has its icons in data: URLs. Scripts come from here alone.
+# Swagger UI sets style attributes and has its icons in data: URLs. Scripts come only from here.
 DOCS_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"

@@ -33,8 +33,8 @@ UPLOAD_BODY: Final[dict[str, Any]] = {
     "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD}}}
 }
 SCORED_FILE: Final[dict[str, Any]] = {
-    "description": "The file, every column kept, with the four scores, `label`, `windows` and "
-    "`error` added.",
+    "description": "The file with all its columns, and the four scores, `label`, `windows` and "
+    "`error`.",
     "content": {
         "text/csv": {"schema": {"type": "string"}},
         "text/tab-separated-values": {"schema": {"type": "string"}},
@@ -57,9 +57,9 @@ def file_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
         responses={200: SCORED_FILE, **SCORING},
     )
     async def score_file(request: Request) -> Response:
-        """CSV, TSV, JSONL or Parquet with a `text` column; it comes back in the same format.
+        """Send CSV, TSV, JSONL or Parquet with a column `text`; the reply has the same format.
 
-        A row that can't be scored gets its `error`.
+        A row that cannot be scored gets an `error`.
         """
         read_query(request, ())
         model: ServedModel = request.app.state.model
@@ -75,7 +75,7 @@ def file_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
             score_table(table, model, metrics),
             media_type=table.media_type,
             headers={"Content-Disposition": f'attachment; filename="scored.{table.suffix}"'},
-            # Also when the client goes away: the temporary file must not outlive the reply.
+            # This runs even if the client hangs up, so the temporary file never outlives the reply.
             background=BackgroundTask(file.close),
         )
 

@@ -1,6 +1,6 @@
-"""Asynchronous jobs, in Runpod's shapes: its clients and the SingularityNET daemon fit unchanged.
+"""Asynchronous jobs, in Runpod's format: its clients and the SingularityNET daemon work unchanged.
 
-Every route is also there under ``/v2/{endpoint_id}``, where Runpod's clients look for it.
+Every route also exists below ``/v2/{endpoint_id}``, where Runpod's clients expect it.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ MIN_WAIT_MS: Final = 1000
 MAX_WAIT_MS: Final = 300_000
 DEFAULT_WAIT_MS: Final = 90_000
 
-# What a header may hold and a person may want: a UUID, a hash, a name.
+# Characters that a header can hold; enough for a UUID, a hash or a name.
 _RETRY_KEY: Final = re.compile(r"[!-~]{1,255}")
 
-# The document says which inputs make sense, and that others are accepted as well.
+# The document describes valid inputs, and says that others are accepted, too.
 REFUSED_INPUT: Final = {"description": "Any other value makes a job that fails, with an `error`."}
 
 JOB_ID: Final = {"in": "path", "name": "job_id", "required": True, "schema": {"type": "string"}}
@@ -77,15 +77,14 @@ def job_routes(settings: ServerSettings) -> APIRouter:
     @router.post(
         "/run",
         operation_id="run",
-        summary="Accept a job",
+        summary="Submit a job",
         openapi_extra={**body, "parameters": [RETRY_KEY]},
         responses={200: {"model": JobReply}, **SCORING},
     )
     async def run(request: Request) -> Response:
-        """Answer with an id at once; ask `/status/{job_id}` for the result.
+        """Returns an id at once; get the result from `/status/{job_id}`.
 
-        What has been answered survives a restart. An input the contract refuses makes a job that
-        fails.
+        An accepted job survives a restart. An invalid input makes a job that fails.
         """
         read_query(request, ())
         key = read_retry_key(request)
@@ -96,12 +95,12 @@ def job_routes(settings: ServerSettings) -> APIRouter:
     @router.post(
         "/runsync",
         operation_id="runsync",
-        summary="Accept a job and wait for it",
+        summary="Submit a job and wait for it",
         openapi_extra={**body, "parameters": [WAIT]},
         responses={200: {"model": JobReply}, **SCORING},
     )
     async def runsync(request: Request) -> Response:
-        """Answer with the result, or with the job as it stands when the wait is over."""
+        """Returns the job once it is finished, or as it is when the wait is over."""
         milliseconds = read_wait(request)
         job_input = read_input(await read_json(request))
         jobs, owner = jobs_of(request), owner_of(request)
@@ -109,19 +108,19 @@ def job_routes(settings: ServerSettings) -> APIRouter:
         try:
             job = await until_gone(request, jobs.wait(job_id, owner, milliseconds / 1000))
         except ClientDisconnect:
-            await jobs.cancel(job_id, owner)  # nobody knows its id
+            await jobs.cancel(job_id, owner)  # the caller does not know its id
             raise
         return job_response(job)
 
     @router.get(
         "/status/{job_id}",
         operation_id="status",
-        summary="Ask for a job's result",
+        summary="Get a job's result",
         openapi_extra={"parameters": [JOB_ID]},
         responses={200: {"model": JobReply}, **JOB},
     )
     async def status(request: Request) -> Response:
-        """Only the token that made a job may ask for it, and until its result expires."""
+        """Only the token that made a job can read it, until its result expires."""
         job_id = request.path_params["job_id"]
         return job_response(await jobs_of(request).get(job_id, owner_of(request)))
 
@@ -133,7 +132,7 @@ def job_routes(settings: ServerSettings) -> APIRouter:
         responses={200: {"model": JobReply}, **JOB},
     )
     async def cancel(request: Request) -> Response:
-        """Answer with what became of it; one that was answered stays answered."""
+        """Returns the job. A job that is already finished stays as it is."""
         job_id = request.path_params["job_id"]
         return job_response(await jobs_of(request).cancel(job_id, owner_of(request)))
 
@@ -141,7 +140,7 @@ def job_routes(settings: ServerSettings) -> APIRouter:
 
 
 def endpoint_routes(jobs: APIRouter) -> APIRouter:
-    """Return what Runpod's clients look for below an endpoint's id: the jobs, and ``/health``."""
+    """Return what Runpod's clients expect below an endpoint's id: jobs and ``/health``."""
     router = APIRouter()
 
     @router.get("/health")
@@ -182,18 +181,18 @@ def jobs_of(request: Request) -> JobRunner:
 
 
 def caller_of(request: Request) -> Caller:
-    """Return who asks, as :class:`TokenGuard` found out."""
+    """Return the caller that :class:`TokenGuard` identified."""
     caller: Caller = request.scope["state"]["caller"]
     return caller
 
 
 def owner_of(request: Request) -> bytes:
-    """Return what the file of jobs knows the caller by."""
+    """Return the hash that stands for the caller in the file of jobs."""
     return jobs_of(request).owner(caller_of(request))
 
 
 def read_retry_key(request: Request) -> str | None:
-    """Return the ``Idempotency-Key``, if there is one."""
+    """Return the header ``Idempotency-Key``, if there is one."""
     key = request.headers.get("idempotency-key")
     if key is not None and not _RETRY_KEY.fullmatch(key):
         raise ValidationError("must be 1 to 255 visible ASCII characters", field="Idempotency-Key")
@@ -201,11 +200,11 @@ def read_retry_key(request: Request) -> str | None:
 
 
 def read_input(body: Any) -> Any:
-    """Return a job's input; raise :class:`ValidationError` for what is no job."""
+    """Return a job's input; raise :class:`ValidationError` if the body is not a job."""
     if not isinstance(body, dict) or "input" not in body:
         raise ValidationError('must be an object with "input"', field="body")
     if len(body) > 1:
-        raise ValidationError('may hold nothing but "input"', field="body")
+        raise ValidationError('must hold only "input"', field="body")
     return body["input"]
 
 
@@ -220,7 +219,7 @@ def read_wait(request: Request) -> int:
 
 
 def job_response(job: StoredJob) -> Response:
-    """Return a job in Runpod's shape; its output is spliced in as the text it is stored as."""
+    """Return a job in Runpod's format, with its output spliced in as the JSON that is stored."""
     head: dict[str, Any] = {}
     if job.started is not None and job.finished is not None:
         head["delayTime"] = round((job.started - job.created) * 1e3)

@@ -53,9 +53,9 @@ def score_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
         },
     )
     async def score_get(request: Request) -> Response:
-        """URLs end up in logs and histories: `POST /score` is the better way for real texts.
+        """URLs end up in logs and browser histories, so send real texts with `POST /score`.
 
-        `prompt` may stand for `text`. Thresholds of your own are for `POST`.
+        `prompt` is an alias of `text`. To send thresholds as numbers, use `POST`.
         """
         return await answer(request, read_score_query(request))
 
@@ -67,9 +67,9 @@ def score_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
         responses={200: {"model": OneReply | ManyReply}, **SCORING},
     )
     async def score(request: Request) -> Response:
-        """Give exactly one of `text`, `prompt`, `texts` and `prompts`.
+        """Send exactly one of `text`, `prompt`, `texts` and `prompts`.
 
-        A text among many that can't be scored gets its own `error` and costs the others nothing.
+        A text among many that cannot be scored gets its own `error`; the others get their scores.
         """
         read_query(request, ())
         return await answer(request, await read_json(request))
@@ -99,7 +99,7 @@ def query_parameters(settings: ServerSettings) -> list[dict[str, Any]]:
 
 
 def read_score_query(request: Request) -> dict[str, Any]:
-    """Return the contract's ``input`` that a query string holds."""
+    """Read the contract's ``input`` from the query string."""
     fields: dict[str, Any] = dict(read_query(request, ("text", "prompt", "explain", "thresholds")))
     if "explain" in fields:
         if fields["explain"] not in ("true", "false"):

@@ -24,7 +24,7 @@ LINKS: Final = {
 PING_STATUS: Final = {"ready": 200, "loading": 204, "broken": 503}
 PING_REPLIES: Final[dict[int | str, dict[str, Any]]] = {
     200: {"description": "Ready."},
-    204: {"description": "The model is being loaded."},
+    204: {"description": "The model is loading."},
     503: {"description": "Broken; the process is about to end."},
 }
 
@@ -40,7 +40,7 @@ def service_routes(settings: ServerSettings, metrics: Metrics, version: str) -> 
         responses={200: {"model": Card}, **errors()},
     )
     async def card(request: Request) -> Response:
-        """Name, version, model, and where to go on."""
+        """Name, version, model and links."""
         about = {"name": TITLE, "version": version, "summary": SUMMARY}
         model: ServedModel = request.app.state.model
         return JSONResponse({**about, "model": model.model_id, "links": LINKS})
@@ -60,12 +60,12 @@ def service_routes(settings: ServerSettings, metrics: Metrics, version: str) -> 
     @router.get(
         "/health",
         operation_id="health",
-        summary="Ready? In words",
+        summary="Ready, in words",
         openapi_extra=OPEN,
         responses={200: {"model": Health}, 503: {"model": Health}},
     )
     async def health(request: Request) -> Response:
-        """200 only when ready; the SingularityNET daemon's heartbeat."""
+        """200 only when ready. The SingularityNET daemon reads it as a heartbeat."""
         model: ServedModel = request.app.state.model
         body = {"status": model.state, "model": model.model_id}
         return JSONResponse(body, 200 if model.state == "ready" else 503)
@@ -82,7 +82,7 @@ def _add_metrics(router: APIRouter, metrics: Metrics, *, is_open: bool) -> None:
     @router.get(
         "/metrics",
         operation_id="metrics",
-        summary="For Prometheus",
+        summary="Metrics for Prometheus",
         openapi_extra=OPEN if is_open else {},
         response_class=PlainTextResponse,
         responses={
@@ -94,7 +94,7 @@ def _add_metrics(router: APIRouter, metrics: Metrics, *, is_open: bool) -> None:
         """Requests, latency, errors, batches, windows, queues."""
         jobs: JobRunner = request.app.state.jobs
         await jobs.count()
-        # Its content type names a charset; Starlette would add another.
+        # CONTENT_TYPE_LATEST names a charset; Starlette would add a second one.
         return Response(
             generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )

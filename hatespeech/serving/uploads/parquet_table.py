@@ -1,6 +1,6 @@
-"""Parquet: read in chunks, written again in chunks with scores beside.
+"""Parquet: read in chunks, and written in chunks with the scores.
 
-pyarrow is imported where a file is read: it takes longer to import than a small file to score.
+pyarrow is imported only when a file is read: the import takes longer than scoring a small file.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from hatespeech.serving.uploads.table import TEXT, UploadTable, refuse_added
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# A row group as it is written.
+# A row group that is written has at most about this many rows and bytes.
 GROUP_ROWS: Final = 4096
 GROUP_BYTES: Final = 16 * 1024 * 1024
-# Bytes of a value, by physical type; of a string, of its offset.
+# Bytes of a value, by physical type; for a string, of its offset.
 WIDTHS: Final = {
     "BOOLEAN": 1,
     "INT32": 4,
@@ -31,12 +31,12 @@ WIDTHS: Final = {
     "DOUBLE": 8,
     "BYTE_ARRAY": 4,
 }
-# Texts of a chunk, as far as one row allows.
+# Bytes of a chunk's texts, unless a single row has more.
 CHUNK_BYTES: Final = 4 * 1024 * 1024
 
 
 class Parquet(UploadTable):
-    """Parquet with a string column ``text``; memory is bounded by the largest row group."""
+    """Parquet with a string column ``text``; the largest row group limits the memory."""
 
     media_type = "application/vnd.apache.parquet"
     suffix = "parquet"
@@ -53,7 +53,7 @@ class Parquet(UploadTable):
         import pyarrow as pa
 
         try:
-            # As dictionaries: decoded, a file of kilobytes may hold gigabytes.
+            # Read as dictionaries, because a file of kilobytes may decode to gigabytes.
             source = self._open(dictionaries=True)
             columns = source.schema_arrow.names
             if columns.count(TEXT) != 1:
@@ -72,7 +72,7 @@ class Parquet(UploadTable):
                 for i in groups
             ):
                 raise TooLargeError(f"has a row group of more than {limit} bytes", field="file")
-            for group in groups:  # pyarrow cannot join nested dictionaries of several
+            for group in groups:  # pyarrow cannot join nested dictionaries of several groups
                 for batch in source.iter_batches(self._rows, row_groups=[group]):
                     batch.validate(full=True)
                     if sum(map(decoded_bytes, batch.columns)) > limit:
@@ -142,9 +142,9 @@ class Parquet(UploadTable):
 
 
 def fixed_bytes(source: Any, group: int, rows: int) -> int:
-    """Return what values of fixed width take once decoded, by a row group's own count of them.
+    """Return the bytes of a row group's fixed-width values once decoded, by its own count of them.
 
-    A row may hold many, as a list does, and a billion equal ones are a few bytes of the file.
+    One row may hold many, as in a list, and a billion equal values take a few bytes in the file.
     """
     metadata = source.metadata.row_group(group)
     size = 0
@@ -157,7 +157,7 @@ def fixed_bytes(source: Any, group: int, rows: int) -> int:
 
 
 def decoded_bytes(column: Any) -> int:
-    """Return how much a column holds once each of its rows has a value of its own."""
+    """Return the bytes of a column once each of its rows has its own copy of its value."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -167,7 +167,7 @@ def decoded_bytes(column: Any) -> int:
         first, last = column.offsets[0].as_py(), column.offsets[-1].as_py()
         sides = (column.keys, column.items)
         return sum(decoded_bytes(side.slice(first, last - first)) for side in sides)
-    if pa.types.is_nested(column.type):  # lists: their offsets, and what they hold
+    if pa.types.is_nested(column.type):  # lists: their offsets and their values
         return 4 * len(column) + decoded_bytes(column.flatten())
     if not pa.types.is_dictionary(column.type):
         return int(column.nbytes)
@@ -179,7 +179,7 @@ def decoded_bytes(column: Any) -> int:
 
 
 def parts_of(batch: Any, most: int) -> Iterator[Any]:
-    """Cut a batch where its texts, as objects of their own, would take more than ``most`` bytes."""
+    """Cut a batch so that the texts of each part take at most ``most`` bytes as Python strings."""
     start = size = 0
     for row, length in enumerate(text_bytes(batch.column(TEXT))):
         if row > start and size + length > most:
@@ -191,7 +191,7 @@ def parts_of(batch: Any, most: int) -> Iterator[Any]:
 
 
 def text_bytes(column: Any) -> list[int]:
-    """Return the length of each text of a column in bytes, 0 for none."""
+    """Return the length of each text of a column in bytes, 0 for a null."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -217,7 +217,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 class _Sink(io.RawIOBase):
-    """Collects what is written until it is taken."""
+    """Keeps what is written until it is taken."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -239,6 +239,6 @@ class _Sink(io.RawIOBase):
         return self._written
 
     def take(self) -> bytes:
-        """Return what has been written since the last time."""
+        """Return what has been written since the last call."""
         data, self._parts = b"".join(self._parts), []
         return data

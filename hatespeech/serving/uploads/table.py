@@ -1,4 +1,4 @@
-"""What every format of an uploaded file can do, and the columns that it gains."""
+"""What every format of an uploaded file can do, and the columns added to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ ADDED: Final = tuple(COLUMNS)
 
 
 class UploadTable(ABC):
-    """An uploaded file, in chunks of at most ``rows``; a Parquet row group has a limit in bytes."""
+    """An uploaded file, read and written in chunks of at most ``rows`` rows.
+
+    It is read twice: once to the end, so that a file with an error is refused before the reply
+    begins, and once to be scored. ``max_group_bytes`` limits a row group of Parquet.
+    """
 
     media_type: ClassVar[str]
     suffix: ClassVar[str]
@@ -26,27 +30,27 @@ class UploadTable(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Read to the end; raise :class:`ValidationError` for a file that can't be scored."""
+        """Read to the end; raise :class:`ValidationError` if the file cannot be scored."""
 
     @abstractmethod
     def chunks(self) -> Iterator[tuple[Any, list[Any]]]:
-        """Yield rows as they will be written again, and what stands in their ``text``."""
+        """Yield chunks: the rows, as :meth:`write` takes them, and the values in ``text``."""
 
     @abstractmethod
     def write(self, rows: Any, items: Sequence[TextScore]) -> bytes:
-        """Return rows with their scores; the first call returns the head, if any, before them."""
+        """Return rows with their scores; the first call also returns any header."""
 
     def end(self) -> bytes:
-        """Return what follows the last row."""
+        """Return the bytes after the last row."""
         return b""
 
     def close(self) -> None:
-        """Let go of the file; a temporary one is gone then."""
+        """Close the file, which deletes it if it is temporary."""
         self._file.close()
 
 
 def refuse_added(columns: Sequence[str] | Mapping[str, Any]) -> None:
-    """Raise :class:`ValidationError` if a column of ours is there already."""
+    """Raise :class:`ValidationError` if the file already has one of the added columns."""
     for name in ADDED:
         if name in columns:
-            raise ValidationError(f"has a column {name} already; rename it", field="file")
+            raise ValidationError(f"already has a column {name}; rename it", field="file")

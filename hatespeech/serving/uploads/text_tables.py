@@ -1,7 +1,6 @@
-"""CSV, TSV and JSONL: read in chunks, written again in chunks with scores beside.
+"""CSV, TSV and JSONL: read in chunks, and written in chunks with the scores.
 
-A table is read twice: once to the end, so that a file that can't be read is refused before a reply
-begins, and once to be scored. Neither holds more than a chunk in memory.
+No more than a chunk is in memory at once.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from hatespeech.contract import TextScore
 from hatespeech.errors import ValidationError
 from hatespeech.serving.uploads.table import ADDED, TEXT, UploadTable, refuse_added
 
-# Without a limit one row could fill the memory.
+# Without this limit one row could fill the memory.
 MAX_RECORD_CHARS: Final = 4 * 1024 * 1024
 csv.field_size_limit(MAX_RECORD_CHARS)
 CHUNK_CHARS: Final = 1024 * 1024
 
 
 class Csv(UploadTable):
-    """RFC 4180 with a header line; quoted where needed."""
+    """RFC 4180 with a header line; fields are quoted only if they need it."""
 
     media_type = "text/csv; charset=utf-8"
     suffix = "csv"
@@ -68,7 +67,7 @@ class Csv(UploadTable):
         for number, row in enumerate(lines, start=1):
             if len(row) != width:
                 raise ValidationError(
-                    f"row {number} has {len(row)} fields, the header {width}", field="file"
+                    f"row {number} has {len(row)} fields, the header has {width}", field="file"
                 )
             yield row
 
@@ -92,7 +91,7 @@ class Csv(UploadTable):
 
 
 class Tsv(Csv):
-    """Fields between tabs, as they stand: no quoting, no tab or line break inside (IANA)."""
+    """Fields between tabs, never quoted, without tabs or line breaks inside (IANA)."""
 
     media_type = "text/tab-separated-values; charset=utf-8"
     suffix = "tsv"
@@ -104,7 +103,7 @@ class Tsv(Csv):
 
 
 class Jsonl(UploadTable):
-    """One object a line; a line goes out as it came in, with keys added at its end."""
+    """One object per line; a line is written as it was, with keys added at its end."""
 
     media_type = "application/jsonl"
     suffix = "jsonl"
@@ -143,7 +142,7 @@ class Jsonl(UploadTable):
         except UnicodeDecodeError:
             raise ValidationError("is not UTF-8", field="file") from None
         except (ValueError, RecursionError):
-            raise ValidationError(f"line {number} is no JSON object", field="file") from None
+            raise ValidationError(f"line {number} is not a JSON object", field="file") from None
         except csv.Error:
             raise ValidationError(f"line {number + 1} is too long", field="file") from None
         finally:
@@ -154,19 +153,19 @@ class Jsonl(UploadTable):
 def _read_object(line: str) -> dict[str, Any]:
     record = json.loads(line, parse_constant=_refuse)
     if not isinstance(record, dict):
-        raise ValueError("no object")
+        raise ValueError("not an object")
     refuse_added(record)
     return record
 
 
 def _refuse(_constant: str) -> NoReturn:
-    raise ValueError("JSON to Python alone")
+    raise ValueError("only Python accepts it")
 
 
 class Lines:
-    """The lines of a text file; raises :class:`csv.Error` for a record of too many characters.
+    """The lines of a text file; raises :class:`csv.Error` if a record has too many characters.
 
-    Whoever reads sets ``chars`` to 0 after each record, which may be several lines.
+    The reader sets ``chars`` to 0 after each record, which may have several lines.
     """
 
     def __init__(self, text: io.TextIOWrapper) -> None:
@@ -182,7 +181,7 @@ class Lines:
 
 
 def chunked(rows: Iterator[Any], count: int, chars: Callable[[Any], int]) -> Iterator[list[Any]]:
-    """Yield lists of at most ``count`` rows, closed once they hold ``CHUNK_CHARS``."""
+    """Yield lists of at most ``count`` rows; a list ends once it holds ``CHUNK_CHARS``."""
     chunk: list[Any] = []
     size = 0
     for row in rows:

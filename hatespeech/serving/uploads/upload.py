@@ -1,4 +1,4 @@
-"""A file of texts in, the same file with scores beside them out, streamed."""
+"""Receives a file of texts and streams the same file back with the scores."""
 
 from __future__ import annotations
 
@@ -24,9 +24,8 @@ from hatespeech.serving.uploads.table import TEXT, UploadTable
 from hatespeech.serving.uploads.text_tables import Csv, Jsonl, Tsv
 
 ROWS: Final = 256
-# Chunks in the queue at once: one is written and read while the other is scored.
+# Chunks in the queue at once: while one is scored, another is read or written.
 AHEAD: Final = 2
-
 
 BY_SUFFIX: Final[Mapping[str, type[UploadTable]]] = {
     ".csv": Csv,
@@ -45,9 +44,10 @@ BY_MEDIA_TYPE: Final[Mapping[str, type[UploadTable]]] = {
 
 
 async def receive_upload(request: Request) -> UploadFile:
-    """Read the form's one file into a temporary file that has no name on the disk.
+    """Read the form's file into a temporary file that has no name on the disk.
 
-    Raises :class:`UnsupportedMediaError` and :class:`ValidationError` for anything else.
+    Raises :class:`UnsupportedMediaError` if the body is not a form, and :class:`ValidationError` if
+    the form does not hold exactly one file.
     """
     require_media_type(request, "multipart/form-data")
     form = await request.form(max_files=1, max_fields=0)
@@ -59,9 +59,9 @@ async def receive_upload(request: Request) -> UploadFile:
 
 
 def choose_table(upload: UploadFile) -> type[UploadTable]:
-    """Tell the format by the file's name, else by its declared type.
+    """Choose the format by the file's name, else by its declared type.
 
-    Raises :class:`UnsupportedMediaError` for any other.
+    Raises :class:`UnsupportedMediaError` if neither is known.
     """
     suffix = PurePath(upload.filename or "").suffix.lower()
     declared = (upload.content_type or "").partition(";")[0].strip().lower()
@@ -72,7 +72,7 @@ def choose_table(upload: UploadFile) -> type[UploadTable]:
 
 
 def open_table(upload: UploadFile, settings: ServerSettings) -> UploadTable:
-    """Return the file as a table; raise as :func:`choose_table`."""
+    """Return the file as a table; raises the errors of :func:`choose_table`."""
     rows = min(ROWS, settings.max_texts_per_request)
     return choose_table(upload)(upload.file, rows, settings.max_file_bytes)
 
@@ -80,7 +80,7 @@ def open_table(upload: UploadFile, settings: ServerSettings) -> UploadTable:
 async def score_table(
     table: UploadTable, model: ServedModel, metrics: Metrics
 ) -> AsyncIterator[bytes]:
-    """Yield the table as it goes out. A file's texts wait for room; a request's do not."""
+    """Yield the table with its scores. Unlike a request's texts, a file's wait for room."""
     chunks = table.chunks()
     pending: deque[tuple[Any, asyncio.Task[list[TextScore]]]] = deque()
     try:
@@ -107,7 +107,7 @@ async def score_table(
 
 
 async def score_rows(texts: Sequence[Any], model: ServedModel) -> list[TextScore]:
-    """Score rows; too many for one request are scored in several. Errors name the column."""
+    """Score rows, in several requests if one would be too large. Errors name the column."""
     if not texts:
         return []
     try:

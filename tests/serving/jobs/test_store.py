@@ -197,4 +197,4 @@ def test_a_job_that_cannot_be_stored_is_refused_until_there_is_room(
 def require_unhealthy(reply: requests.Response) -> None:
     assert (reply.status_code, reply.json()["error_type"]) == (503, "unhealthy")
     assert int(reply.headers["Retry-After"]) >= 1
-    assert reply.json()["error"] == "jobs cannot be stored at present; try again"
+    assert reply.json()["error"] == "jobs cannot be stored now; try again"

@@ -229,4 +229,4 @@ def test_json_to_python_alone_is_refused_by_the_number_of_its_line(
     content = '{"text": "NaN"}\n\n' + place.format(constant) + '\n{"text": "b"}\n'
     with pytest.raises(ValidationError) as caught:
         Jsonl(io.BytesIO(content.encode()), ROWS, MEGABYTE).check()
-    assert caught.value.line == "file: line 3 is no JSON object"
+    assert caught.value.line == "file: line 3 is not a JSON object"
