@@ -17,7 +17,7 @@ class Imports:
 
 
 def transitive_imports(root: Path, script: str) -> Imports:
-    """Follow every import statement, those inside functions and type checks too."""
+    """Follow every import statement that can run, those inside functions too."""
     waiting, files, packages = [root / script], set[Path](), set[str]()
     while waiting:
         file = waiting.pop()
@@ -34,9 +34,18 @@ def transitive_imports(root: Path, script: str) -> Imports:
 
 
 def imported_names(file: Path) -> list[str]:
-    """Return the dotted names after ``import``, and after ``from`` with and without the rest."""
+    """Return the dotted names after ``import``, and after ``from`` with and without the rest.
+
+    Those for type checkers alone, below ``if TYPE_CHECKING``, are left out.
+    """
     names = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    waiting: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+            continue
+        waiting += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

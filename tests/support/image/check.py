@@ -225,14 +225,15 @@ def check_server(image: Image) -> str:
 
 
 def check_rebuilds(buildah: Buildah, sources: Sources, wheels: Path, context: Path) -> str:
-    """Edits fetch nothing again: of the service nothing at all, of the rest not the checkpoint."""
+    """Edits fetch nothing again: of the fronts nothing at all, of the rest not the checkpoint."""
     before = len(sources.files.requests)
-    append(context / "app.py", "# an edit\n")
+    for file in ("app.py", "hatespeech/serving/settings.py", "hatespeech/worker/command.py"):
+        append(context / file, "# an edit\n")
     buildah.build(context, IMAGE, wheels, sources.arguments)
-    assert len(sources.files.requests) == before, "an edit of app.py fetches again"
+    assert len(sources.files.requests) == before, "an edit of the fronts fetches again"
 
     fetched = sources.fetched()
-    append(context / "utils/settings.py", "# an edit\n")
+    append(context / "hatespeech/settings.py", "# an edit\n")
     buildah.build(context, f"{IMAGE}-a", wheels, sources.arguments, target="checkpoint")
     assert len(sources.files.requests) > before, "an edit of the converter does not reach it"
     append(context / "requirements.lock", "# an edit\n")

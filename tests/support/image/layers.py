@@ -24,8 +24,8 @@ TOOLS: Final = re.compile(
 )
 CACHES: Final = re.compile(r"(root|home/\w+)/\.cache/.+|.*\.whl|var/cache/.+|var/lib/apt/lists/.+")
 LEFT_OUT: Final = re.compile(
-    r"(app/)?(\.env|\.git|\.runpod|tests|training|benchmarks|docs|examples|README\.md|download\.py"
-    r"|fetching|train\.py)(/.*)?"
+    r"(app/)?(\.env|\.git|\.runpod|tests|benchmarks|docs|examples|README\.md|(download|score|train)\.py"
+    r"|hatespeech/(bulk|checkpoints|console|fetching|library|training))(/.*)?"
 )
 # What adding a user changes.
 ACCOUNTS: Final = re.compile(
