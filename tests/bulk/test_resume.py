@@ -176,9 +176,7 @@ def test_readers_of_a_killed_run_end_and_the_lock_is_free(
 
 
 @pytest.fixture
-def begun(
-    source: Path, expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> list[str]:
+def begun(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The command of a run whose parts are there and whose OUT is not."""
     for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)
