@@ -155,6 +155,7 @@ def test_a_kept_part_of_other_rows_is_not_used(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limited", [True, False], ids=["disk_full", "interrupted"])
 def test_a_parquet_file_given_up_leaves_nothing_but_one_line(limited: bool, tmp_path: Path) -> None:
     """What pyarrow does when its writer is collected would come after it, as a traceback."""

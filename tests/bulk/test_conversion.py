@@ -371,6 +371,7 @@ MOMENTS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     # The first rows alone would make other types.
     rows = [[f"good morning, {index}", index, index] for index in range(150)]

@@ -227,6 +227,7 @@ def test_a_bad_setting_is_named(
     assert "DTYPE='int4' is not allowed" in refuse("a.csv", "b.csv")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(
     tmp_path: Path,
 ) -> None:
@@ -252,6 +253,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(
     assert len(out.read_text().splitlines()) == 2001
 
 
+@pytest.mark.slow
 def test_help_teaches_and_loads_no_engine() -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", str(ROOT / "score.py"), "--help"],
@@ -274,6 +276,7 @@ def test_help_teaches_and_loads_no_engine() -> None:
     assert not imported & {"torch", "ray", "transformers"}
 
 
+@pytest.mark.slow
 def test_threads_that_wait_sleep_before_torch_is_loaded(tmp_path: Path) -> None:
     """Set later, OpenMP would not see it: the command is watched importing torch."""
     (tmp_path / "a.csv").write_text("text\na\n")

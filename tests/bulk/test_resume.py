@@ -63,6 +63,7 @@ def expected(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_killed_at_every_stage_the_run_goes_on_to_the_same_bytes(
     source: Path, expected: Path, tmp_path: Path
 ) -> None:
@@ -129,6 +130,7 @@ def readers_of(process: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop_a_run_says_how_it_goes_on_and_leaves_no_process(
     number: signal.Signals, long_source: Path, tmp_path: Path
@@ -149,6 +151,7 @@ def test_asked_to_stop_a_run_says_how_it_goes_on_and_leaves_no_process(
     assert not Path(f"/proc/{readers[0]}").exists()
 
 
+@pytest.mark.slow
 def test_readers_of_a_killed_run_end_and_the_lock_is_free(
     long_source: Path, tmp_path: Path
 ) -> None:
@@ -173,9 +176,7 @@ def test_readers_of_a_killed_run_end_and_the_lock_is_free(
 
 
 @pytest.fixture
-def begun(
-    source: Path, expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> list[str]:
+def begun(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The command of a run whose parts are there and whose OUT is not."""
     for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)

@@ -24,6 +24,8 @@ from tests.support.http_client import TOKEN
 from tests.support.processes.development_api import development_api
 from tests.support.processes.server import HttpServer, http_server
 
+pytestmark = pytest.mark.slow
+
 FRONTS: Final = (
     *("local", "sdk_loop", "http_score", "http_runsync", "http_run", "serve_api"),
     *("grpc_to_worker", "grpc_to_server"),

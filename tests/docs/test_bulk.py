@@ -23,6 +23,7 @@ from tests.support.processes.score import SECONDS, environment
 DOC = (ROOT / "docs" / "bulk.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_example_writes_what_the_page_shows(tmp_path: Path) -> None:
     example = re.search(r"<!-- run -->\n```sh\n(.*?)```", DOC, re.DOTALL)
     shown = re.search(r"<!-- output -->\n```csv\n(.*?)```", DOC, re.DOTALL)

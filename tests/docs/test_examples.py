@@ -29,6 +29,8 @@ from tests.support.stand_ins.runpod.jobs import Fault
 from tests.support.stand_ins.snet_client import write_config
 from tests.support.stand_ins.snet_daemon import SnetDaemon
 
+pytestmark = pytest.mark.slow
+
 GUIDE: Final = (ROOT / "docs" / "singularitynet.md").read_text(encoding="utf-8")
 
 

@@ -40,6 +40,7 @@ def test_every_example_prints_what_the_page_shows(monkeypatch: pytest.MonkeyPatc
         assert numbers == pytest.approx([float(n) for n in NUMBER.findall(shown)], abs=0.015), code
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_its_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = ROOT / "examples"
     notebook = nbformat.read(folder / "quickstart.ipynb", as_version=4)  # type: ignore[no-untyped-call]

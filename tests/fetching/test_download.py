@@ -71,6 +71,7 @@ def figure(made: Path) -> dict[str, float]:
 # What is made
 
 
+@pytest.mark.slow
 def test_converted_checkpoint_reproduces_the_published_stack(made: Path) -> None:
     classifier = Predictor.from_settings(
         EngineSettings(model_dir=made, device="cpu", dtype="float32")
@@ -131,6 +132,7 @@ def test_provenance_records_the_file_and_no_local_folder(made: Path, tokenizer: 
         assert SHA256 in text
 
 
+@pytest.mark.slow
 def test_app_serves_the_folder(made: Path, tmp_path: Path, figure: dict[str, float]) -> None:
     job = '{"input": {"prompt": "Hello World"}}'
     run = subprocess.run(
@@ -252,6 +254,7 @@ def test_output_that_is_something_else_is_never_touched(
 # The whole way
 
 
+@pytest.mark.slow
 def test_everything_fetched_with_credentials_that_are_recorded_nowhere(
     server: FileServer, tokenizer: Path, tmp_path: Path, figure: dict[str, float]
 ) -> None:

@@ -60,6 +60,7 @@ def spam(tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> float:
 # What is refused
 
 
+@pytest.mark.slow
 def test_pickle_that_runs_code_is_refused_and_not_run(server: FileServer, tmp_path: Path) -> None:
     marker = tmp_path / "ran"
 
@@ -278,6 +279,7 @@ def wait_for_size(part: Path, size: int, process: subprocess.Popen[str]) -> None
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_interrupted_download_is_resumed_by_the_same_command(
     server: FileServer, tokenizer: Path, tmp_path: Path, signum: signal.Signals

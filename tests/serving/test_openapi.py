@@ -18,6 +18,8 @@ from tests.support.http_client import TOKEN
 from tests.support.processes.server import HttpServer, http_server
 from tests.support.processes.worker import clean_environment
 
+pytestmark = pytest.mark.slow
+
 PAGES = ("http.md", "nevermined.md", "../README.md")
 # These start the server; here it runs already, on a port of its own.
 STARTS = re.compile(r"^export TOKEN=.*\n(BEARER_TOKEN=.*server\.py)\n$")

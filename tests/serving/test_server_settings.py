@@ -18,6 +18,8 @@ from tests.support.ports import free_port
 from tests.support.processes.server import SERVER, HttpServer, http_server
 from tests.support.processes.worker import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def server(

@@ -28,8 +28,8 @@ from hatespeech.settings import EngineSettings
 from hatespeech.worker.handler import JobHandler
 from tests.paths import DATA
 from tests.support.http_client import TOKEN
+from tests.support.local_server import local_server
 from tests.support.processes.development_api import development_api
-from tests.support.processes.server import http_server
 from tests.support.processes.worker import clean_environment
 from tests.support.stand_ins.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
 from tests.support.stand_ins.runpod.jobs import Fault
@@ -86,7 +86,7 @@ def dev_server(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def http_url(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with http_server(tmp_path_factory.mktemp("http"), small_checkpoint) as server:
+    with local_server(tmp_path_factory.mktemp("http"), small_checkpoint) as server:
         yield server.ready().url
 
 
@@ -149,7 +149,10 @@ class Client:
             return self._services.runsyncStub(channel).runsync(message, timeout=seconds)
 
 
-@pytest.fixture(params=["runpod_daemon", "own_daemon", "server_daemon"])
+WAYS: Final = ("runpod_daemon", pytest.param("own_daemon", marks=pytest.mark.slow), "server_daemon")
+
+
+@pytest.fixture(params=WAYS)
 def call(request: pytest.FixtureRequest, messages: Any, services: Any) -> Client:
     """All ways, in turn."""
     return Client(request.getfixturevalue(request.param), messages, services)
@@ -367,6 +370,7 @@ def original_sees(daemon: SnetDaemon, folder: Path, *prompts: str) -> list[list[
     return [json.loads(line) for line in ran.stdout.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["runpod_daemon", "own_daemon", "server_daemon"])
 def test_client_of_the_original_proto_keeps_working(
     request: pytest.FixtureRequest, way: str, tmp_path: Path, small_classifier: Predictor
@@ -382,6 +386,7 @@ def test_client_of_the_original_proto_keeps_working(
     assert empty == ["FAILED", False, [0, 0, 0, 0, ""]]
 
 
+@pytest.mark.slow
 def test_client_of_the_original_proto_can_tell_a_queued_job(
     cloud: RunpodEndpoint, tmp_path: Path
 ) -> None:

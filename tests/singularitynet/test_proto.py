@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +20,7 @@ from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
 from hatespeech.worker.handler import JobHandler
 from tests.paths import DATA, ROOT
-from tests.support.stand_ins.snet_daemon import compile_proto, new_message
+from tests.support.stand_ins.snet_daemon import compile_proto, new_message, run_protoc
 
 PROTO: Final = ROOT / "service.proto"
 ORIGINAL: Final = DATA / "original_service.proto"
@@ -33,16 +31,8 @@ FileProto = descriptor_pb2.FileDescriptorProto
 
 def describe(path: Path, folder: Path) -> FileProto:
     compiled = folder / "descriptors"
-    ran = subprocess.run(
-        [
-            *(sys.executable, "-m", "grpc_tools.protoc", f"-I{path.parent}", "--fatal_warnings"),
-            *("--include_source_info", f"--descriptor_set_out={compiled}", path.name),
-        ],
-        check=True,
-        timeout=60,
-        capture_output=True,
-    )
-    assert ran.stderr == b""
+    options = ["--fatal_warnings", "--include_source_info", f"--descriptor_set_out={compiled}"]
+    run_protoc(path, *options)
     (file,) = descriptor_pb2.FileDescriptorSet.FromString(compiled.read_bytes()).file
     return file
 

@@ -212,6 +212,7 @@ def test_entities_beyond_unicode_vanish(entity: str) -> None:
     assert normalize_tweet(f"a{entity} b") == "a b"
 
 
+@pytest.mark.slow
 def test_neither_nltk_nor_emoji_is_needed() -> None:
     program = (
         "import sys; sys.modules.update(nltk=None, emoji=None)\n"

@@ -155,6 +155,7 @@ def wait_for(path: Path, newer_than: int, process: subprocess.Popen[bytes]) -> i
     raise AssertionError(f"{path.name} was not written")
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_runs_end_with_the_weights_of_an_uninterrupted_one(
     data: list[str], trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

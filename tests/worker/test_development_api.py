@@ -17,6 +17,8 @@ from tests.support.bad_inputs import MARKER
 from tests.support.processes.development_api import DevelopmentApi, development_api
 from tests.support.processes.worker import clean_environment
 
+pytestmark = pytest.mark.slow
+
 
 class Api:
     """A client of a served worker."""

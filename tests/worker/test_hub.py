@@ -184,6 +184,7 @@ def run_handler(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case["name"] for case in read("tests.json")["tests"]])
 def test_hub_test_is_answered_by_the_hub_handler(
     case: str, hub_tests: HubTests, small_checkpoint: Path, tmp_path: Path
@@ -200,6 +201,7 @@ def test_hub_test_is_answered_by_the_hub_handler(
     assert ("flagged" in reply, "words" in reply) == ("thresholds" in job, "explain" in job)
 
 
+@pytest.mark.slow
 def test_hub_handler_ends_with_the_workers_exit_code(tmp_path: Path) -> None:
     environment = {**clean_environment(tmp_path, tmp_path / "nowhere"), "PATH": os.environ["PATH"]}
     run = run_handler([], environment, tmp_path)

@@ -106,6 +106,7 @@ def check_scores(
 # In a process of its own.
 
 
+@pytest.mark.slow
 def test_test_input_json_gives_one_json_document_whatever_the_log_level_and_locale(
     run: Run, tmp_path: Path, small_classifier: Predictor
 ) -> None:
@@ -137,6 +138,7 @@ def test_test_input_json_gives_one_json_document_whatever_the_log_level_and_loca
     assert MARKER.encode() not in done.stderr
 
 
+@pytest.mark.slow
 def test_without_a_file_of_its_own_the_shipped_test_input_is_scored_in_silence(
     run: Run, small_classifier: Predictor
 ) -> None:
@@ -146,6 +148,7 @@ def test_without_a_file_of_its_own_the_shipped_test_input_is_scored_in_silence(
     check_scores(small_classifier, [json.loads(done.stdout)], [shipped["input"]["prompt"]])
 
 
+@pytest.mark.slow
 def test_a_worker_that_has_scored_never_imported_transformers(run: Run) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); import app\n"
@@ -157,6 +160,7 @@ def test_a_worker_that_has_scored_never_imported_transformers(run: Run) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "environment", "error"),
     [
@@ -183,6 +187,7 @@ def test_a_start_that_fails_says_why_in_one_line(
     assert done.stderr.decode() == f"error: {error}\n"
 
 
+@pytest.mark.slow
 def test_help_teaches_by_examples_and_loads_no_model(run: Run) -> None:
     done = run([APP, "--help"], {"MODEL_DIR": "/no/such/folder"})
     assert done.returncode == 0

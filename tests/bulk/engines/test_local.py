@@ -106,12 +106,14 @@ def test_rows_without_scores_name_the_field(rows: list[TextScore]) -> None:
     assert (invisible.scores, invisible.label, invisible.windows) == ({}, None, None)
 
 
+@pytest.mark.slow
 def test_processes_that_read_ahead_change_no_bit(
     engine: LocalEngine, rows: list[TextScore]
 ) -> None:
     assert columns(score(engine)) == columns(rows)
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_killed_costs_nothing_but_time(
     engine: LocalEngine, rows: list[TextScore]
 ) -> None:
@@ -130,6 +132,7 @@ class Broken(Encoder):
         return EncoderState("{}", 512, 1)
 
 
+@pytest.mark.slow
 def test_readers_that_die_again_and_again_end_the_run(
     classifier: Predictor, engine: LocalEngine
 ) -> None:
@@ -256,6 +259,7 @@ if sys.argv[1] == "text":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["text", "killed"])
 def test_a_reader_prints_no_traceback(case: str, small_checkpoint: Path) -> None:
     done = subprocess.run(
@@ -340,6 +344,7 @@ def test_an_engine_that_is_closed_begins_no_other_pass(
     assert passes == 1
 
 
+@pytest.mark.slow
 def test_no_more_than_a_few_chunks_are_read_ahead(engine: LocalEngine) -> None:
     taken = 0
 

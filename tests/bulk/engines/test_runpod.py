@@ -31,6 +31,8 @@ from tests.support.processes.worker import APP, WorkerProcess, clean_environment
 from tests.support.stand_ins.runpod.endpoint import ENDPOINT_ID, FORGOTTEN, KEY, RunpodEndpoint
 from tests.support.stand_ins.runpod.jobs import LOST, Fault
 
+pytestmark = pytest.mark.slow
+
 MARKER = "zebrafish"
 PODS = ("pod-a", "pod-b")
 SILENT_SECONDS = 2.0  # a worker pings every second, and nearly always has a poll open

@@ -196,6 +196,7 @@ def test_an_answer_that_comes_when_the_engine_closes_names_a_job_to_be_cancelled
         assert [job.status for job in cloud.jobs.values()] == ["CANCELLED"]
 
 
+@pytest.mark.slow
 def test_a_command_that_fails_waits_for_no_other_answer(
     cloud: RunpodEndpoint, tmp_path: Path
 ) -> None:

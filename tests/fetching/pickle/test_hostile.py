@@ -43,6 +43,7 @@ def _process_state_is_left_alone() -> Iterator[None]:
     assert state() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", evil.LIVE)
 def test_live_pickles_fire_in_an_ordinary_unpickler(name: str, tmp_path: Path) -> None:
     marker = tmp_path / "fired"
@@ -222,6 +223,7 @@ def splice_numel(data: bytes, key: str, numel: int) -> bytes:
     return data[:start] + replace_once(data[start:], b"K@t", evil.number(numel) + b"t")
 
 
+@pytest.mark.slow
 def test_refusals_take_little_memory(tmp_path: Path) -> None:
     files = huge_files(tmp_path)
     reports = run("tests.support.pickles.read", *files)
@@ -231,6 +233,7 @@ def test_refusals_take_little_memory(tmp_path: Path) -> None:
         assert report["peak"] < 64 << 20, report
 
 
+@pytest.mark.slow
 def test_reading_takes_little_more_memory_than_the_file(tmp_path: Path) -> None:
     path = tmp_path / "model_7"
     run("tests.support.pickles.module", "medium", path)
@@ -239,6 +242,7 @@ def test_reading_takes_little_more_memory_than_the_file(tmp_path: Path) -> None:
     assert report["peak"] < 1.3 * path.stat().st_size
 
 
+@pytest.mark.slow
 def test_mutated_files_are_refused_or_judged_by_the_strict_check() -> None:
     (report,) = run("tests.support.pickles.fuzz", 2000, 11, *PUBLISHED)
     outcomes = report["outcomes"]

@@ -54,6 +54,7 @@ def assert_same(read: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
         assert torch.equal(read[key], tensor), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
 def test_published_format_gives_the_modules_own_state_dict(path: Path, variants: Path) -> None:
     module = read_pickled_module(path)
@@ -105,6 +106,7 @@ def test_tensors_survive_a_change_of_the_file(tmp_path: Path) -> None:
     state["linear2.bias"].add_(1)
 
 
+@pytest.mark.slow
 def test_reading_imports_nothing() -> None:
     (report,) = run("tests.support.pickles.read", PUBLISHED[0])
     assert report["reason"] is None

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-import subprocess
-import sys
 from pathlib import Path
+from unittest.mock import patch
 
-from tests.paths import ROOT
+from scripts import daemon_config
+from tests.support.stand_ins.snet_daemon import run_protoc
 
 
 def generate_client(proto: Path, folder: Path) -> None:
     """Write the client modules that protoc generates for ``proto`` into ``folder``."""
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "grpc_tools.protoc", f"-I{proto.parent}"),
-            *(f"--python_out={folder}", f"--grpc_python_out={folder}", proto.name),
-        ],
-        check=True,
-        timeout=60,
-    )
+    run_protoc(proto, f"--python_out={folder}", f"--grpc_python_out={folder}")
 
 
 def write_config(folder: Path, *arguments: str, **secrets: str) -> Path:
     """Have ``scripts/daemon-config`` write a configuration into ``folder``; return its path."""
     path = folder / "snetd.local.json"
-    subprocess.run(
-        [
-            *(sys.executable, "-B", str(ROOT / "scripts" / "daemon-config"), *arguments),
-            *("--organization", "test-org", "--service", "test-service", "--output", str(path)),
-        ],
-        check=True,
-        timeout=60,
-        stdout=subprocess.DEVNULL,
-        env=os.environ | secrets,
-    )
+    given = [*arguments, "--organization", "test-org", "--service", "test-service"]
+    with patch.dict(os.environ, secrets), contextlib.redirect_stdout(io.StringIO()):
+        assert daemon_config.main([*given, "--output", str(path)]) == 0
     return path

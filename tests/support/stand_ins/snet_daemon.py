@@ -129,14 +129,18 @@ def duration(value: str) -> float:
     return sum(float(number) * NANOSECONDS[unit] for number, unit in parts) / 1e9
 
 
+def run_protoc(path: Path, *options: str) -> None:
+    """Run the compiler, which is a library here, on one proto file."""
+    if protoc.main(["protoc", f"-I{path.parent}", *options, path.name]):
+        raise ValueError(f"{path.name} does not compile")
+
+
 @functools.cache
 def compile_proto(path: Path) -> list[MethodDescriptor]:
     """Compile one proto file, once; return the methods of its services in the file's order."""
     with tempfile.TemporaryDirectory() as folder:
         compiled = Path(folder) / "descriptors"
-        arguments = [f"-I{path.parent}", f"--descriptor_set_out={compiled}", "--include_imports"]
-        if protoc.main(["protoc", *arguments, path.name]):
-            raise ValueError(f"{path.name} does not compile")
+        run_protoc(path, f"--descriptor_set_out={compiled}", "--include_imports")
         files = descriptor_pb2.FileDescriptorSet.FromString(compiled.read_bytes())
     pool = descriptor_pool.DescriptorPool()
     for file in files.file:
