@@ -212,8 +212,8 @@ class Found:
 def find_inputs(url: str, out: Place) -> Found:
     """Return the files that a path, folder, glob or URL names.
 
-    Skipped without a note are hidden files, files below OUT, and those of unfinished runs. Raises
-    :class:`RunError` if no file is left, or a single file has an unknown format.
+    Hidden files, files below OUT and those of unfinished runs are left out without a note. Raises
+    :class:`RunError` if no file is left, or if IN is one file of an unknown format.
     """
     place = Place.of(url)
     fs = place.fs

@@ -42,7 +42,7 @@ class TextTable(InputTable):
 
     @abstractmethod
     def records(self, lines: Lines) -> Iterator[Any]:
-        """Yield the rows; ``lines`` starts at the file's first line, so a header is skipped."""
+        """Yield the rows; ``lines`` starts at the file's first line, which may be a header."""
 
     @abstractmethod
     def check(self, row: Any, number: int) -> None:

@@ -125,7 +125,7 @@ def test_a_wrong_key_ends_the_run_at_once(
 
 @pytest.mark.parametrize("operation", ["run", "status"])
 @pytest.mark.parametrize("status", [429, 500, 502])
-def test_a_request_that_fails_for_ever_ends_the_run(
+def test_a_request_that_always_fails_ends_the_run(
     cloud: RunpodEndpoint, operation: str, status: int
 ) -> None:
     cloud.always[operation] = Fault(status, MARKER)
@@ -158,7 +158,7 @@ def test_an_answer_that_never_ends_is_none(cloud: RunpodEndpoint, operation: str
     assert cloud.count(operation) == TRIES
 
 
-def test_an_answer_to_a_cancellation_is_not_waited_for_for_ever(cloud: RunpodEndpoint) -> None:
+def test_an_answer_to_a_cancellation_that_never_ends_is_not_awaited(cloud: RunpodEndpoint) -> None:
     cloud.always["cancel"] = Fault(endless=b" ")
     cloud.always["status"] = Fault(400)
     with quick_engine(cloud) as engine, ThreadPoolExecutor(1) as caller:
@@ -233,7 +233,7 @@ def test_a_pause_of_a_day_ends_the_run(cloud: RunpodEndpoint) -> None:
     ],
     ids=["platform", "worker", "timed_out", "forgotten"],
 )
-def test_a_job_that_fails_for_ever_ends_the_run(
+def test_a_job_that_always_fails_ends_the_run(
     cloud: RunpodEndpoint, end: Mapping[str, Any], said: str
 ) -> None:
     cloud.end_all = end
@@ -344,7 +344,7 @@ def test_a_job_that_is_submitted_during_a_pause_is_not_given_up_after_it() -> No
     assert sorted(chunk.index for chunk in scored) == [0, 1]
 
 
-def test_a_job_that_nobody_asks_after_ends_by_itself(cloud: RunpodEndpoint) -> None:
+def test_a_job_that_is_never_polled_ends_by_itself(cloud: RunpodEndpoint) -> None:
     cloud.end_all = {"status": "COMPLETED", "output": None}
     with quick_engine(cloud, limits=Limits(job=100, queue=500)) as engine:
         give_up(engine)
