@@ -2,26 +2,26 @@
 #   docker build --platform linux/amd64 -t hate-speech-detection .
 #   docker run --rm hate-speech-detection                          scores test_input.json, exits
 #   docker run --rm -p 8000:8000 -e BEARER_TOKEN=… hate-speech-detection server          HTTP
-# docs/runpod.md goes on from there; scripts/check-image builds this file for real, on a small base.
+# docs/runpod.md has the next steps. scripts/check-image builds this file on a small base image.
 
-# Any image with Python 3.11 or 3.12, pip and the torch that requirements.txt names will do. This
-# digest was read in two public repositories that pin it; the image was not pulled here.
+# Any image works that has Python 3.11 or 3.12, pip, and the torch that requirements.txt names. The
+# digest comes from two public repositories that pin it; no build of this file has pulled it yet.
 ARG BASE_IMAGE=pytorch/pytorch:2.13.0-cuda12.6-cudnn9-runtime@sha256:6acf597eeb8e376a96580dde4952f37cc017fef732bb40bfc73f28f25e3f64b4
 
-# The file is recorded in this image's history: no user or password in the URL.
+# The image's history records this URL, so it must not hold a user or password.
 ARG CHECKPOINT=https://snet-open-models.s3.amazonaws.com/hate-speech-detection/model_7
-# Empty: the file is taken as it arrives, and its SHA-256 recorded in config.json.
+# If empty, any file is accepted. config.json records its SHA-256.
 ARG CHECKPOINT_SHA256=
 ARG TOKENIZER=vinai/bertweet-large
-# A branch moves: give a commit for builds that must repeat. config.json records what it was.
+# A branch can move; give a commit for repeatable builds. config.json records what was used.
 ARG TOKENIZER_REVISION=main
 ARG HF_ENDPOINT=https://huggingface.co
-# Of the weights on disk. float32 doubles them; choose it for CPUs.
+# Number format of the weights on disk. float32 takes twice the space; choose it for CPUs.
 ARG DTYPE=float16
 
 
-# The lock file's lines for what fetching imports. Copied on as a file, so that the download below
-# depends on these lines and not on the rest of the lock.
+# The lock file's entries for the packages that fetching imports. The next stage copies them as a
+# file, so the download depends on these entries and not on the rest of the lock.
 FROM ${BASE_IMAGE} AS fetching-pins
 COPY docker/select_pins.py requirements.lock /build/
 RUN python3 /build/select_pins.py /build/requirements.lock \
@@ -29,15 +29,16 @@ RUN python3 /build/select_pins.py /build/requirements.lock \
         > /build/requirements.txt
 
 
-# 1.4 GB, in a layer that depends on the fetching code alone. The file is a pickle: it stays in this
-# stage and the next.
+# Downloads 1.4 GB in a layer that depends only on the fetching code. The file is a pickle; only this
+# stage and the stage that converts it have it.
 FROM ${BASE_IMAGE} AS fetching
 COPY --from=fetching-pins /build/requirements.txt /build/
 RUN python3 -m venv --without-pip /opt/fetching \
     && python3 -m pip --python /opt/fetching/bin/python install \
         --no-cache-dir --require-hashes --no-deps -r /build/requirements.txt
 COPY docker/fetch.py /build/
-# Without the package's own __init__.py, which would need the rest of it.
+# hatespeech/__init__.py is left out, so that an edit of it does not repeat the download. Without it
+# Python takes hatespeech for a namespace package.
 COPY hatespeech/bars.py hatespeech/locks.py hatespeech/retry.py hatespeech/urls.py \
      /build/hatespeech/
 COPY hatespeech/fetching/__init__.py hatespeech/fetching/http.py \
@@ -46,9 +47,10 @@ ARG CHECKPOINT
 RUN /opt/fetching/bin/python /build/fetch.py "$CHECKPOINT" /fetched
 
 
-# The base's Python is managed by its distribution (PEP 668), and its torch is the one built for its
-# CUDA: everything else goes beside them, into an environment that sees them. The second install
-# finds nothing to do, or fails: it proves that the base's torch is the one requirements.txt names.
+# The base image's Python is managed by its distribution (PEP 668), and its torch is built for its
+# CUDA. So all other packages go into an environment of their own that sees these two. The second
+# install must find nothing to do, or it fails: it proves that the base image has the torch that
+# requirements.txt names.
 FROM ${BASE_IMAGE} AS packages
 COPY docker/constraints.py requirements.lock requirements.txt /build/
 RUN python3 /build/constraints.py > /build/base.txt \
@@ -59,11 +61,11 @@ RUN python3 /build/constraints.py > /build/base.txt \
         --no-cache-dir --no-index -c /build/base.txt -r /build/requirements.txt
 
 
-# What has arrived, verified and converted: download.py finds it where it would have left it itself.
+# Verifies and converts the downloaded file: download.py finds it where its own download would be.
 FROM packages AS checkpoint
 WORKDIR /app
 COPY download.py ./
-# The ground floor and the rooms that convert: none of them knows HTTP.
+# Only what the conversion uses: an edit of the HTTP front does not repeat it.
 COPY hatespeech/*.py hatespeech/
 COPY hatespeech/text hatespeech/text
 COPY hatespeech/model hatespeech/model
@@ -84,7 +86,7 @@ RUN /opt/worker/bin/python download.py --checkpoint "$CHECKPOINT" --tokenizer "$
 FROM ${BASE_IMAGE}
 ARG BASE_IMAGE
 ARG VERSION=0.1.0
-# The commit it is built from.
+# The commit that the image is built from.
 ARG REVISION=
 LABEL org.opencontainers.image.title="hate-speech-detection" \
       org.opencontainers.image.description="Scores tweets: hate, abusing, neutral, spam. A Runpod serverless worker." \
@@ -101,7 +103,7 @@ ENV PATH=/opt/worker/bin:$PATH \
     JOBS_DB=/home/worker/jobs.sqlite3
 RUN useradd --system --uid 10001 --user-group --create-home worker
 WORKDIR /app
-# Those that change least come first: a new release of the code is a few hundred kilobytes to push.
+# Layers that change rarely come first: a new release of the code pushes a few hundred kilobytes.
 COPY --from=packages /opt/worker /opt/worker
 COPY --from=checkpoint /app/checkpoints/bertweet-large checkpoints/bertweet-large
 COPY docker/entrypoint docker/healthcheck.py docker/
@@ -112,13 +114,13 @@ COPY hatespeech/model hatespeech/model
 COPY hatespeech/engine hatespeech/engine
 COPY hatespeech/worker hatespeech/worker
 COPY hatespeech/serving hatespeech/serving
-# The worker's user cannot write here: without this every start would compile.
+# The worker's user cannot write here, so without this every start would compile the code.
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash app.py server.py hatespeech
 USER 10001:10001
-# HTTP, once started as `docker run IMAGE server`.
+# For HTTP, if started as `docker run IMAGE server`.
 EXPOSE 8000
-# Generous: a start imports torch and reads the weights. A queue worker passes by being alive.
-# buildah and podman keep this line with --format docker only.
+# The start period is long because a start imports torch and reads the weights. A queue worker is
+# healthy as long as its process lives. buildah and podman keep this only with --format docker.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=120s --retries=3 \
     CMD ["python3", "-I", "/app/docker/healthcheck.py"]
 ENTRYPOINT ["/app/docker/entrypoint"]

@@ -1,6 +1,7 @@
-"""Where Runpod's Hub looks for a handler: starts the worker, ``app.py`` at the repository's root.
+"""The handler that Runpod's Hub looks for: starts the worker, ``app.py`` in the repository's root.
 
-That one calls ``runpod.serverless.start``; arguments, environment and exit code are its own.
+``app.py`` calls ``runpod.serverless.start``. It gets the arguments and the environment, and its
+exit code becomes this process's.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""Print, as pip constraints, the versions of torch and of what carries its CUDA in this Python.
+"""Print the versions of this Python's torch and of its CUDA packages, as pip constraints.
 
-pip under these constraints fails rather than replace them: the base image's torch is the one built
-for the base image's CUDA.
+With these constraints pip fails instead of replacing one of them: only the base image's torch is
+built for the base image's CUDA.
 """
 
 import re
@@ -12,7 +12,7 @@ CARRIERS = re.compile(r"torch|triton|nvidia-.*|cuda-.*", re.IGNORECASE)
 
 
 def main() -> int:
-    """Write one ``name==version`` a line; fail if there is no torch to protect."""
+    """Write one ``name==version`` per line; fail if torch is not installed."""
     found = {
         name.lower(): distribution.version
         for distribution in distributions()

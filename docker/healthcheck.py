@@ -1,7 +1,7 @@
-"""Succeed while the container does its work: a server answers that it is ready, a worker lives.
+"""Succeed while the container works: the server answers that it is ready, or the worker lives.
 
-A queue worker listens nowhere and ends by itself when its device breaks, so its process is what
-there is to look at. Which of the two runs is read from ``/proc``, not guessed from settings.
+A queue worker listens on no port and ends by itself when its device fails, so its process is all
+there is to check. Which of the two runs is read from ``/proc``, not guessed from the settings.
 """
 
 import http.client
@@ -15,7 +15,7 @@ SECONDS = 5.0
 
 
 def main() -> int:
-    """Look for the process, ask the server; say what is wrong."""
+    """Find the process and ask the server; print what is wrong."""
     problem = find_problem()
     if problem:
         sys.stderr.write(f"error: {problem}\n")
@@ -31,12 +31,12 @@ def find_problem() -> str | None:
             arguments = process.joinpath("cmdline").read_bytes().decode(errors="replace")
             # The process name, in parentheses, may hold anything but comes before the last one.
             state = process.joinpath("stat").read_text().rpartition(") ")[2][:1]
-        except OSError:  # gone meanwhile, or not ours to look at
+        except OSError:  # it has ended, or we may not read it
             continue
         names = {Path(argument).name for argument in arguments.split("\0")}
         if not names & {WORKER, SERVER}:
             continue
-        if state in ("T", "t"):  # by a signal, by a debugger
+        if state in ("T", "t"):  # by a signal or a debugger
             problem = "the process is stopped"
         else:
             return ask() if SERVER in names else None

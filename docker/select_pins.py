@@ -1,13 +1,13 @@
-"""Print the entries of a lock file for some packages, hashes and all: select_pins.py LOCK NAME...
+"""Print a lock file's entries for some packages, with hashes: select_pins.py LOCK NAME...
 
-What installs only these depends on them alone, not on every other line of the lock.
+An image layer that installs only these entries does not depend on the rest of the lock.
 """
 
 import re
 import sys
 from pathlib import Path
 
-# From a line that begins with a name to the next one; continuation lines are indented.
+# An entry is a line that begins with a name, and the indented lines after it.
 ENTRY = re.compile(r"^([a-z0-9][a-z0-9._-]*)==.*\n(?:[ \t]+.*\n)*", re.MULTILINE)
 
 

@@ -1,6 +1,6 @@
 """From texts to scores on one device, for one caller or many.
 
-    classifier.py    one model on one device: texts in, predictions out
+    predictor.py     one model on one device: texts in, predictions out
     encoder.py       a text as token ids in windows, without torch
     spans.py         words and windows as places in the text that was sent
     batcher.py       many callers share the device: the reader thread and the device thread

@@ -90,11 +90,11 @@ _Sequence = tuple[_Text, int]  # a text and the index of one of its sequences
 
 
 class Batcher:
-    """Shares one classifier among the callers of one event loop. Create it inside that loop."""
+    """Shares one predictor among the callers of one event loop. Create it inside that loop."""
 
     def __init__(
         self,
-        classifier: Predictor,
+        predictor: Predictor,
         *,
         max_batch_tokens: int,
         max_queue_texts: int,
@@ -103,12 +103,12 @@ class Batcher:
     ) -> None:
         self.counters = Counters()
         self.broken = False
-        self._classifier = classifier
+        self._predictor = predictor
         self._budget = max_batch_tokens
         self._max_request_tokens = max_request_tokens
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
-        self._known_good = classifier.encode("a text known to be good").windows
+        self._known_good = predictor.encode("a text known to be good").windows
         self._room = Room(max_queue_texts)  # needs no lock: only the event loop uses it
         # Hold the lock to use anything below.
         self._lock = threading.Lock()
@@ -196,7 +196,7 @@ class Batcher:
         """Start reading a text, or send it its probabilities; queue the sequences it yields."""
         try:
             if text.reading is None:
-                text.reading = self._classifier.read(
+                text.reading = self._predictor.read(
                     text.request.texts[text.index], text.request.explain
                 )
                 sequences = next(text.reading)
@@ -268,7 +268,7 @@ class Batcher:
             return
         out_of_memory = False
         try:
-            rows = self._classifier.probabilities([text.sequences[i] for text, i in batch])
+            rows = self._predictor.probabilities([text.sequences[i] for text, i in batch])
         except Exception as exc:
             log.warning("a batch of %d sequences failed: %s", len(batch), describe_exception(exc))
             out_of_memory = isinstance(exc, torch.OutOfMemoryError | MemoryError)
@@ -286,7 +286,7 @@ class Batcher:
         counters.sequences += len(batch)
         lengths = [len(text.sequences[i]) for text, i in batch]
         counters.tokens += sum(lengths)
-        counters.padding += padding(lengths, self._classifier.device)
+        counters.padding += padding(lengths, self._predictor.device)
         counters.shared_batches += len({text.request for text, _ in batch}) > 1
         counters.largest_batch = max(counters.largest_batch, len(batch))
         for (text, index), row in zip(batch, rows, strict=True):
@@ -324,7 +324,7 @@ class Batcher:
 
     def _device_answers(self) -> bool:
         try:
-            rows = self._classifier.probabilities(self._known_good)
+            rows = self._predictor.probabilities(self._known_good)
         except Exception as exc:
             log.error("the device failed on a known good text: %s", describe_exception(exc))
             return False

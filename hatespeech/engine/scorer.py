@@ -18,11 +18,11 @@ class Scorer:
 
     def __init__(
         self,
-        classifier: Predictor,
+        predictor: Predictor,
         settings: EngineSettings,
         on_broken: Callable[[], None] = lambda: None,
     ) -> None:
-        self._classifier = classifier
+        self._predictor = predictor
         self._settings = settings
         self._on_broken = on_broken
         self._batcher: Batcher | None = None
@@ -34,7 +34,7 @@ class Scorer:
         :class:`OverloadedError`. Raises another :class:`ServiceError` if the request as a whole
         fails. If the caller is cancelled, its queued texts are dropped.
         """
-        request = parse_request(body, self._settings).resolve(self._classifier.thresholds)
+        request = parse_request(body, self._settings).resolve(self._predictor.thresholds)
         sound = [i for i in range(len(request.texts)) if i not in request.faults]
         scored: list[Outcome] = []
         timing = Timing(0.0, 0.0)
@@ -45,7 +45,7 @@ class Scorer:
             )
         outcomes: dict[int, Outcome] = {**request.faults, **dict(zip(sound, scored, strict=True))}
         ordered = [outcomes[i] for i in range(len(request.texts))]
-        return build_reply(request, ordered, timing, self._classifier.model_id)
+        return build_reply(request, ordered, timing, self._predictor.model_id)
 
     def close(self) -> None:
         """Stop the batcher's threads and log what they did."""
@@ -61,7 +61,7 @@ class Scorer:
         # process, which threads would not survive.
         if self._batcher is None:
             self._batcher = Batcher(
-                self._classifier,
+                self._predictor,
                 max_batch_tokens=self._settings.max_batch_tokens,
                 max_queue_texts=self._settings.max_queue_texts,
                 max_request_tokens=self._settings.max_request_tokens,

@@ -69,24 +69,24 @@ class ServedModel:
             # Imported here because torch takes seconds, and the port must be bound before that.
             from hatespeech.engine.predictor import Predictor
 
-            classifier = Predictor.from_settings(self._settings)
-            classifier.warm_up(self._settings.max_batch_tokens)
+            predictor = Predictor.from_settings(self._settings)
+            predictor.warm_up(self._settings.max_batch_tokens)
         except (CheckpointError, SettingsError, ServiceError) as exc:
             self._report(str(exc))
         except Exception as exc:
             self._report(describe_exception(exc))
         else:
-            self._loop.call_soon_threadsafe(self._serve, classifier)
+            self._loop.call_soon_threadsafe(self._serve, predictor)
 
     def _report(self, reason: str) -> None:
         log.error("error: %s", reason)
         self._loop.call_soon_threadsafe(self._break)
 
-    def _serve(self, classifier: Predictor) -> None:
+    def _serve(self, predictor: Predictor) -> None:
         from hatespeech.engine.scorer import Scorer
 
-        self.scorer = Scorer(classifier, self._settings, self._on_broken)
-        self.model_id = classifier.model_id
+        self.scorer = Scorer(predictor, self._settings, self._on_broken)
+        self.model_id = predictor.model_id
         self.state = "ready"
         self.settled.set()
         log.info("ready")

@@ -237,7 +237,7 @@ def test_many_texts_are_answered_in_order_and_a_bad_one_at_its_place(
     server: HttpServer, open_page: OpenPage
 ) -> None:
     page = open_page()
-    page.get_by_label("many texts, one a line").check()
+    page.get_by_label("many texts, one per line").check()
     texts = ["good morning everyone", "x" * 4001, "you are an idiot"]
     results = send(page, "\n \n".join(texts) + "\n")  # empty lines are no texts
     expect(results).to_have_count(3)
@@ -262,10 +262,10 @@ def test_a_text_of_several_windows_says_which_one_spoke(
     start, end = reply["window"]
     assert reply["windows"] > 1
     assert start > 0
-    page.get_by_label("Show what each word does").uncheck()
+    page.get_by_label("Show each word's influence").uncheck()
     result = send(page, text)
     said = result.locator(".windows").inner_text()
-    assert f"of {reply['windows']} " in said
+    assert f"Of {reply['windows']} " in said
     assert f"characters {start + 1} to {end}." in said
     assert result.locator(".outside").first.text_content() == text[:start]
     assert result.locator(".text").text_content() == text
@@ -462,7 +462,7 @@ def test_the_token_stays_in_the_pages_memory(
 
 def test_a_narrow_phone_scrolls_in_one_direction_alone(open_page: OpenPage) -> None:
     page = open_page(viewport={"width": 320, "height": 640})
-    page.get_by_label("many texts, one a line").check()
+    page.get_by_label("many texts, one per line").check()
     expect(send(page, f"{SPAM}\n{'x' * 3000}\n{'y' * 4001}")).to_have_count(3)
     for summary in page.locator("summary").all():
         summary.click()
@@ -474,7 +474,7 @@ def test_every_text_has_enough_contrast_in_either_scheme(
     open_page: OpenPage, scheme: Literal["light", "dark"]
 ) -> None:
     page = open_page(color_scheme=scheme)
-    page.get_by_label("many texts, one a line").check()
+    page.get_by_label("many texts, one per line").check()
     lines = ["good morning everyone", "you are an idiot", SPAM, "x" * 4001]
     expect(send(page, "\n".join(lines))).to_have_count(4)
     page.locator("summary").first.click()
@@ -516,8 +516,8 @@ def test_a_screen_reader_finds_names_and_values(open_page: OpenPage) -> None:
           - button "an insult"
         - group "Read it as":
           - radio "one text" [checked]
-          - radio "many texts, one a line"
-        - checkbox /Show what each word does/ [checked]
+          - radio "many texts, one per line"
+        - checkbox /Show each word's influence/ [checked]
         - group:
           - textbox "Token"
         - button "Score"
@@ -539,8 +539,8 @@ def test_the_legend_shows_with_the_shades_it_explains_and_only_then(open_page: O
     expect(legend).to_be_hidden()
     expect(send(page, MIXED)).to_have_count(1)
     expect(legend).to_be_visible()
-    expect(legend).to_contain_text("raises or lowers the score of the label that won")
-    page.get_by_label("Show what each word does").uncheck()
+    expect(legend).to_contain_text("raises or lowers the score of the winning label")
+    page.get_by_label("Show each word's influence").uncheck()
     expect(send(page, MIXED).locator("mark")).to_have_count(0)
     expect(legend).to_be_hidden()
 
@@ -588,7 +588,7 @@ def test_what_stands_after_the_window_that_spoke_is_greyed(
     text = f"you are a stupid idiot {'what a lovely day 🌻 ' * 130}"
     start, end = server.post("/score", json={"text": text}).json()["window"]
     assert start == 0
-    page.get_by_label("Show what each word does").uncheck()
+    page.get_by_label("Show each word's influence").uncheck()
     result = send(page, text)
     outside = result.locator(".outside")
     expect(outside).to_have_count(1)
@@ -612,7 +612,7 @@ def test_meta_and_enter_submit_as_control_does(open_page: OpenPage) -> None:
 
 def test_an_example_is_one_text_whatever_was_chosen_before(open_page: OpenPage) -> None:
     page = open_page()
-    page.get_by_label("many texts, one a line").check()
+    page.get_by_label("many texts, one per line").check()
     page.get_by_role("button", name="spam").click()
     expect(answered(page)).to_have_count(1)
     expect(page.get_by_label("one text")).to_be_checked()
@@ -643,7 +643,7 @@ def test_the_status_is_announced_and_the_results_have_a_heading(open_page: OpenP
     assert (element.text_content() or "").startswith("neutral, ")
     assert element.evaluate("it => it.isConnected && it.ariaLive !== 'off' && !it.ariaHidden")
     expect(page.get_by_role("heading", level=2)).to_have_text("Result")
-    page.get_by_label("many texts, one a line").check()
+    page.get_by_label("many texts, one per line").check()
     send(page, "good morning")
     expect(page.get_by_role("heading", level=2)).to_have_text("Results")
     expect(page.get_by_role("region", name="Results")).to_be_visible()

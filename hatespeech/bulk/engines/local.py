@@ -78,13 +78,13 @@ def make_engine(options: argparse.Namespace, settings: EngineSettings) -> LocalE
 class LocalEngine(BulkEngine):
     """Scores on one device, in passes that fit into its memory. Chunks come out in order."""
 
-    def __init__(self, classifier: Predictor, settings: EngineSettings, readers: int) -> None:
-        self._classifier = classifier
+    def __init__(self, predictor: Predictor, settings: EngineSettings, readers: int) -> None:
+        self._predictor = predictor
         self._settings = settings
         self._budget = settings.max_batch_tokens
-        self._known_good = classifier.encode("a text known to be good").windows
+        self._known_good = predictor.encode("a text known to be good").windows
         self._stopped = threading.Event()
-        self._readers = ReaderPool(classifier.encoder, readers)
+        self._readers = ReaderPool(predictor.encoder, readers)
         self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
 
     @override
@@ -116,7 +116,7 @@ class LocalEngine(BulkEngine):
             results = iter(self._score(parts, progress))
             rows = [row_of(faults.get(index) or next(results)) for index in range(len(texts))]
             progress(len(faults))
-            return ScoredChunk(chunk.index, rows, self._classifier.model_id)
+            return ScoredChunk(chunk.index, rows, self._predictor.model_id)
 
         return self._device.submit(finish)
 
@@ -160,7 +160,7 @@ class LocalEngine(BulkEngine):
             done = len(results)
             fault = ""
             try:
-                results += self._classifier.score_windows(part, self._budget, tell)
+                results += self._predictor.score_windows(part, self._budget, tell)
             except EngineError:
                 raise
             except Exception as exc:
@@ -187,7 +187,7 @@ class LocalEngine(BulkEngine):
     def _require_device(self, fault: str, short: bool) -> None:
         """Raise :class:`EngineError` unless the device can score a known good text."""
         try:
-            (result,) = self._classifier.score_windows([self._known_good])
+            (result,) = self._predictor.score_windows([self._known_good])
         except Exception:
             result = InternalError("not scored")
         if not isinstance(result, ServiceError):

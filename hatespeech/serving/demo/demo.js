@@ -1,11 +1,11 @@
-// The page of GET /demo: sends what was typed to POST /score beside it, and shows the reply.
+// The page of GET /demo: sends the text to POST /score and shows the reply.
 //
-// The page's Content-Security-Policy forbids style attributes and markup made of strings, so text
-// goes in as text and a shade through the element's style object. The token is read from its field
-// at every request and kept nowhere else.
+// The page's Content-Security-Policy forbids style attributes and markup made from strings, so text
+// is inserted as text and shades are set through the element's style object. The token is read from
+// its field for every request and stored nowhere else.
 
 const LABELS = ["hate", "abusing", "neutral", "spam"];
-// By status, before what the service itself says.
+// Headings by status, before the service's own message.
 const TITLES = {
   401: "Token needed",
   413: "Too large",
@@ -13,9 +13,10 @@ const TITLES = {
   429: "Too many requests",
   503: "Not ready",
 };
-// Influences below this, of a score from 0 to 1, must not look strong for want of stronger ones.
+// The influence, on a score from 0 to 1, that gets the full shade if no word has a stronger one. So
+// weak influences do not look strong when there are only weak ones.
 const FULL_SHADE = 0.05;
-const LEAST_SHADE = 0.1; // of the strongest; below, a word stays plain
+const LEAST_SHADE = 0.1; // of the full shade; a weaker word is not shaded
 const NAMED_WORDS = 3;
 
 const [form, text, explain, token, submit, stop] = byIds(
@@ -25,7 +26,7 @@ const [status, error, results, title, legend, items, facts] = byIds(
   "status", "error", "results", "results-title", "legend", "items", "facts",
 );
 
-let running = null; // the AbortController of the request under way
+let running = null; // the AbortController of the current request
 
 function byIds(...ids) {
   return ids.map((id) => document.getElementById(id));
@@ -38,19 +39,19 @@ function make(name, properties = {}, ...children) {
   return element;
 }
 
-/** Say a probability in percent; 0 and 100 only of what is exactly that. */
+/** Format a probability in percent; 0 and 100 only if it is exactly that. */
 function percent(probability) {
   if (probability > 0 && probability < 0.0005) return "< 0.1 %";
   if (probability < 1 && probability >= 0.9995) return "> 99.9 %";
   return `${(probability * 100).toFixed(1)} %`;
 }
 
-/** Say an influence in percentage points, with its sign. */
+/** Format an influence in percentage points, with its sign. */
 function points(influence) {
   return `${influence < 0 ? "−" : "+"}${Math.abs(influence * 100).toFixed(1)}`;
 }
 
-/** Return the text, its words shaded by their influence on the label that won. */
+/** Return the text with its words shaded by their influence on the winning label. */
 function shadedText(item) {
   // Offsets are code points; indices of a string are UTF-16 code units.
   const characters = Array.from(item.text);
@@ -85,7 +86,7 @@ function shadedText(item) {
   return shown;
 }
 
-/** Return one bar a label, the winner's among them marked. */
+/** Return one bar for each label; the winner's is marked. */
 function bars(item) {
   const list = make("ul", { className: "bars" });
   for (const label of LABELS) {
@@ -94,7 +95,7 @@ function bars(item) {
     const row = make(
       "li",
       { className: label === item.label ? "won" : "" },
-      make("span", { textContent: label, ariaHidden: "true" }), // the bar has that name
+      make("span", { textContent: label, ariaHidden: "true" }), // the meter says it
       meter,
       make("output", { textContent: percent(item[label]), ariaHidden: "true" }),
     );
@@ -104,11 +105,11 @@ function bars(item) {
   return list;
 }
 
-/** Name the words that did most, for those who see no shades. */
+/** Name the strongest words, for people who cannot see the shades. */
 function strongestWords(item) {
   const side = (sign) =>
     item.words
-      .filter((word) => word[item.label] * sign >= 0.0005) // would not show as 0.0
+      .filter((word) => word[item.label] * sign >= 0.0005) // smaller ones would show as 0.0
       .sort((a, b) => (b[item.label] - a[item.label]) * sign)
       .slice(0, NAMED_WORDS)
       .map((word) => `“\u2068${word.word}\u2069” ${points(word[item.label])}`) // any direction
@@ -137,8 +138,8 @@ function result(item, behind) {
         make("p", {
           className: "windows",
           textContent:
-            `Too long to be read at once: of ${item.windows} overlapping windows, the least ` +
-            `neutral one speaks, characters ${from + 1} to ${to}.`,
+            `This text is too long to be read at once. Of ${item.windows} overlapping windows the ` +
+            `least neutral one speaks for it: characters ${from + 1} to ${to}.`,
         }),
       );
     }
@@ -148,7 +149,7 @@ function result(item, behind) {
   return shown;
 }
 
-/** Say in one line what came back, for the status that screen readers announce. */
+/** Describe the reply in one line, for the status that screen readers announce. */
 function summary(replies, many) {
   if (!many) return `${replies[0].label}, ${percent(replies[0][replies[0].label])}`;
   const counts = LABELS.map((label) => [label, replies.filter((r) => r.label === label).length]);
@@ -157,18 +158,18 @@ function summary(replies, many) {
   return `${replies.length} ${replies.length === 1 ? "text" : "texts"}: ${named.join(", ")}`;
 }
 
-/** Return the body of the request: one text as it stands, or the lines that are not empty. */
+/** Return the request's body: the text as it is, or its lines that are not empty. */
 function body() {
   if (form.elements.mode.value === "one") return { text: text.value, explain: explain.checked };
   const texts = text.value.split("\n").filter((line) => line.trim() !== "");
   return { texts, explain: explain.checked };
 }
 
-/** Ask the service; return its reply, or throw an Error that can be shown. */
+/** Call the service; return its reply, or throw an Error that can be shown. */
 async function ask(signal) {
   const headers = { "Content-Type": "application/json" };
   const secret = token.value.trim();
-  if (!/^[\x21-\x7e]*$/.test(secret)) throw new Error("Token: only visible ASCII can be sent.");
+  if (!/^[\x21-\x7e]*$/.test(secret)) throw new Error("Token: only visible ASCII characters are allowed.");
   if (secret !== "") headers["X-API-Key"] = secret;
   const options = { method: "POST", headers, body: JSON.stringify(body()), signal };
   let response;
@@ -176,7 +177,7 @@ async function ask(signal) {
     response = await fetch("score", { ...options, cache: "no-store", redirect: "error" });
   } catch (reason) {
     if (signal.aborted) throw reason;
-    throw new Error("The service cannot be reached. Is the network up, is the server running?");
+    throw new Error("The service cannot be reached. Is the network up? Is the server running?");
   }
   const reply = await response.json().catch((reason) => {
     if (signal.aborted) throw reason;
@@ -184,7 +185,7 @@ async function ask(signal) {
   });
   if (response.ok && reply !== null) return reply;
   if (response.status === 401) token.focus();
-  const said = reply?.error ?? "the answer is not this service's own; a proxy's, perhaps";
+  const said = reply?.error ?? "the reply is not from this service, but perhaps from a proxy";
   const wait = response.headers.get("Retry-After") ?? "";
   const later = /^\d+$/.test(wait) ? ` Try again in ${wait} s.` : "";
   const heading = TITLES[response.status] ?? "Failed";
@@ -207,7 +208,7 @@ async function score(event) {
   if (running !== null) return;
   running = new AbortController();
   const { signal } = running;
-  // What is shown must never be the answer to something else.
+  // Never show the result of another request.
   results.hidden = error.hidden = true;
   items.replaceChildren();
   error.textContent = "";
