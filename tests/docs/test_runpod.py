@@ -72,6 +72,7 @@ def test_every_language_has_an_example() -> None:
     assert EXAMPLES.keys() == {"sh", "python", "javascript"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_example_gets_its_scores(language: str, cloud: RunpodEndpoint, tmp_path: Path) -> None:
     run = run_example(language, cloud, tmp_path)
@@ -80,6 +81,7 @@ def test_example_gets_its_scores(language: str, cloud: RunpodEndpoint, tmp_path:
     assert re.search(r"\b(hate|abusing|neutral|spam)\b", run.stdout)
 
 
+@pytest.mark.slow
 def test_python_example_shows_the_error_of_a_text_beside_the_others(
     cloud: RunpodEndpoint, tmp_path: Path
 ) -> None:
@@ -88,6 +90,7 @@ def test_python_example_shows_the_error_of_a_text_beside_the_others(
     assert lines[1] == "validation: prompts[1]: must not be empty | "
 
 
+@pytest.mark.slow
 def test_javascript_example_asks_until_the_job_is_done(
     cloud: RunpodEndpoint, tmp_path: Path
 ) -> None:
@@ -103,6 +106,7 @@ def test_javascript_example_asks_until_the_job_is_done(
     assert len(asked) >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_example_fails_with_a_wrong_key(
     language: str, cloud: RunpodEndpoint, tmp_path: Path

@@ -229,6 +229,7 @@ def test_half_precision_agrees_on_the_label(dtype: str) -> None:
     assert agreed >= 0.99 * len(texts)
 
 
+@pytest.mark.slow
 def test_scoring_imports_neither_transformers_nor_the_oracles() -> None:
     code = (
         "import sys; from hatespeech.engine.predictor import Predictor\n"
@@ -243,6 +244,7 @@ def test_scoring_imports_neither_transformers_nor_the_oracles() -> None:
     assert run.stdout.strip() == "[]", run.stderr
 
 
+@pytest.mark.slow
 def test_loading_a_model_imports_no_part_of_torch_that_takes_seconds() -> None:
     code = (
         "import sys, torch; from hatespeech.engine.predictor import Predictor\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -41,19 +42,14 @@ TOKEN = "hf_secretsecretsecret"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, tokenizer: Path) -> Path:
-    """A folder made from a local file by a user whose umask hides everything, in a real run."""
-    home = tmp_path_factory.mktemp("made")
-    (home / "transformers").mkdir()  # found first, and not to be used
-    (home / "transformers" / "__init__.py").write_text("raise ImportError('not needed')")
-    output = home / "deep" / "down" / "tiny"
-    process = start(
-        ["--checkpoint", str(PICKLE), "--tokenizer", str(tokenizer), "--output", str(output)],
-        environment(home, PYTHONPATH=str(home)),
-        umask=0o077,
-    )
-    code, out, err = finish(process)
+    """A folder made from a local file by a user whose umask hides everything."""
+    output = tmp_path_factory.mktemp("made") / "deep" / "down" / "tiny"
+    before = os.umask(0o077)
+    try:
+        code, _, err = call("--checkpoint", PICKLE, "--tokenizer", tokenizer, "--output", output)
+    finally:
+        os.umask(before)
     assert (code, err) == (0, "")
-    assert out.splitlines()[0] == f"{output}: made, verified"
     return output
 
 
@@ -72,6 +68,16 @@ def figure(made: Path) -> dict[str, float]:
 
 
 @pytest.mark.slow
+def test_a_run_needs_no_transformers_and_says_what_it_made(tokenizer: Path, tmp_path: Path) -> None:
+    (tmp_path / "transformers").mkdir()  # found first, and not to be used
+    (tmp_path / "transformers" / "__init__.py").write_text("raise ImportError('not needed')")
+    output = tmp_path / "tiny"
+    given = ["--checkpoint", str(PICKLE), "--tokenizer", str(tokenizer), "--output", str(output)]
+    code, out, err = finish(start(given, environment(tmp_path, PYTHONPATH=str(tmp_path))))
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == f"{output}: made, verified"
+
+
 def test_converted_checkpoint_reproduces_the_published_stack(made: Path) -> None:
     classifier = Predictor.from_settings(
         EngineSettings(model_dir=made, device="cpu", dtype="float32")

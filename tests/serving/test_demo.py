@@ -153,6 +153,7 @@ def marked(result: Locator) -> dict[str, str]:
 # Without a browser.
 
 
+@pytest.mark.slow
 def test_the_page_and_its_files_need_no_token_and_have_their_types(server: HttpServer) -> None:
     page = server.get("/demo", headers={})
     assert page.status_code == 200

@@ -334,6 +334,7 @@ sys.exit(score.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.ray
 def test_run_that_fails_among_its_parts_says_so_and_ends_ray(
     source: Path, tmp_path: Path, short_folder: Path
 ) -> None:
@@ -439,6 +440,7 @@ def test_checkpoint_that_no_actor_can_load_is_named(
     assert message(done).startswith(f"error: {tmp_path / 'empty'}")
 
 
+@pytest.mark.ray
 def test_address_where_no_cluster_is_ends_the_run_at_once(source: Path, tmp_path: Path) -> None:
     address = ["--address", "127.0.0.1:9"]
     done = run_score(tmp_path, source, tmp_path / "out.jsonl", *RAY, *address)
@@ -462,6 +464,7 @@ def test_option_out_of_range_is_named(
     assert f"argument {options[0]}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_run_without_ray_says_what_to_install(source: Path, tmp_path: Path) -> None:
     code = "import sys; sys.modules['ray'] = None; import score; sys.exit(score.main(sys.argv[1:]))"
     done = subprocess.run(

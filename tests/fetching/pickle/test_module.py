@@ -66,6 +66,7 @@ def test_published_format_gives_the_modules_own_state_dict(path: Path, variants:
     check_state_dict(module.state_dict, module.config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("container", ["zip", "legacy"])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_way_of_saving_gives_the_modules_own_state_dict(
@@ -88,6 +89,7 @@ def test_legacy_file_of_torch_1_11_reads_like_its_archive(tmp_path: Path) -> Non
     assert module.config == CONFIG
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("container", ["zip", "legacy"])
 def test_tied_weights_stay_tied(container: str, variants: Path) -> None:
     state = read_pickled_module(variants / f"tied_{container}.pt").state_dict
