@@ -214,7 +214,7 @@ def test_scores_that_are_not_finite_are_an_error(small_checkpoint: Path) -> None
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_agrees_on_the_label(dtype: str) -> None:
-    texts = sample_texts()
+    texts = sample_texts()[::4]  # float16 is slow on a CPU
     labels = []
     for each in ("float32", dtype):
         classifier = Predictor.from_settings(

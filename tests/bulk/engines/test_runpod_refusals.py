@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from hatespeech.bulk.engines import runpod_client
 from hatespeech.bulk.engines.base import Chunk, EngineError
 from hatespeech.bulk.engines.runpod_client import (
     BASE_URL_VARIABLE,
@@ -50,6 +51,12 @@ QUICK = Pace(
 def cloud() -> Iterator[RunpodEndpoint]:
     with RunpodEndpoint() as endpoint:
         yield endpoint
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have an engine that ends wait for what is on its way for half a second."""
+    monkeypatch.setattr(runpod_client, "_CLOSING_SECONDS", 0.5)
 
 
 @contextlib.contextmanager
@@ -150,7 +157,7 @@ def test_an_endpoint_that_cannot_be_reached_ends_the_run(cloud: RunpodEndpoint) 
 @pytest.mark.parametrize("operation", ["run", "status"])
 def test_an_answer_that_never_ends_is_none(cloud: RunpodEndpoint, operation: str) -> None:
     cloud.always[operation] = Fault(endless=b" ")
-    with quick_engine(cloud, pace=replace(QUICK, longest_answer=0.5)) as engine:
+    with quick_engine(cloud, pace=replace(QUICK, longest_answer=0.2)) as engine:
         assert give_up(engine) == (
             f"endpoint {ENDPOINT_ID}: /{operation} failed {TRIES} times in a row, the last time "
             "with no answer (ReadTimeout); run the same command later to resume"
@@ -158,7 +165,9 @@ def test_an_answer_that_never_ends_is_none(cloud: RunpodEndpoint, operation: str
     assert cloud.count(operation) == TRIES
 
 
-def test_an_answer_to_a_cancellation_that_never_ends_is_not_awaited(cloud: RunpodEndpoint) -> None:
+def test_an_answer_to_a_cancellation_that_never_ends_is_not_awaited(
+    cloud: RunpodEndpoint, soon: None
+) -> None:
     cloud.always["cancel"] = Fault(endless=b" ")
     cloud.always["status"] = Fault(400)
     with quick_engine(cloud) as engine, ThreadPoolExecutor(1) as caller:
@@ -166,7 +175,9 @@ def test_an_answer_to_a_cancellation_that_never_ends_is_not_awaited(cloud: Runpo
     assert cloud.count("cancel") == 1
 
 
-def test_closing_does_not_wait_for_an_answer_that_never_ends(cloud: RunpodEndpoint) -> None:
+def test_closing_does_not_wait_for_an_answer_that_never_ends(
+    cloud: RunpodEndpoint, soon: None
+) -> None:
     cloud.always["status"] = Fault(endless=b" ")
     with quick_engine(cloud) as engine, ThreadPoolExecutor(1) as consumer:
         run = consumer.submit(lambda: list(engine.score([Chunk(0, [MARKER])], lambda _rows: None)))

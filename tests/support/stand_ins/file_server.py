@@ -185,9 +185,11 @@ def _handler(files: FileServer) -> type[BaseHTTPRequestHandler]:
             try:
                 for begin in range(0, len(body), 65_536):
                     chunk = body[begin : begin + 65_536]
-                    self.wfile.write(chunk)
+                    # Counted first: a client that has them all may be done before this thread is.
                     request.sent += len(chunk)
+                    self.wfile.write(chunk)
             except OSError:  # the client has gone
+                request.sent -= len(chunk)
                 return
             if answer.stall is not None:
                 files._closing.wait(60)
