@@ -38,7 +38,7 @@ RUN python3 -m venv --without-pip /opt/fetching \
         --no-cache-dir --require-hashes --no-deps -r /build/requirements.txt
 COPY docker/fetch.py /build/
 # hatespeech/__init__.py is left out, so that an edit of it does not repeat the download. Without it
-# Python takes hatespeech for a namespace package.
+# Python treats hatespeech as a namespace package.
 COPY hatespeech/bars.py hatespeech/locks.py hatespeech/retry.py hatespeech/urls.py \
      /build/hatespeech/
 COPY hatespeech/fetching/__init__.py hatespeech/fetching/http.py \

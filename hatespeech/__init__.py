@@ -9,7 +9,10 @@
 The rooms, from the ground up; nothing imports what stands below it in this list:
 
     labels, errors, paths      names that everything shares
-    settings, contract         what can be set; what callers send and get back
+    cli, bars, locks           command lines, progress bars, one process for a folder
+    retry, urls                waits between tries, URLs without secrets
+    libraries, version         variables that torch reads, the version
+    settings, contract, logs   what can be set, what callers send and get back, the log
     text/                      a raw tweet to the text that BERTweet was trained on
     model/                     the network, its packed batches, the checkpoint folder
     engine/                    texts to scores on one device, for one caller or many
@@ -19,6 +22,7 @@ The rooms, from the ground up; nothing imports what stands below it in this list
     bulk/                      files and folders of texts
     fetching/                  the published checkpoint: download it, convert it
     training/                  a checkpoint of your own
+    console/                   the command ``hatespeech``
     checkpoints/mini/          the embedded checkpoint
 """
 

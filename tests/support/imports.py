@@ -16,15 +16,15 @@ class Imports:
     packages: frozenset[str]  # of others, by the name they are imported under
 
 
-def transitive_imports(root: Path, script: str) -> Imports:
-    """Follow every import statement that can run, those inside functions too."""
+def transitive_imports(root: Path, script: str, *, at_load: bool = False) -> Imports:
+    """Follow every import statement that can run; with ``at_load``, those outside functions."""
     waiting, files, packages = [root / script], set[Path](), set[str]()
     while waiting:
         file = waiting.pop()
         if file in files:
             continue
         files.add(file)
-        for name in imported_names(file):
+        for name in imported_names(file, at_load=at_load):
             found = modules(root, name)
             waiting += found
             package = name.partition(".")[0]
@@ -33,16 +33,21 @@ def transitive_imports(root: Path, script: str) -> Imports:
     return Imports(frozenset(str(f.relative_to(root)) for f in files), frozenset(packages))
 
 
-def imported_names(file: Path) -> list[str]:
+def imported_names(file: Path, *, at_load: bool = False, for_types: bool = False) -> list[str]:
     """Return the dotted names after ``import``, and after ``from`` with and without the rest.
 
-    Those for type checkers alone, below ``if TYPE_CHECKING``, are left out.
+    ``at_load`` leaves out imports inside functions. ``for_types`` includes imports that only type
+    checkers see, below ``if TYPE_CHECKING``.
     """
     names = []
     waiting: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        if at_load and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        types_only = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if types_only and not for_types:
+            assert isinstance(node, ast.If)
             waiting += node.orelse
             continue
         waiting += ast.iter_child_nodes(node)
