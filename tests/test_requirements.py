@@ -12,7 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from hatespeech.console.commands import COMMANDS, DISTRIBUTION
+from hatespeech.console.commands import DISTRIBUTION
+from hatespeech.console.table import COMMANDS
 from tests.paths import ROOT
 from tests.support.environments import with_requirements
 from tests.support.imports import transitive_imports

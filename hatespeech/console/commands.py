@@ -1,70 +1,21 @@
-"""The table of the commands of ``hatespeech``, and the choice between them.
-
-Every command is what one of the scripts in the checkout does, with the same arguments and exit
-codes. Only the module of the command that was asked for is imported.
-"""
+"""The choice between the commands of ``hatespeech``. Only the chosen one is imported."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
-import importlib
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from hatespeech.cli import leave, make_parser
-from hatespeech.version import __version__
+from hatespeech.console.table import COMMANDS, add_options, load
 
 DISTRIBUTION: Final = "hate-speech-detection"
 
-
-@dataclass(frozen=True)
-class Command:
-    """One command: where it is, and what it needs."""
-
-    summary: str
-    main: str  # module:function(arguments, prog) -> exit code
-    parser: str  # module:function(prog) -> parser
-    extra: str | None = None  # what `pip install` must add for it
-
-
-COMMANDS: Final[Mapping[str, Command]] = {
-    "score": Command(
-        "score files: each row goes out with its scores beside it",
-        "hatespeech.bulk.command:main",
-        "hatespeech.bulk.command:scoring_parser",
-    ),
-    "serve": Command(
-        "serve over HTTP",
-        "hatespeech.serving.command:main",
-        "hatespeech.serving.command:server_parser",
-        "server",
-    ),
-    "worker": Command(
-        "work a Runpod endpoint's queue; elsewhere, score test_input.json",
-        "hatespeech.worker.command:main",
-        "hatespeech.worker.command:worker_parser",
-        "worker",
-    ),
-    "download": Command(
-        "fetch the published model, BERTweet-large (1.4 GB)",
-        "hatespeech.fetching.command:main",
-        "hatespeech.fetching.options:download_parser",
-    ),
-    "train": Command(
-        "train a checkpoint of your own",
-        "hatespeech.training.command:main",
-        "hatespeech.training.command:training_parser",
-        "train",
-    ),
-}
-
-SHELLS: Final = ("bash", "zsh", "fish", "tcsh", "powershell")
 
 USAGE: Final = """\
 {prog} [--json] TEXT
@@ -131,18 +82,6 @@ def text_parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``hatespeech`` itself."""
-    parser.add_argument("--json", action="store_true", help="print the reply that HTTP gives")
-    parser.add_argument(
-        "--print-completion",
-        metavar="SHELL",
-        choices=SHELLS,
-        help=f"print a completion script for {', '.join(SHELLS[:-1])} or {SHELLS[-1]}",
-    )
-    parser.add_argument("--version", action="version", version=f"hatespeech {__version__}")
-
-
 def run_command(name: str, arguments: Sequence[str], prog: str) -> int:
     """Run one command of the table; return its exit code, 1 if something is not installed."""
     command = COMMANDS[name]
@@ -157,12 +96,6 @@ def run_command(name: str, arguments: Sequence[str], prog: str) -> int:
     install = f"pip install '{DISTRIBUTION}[{command.extra}]'"
     sys.stderr.write(f"error: {prog} {name} needs {', '.join(missing)}: {install}\n")
     return 1
-
-
-def load(place: str) -> Any:
-    """Import ``module:function``."""
-    module, _, function = place.partition(":")
-    return getattr(importlib.import_module(module), function)
 
 
 def missing_packages(extra: str | None) -> list[str]:
