@@ -15,6 +15,7 @@ The rooms, from the ground up; nothing imports what stands below it in this list
     settings, contract, logs   what can be set, what callers send and get back, the log
     text/                      a raw tweet to the text that BERTweet was trained on
     model/                     the network, its packed batches, the checkpoint folder
+    formats/                   what uploads and bulk scoring share about files
     engine/                    texts to scores on one device, for one caller or many
     library/                   the engine for notebooks and programs
     worker/                    the Runpod front

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from hatespeech.bulk import command as score
 from hatespeech.bulk.score_files import SCORES
 from hatespeech.bulk.tables.json_values import ARROW, EXACT, batch_of, text_of, widened
-from hatespeech.serving.uploads.text_tables import Tsv
+from hatespeech.formats.records import TSV_DIALECT
 from tests.support.processes.score import run_here as run
 from tests.support.processes.score import run_score
 
@@ -51,7 +51,7 @@ def write(name: str, columns: list[str], rows: Sequence[Sequence[Any]]) -> None:
         objects = (json.dumps(dict(zip(columns, row, strict=True))) for row in rows)
         path.write_text("\n".join(objects), encoding="utf-8")
     else:
-        dialect = Tsv.dialect if path.suffix == ".tsv" else {}
+        dialect = TSV_DIALECT if path.suffix == ".tsv" else {}
         with path.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, **dialect).writerows([columns, *rows])
 

@@ -16,7 +16,7 @@ from benchmarks import fleet_model, models
 from benchmarks.useful_work import operations
 from hatespeech.bulk import places as files
 from hatespeech.bulk.command import parse
-from hatespeech.serving.uploads.text_tables import MAX_RECORD_CHARS
+from hatespeech.formats.records import MAX_RECORD_CHARS
 from tests.paths import ROOT
 from tests.support.processes.score import SECONDS, environment
 

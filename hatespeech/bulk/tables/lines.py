@@ -7,13 +7,20 @@ import io
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, ClassVar, NoReturn
+from typing import Any, BinaryIO, ClassVar
 
 import pyarrow as pa
 from typing_extensions import override
 
 from hatespeech.bulk.tables.interface import BLOCK_ROWS, Block, Head, InputTable, Inspector, Writer
-from hatespeech.serving.uploads.text_tables import MAX_RECORD_CHARS, Csv, Lines, Tsv, chunked
+from hatespeech.formats.records import (
+    CSV_DIALECT,
+    MAX_RECORD_CHARS,
+    TSV_DIALECT,
+    Lines,
+    blocks_of,
+    read_object,
+)
 
 
 class TextTable(InputTable):
@@ -37,7 +44,7 @@ class TextTable(InputTable):
     @override
     def blocks(self) -> Iterator[Block]:
         rows = (row for row, _ in self._rows())
-        for block in chunked(rows, BLOCK_ROWS, self.chars):
+        for block in blocks_of(rows, BLOCK_ROWS, self.chars):
             yield Block(block, self.texts_of(block))
 
     @abstractmethod
@@ -83,7 +90,7 @@ class CsvTable(TextTable):
     """RFC 4180 with a header line."""
 
     newline = ""
-    dialect: ClassVar[dict[str, Any]] = Csv.dialect
+    dialect: ClassVar[dict[str, Any]] = CSV_DIALECT
 
     @override
     def head(self) -> Head:
@@ -127,7 +134,7 @@ class CsvTable(TextTable):
 class TsvTable(CsvTable):
     """Fields between tabs, without quoting, and a header line (IANA)."""
 
-    dialect = Tsv.dialect
+    dialect = TSV_DIALECT
 
 
 class JsonlTable(TextTable):
@@ -161,11 +168,9 @@ class JsonlTable(TextTable):
     @override
     def check(self, row: str, number: int) -> None:
         try:
-            record = json.loads(row, parse_constant=_refuse)
+            record = read_object(row)
         except (ValueError, RecursionError):
-            record = None
-        if not isinstance(record, dict):
-            raise self.error(f"row {number} is not a JSON object")
+            raise self.error(f"row {number} is not a JSON object") from None
         self._has_texts |= self.column in record
         if not record.keys().isdisjoint(self.added):
             self.refuse_added(list(record))
@@ -179,14 +184,10 @@ class JsonlTable(TextTable):
         return [json.loads(row).get(self.column) for row in rows]
 
 
-def _refuse(_constant: str) -> NoReturn:
-    raise ValueError("NaN or Infinity, which only Python accepts")
-
-
 class CsvWriter(Writer):
     """Writes fields between commas, quoted where needed."""
 
-    dialect: ClassVar[dict[str, Any]] = Csv.dialect
+    dialect: ClassVar[dict[str, Any]] = CSV_DIALECT
 
     def __init__(self, file: BinaryIO, head: Head, added: Sequence[str]) -> None:
         super().__init__(file, head, added)
@@ -211,7 +212,7 @@ class CsvWriter(Writer):
 class TsvWriter(CsvWriter):
     """Writes fields between tabs, without quoting."""
 
-    dialect = Tsv.dialect
+    dialect = TSV_DIALECT
 
 
 class _LineEndings:

@@ -8,19 +8,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Final, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 from typing_extensions import override
 
 from hatespeech.contract import TextScore
 from hatespeech.errors import ValidationError
+from hatespeech.formats.records import CSV_DIALECT, TSV_DIALECT, Lines, blocks_of, read_object
 from hatespeech.serving.uploads.table import ADDED, TEXT, UploadTable, refuse_added
-
-# Without this limit one row could fill the memory.
-MAX_RECORD_CHARS: Final = 4 * 1024 * 1024
-csv.field_size_limit(MAX_RECORD_CHARS)
-CHUNK_CHARS: Final = 1024 * 1024
 
 
 class Csv(UploadTable):
@@ -28,7 +24,7 @@ class Csv(UploadTable):
 
     media_type = "text/csv; charset=utf-8"
     suffix = "csv"
-    dialect: ClassVar[dict[str, Any]] = {"delimiter": ",", "strict": True}
+    dialect: ClassVar[dict[str, Any]] = CSV_DIALECT
 
     @override
     def check(self) -> None:
@@ -44,7 +40,7 @@ class Csv(UploadTable):
         columns = self._columns()
         place = columns.index(TEXT)
         yield [[*columns, *ADDED]], []
-        for rows in chunked(self._records(), self._rows, lambda row: sum(map(len, row))):
+        for rows in blocks_of(self._records(), self._rows, lambda row: sum(map(len, row))):
             yield rows, [row[place] for row in rows]
 
     @override
@@ -95,11 +91,7 @@ class Tsv(Csv):
 
     media_type = "text/tab-separated-values; charset=utf-8"
     suffix = "tsv"
-    dialect: ClassVar[dict[str, Any]] = {
-        "delimiter": "\t",
-        "quoting": csv.QUOTE_NONE,
-        "quotechar": None,
-    }
+    dialect = TSV_DIALECT
 
 
 class Jsonl(UploadTable):
@@ -115,7 +107,7 @@ class Jsonl(UploadTable):
 
     @override
     def chunks(self) -> Iterator[tuple[Any, list[Any]]]:
-        for pairs in chunked(self._objects(), self._rows, lambda pair: len(pair[0])):
+        for pairs in blocks_of(self._objects(), self._rows, lambda pair: len(pair[0])):
             yield [line for line, _ in pairs], [record.get(TEXT) for _, record in pairs]
 
     @override
@@ -138,7 +130,9 @@ class Jsonl(UploadTable):
                 source.chars = 0
                 line = raw.strip()
                 if line:
-                    yield line, _read_object(line)
+                    record = read_object(line)
+                    refuse_added(record)
+                    yield line, record
         except UnicodeDecodeError:
             raise ValidationError("is not UTF-8", field="file") from None
         except (ValueError, RecursionError):
@@ -148,47 +142,3 @@ class Jsonl(UploadTable):
         finally:
             if not self._file.closed:  # a refused file may be closed before this generator is
                 text.detach()
-
-
-def _read_object(line: str) -> dict[str, Any]:
-    record = json.loads(line, parse_constant=_refuse)
-    if not isinstance(record, dict):
-        raise ValueError("not an object")
-    refuse_added(record)
-    return record
-
-
-def _refuse(_constant: str) -> NoReturn:
-    raise ValueError("only Python accepts it")
-
-
-class Lines:
-    """The lines of a text file; raises :class:`csv.Error` if a record has too many characters.
-
-    The reader sets ``chars`` to 0 after each record, which may have several lines.
-    """
-
-    def __init__(self, text: io.TextIOWrapper) -> None:
-        self.chars = 0
-        self._text = text
-
-    def __iter__(self) -> Iterator[str]:
-        while line := self._text.readline(MAX_RECORD_CHARS + 1):
-            self.chars += len(line)
-            if self.chars > MAX_RECORD_CHARS:
-                raise csv.Error("record too long")
-            yield line
-
-
-def chunked(rows: Iterator[Any], count: int, chars: Callable[[Any], int]) -> Iterator[list[Any]]:
-    """Yield lists of at most ``count`` rows; a list ends once it holds ``CHUNK_CHARS``."""
-    chunk: list[Any] = []
-    size = 0
-    for row in rows:
-        chunk.append(row)
-        size += chars(row)
-        if len(chunk) == count or size >= CHUNK_CHARS:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk

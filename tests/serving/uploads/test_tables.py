@@ -11,9 +11,10 @@ import pytest
 
 from hatespeech.contract import Prediction, TextScore
 from hatespeech.errors import TooLargeError, ValidationError
+from hatespeech.formats.records import BLOCK_CHARS
 from hatespeech.serving.uploads.parquet_table import CHUNK_BYTES, Parquet, parts_of, text_bytes
 from hatespeech.serving.uploads.table import ADDED, UploadTable
-from hatespeech.serving.uploads.text_tables import CHUNK_CHARS, Csv, Jsonl, Tsv
+from hatespeech.serving.uploads.text_tables import Csv, Jsonl, Tsv
 from tests.support.memory import reset_peak, resident
 
 MEGABYTE: Final = 1024 * 1024
@@ -182,7 +183,7 @@ def test_an_ordinary_file_keeps_its_types_and_goes_through_in_whole_chunks(
 
 # CSV, TSV and JSONL.
 
-WIDE: Final = CHUNK_CHARS // 4
+WIDE: Final = BLOCK_CHARS // 4
 
 
 def csv_file(texts: list[str]) -> bytes:
@@ -208,7 +209,7 @@ def test_a_chunk_closes_once_it_holds_many_characters(kind: type[UploadTable], w
     parts = [part for part in parts if part]
     assert [row for part in parts for row in part] == texts
     assert max(map(len, parts)) <= 7
-    assert max(sum(map(len, part[:-1])) for part in parts) < CHUNK_CHARS
+    assert max(sum(map(len, part[:-1])) for part in parts) < BLOCK_CHARS
     # Nor does it close earlier than it must.
     assert [len(part) for part in parts][:2] == [4, 4]
     assert [len(part) for part in parts][2:] == [7, 5]
