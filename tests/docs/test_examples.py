@@ -16,17 +16,15 @@ from typing import Any, Final
 import pytest
 
 from hatespeech.engine.predictor import Predictor
-from hatespeech.engine.scorer import Scorer
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
-from hatespeech.worker.handler import JobHandler
 from tests.paths import ROOT
 from tests.support.checkpoints import SENTENCES, THRESHOLDS
 from tests.support.ports import free_port, listens
 from tests.support.processes.worker import clean_environment, wait_until
 from tests.support.stand_ins.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
 from tests.support.stand_ins.runpod.jobs import Fault
-from tests.support.stand_ins.snet_client import write_config
+from tests.support.stand_ins.runpod.worked import daemon_config, worked_endpoint
 from tests.support.stand_ins.snet_daemon import SnetDaemon
 
 pytestmark = pytest.mark.slow
@@ -36,11 +34,8 @@ GUIDE: Final = (ROOT / "docs" / "singularitynet.md").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def endpoint(small_classifier: Predictor) -> Iterator[RunpodEndpoint]:
-    scorer = Scorer(small_classifier, EngineSettings(max_texts_per_request=8))
-    handler = JobHandler(scorer)
-    with RunpodEndpoint(handler) as cloud:
+    with worked_endpoint(small_classifier, max_texts_per_request=8) as cloud:
         yield cloud
-    scorer.close()
 
 
 @pytest.fixture
@@ -54,12 +49,7 @@ def cloud(endpoint: RunpodEndpoint) -> Iterator[RunpodEndpoint]:
 def daemon(
     endpoint: RunpodEndpoint, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SnetDaemon]:
-    config = write_config(
-        tmp_path_factory.mktemp("daemon"),
-        *("--endpoint-id", ENDPOINT_ID, "--wait-seconds", "1"),
-        RUNPOD_API_KEY=KEY,
-        RUNPOD_ENDPOINT_BASE_URL=endpoint.base_url,
-    )
+    config = daemon_config(tmp_path_factory.mktemp("daemon"), endpoint, "--wait-seconds", "1")
     with SnetDaemon(config) as running:
         yield running
 

@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from hatespeech.engine.predictor import Predictor
-from hatespeech.engine.scorer import Scorer
 from hatespeech.settings import EngineSettings
-from hatespeech.worker.handler import JobHandler
 from tests.paths import ROOT
 from tests.support.stand_ins.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
+from tests.support.stand_ins.runpod.worked import worked_endpoint
 
 DOC = (ROOT / "docs/runpod.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"<!-- run -->\n```(\w+)\n(.*?)```", DOC, re.DOTALL))
@@ -25,11 +24,8 @@ EXAMPLES = dict(re.findall(r"<!-- run -->\n```(\w+)\n(.*?)```", DOC, re.DOTALL))
 
 @pytest.fixture(scope="module")
 def cloud(small_classifier: Predictor) -> Iterator[RunpodEndpoint]:
-    scorer = Scorer(small_classifier, EngineSettings())
-    handler = JobHandler(scorer)
-    with RunpodEndpoint(handler) as running:
+    with worked_endpoint(small_classifier) as running:
         yield running
-    scorer.close()
 
 
 def command(language: str, folder: Path) -> list[str]:

@@ -348,12 +348,17 @@ def test_an_unforeseen_exception_on_the_device_thread_leaves_nobody_waiting(
     async def main() -> None:
         told: list[str] = []
         async with running(small_classifier, on_broken=lambda: told.append("broken")) as batcher:
+            held = await device.hold(batcher)
             # One row too few is no exception of the forward pass: it is found later.
             monkeypatch.setattr(
                 small_classifier, "probabilities", lambda sequences: device(sequences)[:-1]
             )
+            several = asyncio.create_task(batcher.score(TEXTS[:3]))
+            await settle(batcher, 3)  # of one alone there would be no row at all
+            device.open.set()
+            await held
             with pytest.raises(UnhealthyError):
-                await batcher.score(TEXTS[:3])
+                await several
             with pytest.raises(UnhealthyError):
                 await batcher.score(TEXTS[:3])
         assert told == ["broken"]

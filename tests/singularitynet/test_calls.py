@@ -22,17 +22,15 @@ import pytest
 
 from hatespeech.contract import Prediction
 from hatespeech.engine.predictor import Predictor
-from hatespeech.engine.scorer import Scorer
 from hatespeech.labels import LABELS
-from hatespeech.settings import EngineSettings
-from hatespeech.worker.handler import JobHandler
 from tests.paths import DATA
 from tests.support.http_client import TOKEN
 from tests.support.local_server import local_server
 from tests.support.processes.development_api import development_api
 from tests.support.processes.worker import clean_environment
-from tests.support.stand_ins.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
+from tests.support.stand_ins.runpod.endpoint import RunpodEndpoint
 from tests.support.stand_ins.runpod.jobs import Fault
+from tests.support.stand_ins.runpod.worked import daemon_config, worked_endpoint
 from tests.support.stand_ins.snet_client import generate_client, write_config
 from tests.support.stand_ins.snet_daemon import PROTO, SnetDaemon
 
@@ -92,11 +90,8 @@ def http_url(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def endpoint(small_classifier: Predictor) -> Iterator[RunpodEndpoint]:
-    scorer = Scorer(small_classifier, EngineSettings())
-    handler = JobHandler(scorer)
-    with RunpodEndpoint(handler) as cloud:
+    with worked_endpoint(small_classifier) as cloud:
         yield cloud
-    scorer.close()
 
 
 @pytest.fixture
@@ -110,12 +105,7 @@ def cloud(endpoint: RunpodEndpoint) -> Iterator[RunpodEndpoint]:
 def runpod_daemon(
     endpoint: RunpodEndpoint, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[SnetDaemon]:
-    config = write_config(
-        tmp_path_factory.mktemp("runpod"),
-        *("--endpoint-id", ENDPOINT_ID, "--wait-seconds", "60"),
-        RUNPOD_API_KEY=KEY,
-        RUNPOD_ENDPOINT_BASE_URL=endpoint.base_url,
-    )
+    config = daemon_config(tmp_path_factory.mktemp("runpod"), endpoint, "--wait-seconds", "60")
     with SnetDaemon(config) as daemon:
         yield daemon
 
@@ -268,12 +258,7 @@ def test_message_without_input_is_an_error_of_the_call(call: Client, messages: A
 def test_job_still_waiting_for_a_worker_is_told_from_zeros(
     cloud: RunpodEndpoint, messages: Any, services: Any, tmp_path: Path
 ) -> None:
-    config = write_config(
-        tmp_path,
-        *("--endpoint-id", ENDPOINT_ID, "--wait-seconds", "1"),
-        RUNPOD_API_KEY=KEY,
-        RUNPOD_ENDPOINT_BASE_URL=cloud.base_url,
-    )
+    config = daemon_config(tmp_path, cloud, "--wait-seconds", "1")
     with SnetDaemon(config) as daemon:
         call = Client(daemon, messages, services)
         cloud.workers = False
@@ -306,12 +291,7 @@ def test_refusal_by_the_platform_is_unavailable_with_its_words(
 def test_wrong_key_is_unavailable(
     cloud: RunpodEndpoint, messages: Any, services: Any, tmp_path: Path
 ) -> None:
-    config = write_config(
-        tmp_path,
-        *("--endpoint-id", ENDPOINT_ID),
-        RUNPOD_API_KEY="wrong",
-        RUNPOD_ENDPOINT_BASE_URL=cloud.base_url,
-    )
+    config = daemon_config(tmp_path, cloud, key="wrong")
     before = len(cloud.jobs)
     with SnetDaemon(config) as daemon, pytest.raises(grpc.RpcError, match="http status 401"):
         Client(daemon, messages, services)(prompt="good morning")
@@ -390,12 +370,7 @@ def test_client_of_the_original_proto_keeps_working(
 def test_client_of_the_original_proto_can_tell_a_queued_job(
     cloud: RunpodEndpoint, tmp_path: Path
 ) -> None:
-    config = write_config(
-        tmp_path,
-        *("--endpoint-id", ENDPOINT_ID, "--wait-seconds", "1"),
-        RUNPOD_API_KEY=KEY,
-        RUNPOD_ENDPOINT_BASE_URL=cloud.base_url,
-    )
+    config = daemon_config(tmp_path, cloud, "--wait-seconds", "1")
     cloud.workers = False
     with SnetDaemon(config) as daemon:
         assert original_sees(daemon, tmp_path, "good morning") == [

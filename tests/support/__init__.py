@@ -1,10 +1,21 @@
 """What the tests share.
 
+What runs:
+
 - ``processes``: the project's programs as processes of their own: start, watch, kill, ask
+- ``local_server``, ``http_client``: the HTTP front in a thread of this process, and who asks it
+- ``faulty_device``: a device under either that can be held, made to fail or broken
 - ``stand_ins``: what the project talks to: Runpod, SingularityNET's daemon, a file server
-- ``pickles``: checkpoint files in the published format: sound, damaged, hostile
-- ``image``: the Dockerfile built and run, for ``scripts/check-image``
+
+What they are given:
+
 - ``bad_inputs``: inputs that the contract refuses, and the errors
-- ``checkpoints``, ``small_tokenizer``: a model and a tokenizer that are quick to make and to load
-- ``imports``, ``memory``: what a script imports, and what the kernel says of a process
+- ``checkpoints``, ``small_tokenizer``, ``corpora``: a model quick to make, texts to learn from
+- ``pickles``: checkpoint files in the published format: sound, damaged, hostile
+
+What they look at or set up:
+
+- ``image``: the Dockerfile built and run, for ``scripts/check-image``
+- ``environments``, ``imports``: virtual environments, and what a script imports
+- ``loggers``, ``memory``, ``ports``: of this process and this machine
 """
