@@ -66,7 +66,8 @@ def test_a_pipe_is_a_file(tmp_path: Path, capsysbinary: Printed) -> None:
     """As in ``--test_input <(jq … jobs.json)``."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    writer = threading.Thread(target=pipe.write_text, args=(JOB, "utf-8"))
+    # A daemon: if nothing reads the pipe, the thread waits for good.
+    writer = threading.Thread(target=pipe.write_text, args=(JOB, "utf-8"), daemon=True)
     writer.start()
     assert app.main(["--test_input", str(pipe)]) == 0
     writer.join(30)
