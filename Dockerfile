@@ -112,6 +112,7 @@ COPY hatespeech/*.py hatespeech/
 COPY hatespeech/text hatespeech/text
 COPY hatespeech/model hatespeech/model
 COPY hatespeech/engine hatespeech/engine
+COPY hatespeech/formats hatespeech/formats
 COPY hatespeech/worker hatespeech/worker
 COPY hatespeech/serving hatespeech/serving
 # The worker's user cannot write here, so without this every start would compile the code.
