@@ -148,6 +148,14 @@ def test_a_missing_extra_is_one_line_that_says_what_to_install(
     assert line.endswith(f": pip install 'hate-speech-detection[{extra}]'")
 
 
+def test_a_missing_engine_is_one_line_that_says_what_to_install(bare: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("text\ngood morning\n")
+    done = run(bare, tmp_path, "hatespeech", "score", "in.csv", "out.csv", "--engine", "ray")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("pip install 'hate-speech-detection[ray]'")
+
+
 def test_bare_package_has_the_help_of_what_needs_no_extra(bare: Path, tmp_path: Path) -> None:
     for name in ("score", "download"):
         done = run(bare, tmp_path, "hatespeech", name, "--help")

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from hatespeech.bulk.engines.base import EngineError
 from hatespeech.cli import whole_number
@@ -19,6 +19,10 @@ from hatespeech.settings import EngineSettings
 
 if TYPE_CHECKING:
     from hatespeech.bulk.engines.ray_engine import RayEngine
+
+
+# In a checkout, and where the package is installed.
+INSTALL: Final = "pip install -r requirements-ray.txt, or pip install 'hate-speech-detection[ray]'"
 
 
 def add_arguments(group: Any) -> None:
@@ -117,7 +121,7 @@ def check(_options: argparse.Namespace, settings: EngineSettings) -> None:
 
 def _require_ray() -> None:
     if importlib.util.find_spec("ray") is None:
-        raise EngineError("Ray is not installed: pip install -r requirements-ray.txt")
+        raise EngineError(f"Ray is not installed: {INSTALL}")
 
 
 def make_engine(options: argparse.Namespace, settings: EngineSettings) -> RayEngine:
@@ -131,9 +135,7 @@ def make_engine(options: argparse.Namespace, settings: EngineSettings) -> RayEng
         from hatespeech.bulk.engines.ray_cluster import Cluster
         from hatespeech.bulk.engines.ray_engine import RayEngine
     except ImportError as exc:  # ray without [data], or of another version
-        raise EngineError(
-            f"Ray Data can't be loaded ({exc.name}): pip install -r requirements-ray.txt"
-        ) from None
+        raise EngineError(f"Ray Data can't be loaded ({exc.name}): {INSTALL}") from None
     cluster = Cluster(options.address)
     try:
         actors = cluster.plan(options, settings)

@@ -25,6 +25,7 @@ from hatespeech.bulk.engines.base import EngineError
 from hatespeech.bulk.engines.ray_actors import TRIES, Offers
 from hatespeech.bulk.engines.ray_cluster import Actors
 from hatespeech.bulk.engines.ray_engine import RayEngine
+from hatespeech.bulk.engines.ray_options import INSTALL
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings, is_secret
 from tests.paths import MINI, ROOT
@@ -475,7 +476,7 @@ def test_run_without_ray_says_what_to_install(source: Path, tmp_path: Path) -> N
         text=True,
         timeout=SECONDS,
     )
-    told = "error: Ray is not installed: pip install -r requirements-ray.txt"
+    told = f"error: Ray is not installed: {INSTALL}"
     assert message(done) == told
     assert (ROOT / "requirements-ray.txt").exists()
 
