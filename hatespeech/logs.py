@@ -26,8 +26,8 @@ FIELDS: Final = "fields"  # log.info(…, extra={FIELDS: {"request_id": …}})
 class JsonFormatter(logging.Formatter):
     """Writes one JSON object per line: time (UTC, ISO 8601), level, logger, message, fields."""
 
+    @override
     def format(self, record: logging.LogRecord) -> str:
-        """Render one record."""
         return json.dumps(
             {
                 "time": datetime.fromtimestamp(record.created, UTC).isoformat(),

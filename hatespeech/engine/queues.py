@@ -1,4 +1,4 @@
-"""Whose turn it is: requests take turns, and only so many texts wait at once."""
+"""Whose turn it is: requests take turns, and the number of waiting texts is limited."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Closed(BaseModel):
-    """A schema that says all there is."""
+    """A schema that allows no other fields."""
 
     model_config = ConfigDict(extra="forbid")
 

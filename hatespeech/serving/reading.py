@@ -33,7 +33,7 @@ async def read_json(request: Request) -> Any:
     require_media_type(request, "application/json")
     raw = await request.body()
     try:
-        with collecting_no_garbage():
+        with without_garbage_collection():
             return json.loads(raw.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
     except UnicodeDecodeError:
         raise ValidationError("is not UTF-8", field="body") from None
@@ -45,7 +45,7 @@ async def read_json(request: Request) -> Any:
 
 
 @contextlib.contextmanager
-def collecting_no_garbage() -> Iterator[None]:
+def without_garbage_collection() -> Iterator[None]:
     """Turn garbage collection off while millions of objects are made.
 
     With it a large body takes four times as long, and blocks the event loop for all callers.
@@ -78,7 +78,7 @@ def require_media_type(request: Request, expected: str) -> None:
 
 
 def read_query(request: Request, names: tuple[str, ...]) -> dict[str, str]:
-    """Read the query string, in which each of ``names`` may stand once.
+    """Read the query string, in which each of ``names`` may occur once.
 
     Raises :class:`ValidationError` for other names, and for percent-encoded bytes that are not
     UTF-8.

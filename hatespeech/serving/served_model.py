@@ -59,7 +59,10 @@ class ServedModel:
             raise UnhealthyError("the device failed; this worker is being replaced")
 
     async def score(self, body: object, *, wait_for_room: bool) -> Reply:
-        """Score the contract's ``input``; raise as :meth:`Scorer.score`, or if it is not ready."""
+        """Score the contract's ``input``.
+
+        Raises the errors of :meth:`Scorer.score` and :meth:`require_ready`.
+        """
         self.require_ready()
         assert self.scorer is not None  # noqa: S101 - it is ready
         return await self.scorer.score(body, wait_for_room=wait_for_room)

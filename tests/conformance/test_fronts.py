@@ -27,8 +27,14 @@ from tests.support.processes.server import HttpServer, http_server
 pytestmark = pytest.mark.slow
 
 FRONTS: Final = (
-    *("local", "sdk_loop", "http_score", "http_runsync", "http_run", "serve_api"),
-    *("grpc_to_worker", "grpc_to_server"),
+    "local",
+    "sdk_loop",
+    "http_score",
+    "http_runsync",
+    "http_run",
+    "serve_api",
+    "grpc_to_worker",
+    "grpc_to_server",
 )
 
 

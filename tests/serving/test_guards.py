@@ -333,9 +333,18 @@ def test_json_is_read_only_if_it_is_declared(server: HttpClient) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        *("", "text=", "text=a&text=b", "text=a&colour=red", "text=%ff", "text=a&prompt=b"),
-        *("explain=true", "text=a&explain=yes", "&".join(["text=a"] * 50)),
-        *("text=a&thresholds=", "text=a&thresholds=lenient", 'text=a&thresholds={"hate":0.5}'),
+        "",
+        "text=",
+        "text=a&text=b",
+        "text=a&colour=red",
+        "text=%ff",
+        "text=a&prompt=b",
+        "explain=true",
+        "text=a&explain=yes",
+        "&".join(["text=a"] * 50),
+        "text=a&thresholds=",
+        "text=a&thresholds=lenient",
+        'text=a&thresholds={"hate":0.5}',
     ],
 )
 def test_a_query_that_is_not_what_it_must_be_is_a_validation_error(

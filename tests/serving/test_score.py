@@ -162,8 +162,17 @@ def test_the_document_is_what_a_platform_imports(server: HttpClient) -> None:
     }
     assert sorted(operation["operationId"] for operation in operations.values()) == sorted(
         [
-            *("card", "ping", "health", "metrics", "score_get", "score", "score_file"),
-            *("run", "runsync", "status", "cancel"),
+            "card",
+            "ping",
+            "health",
+            "metrics",
+            "score_get",
+            "score",
+            "score_file",
+            "run",
+            "runsync",
+            "status",
+            "cancel",
         ]
     )
     schemes = document["components"]["securitySchemes"]
@@ -225,10 +234,18 @@ def test_schemathesis_finds_the_document_true(server: HttpClient, tmp_path: Path
     (tmp_path / "schemathesis.toml").write_text(SCHEMATHESIS_CONFIG)
     run = subprocess.run(
         [
-            *(sys.executable, "-m", "schemathesis.cli", "run", f"{server.url}/openapi.json"),
-            *("--header", f"Authorization: Bearer {TOKEN}"),
-            *("--max-examples", "5", "--seed", "7", "--generation-database", "none"),
-            *("--workers", "1", "--request-timeout", "30", "--no-color"),
+            sys.executable,
+            "-m",
+            "schemathesis.cli",
+            "run",
+            f"{server.url}/openapi.json",
+            f"--header=Authorization: Bearer {TOKEN}",
+            "--max-examples=5",
+            "--seed=7",
+            "--generation-database=none",
+            "--workers=1",
+            "--request-timeout=30",
+            "--no-color",
         ],
         cwd=tmp_path,
         env={

@@ -75,10 +75,16 @@ def test_a_json_log_has_one_object_for_each_request(
     assert isinstance(milliseconds, float)
     assert 0 <= milliseconds < 60_000
     assert line == {
-        **{"time": line["time"], "level": "INFO", "logger": "hatespeech.serving.guards.envelope"},
+        "time": line["time"],
+        "level": "INFO",
+        "logger": "hatespeech.serving.guards.envelope",
         "message": f"request {request_id} {method} {route} {status} {milliseconds:.1f} ms",
-        **{"request_id": request_id, "method": method, "route": route, "status": status},
-        **{"milliseconds": milliseconds, "error_type": error},
+        "request_id": request_id,
+        "method": method,
+        "route": route,
+        "status": status,
+        "milliseconds": milliseconds,
+        "error_type": error,
     }
     assert not [secret for secret in (MARKER, TOKEN, "text=") if secret in server.stderr]
 
