@@ -138,6 +138,11 @@ class Payments:
         self._busy: set[int] = set()
         self._lock = threading.Lock()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a call is in progress on any channel."""
+        return bool(self._busy)
+
     def owed(self, channel_id: int, nonce: int = 0) -> int:
         """Return the cogs of a channel that the daemon can claim."""
         known = self._committed.get((channel_id, nonce))
