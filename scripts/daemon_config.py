@@ -25,6 +25,9 @@ TEMPLATE: Final = ROOT / "daemon_config.json"
 RUNPOD_URL: Final = "https://api.runpod.ai/v2"
 MAX_WAIT_SECONDS: Final = 300  # what /runsync allows, Runpod's and our own
 TIMEOUT_SLACK_SECONDS: Final = 20  # the daemon must outlast the wait, to bring its answer
+# What gRPC's clients read unless they raise their limit. Our server refuses a larger reply, and any
+# job without scores, before the daemon takes the payment.
+CALLERS_READ_BYTES: Final = 4 * 1024 * 1024
 LOCAL: Final = ("127.0.0.1", "localhost", "::1")
 # Keys that may stay open, since the ids are chosen when the service is published.
 OPEN_KEYS: Final = {"organization_id": "--organization", "service_id": "--service"}
@@ -180,6 +183,9 @@ def fill(
         {"key": "Authorization", "value": f"Bearer {token}", "location": "header"},
         {"key": "wait", "value": str(options.wait_seconds * 1000), "location": "query"},
     ]
+    if options.self_hosted is not None:
+        limit = str(CALLERS_READ_BYTES)
+        credentials.append({"key": "Scores-Or-Error", "value": limit, "location": "header"})
     config = {
         **template,
         **{key: value for key, value in given.items() if value is not None},

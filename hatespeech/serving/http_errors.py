@@ -5,10 +5,11 @@
     ├── NotFoundError          404  not_found
     ├── MethodNotAllowedError  405  method_not_allowed
     ├── UnsupportedMediaError  415  unsupported_media
-    └── RateLimitedError       429  rate_limited
+    ├── RateLimitedError       429  rate_limited
+    └── UnfinishedError        504  unfinished
 
 A reply has its error's status and the body ``{"error": "<field>: <message>", "error_type":
-"<code>"}``.
+"<code>"}``. If the request made a job, the body has its ``id`` too.
 """
 
 from __future__ import annotations
@@ -73,6 +74,12 @@ class RateLimitedError(ServiceError):
         self.retry_after = retry_after
 
 
+class UnfinishedError(ServiceError):
+    """The wait is over, or the job was cancelled, and there is no result."""
+
+    code = "unfinished"
+
+
 STATUSES: Final[Mapping[type[ServiceError], int]] = {
     UnauthorizedError: 401,
     NotFoundError: 404,
@@ -84,11 +91,15 @@ STATUSES: Final[Mapping[type[ServiceError], int]] = {
     OverloadedError: 429,
     InternalError: 500,
     UnhealthyError: 503,
+    UnfinishedError: 504,
 }
 
 
 def error_response(
-    scope: Scope, error: ServiceError, headers: Mapping[str, str] | None = None
+    scope: Scope,
+    error: ServiceError,
+    headers: Mapping[str, str] | None = None,
+    job_id: str | None = None,
 ) -> JSONResponse:
     """Return the contract's error body with its status; note the code for the metrics."""
     scope.setdefault("state", {})["error_type"] = error.code
@@ -96,6 +107,8 @@ def error_response(
     if error.retry_after is not None:
         extra["Retry-After"] = str(error.retry_after)
     body = {"error": error.line, "error_type": error.code}
+    if job_id is not None:
+        body["id"] = job_id
     return JSONResponse(body, STATUSES[type(error)], extra)
 
 

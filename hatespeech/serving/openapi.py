@@ -29,6 +29,7 @@ from hatespeech.serving.http_errors import (
     NotFoundError,
     RateLimitedError,
     UnauthorizedError,
+    UnfinishedError,
     UnsupportedMediaError,
 )
 from hatespeech.serving.jobs.store import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE
@@ -68,6 +69,7 @@ class ErrorReply(Closed):
 
     error: Annotated[str, Field(description="One line; names the field, never quotes a text.")]
     error_type: Annotated[str, Field(examples=["validation"])]
+    id: Annotated[str | None, Field(description="The job's, if the request made one.")] = None
 
 
 def _schema(name: str, sentence: str, fields: Mapping[str, Any]) -> type[BaseModel]:
@@ -196,6 +198,7 @@ def errors(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
 SCORING: Final = errors(
     ValidationError, TooLargeError, UnsupportedMediaError, OverloadedError, UnhealthyError
 )
+WAITING: Final = SCORING | errors(UnfinishedError)
 JOB: Final = errors(NotFoundError)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,13 @@ from tests.support.stand_ins.snet_daemon import PROTO, SnetDaemon, compile_proto
 
 
 @contextlib.contextmanager
-def grpc_front(folder: Path, service: str, token: str) -> Iterator[Front]:
-    """The proto's method, by a daemon whose ``service_endpoint`` is ``service``."""
+def grpc_front(
+    folder: Path, service: str, token: str, statuses: Mapping[str, int] | None = None
+) -> Iterator[Front]:
+    """The proto's method, by a daemon whose ``service_endpoint`` is ``service``.
+
+    With ``statuses``, by code of error, the service answers what has no scores with one of them.
+    """
     config = write_config(folder, "--self-hosted", service, BEARER_TOKEN=token)
     (method,) = compile_proto(PROTO)
     with SnetDaemon(config) as daemon, grpc.insecure_channel(daemon.address) as channel:
@@ -41,7 +47,12 @@ def grpc_front(folder: Path, service: str, token: str) -> Iterator[Front]:
                     raise  # the next one would be waited for as long
                 return error
 
-        yield Front("grpc", exchange, translate_grpc)
+        def translate(raw: Message | grpc.RpcError, case: Case) -> Answer:
+            if statuses is None or not isinstance(raw, grpc.RpcError):
+                return translate_grpc(raw, case)
+            return translate_unpaid(raw, case, statuses)
+
+        yield Front("grpc", exchange, translate)
 
 
 def question(job_input: Any) -> Message:
@@ -80,6 +91,22 @@ def translate_grpc(raw: Message | grpc.RpcError, case: Case) -> Answer:
         assert not beside, f"beside the items: {sorted(beside)}"
         return {"reply": {"items": items, **head}}
     return {"reply": {**read_result(result, case.input), **head}}
+
+
+def translate_unpaid(error: grpc.RpcError, case: Case, statuses: Mapping[str, int]) -> Answer:
+    """Read the error of a call for which nobody pays."""
+    found = re.match(r"upstream http status (\d+): (\{.*\})\n", str(error.details()))
+    assert found, f"not the service's own error: {error}"
+    body = json.loads(found[2])
+    assert body.keys() == {"error", "error_type", "id"}, f"an error with {sorted(body)}"
+    code, message = body["error_type"], body["error"]
+    assert int(found[1]) == statuses[code], f"{code} with status {found[1]}"
+    if case.reply is not None:  # a batch without any scores has the error of its first text
+        errors = [item.get("error") for item in case.reply["items"]]
+        assert None not in errors, "a text has scores"
+        assert errors[0] == f"{code}: {message}", f"{code}: {message}"
+        return {"reply": case.reply}
+    return {"error": {"code": code, "message": message}}
 
 
 def read_result(result: Mapping[str, Any], job_input: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,8 +100,11 @@ def grpc_to_worker(dev_server: str, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="module")
-def grpc_to_server(server: HttpServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
-    with grpc_front(tmp_path_factory.mktemp("daemon"), server.url, TOKEN) as front:
+def grpc_to_server(
+    server: HttpServer, suite: Suite, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Front]:
+    folder = tmp_path_factory.mktemp("daemon")
+    with grpc_front(folder, server.url, TOKEN, suite.http_status) as front:
         yield front
 
 

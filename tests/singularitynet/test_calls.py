@@ -54,7 +54,11 @@ with grpc.insecure_channel(sys.argv[2]) as channel:
     stub = original_service_pb2_grpc.runsyncStub(channel)
     for prompt in json.loads(sys.argv[3]):
         question = original_service_pb2.data(input=original_service_pb2.Input(prompt=prompt))
-        reply = stub.runsync(question, timeout=60)
+        try:
+            reply = stub.runsync(question, timeout=60)
+        except grpc.RpcError as error:
+            print(json.dumps([error.code().name, error.details().split("{")[0], []]))
+            continue
         fields = [getattr(reply.output, n) for n in ("abusing", "hate", "neutral", "spam", "text")]
         print(json.dumps([reply.status, reply.HasField("output"), fields]))
 """
@@ -128,8 +132,11 @@ def server_daemon(http_url: str, tmp_path_factory: pytest.TempPathFactory) -> It
 class Client:
     """Calls runsync on one daemon with the generated code."""
 
-    def __init__(self, daemon: SnetDaemon, messages: Any, services: Any) -> None:
+    def __init__(
+        self, daemon: SnetDaemon, messages: Any, services: Any, *, failures_are_free: bool = False
+    ) -> None:
         self._daemon, self._messages, self._services = daemon, messages, services
+        self.failures_are_free = failures_are_free  # they are errors of the call
 
     def __call__(self, seconds: float = 60, **question: Any) -> Any:
         return self.send(self._messages.data(input=self._messages.Input(**question)), seconds)
@@ -145,7 +152,9 @@ WAYS: Final = ("runpod_daemon", pytest.param("own_daemon", marks=pytest.mark.slo
 @pytest.fixture(params=WAYS)
 def call(request: pytest.FixtureRequest, messages: Any, services: Any) -> Client:
     """All ways, in turn."""
-    return Client(request.getfixturevalue(request.param), messages, services)
+    daemon = request.getfixturevalue(request.param)
+    is_server = request.param == "server_daemon"
+    return Client(daemon, messages, services, failures_are_free=is_server)
 
 
 @pytest.fixture
@@ -243,6 +252,16 @@ def test_thresholds_flag_and_a_threshold_of_zero_counts(call: Client, messages: 
     ],
 )
 def test_job_that_fails_says_why(call: Client, question: dict[str, Any], reason: str) -> None:
+    if call.failures_are_free:
+        with pytest.raises(grpc.RpcError, match="upstream http status 4") as caught:
+            call(**question)
+        error = caught.value
+        assert isinstance(error, grpc.Call)
+        assert error.code() == grpc.StatusCode.UNAVAILABLE
+        told = json.loads(str(error.details()).splitlines()[0].partition(": ")[2])
+        assert f"{told['error_type']}: {told['error']}".startswith(reason)
+        assert told["id"]
+        return
     reply = call(**question)
     assert reply.status == "FAILED"
     assert reply.error.startswith(reason)
@@ -362,8 +381,11 @@ def test_client_of_the_original_proto_keeps_working(
     ):
         assert (status, has_output, echo) == ("COMPLETED", True, text)
         assert [hate, abusing, neutral, spam] == expected(small_classifier, text)
-    # Its empty prompt is not sent at all. It sees no reason, but the status, and no output.
-    assert empty == ["FAILED", False, [0, 0, 0, 0, ""]]
+    # Its empty prompt is not sent at all.
+    if way == "server_daemon":
+        assert empty == ["UNAVAILABLE", "upstream http status 422: ", []]
+    else:  # it sees no reason, but the status, and no output
+        assert empty == ["FAILED", False, [0, 0, 0, 0, ""]]
 
 
 @pytest.mark.slow

@@ -123,6 +123,7 @@ def test_self_hosted_configuration_points_at_our_service(tmp_path: Path) -> None
     assert config["service_credentials"] == [
         {"key": "Authorization", "value": "Bearer own-token", "location": "header"},
         {"key": "wait", "value": "300000", "location": "query"},
+        {"key": "Scores-Or-Error", "value": "4194304", "location": "header"},
     ]
     assert config["service_heartbeat_type"] == "http"
     assert config["heartbeat_endpoint"] == "http://127.0.0.1:8000/health"

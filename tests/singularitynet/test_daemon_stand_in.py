@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
+from tests.singularitynet.conftest import Service
 from tests.support.stand_ins.snet_daemon import (
     DaemonConfig,
     DaemonConfigError,
@@ -40,53 +38,6 @@ message Other { string other = 1; }
 service First { rpc ask(Question) returns (Reply); rpc both(Question) returns (Reply); }
 service Second { rpc both(Other) returns (Other); rpc late(Other) returns (Other); }
 """
-
-
-@dataclass
-class Service:
-    """An HTTP service that answers as it is told, and remembers what it was asked."""
-
-    url: str = ""
-    status: int = 200
-    body: str = '{"text": "ok"}'
-    paths: list[str] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
-    bodies: list[Any] = field(default_factory=list)
-    proceed: threading.Event = field(default_factory=threading.Event)
-    wait_seconds: float = 0.0
-
-
-@pytest.fixture
-def service() -> Iterator[Service]:
-    state = Service()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            state.paths.append(self.path)
-            state.headers.append({name.lower(): value for name, value in self.headers.items()})
-            state.bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            state.proceed.wait(state.wait_seconds)
-            body = state.body.encode()
-            try:
-                self.send_response(state.status)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-            except OSError:
-                pass  # the daemon gave up
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's name
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
-    yield state
-    state.proceed.set()
-    server.shutdown()
-    thread.join(10)
-    server.server_close()
 
 
 @pytest.fixture(scope="module")
@@ -295,8 +246,9 @@ def test_names_in_a_reply_may_be_the_protos_or_camel_case(call: Call, service: S
 
 def test_request_over_the_message_size_is_refused(call: Call, service: Service) -> None:
     text = "a" * (1024 * 1024)
-    code, _ = failure(call, {"text": text}, max_message_size_in_mb=1)
+    code, details = failure(call, {"text": text}, max_message_size_in_mb=1)
     assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert details == "grpc: received message larger than max (1048580 vs. 1048576)"
     assert service.paths == []
     assert call({"text": text}, max_message_size_in_mb=2) == {"text": "ok"}
 
@@ -324,6 +276,38 @@ def test_configuration_the_daemon_would_not_start_with_is_refused(
 ) -> None:
     with pytest.raises(DaemonConfigError):
         DaemonConfig.read(call.config(**settings))
+
+
+@pytest.mark.parametrize("key", [f"0x{'ab' * 32}", "ab" * 31, "invalid"])
+def test_key_that_the_daemon_cannot_read_stops_it(call: Call, key: str) -> None:
+    with pytest.raises(DaemonConfigError, match="invalid private_key_for_free_calls"):
+        DaemonConfig.read(call.config(private_key_for_free_calls=key))
+    DaemonConfig.read(call.config(private_key_for_free_calls="ab" * 32))
+
+
+def test_secret_of_tokens_has_32_bytes(call: Call) -> None:
+    with pytest.raises(DaemonConfigError, match="at least 32 bytes"):
+        DaemonConfig.read(call.config(token_secret_key="t" * 31))
+
+
+def test_variables_win_over_the_file_whatever_the_key(call: Call) -> None:
+    path = call.config(service_timeout="1s", max_message_size_in_mb=1, passthrough_enabled=False)
+    config = DaemonConfig.read(
+        path,
+        {
+            "SNET_SERVICE_TIMEOUT": "7s",
+            "SNET_MAX_MESSAGE_SIZE_IN_MB": "3",
+            "SNET_PASSTHROUGH_ENABLED": "true",
+            "SNET_ORGANIZATION_ID": "from-a-variable",
+            "SNET_SERVICE_ID": "",  # as if unset
+            "SERVICE_TIMEOUT": "9s",
+        },
+    )
+    assert config.service_timeout == 7
+    assert (config.max_message_size_in_mb, config.passthrough_enabled) == (3, True)
+    assert (config.organization_id, config.service_id) == ("from-a-variable", "")
+    with pytest.raises(DaemonConfigError, match="private_key_for_free_calls"):
+        DaemonConfig.read(path, {"SNET_PRIVATE_KEY_FOR_FREE_CALLS": f"0x{'ab' * 32}"})
 
 
 def test_unknown_keys_are_ignored_and_case_does_not_matter(call: Call) -> None:

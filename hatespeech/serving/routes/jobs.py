@@ -15,6 +15,8 @@ from starlette.responses import JSONResponse, Response
 
 from hatespeech.errors import ValidationError
 from hatespeech.serving.guards.auth import Caller
+from hatespeech.serving.http_errors import UnfinishedError, error_response
+from hatespeech.serving.jobs import scores_or_error
 from hatespeech.serving.jobs.runner import JobRunner
 from hatespeech.serving.jobs.store import (
     CANCELLED,
@@ -28,6 +30,7 @@ from hatespeech.serving.openapi import (
     EXAMPLE_TEXT,
     JOB,
     SCORING,
+    WAITING,
     JobReply,
     json_body,
     score_input,
@@ -63,6 +66,14 @@ WAIT: Final[dict[str, Any]] = {
         "default": DEFAULT_WAIT_MS,
     },
 }
+SCORES_OR_ERROR: Final[dict[str, Any]] = {
+    "in": "header",
+    "name": scores_or_error.HEADER,
+    "description": "Makes every reply without scores an error: a job that failed has its error's "
+    "status, one that is not finished 504, and a reply of more bytes than this, as the message of "
+    "service.proto, 413.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": scores_or_error.MAX_BYTES},
+}
 EXAMPLES: Final[dict[str, Any]] = {
     "one": {"input": {"prompt": EXAMPLE_TEXT}},
     "many": {"input": {"prompts": ["a", "b"]}},
@@ -96,12 +107,12 @@ def job_routes(settings: ServerSettings) -> APIRouter:
         "/runsync",
         operation_id="runsync",
         summary="Submit a job and wait for it",
-        openapi_extra={**body, "parameters": [WAIT]},
-        responses={200: {"model": JobReply}, **SCORING},
+        openapi_extra={**body, "parameters": [WAIT, SCORES_OR_ERROR]},
+        responses={200: {"model": JobReply}, **WAITING},
     )
     async def runsync(request: Request) -> Response:
         """Returns the job once it is finished, or as it is when the wait is over."""
-        milliseconds = read_wait(request)
+        milliseconds, limit = read_wait(request), scores_or_error.read_limit(request.headers)
         job_input = read_input(await read_json(request))
         jobs, owner = jobs_of(request), owner_of(request)
         job_id = await jobs.submit(caller_of(request), job_input, prefix="sync-")
@@ -110,7 +121,7 @@ def job_routes(settings: ServerSettings) -> APIRouter:
         except ClientDisconnect:
             await jobs.cancel(job_id, owner)  # the caller does not know its id
             raise
-        return job_response(job)
+        return job_response(job) if limit is None else paid_response(request, job, limit)
 
     @router.get(
         "/status/{job_id}",
@@ -231,3 +242,17 @@ def job_response(job: StoredJob) -> Response:
     if job.output is not None:
         body = f'{body[:-1]}, "output": {job.output}}}'
     return Response(body, media_type="application/json")
+
+
+def paid_response(request: Request, job: StoredJob, limit: int) -> Response:
+    """Return a job that has scores, or else its error: the caller pays for every 2xx."""
+    error = scores_or_error.failure(job)
+    if error is not None:
+        refusal = error_response(request.scope, error, job_id=job.id)
+        if not isinstance(error, UnfinishedError):
+            del request.scope["state"]["error_type"]  # the metrics have counted it with the job
+        return refusal
+    response = job_response(job)
+    if (error := scores_or_error.excess(job, bytes(response.body), limit)) is not None:
+        return error_response(request.scope, error, job_id=job.id)
+    return response

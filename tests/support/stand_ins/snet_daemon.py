@@ -1,8 +1,11 @@
 """Stands in for the SingularityNET daemon (snetd 6.2): its gRPC-to-HTTP passthrough.
 
 A gRPC server that takes any method, as the daemon's does, and treats it by the daemon's rules; the
-numbered comments below follow them. No blockchain: every call passes as if it had been paid for.
-It reads the daemon's own configuration file, the published metadata and the published proto.
+numbered comments below follow them. It reads the daemon's own configuration file, ``SNET_*``
+variables, the published metadata and the published proto.
+
+Without contracts, every call passes as if it had been paid for. With them, the stand-in takes
+payment by the rules of :mod:`tests.support.stand_ins.snet_payments`.
 """
 
 from __future__ import annotations
@@ -13,11 +16,13 @@ import contextlib
 import functools
 import io
 import json
+import os
 import re
 import sys
 import tempfile
 import threading
 import warnings
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +38,13 @@ from google.protobuf.message import DecodeError, Message
 from grpc_tools import protoc
 
 from tests.paths import ROOT
+from tests.support.stand_ins.snet_payments import (
+    Contracts,
+    Payments,
+    RateLimit,
+    Refusal,
+    price_of,
+)
 
 PROTO: Final = ROOT / "service.proto"
 METADATA: Final = ROOT / "service_metadata.json"
@@ -49,12 +61,17 @@ NO_DEADLINE_SECONDS: Final = 10**9
 LOCATIONS: Final = ("body", "header", "query")
 DEFAULTS: Final[dict[str, Any]] = {
     "blockchain_enabled": True,
+    "burst_size": 10**9,
     "daemon_endpoint": "127.0.0.1:8080",
     "daemon_group_name": "default_group",
     "max_message_size_in_mb": 4,
+    "organization_id": "",
     "passthrough_enabled": True,
+    "private_key_for_free_calls": "",
+    "rate_limit_per_minute": 0,  # none
     "service_credentials": [],
     "service_endpoint": "http://localhost:5000",
+    "service_id": "",
     "service_timeout": "100s",
 }
 DEPRECATED: Final = {
@@ -84,11 +101,20 @@ class DaemonConfig:
     service_timeout: float  # seconds
     max_message_size_in_mb: int
     passthrough_enabled: bool
+    organization_id: str
+    service_id: str
+    daemon_group_name: str
+    rate_limit_per_minute: int
+    burst_size: int
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read the file; raise :class:`DaemonConfigError` where snetd would not start."""
+    def read(cls, path: Path, environment: Mapping[str, str] = os.environ) -> Self:
+        """Read the file and the variables, which win over it.
+
+        Raises :class:`DaemonConfigError` where snetd would not start.
+        """
         given = {key.lower(): value for key, value in json.loads(path.read_text()).items()}
+        given |= read_variables(environment)
         for old, new in DEPRECATED.items():
             if old in given:
                 warnings.warn(f"Config parameter '{old}' is deprecated, use '{new}'", stacklevel=2)
@@ -112,13 +138,40 @@ class DaemonConfig:
             raise DaemonConfigError("service_endpoint can't be the same as daemon endpoint")
         if not 0 < config["max_message_size_in_mb"] <= 2048:
             raise DaemonConfigError("max_message_size_in_mb cannot be more than 2GB")
+        key = config["private_key_for_free_calls"]
+        if key and not re.fullmatch(r"[0-9a-fA-F]{64}", key):  # Go's parser knows no 0x
+            raise DaemonConfigError("invalid private_key_for_free_calls")
+        if len(config.get("token_secret_key", "t" * 32).encode()) < 32:
+            raise DaemonConfigError("token_secret_key must be at least 32 bytes")
         return cls(
             endpoint,
             credentials,
             duration(config["service_timeout"]),
             config["max_message_size_in_mb"],
             config["passthrough_enabled"],
+            config["organization_id"],
+            config["service_id"],
+            config["daemon_group_name"],
+            config["rate_limit_per_minute"],
+            config["burst_size"],
         )
+
+
+def read_variables(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return the keys that ``SNET_*`` variables set, each in the type of its default."""
+    found: dict[str, Any] = {}
+    for name, value in environment.items():
+        key = name.removeprefix("SNET_").lower()
+        if key == name.lower() or not value:
+            continue
+        default = DEFAULTS.get(key, "")
+        if isinstance(default, bool):
+            found[key] = value.lower() in ("1", "t", "true")
+        elif isinstance(default, int):
+            found[key] = int(value)
+        elif isinstance(default, str):
+            found[key] = value
+    return found
 
 
 def duration(value: str) -> float:
@@ -160,17 +213,22 @@ class SnetDaemon:
         metadata: Path = METADATA,
         proto: Path = PROTO,
         address: str = "127.0.0.1:0",
+        contracts: Contracts | None = None,
     ) -> None:
         self._config = DaemonConfig.read(config)
-        service_type = json.loads(metadata.read_text())["service_type"]
-        if service_type != "http":
+        published = json.loads(metadata.read_text())
+        if (service_type := published["service_type"]) != "http":
             raise DaemonConfigError(f"this stand-in has no passthrough for {service_type!r}")
+        self.payments = None if contracts is None else self._open_till(contracts, published)
+        self._rate = None
+        if per_minute := self._config.rate_limit_per_minute:
+            self._rate = RateLimit(per_minute, self._config.burst_size)
         self._methods = compile_proto(proto)
-        limit = self._config.max_message_size_in_mb * 1024 * 1024
+        self._max_bytes = self._config.max_message_size_in_mb * 1024 * 1024
         self._server = grpc.server(
             ThreadPoolExecutor(8),
             handlers=[_AnyMethod(self)],
-            options=[("grpc.max_receive_message_length", limit), ("grpc.so_reuseport", 0)],
+            options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)],
         )
         port = self._server.add_insecure_port(address)
         self.address = f"{address.rpartition(':')[0]}:{port}"
@@ -186,6 +244,38 @@ class SnetDaemon:
         trace: TracebackType | None,
     ) -> None:
         self._server.stop(grace=0).wait(10)
+
+    def _open_till(self, contracts: Contracts, published: Mapping[str, Any]) -> Payments:
+        organization, service = self._config.organization_id, self._config.service_id
+        if not contracts.has_service(organization, service):
+            raise DaemonConfigError(f"no service {service!r} of an organization {organization!r}")
+        groups = {group["group_name"]: group for group in published["groups"]}
+        name = self._config.daemon_group_name
+        if name not in groups:
+            raise DaemonConfigError(f"no group {name!r} in the service's metadata")
+        return Payments(contracts, price_of(groups[name]))
+
+    def answer(
+        self, method: str, requests: Iterator[bytes], context: grpc.ServicerContext
+    ) -> bytes:
+        """Answer one call: how often, who pays, then what."""
+        try:
+            if self._rate is not None:
+                self._rate.count()
+            with contextlib.nullcontext() if self.payments is None else self.payments.call(context):
+                return self.pass_through(method, self._receive(requests), context)
+        except Refusal as refusal:
+            fail(context, refusal.code, refusal.reason)
+
+    def _receive(self, requests: Iterator[bytes]) -> bytes:
+        """Return a call's message; gRPC's own limit here would end the call before its payment."""
+        request = next(requests)
+        if len(request) > self._max_bytes:
+            reason = (
+                f"grpc: received message larger than max ({len(request)} vs. {self._max_bytes})"
+            )
+            raise Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, reason)
+        return request
 
     def pass_through(
         self, full_method: str, request: bytes, context: grpc.ServicerContext
@@ -268,10 +358,11 @@ class _AnyMethod(grpc.GenericRpcHandler):
     ) -> grpc.RpcMethodHandler[bytes, bytes]:
         method = handler_call_details.method
 
-        def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
-            return self._daemon.pass_through(method, request, context)
+        def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
+            return self._daemon.answer(method, requests, context)
 
-        return grpc.unary_unary_rpc_method_handler(handle)
+        # To the client a stream of one message. The daemon, too, takes payment before it reads.
+        return grpc.stream_unary_rpc_method_handler(handle)
 
 
 def new_message(method: MethodDescriptor, side: str) -> Message:

@@ -1,0 +1,112 @@
+"""The header ``Scores-Or-Error``: a reply of status 2xx has scores, and all else is an error.
+
+Without it, ``/runsync`` answers 200 for every job it accepts, as Runpod does. SingularityNET's
+daemon takes the caller's payment for every 2xx, so it would be paid for a job that failed. Its
+configuration can hold the header. The value is the largest reply that the daemon's callers read, in
+bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from starlette.datastructures import Headers
+
+from hatespeech.errors import (
+    InternalError,
+    ServiceError,
+    TooLargeError,
+    ValidationError,
+    read_error,
+)
+from hatespeech.serving.http_errors import UnfinishedError
+from hatespeech.serving.jobs.store import COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE, StoredJob
+from hatespeech.serving.reading import collecting_no_garbage
+
+HEADER: Final = "Scores-Or-Error"
+MAX_BYTES: Final = 2_147_483_647  # gRPC's messages cannot be larger
+
+SCALAR_BYTES: Final = 4  # a score; protobuf's float
+TIMING_BYTES: Final = 8  # protobuf's double
+
+
+def read_limit(headers: Headers) -> int | None:
+    """Return the header's value, ``None`` without it.
+
+    Raises :class:`ValidationError` if it is not a size.
+    """
+    value = headers.get(HEADER)
+    if value is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,10}", value) or not 1 <= int(value) <= MAX_BYTES:
+        raise ValidationError(f"must be a whole number from 1 to {MAX_BYTES}", field=HEADER)
+    return int(value)
+
+
+def failure(job: StoredJob) -> ServiceError | None:
+    """Return why a job has no scores, ``None`` if at least one text has some.
+
+    If no text of a batch has scores, the error of its first text speaks for all.
+    """
+    if job.status == COMPLETED:
+        items = _output(job).get("items")
+        if items is None or any("error" not in item for item in items):
+            return None
+        written = items[0]["error"]
+    elif job.status == FAILED:
+        written = str(job.error)
+    elif job.status in (IN_QUEUE, IN_PROGRESS):
+        return UnfinishedError(f"the wait is over and the job is {job.status}")
+    else:
+        return UnfinishedError("the job was cancelled")
+    return read_error(written) or InternalError("the job could not be scored")
+
+
+def excess(job: StoredJob, reply: bytes, limit: int) -> TooLargeError | None:
+    """Return the error of a completed job whose ``reply`` is too large for gRPC's message.
+
+    The message never has more bytes than the JSON, and often has a quarter: only JSON above the
+    limit is measured.
+    """
+    if len(reply) <= limit:
+        return None
+    size = message_bytes({"output": _output(job), "status": job.status, "id": job.id})
+    if size <= limit:
+        return None
+    return TooLargeError(f"has {size} bytes, at most {limit} are read; send less", field="reply")
+
+
+def message_bytes(fields: Mapping[str, Any]) -> int:
+    """Return how many bytes these fields of a reply have as the message of ``service.proto``.
+
+    Protobuf leaves out a number that is zero and a string that is empty. A float counts here even
+    if it is zero, so the result may be a few bytes too many.
+    """
+    return sum(
+        1 + _value_bytes(each, TIMING_BYTES if name.endswith("_ms") else SCALAR_BYTES)
+        for name, value in fields.items()
+        if value or isinstance(value, float)
+        for each in (value if isinstance(value, list) else (value,))
+    )  # the 1 is the field's number, which is at most 15
+
+
+def _value_bytes(value: Any, float_bytes: int) -> int:
+    if isinstance(value, float):
+        return float_bytes
+    if isinstance(value, int):
+        return _varint_bytes(value)
+    size = message_bytes(value) if isinstance(value, dict) else len(value.encode())
+    return _varint_bytes(size) + size
+
+
+def _varint_bytes(value: int) -> int:
+    return max(1, -(-value.bit_length() // 7))
+
+
+def _output(job: StoredJob) -> dict[str, Any]:
+    with collecting_no_garbage():
+        output: dict[str, Any] = json.loads(str(job.output))
+    return output
