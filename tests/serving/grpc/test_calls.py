@@ -390,7 +390,7 @@ def test_the_rate_limit_counts_a_caller_over_both_fronts(
         refused = client.score({"prompt": MARKER})
         assert (refused.name, refused.line) == (
             "RESOURCE_EXHAUSTED",
-            "rate_limited: more than 4 per 1 hour; wait",
+            "rate_limited: the limit is 4 per 1 hour; wait",
         )
         assert 0 < int(refused.metadata["grpc-retry-pushback-ms"]) <= 3_600_000
         other = [("x-api-key", OTHER_TOKEN)]
