@@ -79,7 +79,7 @@ class ServerSettings(EngineSettings):
         SecretStr | None,
         AfterValidator(_check_tokens),
         Field(
-            description="Token that HTTP callers must send, or several tokens. The server does not "
+            description="Token that callers must send, or several tokens. The server does not "
             "start without one unless `ALLOW_ANONYMOUS` is 1.",
             json_schema_extra={"allowed": "visible ASCII; separate tokens by commas"},
         ),
@@ -131,7 +131,7 @@ class ServerSettings(EngineSettings):
         Field(
             ge=1024,
             le=1_073_741_824,
-            description="Maximum bytes in the body of an HTTP request.",
+            description="Maximum bytes in the body of an HTTP request, or in a gRPC message.",
         ),
     ] = 20_971_520
     max_file_bytes: Annotated[
@@ -147,7 +147,7 @@ class ServerSettings(EngineSettings):
         str | None,
         AfterValidator(_check_address),
         Field(
-            description="Where `server.py` answers gRPC as well (docs/grpc.md); unset: nowhere. "
+            description="Address where `server.py` answers gRPC calls as well; none if unset. "
             "Needs the extra `grpc`.",
             json_schema_extra={"allowed": "HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051"},
         ),
@@ -155,14 +155,14 @@ class ServerSettings(EngineSettings):
     grpc_tls_cert: Annotated[
         Path | None,
         Field(
-            description="Certificate chain for gRPC over TLS, PEM; unset: no TLS.",
+            description="Certificate chain in PEM format, for gRPC over TLS; plain text if unset.",
             json_schema_extra={"allowed": "a file"},
         ),
     ] = None
     grpc_tls_key: Annotated[
         Path | None,
         Field(
-            description="Private key of that certificate, PEM, without a password.",
+            description="Private key of that certificate in PEM format, without a password.",
             json_schema_extra={"allowed": "a file"},
         ),
     ] = None
