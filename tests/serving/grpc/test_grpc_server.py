@@ -357,13 +357,15 @@ def test_a_signal_has_calls_in_flight_answered_and_new_ones_refused(
     with (
         http_server(tmp_path, small_checkpoint, environment, command) as server,
         GrpcClient(port) as client,
+        ThreadPoolExecutor(1) as pool,
     ):
         server.ready()
         watcher = Watcher(client)
         watcher.wait(State.SERVING)
         switches.hold()
         flying = [client.begin({"prompt": f"good morning {index}"}) for index in range(3)]
-        wait_until(lambda: server.metrics()["queue_texts"] == 3, "the texts to be queued")
+        request = pool.submit(server.get, "/score?text=good")  # uvicorn waits for it
+        wait_until(lambda: server.metrics()["queue_texts"] == 4, "the texts to be queued")
         server.terminate()
         watcher.wait(State.SERVING, State.NOT_SERVING)
         refused = client.score({"prompt": MARKER})
@@ -373,11 +375,12 @@ def test_a_signal_has_calls_in_flight_answered_and_new_ones_refused(
         )
         switches.release()
         assert [client.result(call).name for call in flying] == ["OK"] * 3
+        assert request.result().status_code == 200
         assert server.wait() == 0
         wait_until(lambda: watcher.ended is not None, "the stream to end")
         assert watcher.ended == grpc.StatusCode.UNAVAILABLE
         assert not listens(port)
-        assert server.counters()["requests"] == 3
+        assert server.counters()["requests"] == 4
         assert server.stderr.count("POST grpc 200") == 3
         assert "Traceback" not in server.stderr
 
