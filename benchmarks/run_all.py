@@ -33,6 +33,7 @@ BENCHMARKS: Final[Mapping[str, Sequence[str]]] = {
     "bulk_local": (),
     "useful_work": (),
     "http_throughput": ("--rounds", "3"),
+    "grpc_and_http": (),
     "handler_concurrency": (),
     "idle_latency": (),
     "busy_neighbour": (),

@@ -23,7 +23,9 @@ STOP_SECONDS: Final = 60.0
 
 
 @contextmanager
-def ours(folder: Path, model_dir: Path) -> Iterator[Target]:
+def ours(
+    folder: Path, model_dir: Path, settings: Mapping[str, str] | None = None
+) -> Iterator[Target]:
     """Serve a checkpoint by ``server.py`` in float32; ``folder`` holds what it writes."""
     folder.mkdir()
     port = free_port()
@@ -33,6 +35,7 @@ def ours(folder: Path, model_dir: Path) -> Iterator[Target]:
         "RATE_LIMIT": "off",
         "PORT": str(port),
         "JOBS_DB": str(folder / "jobs.sqlite3"),
+        **(settings or {}),
     }
     url = f"http://127.0.0.1:{port}"
     with process([sys.executable, SERVER], environment, folder, port, "/ping"):

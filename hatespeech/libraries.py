@@ -16,5 +16,7 @@ def set_library_defaults(environment: MutableMapping[str, str]) -> None:
     if sys.platform == "linux" and "OMP_WAIT_POLICY" not in environment:
         environment["OMP_WAIT_POLICY"] = "PASSIVE"
         environment.setdefault("GOMP_SPINCOUNT", "3000")
+    # gRPC's core would write lines of its own between ours: for each failed TLS handshake, say.
+    environment.setdefault("GRPC_VERBOSITY", "NONE")
     # One thread tokenises here; a pool of threads would only warn about forks.
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -62,7 +62,8 @@ def test_the_lock_holds_what_the_requirements_pin() -> None:
 
 
 def test_every_floor_is_the_version_that_the_tests_run_with() -> None:
-    pinned = pins("requirements.txt", "requirements-train.txt", "requirements-ray.txt")
+    files = ("requirements.txt", *(f"requirements-{name}.txt" for name in ("train", "ray", "grpc")))
+    pinned = pins(*files)
     stated = [*PROJECT["dependencies"], *(text for extra in EXTRAS.values() for text in extra)]
     for text in stated:
         requirement = Requirement(text)
@@ -79,6 +80,7 @@ def test_requirement_files_hold_the_same_packages_as_the_extras() -> None:
     assert pins("requirements.txt").keys() == with_transformers | TESTS_ONLY
     assert pins("requirements-train.txt").keys() == names(EXTRAS["train"]) - {"transformers"}
     assert pins("requirements-ray.txt").keys() == names(EXTRAS["ray"])
+    assert pins("requirements-grpc.txt").keys() == names(EXTRAS["grpc"])
 
 
 def test_all_is_every_other_extra() -> None:
@@ -99,7 +101,12 @@ def modules_by_extra() -> Iterator[tuple[str, str | None]]:
 def test_a_module_imports_only_what_the_package_and_its_extra_require(
     module: str, extra: str | None
 ) -> None:
-    required = with_requirements([*PROJECT["dependencies"], *EXTRAS.get(extra or "", [])])
+    # The server imports the room of gRPC only if it is asked for: tests/serving/grpc.
+    extras = {"server": ("server", "grpc")}.get(extra or "", (extra,) if extra else ())
+    texts = [text for name in extras for text in EXTRAS[name]]
+    required = with_requirements([*PROJECT["dependencies"], *texts])
     by_package = packages_distributions()
     imported = transitive_imports(ROOT, module).packages
-    assert {canonicalize_name(by_package[package][0]) for package in imported} <= required
+    assert [
+        each for each in imported if not required & set(map(canonicalize_name, by_package[each]))
+    ] == []

@@ -8,6 +8,7 @@
     routes/           one module for each group of routes
     reading.py        JSON bodies, query strings, callers that hang up
     http_errors.py    the errors that only HTTP has; every error's status and body
+    grpc/             the same service over gRPC, in the same process
     openapi.py        the document at /openapi.json
     jobs/             asynchronous jobs and the SQLite file that keeps them
     uploads/          a file of texts in, the same file with scores out

@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from hatespeech import logs
 from hatespeech.serving.guards.auth import OPEN_PATHS, TokenGuard, require_guard
 from hatespeech.serving.guards.envelope import Envelope
-from hatespeech.serving.guards.limits import BodyLimiter, RateLimiter
+from hatespeech.serving.guards.limits import BodyLimiter, CallerRates, RateLimiter
 from hatespeech.serving.http_errors import install_error_handlers
 from hatespeech.serving.jobs.runner import JobRunner
 from hatespeech.serving.jobs.store import Store
@@ -55,8 +55,14 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     """
     require_guard(settings)
     configure_logs(settings)
-    store = Store(settings.jobs_db, settings.job_ttl)
     metrics = Metrics()
+    rates = CallerRates(settings.rate_limit)
+    grpc_server = None
+    if settings.grpc is not None:
+        from hatespeech.serving.grpc import GrpcServer
+
+        grpc_server = GrpcServer(settings, metrics, rates)
+    store = Store(settings.jobs_db, settings.job_ttl)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -64,9 +70,14 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
         jobs = JobRunner(store, model, metrics, settings)
         app.state.model, app.state.jobs = model, jobs
         metrics.watch(model, lambda: jobs.unfinished)
+        if grpc_server is not None:
+            await grpc_server.start(model)
+            log.info("answering gRPC on %s", settings.grpc)
         model.start()
         jobs.start()
         yield
+        if grpc_server is not None:
+            await grpc_server.drain()
         await jobs.close()
         model.close()
         store.close()
@@ -87,6 +98,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
             "logs": False,
         },  # they hold URLs, and URLs hold texts
     )
+    app.state.grpc_server = grpc_server
     jobs_router = job_routes(settings)
     app.include_router(service_routes(settings, metrics, app.version))
     app.include_router(docs_routes())
@@ -106,7 +118,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
         default=settings.max_body_bytes,
         by_path={"/score/file": settings.max_file_bytes},
     )
-    app.add_middleware(RateLimiter, limit=settings.rate_limit)
+    app.add_middleware(RateLimiter, rates=rates)
     app.add_middleware(
         TokenGuard,
         tokens=settings.tokens,

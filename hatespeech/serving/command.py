@@ -20,15 +20,12 @@ from typing import TYPE_CHECKING
 from hatespeech.cli import make_parser
 from hatespeech.errors import SettingsError
 from hatespeech.libraries import set_library_defaults
-from hatespeech.serving.settings import ServerSettings
+from hatespeech.serving.settings import SHUTDOWN_SECONDS, ServerSettings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
 log = logging.getLogger(__name__)
-
-# For requests in flight when told to stop; then they are cut off.
-SHUTDOWN_SECONDS = 60
 
 DESCRIPTION = """\
 Score tweets over HTTP: hate, abusing, neutral, spam.
@@ -67,15 +64,22 @@ def load_app() -> FastAPI:
 
 def server_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command line; ``prog`` is how the program was called."""
-    return make_parser(prog, DESCRIPTION, EPILOG)
+    parser = make_parser(prog, DESCRIPTION, EPILOG)
+    parser.add_argument(
+        "--grpc",
+        metavar="HOST:PORT",
+        help="answer gRPC there as well (docs/grpc.md); wins over the variable GRPC",
+    )
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "server.py") -> int:
     """Serve until told to stop; return the exit code, 1 if the model could not be served."""
-    server_parser(prog).parse_args(arguments)
+    options = server_parser(prog).parse_args(arguments)
     set_library_defaults(os.environ)
+    given = {} if options.grpc is None else {"GRPC": options.grpc}
     try:
-        settings = ServerSettings.from_environment(os.environ)
+        settings = ServerSettings.from_environment({**os.environ, **given})
 
         from hatespeech.serving.app import create_app
 
@@ -83,6 +87,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "server.py") -> int
         if settings.port_health not in (None, settings.port):
             assert settings.port_health is not None  # noqa: S101 - see above
             sockets.append(listen(settings.host, settings.port_health, "PORT_HEALTH"))
+        if settings.grpc is not None:
+            # gRPC binds its port itself, in the event loop: too late for one line and an exit code.
+            host, _, port = settings.grpc.rpartition(":")
+            listen(host.strip("[]"), int(port), "GRPC").close()
         app = create_app(settings)
     except SettingsError as exc:
         sys.stderr.write(f"error: {exc}\n")
@@ -119,6 +127,8 @@ def serve(app: FastAPI, sockets: list[socket.socket]) -> None:
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             app.state.jobs.drain()
+            if app.state.grpc_server is not None:
+                app.state.grpc_server.drain()
             await super().shutdown(sockets)
 
     config = uvicorn.Config(

@@ -14,6 +14,9 @@ from hatespeech.settings import EngineSettings, table
 # Shorter than this, a token can be guessed.
 SAFE_TOKEN_CHARS: Final = 16
 
+# For requests in flight when told to stop; then they are cut off.
+SHUTDOWN_SECONDS: Final = 60
+
 _ONE_LIMIT = r"[1-9]\d{0,8}/([1-9]\d{0,4} ?)?(second|minute|hour|day)s?"
 
 
@@ -27,6 +30,16 @@ def _check_tokens(value: SecretStr | None) -> SecretStr | None:
         re.fullmatch(r"[!-~]+", token) for token in tokens
     ):
         raise ValueError("not tokens")
+    return value
+
+
+def _check_address(value: str | None) -> str | None:
+    if value is not None:
+        host, _, port = value.rpartition(":")
+        if not re.fullmatch(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+", host) or not (
+            re.fullmatch(r"[1-9]\d{0,4}", port) and int(port) <= 65_535
+        ):
+            raise ValueError("not an address")
     return value
 
 
@@ -66,7 +79,7 @@ class ServerSettings(EngineSettings):
         SecretStr | None,
         AfterValidator(_check_tokens),
         Field(
-            description="Token that HTTP callers must send, or several tokens. The server does not "
+            description="Token that callers must send, or several tokens. The server does not "
             "start without one unless `ALLOW_ANONYMOUS` is 1.",
             json_schema_extra={"allowed": "visible ASCII; separate tokens by commas"},
         ),
@@ -118,7 +131,7 @@ class ServerSettings(EngineSettings):
         Field(
             ge=1024,
             le=1_073_741_824,
-            description="Maximum bytes in the body of an HTTP request.",
+            description="Maximum bytes in the body of an HTTP request, or in a gRPC message.",
         ),
     ] = 20_971_520
     max_file_bytes: Annotated[
@@ -129,6 +142,30 @@ class ServerSettings(EngineSettings):
             description="Maximum bytes in a file uploaded to `/score/file`.",
         ),
     ] = 268_435_456
+
+    grpc: Annotated[
+        str | None,
+        AfterValidator(_check_address),
+        Field(
+            description="Address where `server.py` answers gRPC calls as well; none if unset. "
+            "Needs the extra `grpc`.",
+            json_schema_extra={"allowed": "HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051"},
+        ),
+    ] = None
+    grpc_tls_cert: Annotated[
+        Path | None,
+        Field(
+            description="Certificate chain in PEM format, for gRPC over TLS; plain text if unset.",
+            json_schema_extra={"allowed": "a file"},
+        ),
+    ] = None
+    grpc_tls_key: Annotated[
+        Path | None,
+        Field(
+            description="Private key of that certificate in PEM format, without a password.",
+            json_schema_extra={"allowed": "a file"},
+        ),
+    ] = None
 
     @property
     def tokens(self) -> Sequence[str]:

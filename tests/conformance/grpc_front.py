@@ -1,4 +1,4 @@
-"""gRPC, through the stand-in of SingularityNET's daemon: what service.proto makes of a case."""
+"""gRPC: through the stand-in of SingularityNET's daemon, and from the server itself."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import grpc
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from tests.conformance.fronts import SECONDS, Answer, Front, read_job
+from tests.conformance.fronts import SECONDS, Answer, Front, read_error, read_job
 from tests.conformance.suite import LABELS, Case
+from tests.support.grpc_client import Ended, GrpcClient
 from tests.support.stand_ins.snet_client import write_config
 from tests.support.stand_ins.snet_daemon import PROTO, SnetDaemon, compile_proto, new_message
+
+CODES: Final = {"validation": "INVALID_ARGUMENT", "too_large": "RESOURCE_EXHAUSTED"}
 
 
 @contextlib.contextmanager
@@ -53,6 +56,23 @@ def grpc_front(
             return translate_unpaid(raw, case, statuses)
 
         yield Front("grpc", exchange, translate)
+
+
+def grpc_direct(client: GrpcClient) -> Front:
+    """The proto's method, answered by the server."""
+
+    def exchange(cases: Sequence[Case]) -> list[Ended]:
+        return [client.send(question(case.input).SerializeToString()) for case in cases]
+
+    def translate(raw: Ended, case: Case) -> Answer:
+        if raw.message is not None:
+            assert raw.message.status == "COMPLETED", "OK without an output"
+            return translate_grpc(raw.message, case)
+        answer = read_error(raw.line)
+        assert raw.name == CODES[answer["error"]["code"]], f"{raw.line} with code {raw.name}"
+        return answer
+
+    return Front("grpc", exchange, translate)
 
 
 def question(job_input: Any) -> Message:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conformance import fronts
 from tests.conformance.fronts import Front, front_environment
-from tests.conformance.grpc_front import grpc_front
+from tests.conformance.grpc_front import grpc_direct, grpc_front
 from tests.conformance.invariants import reply_faults
 from tests.conformance.suite import (
     LABELS,
@@ -20,7 +20,9 @@ from tests.conformance.suite import (
     shown,
 )
 from tests.paths import EMBEDDED
+from tests.support.grpc_client import GrpcClient
 from tests.support.http_client import TOKEN
+from tests.support.ports import free_port
 from tests.support.processes.development_api import development_api
 from tests.support.processes.server import HttpServer, http_server
 
@@ -35,6 +37,7 @@ FRONTS: Final = (
     "serve_api",
     "grpc_to_worker",
     "grpc_to_server",
+    "grpc",
 )
 
 
@@ -58,11 +61,23 @@ def sdk_loop(
 
 @pytest.fixture(scope="module")
 def server(
-    environment: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory
+    environment: Mapping[str, str], grpc_port: int, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[HttpServer]:
     folder = tmp_path_factory.mktemp("server")
-    with http_server(folder, EMBEDDED, environment) as server:
+    settings = {**environment, "GRPC": f"127.0.0.1:{grpc_port}"}
+    with http_server(folder, EMBEDDED, settings) as server:
         yield server.ready()
+
+
+@pytest.fixture(scope="module")
+def grpc_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def grpc(server: HttpServer, grpc_port: int) -> Iterator[Front]:
+    with GrpcClient(grpc_port) as client:
+        yield grpc_direct(client)
 
 
 @pytest.fixture(scope="module")

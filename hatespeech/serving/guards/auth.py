@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,6 +41,36 @@ def require_guard(settings: ServerSettings) -> None:
         )
 
 
+class Tokens:
+    """The tokens that let callers in, over every protocol. Without one, everyone is let in."""
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self._tokens = [(digest(token.encode()), token.encode()) for token in tokens]
+
+    def identify(self, headers: Mapping[str, str], address: str) -> Caller:
+        """Return the caller who sends these headers from this address.
+
+        ``headers`` have lower-case names. Raises :class:`UnauthorizedError`.
+        """
+        if not self._tokens:
+            return Caller(b"", f"address {address}")
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        given = [headers.get("x-api-key", "")]
+        if scheme.lower() == "bearer":
+            given.append(credentials.strip())
+        found: Caller | None = None
+        # Compare every token with every value given, in constant time, so that the time taken does
+        # not tell which was nearly right.
+        for value in given:
+            presented = digest(value.encode("latin-1", "replace"))
+            for known, token in self._tokens:
+                if hmac.compare_digest(presented, known):
+                    found = Caller(token, f"token {known.hex()[:16]}")
+        if found is None:
+            raise UnauthorizedError("a valid token is needed: Authorization: Bearer, or X-API-Key")
+        return found
+
+
 class TokenGuard:
     """Passes on requests that hold a right token, as ``Authorization: Bearer`` or ``X-API-Key``.
 
@@ -56,7 +86,7 @@ class TokenGuard:
         health_port: int | None,
     ) -> None:
         self._app = app
-        self._tokens = [(digest(token.encode()), token.encode()) for token in tokens]
+        self._tokens = Tokens(tokens)
         self._open_paths = open_paths
         self._health_port = health_port
 
@@ -75,37 +105,17 @@ class TokenGuard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        caller = self._identify(headers, scope)
-        if caller is None:
+        client = scope.get("client")
+        try:
+            caller = self._tokens.identify(headers, client[0] if client else "")
+        except UnauthorizedError as error:
             presented = "authorization" in headers or "x-api-key" in headers
             error_code = ', error="invalid_token"' if presented else ""
-            reply = error_response(
-                scope,
-                UnauthorizedError("a valid token is needed: Authorization: Bearer, or X-API-Key"),
-                {"WWW-Authenticate": REALM + error_code},
-            )
+            reply = error_response(scope, error, {"WWW-Authenticate": REALM + error_code})
             await reply(scope, receive, send)
             return
         scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
-
-    def _identify(self, headers: Headers, scope: Scope) -> Caller | None:
-        if not self._tokens:
-            client = scope.get("client")
-            return Caller(b"", f"address {client[0] if client else ''}")
-        scheme, _, credentials = headers.get("authorization", "").partition(" ")
-        given = [headers.get("x-api-key", "")]
-        if scheme.lower() == "bearer":
-            given.append(credentials.strip())
-        found: Caller | None = None
-        # Compare every token with every value given, in constant time, so that the time taken does
-        # not tell which was nearly right.
-        for value in given:
-            presented = digest(value.encode("latin-1", "replace"))
-            for known, token in self._tokens:
-                if hmac.compare_digest(presented, known):
-                    found = Caller(token, f"token {known.hex()[:16]}")
-        return found
 
 
 def digest(token: bytes) -> bytes:

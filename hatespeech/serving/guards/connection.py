@@ -20,7 +20,8 @@ HEAD_SECONDS: Final = 15.0  # for a request's line and headers, from connecting 
 LINGER_SECONDS: Final = 15.0  # for the rest of a body after its reply
 WRITE_SECONDS: Final = 60.0  # for a client that does not read the reply
 MAX_CONNECTIONS: Final = 2048
-RESERVED_DESCRIPTORS: Final = 128  # for all other open files
+MAX_GRPC_CONNECTIONS: Final = 256  # each carries many calls
+RESERVED_DESCRIPTORS: Final = 128 + MAX_GRPC_CONNECTIONS  # for gRPC and all other open files
 
 log = logging.getLogger(__name__)
 

@@ -49,8 +49,7 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        request_id = choose_request_id(Headers(scope=scope).get("x-request-id", ""))
         started = time.perf_counter()
         status = CLIENT_CLOSED
 
@@ -80,29 +79,47 @@ class Envelope:
                 await error_response(scope, fault)(scope, receive, send_wrapped)
             # Otherwise uvicorn notices that the reply is incomplete and closes the connection.
         finally:
-            seconds = time.perf_counter() - started
             method = scope["method"] if scope["method"] in METHODS else "OTHER"
             route = getattr(scope.get("route"), "path", UNMATCHED)
             error_type = scope.get("state", {}).get("error_type")
-            self._metrics.observe_request(method, route, status, seconds, error_type)
-            # Probes come every few seconds.
-            level = logging.DEBUG if route in PROBES else logging.INFO
-            log.log(
-                level,
-                "request %s %s %s %d %.1f ms",
-                request_id,
-                method,
-                route,
-                status,
-                seconds * 1e3,
-                extra={
-                    FIELDS: {
-                        "request_id": request_id,
-                        "method": method,
-                        "route": route,
-                        "status": status,
-                        "milliseconds": round(seconds * 1e3, 1),
-                        "error_type": error_type,
-                    }
-                },
-            )
+            report_request(self._metrics, request_id, method, route, status, started, error_type)
+
+
+def choose_request_id(given: str) -> str:
+    """Return the caller's own id of a request if it is fit for a log, else a new one."""
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+
+
+def report_request(
+    metrics: Metrics,
+    request_id: str,
+    method: str,
+    route: str,
+    status: int,
+    started: float,
+    error_type: str | None,
+) -> None:
+    """Count one request and log one line; it began at ``started``, by ``time.perf_counter()``."""
+    seconds = time.perf_counter() - started
+    metrics.observe_request(method, route, status, seconds, error_type)
+    # Probes come every few seconds.
+    level = logging.DEBUG if route in PROBES else logging.INFO
+    log.log(
+        level,
+        "request %s %s %s %d %.1f ms",
+        request_id,
+        method,
+        route,
+        status,
+        seconds * 1e3,
+        extra={
+            FIELDS: {
+                "request_id": request_id,
+                "method": method,
+                "route": route,
+                "status": status,
+                "milliseconds": round(seconds * 1e3, 1),
+                "error_type": error_type,
+            }
+        },
+    )

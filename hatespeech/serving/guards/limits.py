@@ -24,25 +24,38 @@ BODY_GRACE_SECONDS: Final = 20.0
 BODY_BYTES_PER_SECOND: Final = 8 * 1024
 
 
+class CallerRates:
+    """Counts what each caller asks for, over every protocol together."""
+
+    def __init__(self, limit: str) -> None:
+        self._limits = [] if limit == "off" else parse_many(limit)
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+
+    def count(self, caller: Caller) -> None:
+        """Count one request; raise :class:`RateLimitedError` if it is one too many."""
+        for limit in self._limits:
+            if not self._limiter.hit(limit, caller.name):
+                reset = self._limiter.get_window_stats(limit, caller.name).reset_time
+                wait = max(1, math.ceil(reset - time.time()))
+                raise RateLimitedError(f"the limit is {limit}; wait", wait)
+
+
 class RateLimiter:
     """Counts the requests of each caller that :class:`TokenGuard` passed on."""
 
-    def __init__(self, app: ASGIApp, limit: str) -> None:
+    def __init__(self, app: ASGIApp, rates: CallerRates) -> None:
         self._app = app
-        self._limits = [] if limit == "off" else parse_many(limit)
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 429 to a caller that sends too many requests; pass all others on."""
         caller: Caller | None = scope.get("state", {}).get("caller")
         if caller is not None:
-            for limit in self._limits:
-                if not self._limiter.hit(limit, caller.name):
-                    reset = self._limiter.get_window_stats(limit, caller.name).reset_time
-                    wait = max(1, math.ceil(reset - time.time()))
-                    error = RateLimitedError(f"the limit is {limit}; wait", wait)
-                    await error_response(scope, error)(scope, receive, send)
-                    return
+            try:
+                self._rates.count(caller)
+            except RateLimitedError as error:
+                await error_response(scope, error)(scope, receive, send)
+                return
         await self._app(scope, receive, send)
 
 

@@ -24,7 +24,7 @@ from hatespeech.errors import (
 )
 from hatespeech.serving.http_errors import UnfinishedError
 from hatespeech.serving.jobs.store import COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE, StoredJob
-from hatespeech.serving.reading import collecting_no_garbage
+from hatespeech.serving.reading import without_garbage_collection
 
 HEADER: Final = "Scores-Or-Error"
 MAX_BYTES: Final = 2_147_483_647  # gRPC's messages cannot be larger
@@ -107,6 +107,6 @@ def _varint_bytes(value: int) -> int:
 
 
 def _output(job: StoredJob) -> dict[str, Any]:
-    with collecting_no_garbage():
+    with without_garbage_collection():
         output: dict[str, Any] = json.loads(str(job.output))
     return output
