@@ -22,7 +22,7 @@ ARGUMENTS = {
     "checkpoints": ("SMALL", "SMALL", "--data", "FEW"),
     "idle_latency": ("--texts", "3"),
     "normalizer": ("FEW",),
-    "original_way": ("--texts", "2"),
+    "original_way": ("--texts", "1"),
 }
 
 
