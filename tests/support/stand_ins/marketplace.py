@@ -1,0 +1,97 @@
+"""Publishes this service on a chain of this machine, as snet-cli does."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import tarfile
+from typing import Any, Final
+
+from tests.support.stand_ins.chain import Account, LocalChain
+from tests.support.stand_ins.ipfs import IpfsNode
+from tests.support.stand_ins.paid_daemon import Group
+from tests.support.stand_ins.snet_daemon import METADATA, PROTO
+
+ORGANIZATION: Final = "my-org"
+SERVICE: Final = "tweet-scores"
+GROUP_NAME: Final = "default_group"
+PRICE: Final = 10**13  # cogs: 0.00001 FET, the price on the page
+ID_BYTES: Final = 32
+
+
+def publish(chain: LocalChain, ipfs: IpfsNode, endpoint: str, operator: Account) -> Group:
+    """Publish organisation and service; ``endpoint`` is the daemon's URL."""
+    group = Group(base64.b64encode(bytes(range(ID_BYTES))).decode(), operator.address, 100, PRICE)
+    chain.send(
+        chain.registry,
+        "createOrganization(bytes32,bytes,address[])",
+        *(identifier(ORGANIZATION), uri(ipfs, organization_metadata(group)), []),
+        sender=operator.address,
+    )
+    metadata = service_metadata(group, endpoint) | {
+        "mpe_address": chain.escrow,
+        "service_api_source": f"ipfs://{add_proto(ipfs)}",
+    }
+    chain.send(
+        chain.registry,
+        "createServiceRegistration(bytes32,bytes32,bytes)",
+        *(identifier(ORGANIZATION), identifier(SERVICE), uri(ipfs, metadata)),
+        sender=operator.address,
+    )
+    return group
+
+
+def organization_metadata(group: Group) -> dict[str, Any]:
+    """Return what ``snet organization metadata-init`` and ``add-group`` write."""
+    client = {
+        "connection_timeout": "5s",
+        "request_timeout": "5s",
+        "endpoints": ["http://127.0.0.1:2379"],
+    }
+    payment = {
+        "payment_address": group.payment_address,
+        "payment_expiration_threshold": group.expiration_threshold,
+        "payment_channel_storage_type": "etcd",
+        "payment_channel_storage_client": client,
+    }
+    return {
+        "org_name": "My organisation",
+        "org_id": ORGANIZATION,
+        "org_type": "individual",
+        "groups": [{"group_name": GROUP_NAME, "group_id": group.group_id, "payment": payment}],
+    }
+
+
+def service_metadata(group: Group, endpoint: str) -> dict[str, Any]:
+    """Return the project's template, filled in as the SDK accepts it."""
+    metadata: dict[str, Any] = json.loads(METADATA.read_text(encoding="utf-8"))
+    del metadata["model_ipfs_hash"]
+    (published,) = metadata["groups"]
+    published.pop("free_calls", None)
+    published |= {
+        "group_id": group.group_id,
+        "endpoints": [endpoint],
+        "free_call_signer_address": group.payment_address,
+    }
+    published["pricing"][0]["price_in_cogs"] = group.price
+    return metadata
+
+
+def add_proto(ipfs: IpfsNode) -> str:
+    """Keep the archive that the CLI makes of the proto's folder; return its content id."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as files:
+        files.add(PROTO, PROTO.name)
+    return ipfs.add(archive.getvalue())
+
+
+def identifier(name: str) -> bytes:
+    """Return the id of an organisation or service as the registry keeps it."""
+    return name.encode().ljust(ID_BYTES, b"\0")
+
+
+def uri(ipfs: IpfsNode, metadata: dict[str, Any]) -> bytes:
+    """Keep metadata; return their address as the registry keeps it, to a multiple of 32 bytes."""
+    address = f"ipfs://{ipfs.add(json.dumps(metadata).encode())}".encode()
+    return address + bytes(-len(address) % ID_BYTES)
