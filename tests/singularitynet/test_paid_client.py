@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ from typing import Any, Final
 import grpc
 import pytest
 
+from hatespeech.contract import Prediction
 from hatespeech.engine.predictor import Predictor
 from hatespeech.engine.scorer import Scorer
+from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
 from hatespeech.worker.handler import JobHandler
 from tests.docs.pages import marked
@@ -42,6 +45,13 @@ from tests.support.stand_ins.snet_daemon import SnetDaemon
 CLIENT: Final = ROOT / "examples" / "snet_paid_client.py"
 SDK: Final = "snet-sdk==6.0.0"
 CLI: Final = "snet-cli==3.1.1"
+# What the Node example says to install.
+NODE_PACKAGES: Final = (
+    "ethers@6.17.0",
+    "@grpc/grpc-js@1.14.7",
+    "@grpc/proto-loader@0.8.1",
+    "protobufjs@7.6.6",
+)
 ANVIL: Final = "@foundry-rs/anvil-linux-amd64@1.7.1"
 
 
@@ -298,6 +308,76 @@ def test_pages_commands_open_a_channel_that_the_sdk_and_the_cli_use(
     assert (first.channel, first.amount) == (second.channel, second.amount - PRICE)
 
 
+def call_from_node(market: Market, caller: Account, folder: Path, *texts: str, **given: str) -> Ran:
+    """Run the Node example on the channel of the newest payment."""
+    price = f"{PRICE / COGS_PER_TOKEN:.18f}"
+    options = {
+        "endpoint": f"http://{market.daemon.address}",
+        "channel": str(market.daemon.payments[-1].channel),
+        "price": given.pop("price", price),
+    }
+    arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
+    secrets = {"SNET_PRIVATE_KEY": caller.key, "SNET_ETH_RPC_ENDPOINT": market.chain.url}
+    command = ["node", "examples/snet_paid_client.mjs", *arguments, *texts]
+    ran = subprocess.run(
+        command,
+        cwd=folder,
+        env={"PATH": os.environ["PATH"]} | secrets | given,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return Ran(ran.returncode, ran.stdout.splitlines(), ran.stderr.splitlines())
+
+
+@pytest.mark.slow
+def test_node_client_pays_from_a_channel_that_is_open(
+    market: Market, cloud: RunpodEndpoint, tmp_path: Path, small_classifier: Predictor
+) -> None:
+    (tmp_path / "examples").mkdir()
+    for name in ("examples/snet_paid_client.mjs", "service.proto"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "node_modules").symlink_to(node_tool(*NODE_PACKAGES))
+    caller = market.new_caller()
+    assert market.call(caller, tmp_path, "good morning").code == 0
+    sent, paid = market.chain.transactions(caller), len(market.daemon.payments)
+    cloud.fail("runsync", Fault(503))
+    one = call_from_node(market, caller, tmp_path, "good morning")
+    many = call_from_node(market, caller, tmp_path, "you are scum", "")
+    assert (one.code, many.code) == (0, 0), [one.error, many.error]
+    (known,) = small_classifier.score(["good morning"])
+    assert isinstance(known, Prediction)
+    label, score = max(zip(LABELS, known.scores, strict=True), key=lambda pair: pair[1])
+    assert one.out == [f"{label} {score:.4f} good morning"]
+    assert one.error == ["UNAVAILABLE: upstream http status 503:; next try in 2 s"]
+    assert many.out[1].strip() == "validation: prompts[1]: must not be empty"
+    amounts = [payment.amount for payment in market.daemon.payments[paid:]]
+    assert amounts == [2 * PRICE, 3 * PRICE]
+    assert market.chain.transactions(caller) == sent
+    for ran, reason in (
+        (call_from_node(market, caller, tmp_path, ""), "FAILED: validation: prompt: must not be"),
+        (call_from_node(market, caller, tmp_path, "a", price="1"), "channel"),
+        (call_from_node(market, caller, tmp_path, "a", SNET_PRIVATE_KEY=""), "SNET_PRIVATE_KEY is"),
+    ):
+        (line,) = ran.error
+        assert line.startswith(f"error: {reason}")
+        assert (ran.code, ran.out) == (1, [])
+
+
+@pytest.mark.slow
+def test_help_needs_no_sdk(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", str(CLIENT), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0
+    for word in ("SNET_PRIVATE_KEY", "--calls", "snet-sdk 6.0.0", "examples:"):
+        assert word in ran.stdout
+
+
 @pytest.fixture
 def example() -> ModuleType:
     """The example as a module; it imports the SDK only where it calls it."""
@@ -334,7 +414,8 @@ class BareClient:
         self._channel = channel
 
     def call_rpc(self, method: str, message: str, **_fields: Any) -> Any:
-        return self._channel.unary_unary(f"/service.{method}/{method}")(b"")
+        send: Any = self._channel.unary_unary(f"/service.{method}/{method}")
+        return send(b"")
 
 
 @pytest.mark.parametrize(

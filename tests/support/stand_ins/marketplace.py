@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tests.support.stand_ins.chain import Account, LocalChain
 from tests.support.stand_ins.ipfs import IpfsNode
-from tests.support.stand_ins.paid_daemon import Group
+from tests.support.stand_ins.paid_daemon import PaymentGroup
 from tests.support.stand_ins.snet_daemon import METADATA, PROTO
 
 ORGANIZATION: Final = "my-org"
@@ -20,9 +20,11 @@ PRICE: Final = 10**13  # cogs: 0.00001 FET, the price on the page
 ID_BYTES: Final = 32
 
 
-def publish(chain: LocalChain, ipfs: IpfsNode, endpoint: str, operator: Account) -> Group:
+def publish(chain: LocalChain, ipfs: IpfsNode, endpoint: str, operator: Account) -> PaymentGroup:
     """Publish organisation and service; ``endpoint`` is the daemon's URL."""
-    group = Group(base64.b64encode(bytes(range(ID_BYTES))).decode(), operator.address, 100, PRICE)
+    group = PaymentGroup(
+        base64.b64encode(bytes(range(ID_BYTES))).decode(), operator.address, 100, PRICE
+    )
     chain.send(
         chain.registry,
         "createOrganization(bytes32,bytes,address[])",
@@ -42,7 +44,7 @@ def publish(chain: LocalChain, ipfs: IpfsNode, endpoint: str, operator: Account)
     return group
 
 
-def organization_metadata(group: Group) -> dict[str, Any]:
+def organization_metadata(group: PaymentGroup) -> dict[str, Any]:
     """Return what ``snet organization metadata-init`` and ``add-group`` write."""
     client = {
         "connection_timeout": "5s",
@@ -63,7 +65,7 @@ def organization_metadata(group: Group) -> dict[str, Any]:
     }
 
 
-def service_metadata(group: Group, endpoint: str) -> dict[str, Any]:
+def service_metadata(group: PaymentGroup, endpoint: str) -> dict[str, Any]:
     """Return the project's template, filled in as the SDK accepts it."""
     metadata: dict[str, Any] = json.loads(METADATA.read_text(encoding="utf-8"))
     del metadata["model_ipfs_hash"]

@@ -33,7 +33,7 @@ SIGNATURE_BYTES: Final = 65
 
 
 @dataclass(frozen=True)
-class Group:
+class PaymentGroup:
     """What the published metadata say about payment."""
 
     group_id: str  # base 64
@@ -53,7 +53,7 @@ class Payment:
 
 
 @dataclass(frozen=True)
-class Channel:
+class PaymentChannel:
     """A payment channel as the escrow contract keeps it."""
 
     nonce: int
@@ -85,7 +85,7 @@ class PaidDaemon:
         self.payments: list[Payment] = []
         self.refused: list[grpc.StatusCode] = []
         self.busy: set[int] = set()
-        self.group: Group | None = None
+        self.group: PaymentGroup | None = None
         self._chain = chain
         (self._state, *_) = compile_proto(state_proto)
         self._lock = threading.Lock()
@@ -111,7 +111,7 @@ class PaidDaemon:
 
     def last_payment(self, channel: int) -> Payment | None:
         """Return the newest promise of a channel's present nonce, which is worth all before it."""
-        nonce = Channel.read(self._chain, channel).nonce
+        nonce = PaymentChannel.read(self._chain, channel).nonce
         return next(
             (
                 payment
@@ -134,9 +134,9 @@ class PaidDaemon:
             self.busy.add(channel)
         try:
             payment = self._check_payment(channel, sent, context)
-            send: Callable[[bytes], bytes] = self._passthrough.unary_unary(method)
+            send: Any = self._passthrough.unary_unary(method)  # bytes to bytes
             try:
-                reply = send(request)
+                reply: bytes = send(request)
             except grpc.RpcError as error:
                 if isinstance(error, grpc.Call):
                     self._refuse(context, error.code(), str(error.details()))
@@ -157,7 +157,7 @@ class PaidDaemon:
             bytes(self._header(sent, "channel-signature-bin", context)),
         )
         refuse = functools.partial(self._refuse, context, grpc.StatusCode.UNAUTHENTICATED)
-        channel = Channel.read(self._chain, channel_id)
+        channel = PaymentChannel.read(self._chain, channel_id)
         if (channel.recipient, channel.group_id) != (
             self.group.payment_address.lower(),
             base64.b64decode(self.group.group_id),
@@ -186,7 +186,7 @@ class PaidDaemon:
         question: Any = new_message(self._state, "input")
         question.ParseFromString(request)
         channel_id = int.from_bytes(question.channel_id)
-        channel = Channel.read(self._chain, channel_id)
+        channel = PaymentChannel.read(self._chain, channel_id)
         message = encode_packed(
             STATE_PREFIX, self._chain.escrow, channel_id, question.current_block
         )
