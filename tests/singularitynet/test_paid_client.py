@@ -6,14 +6,17 @@ daemon's stand-in checks each payment against them. Real workers score the texts
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib.util
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,7 @@ from typing import Any, Final
 
 import grpc
 import pytest
+from typing_extensions import override
 
 from hatespeech.contract import Prediction
 from hatespeech.engine.predictor import Predictor
@@ -32,15 +36,15 @@ from hatespeech.worker.handler import JobHandler
 from tests.docs.pages import marked
 from tests.paths import ROOT
 from tests.support.cached_tools import node_tool, python_tool, site_packages
+from tests.support.ports import free_port
 from tests.support.processes.worker import wait_until
 from tests.support.stand_ins.chain import COGS_PER_TOKEN, Account, LocalChain
 from tests.support.stand_ins.ipfs import IpfsNode
-from tests.support.stand_ins.marketplace import ORGANIZATION, PRICE, SERVICE, publish
-from tests.support.stand_ins.paid_daemon import PaidDaemon
+from tests.support.stand_ins.marketplace import ORGANIZATION, PRICE, SERVICE, PaymentGroup, publish
+from tests.support.stand_ins.paid_daemon import ChainContracts, PaidDaemon
 from tests.support.stand_ins.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
 from tests.support.stand_ins.runpod.jobs import Fault
 from tests.support.stand_ins.snet_client import write_config
-from tests.support.stand_ins.snet_daemon import SnetDaemon
 
 CLIENT: Final = ROOT / "examples" / "snet_paid_client.py"
 SDK: Final = "snet-sdk==6.0.0"
@@ -55,12 +59,32 @@ NODE_PACKAGES: Final = (
 ANVIL: Final = "@foundry-rs/anvil-linux-amd64@1.7.1"
 
 
+class GatedHandler(JobHandler):
+    """Works jobs while its gate is open."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        super().__init__(scorer)
+        self.gate = threading.Event()
+        self.gate.set()
+
+    @override
+    async def __call__(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        while not self.gate.is_set():
+            await asyncio.sleep(0.02)
+        return await super().__call__(job)
+
+
 @pytest.fixture(scope="module")
-def endpoint(small_classifier: Predictor) -> Iterator[RunpodEndpoint]:
+def handler(small_classifier: Predictor) -> Iterator[GatedHandler]:
     scorer = Scorer(small_classifier, EngineSettings())
-    with RunpodEndpoint(JobHandler(scorer)) as cloud:
-        yield cloud
+    yield GatedHandler(scorer)
     scorer.close()
+
+
+@pytest.fixture(scope="module")
+def endpoint(handler: GatedHandler) -> Iterator[RunpodEndpoint]:
+    with RunpodEndpoint(handler) as cloud:
+        yield cloud
 
 
 @pytest.fixture
@@ -136,23 +160,30 @@ def market(endpoint: RunpodEndpoint, tmp_path_factory: pytest.TempPathFactory) -
     anvil = node_tool(ANVIL) / ANVIL.rpartition("@")[0] / "bin" / "anvil"
     sdk = python_tool(SDK)
     packages = site_packages(sdk) / "snet"
-    config = write_config(
-        tmp_path_factory.mktemp("daemon"),
-        *("--endpoint-id", ENDPOINT_ID, "--wait-seconds", "1"),
-        RUNPOD_API_KEY=KEY,
-        RUNPOD_ENDPOINT_BASE_URL=endpoint.base_url,
-    )
-    folder = tmp_path_factory.mktemp("chain")
-    state_proto = packages / "sdk" / "resources" / "proto" / "state_service.proto"
+    folder = tmp_path_factory.mktemp("market")
+    address = f"127.0.0.1:{free_port()}"
     with (
         LocalChain(anvil, packages / "contracts" / "resources", folder) as chain,
         IpfsNode() as ipfs,
-        SnetDaemon(config) as passthrough,
-        PaidDaemon(chain, passthrough.address, state_proto) as daemon,
     ):
         operator, *callers = chain.accounts[1:]
-        daemon.group = publish(chain, ipfs, f"http://{daemon.address}", operator)
-        yield Market(chain, ipfs, daemon, operator, iter(callers), sdk)
+        group = PaymentGroup(operator.address)
+        published = publish(chain, ipfs, operator, group, f"http://{address}")
+        metadata = folder / "service_metadata.json"
+        metadata.write_text(json.dumps(published))
+        config = write_config(
+            folder,
+            *("--endpoint-id", ENDPOINT_ID, "--wait-seconds", "60"),
+            RUNPOD_API_KEY=KEY,
+            RUNPOD_ENDPOINT_BASE_URL=endpoint.base_url,
+        )
+        keys = json.loads(config.read_text())
+        keys |= {"organization_id": ORGANIZATION, "service_id": SERVICE}
+        config.write_text(json.dumps(keys))
+        contracts = ChainContracts(chain, group)
+        state_proto = packages / "sdk" / "resources" / "proto" / "state_service.proto"
+        with PaidDaemon(config, metadata, contracts, state_proto, address) as daemon:
+            yield Market(chain, ipfs, daemon, operator, iter(callers), sdk)
 
 
 def shown(line: str) -> Any:
@@ -164,7 +195,7 @@ def test_only_the_first_call_sends_transactions(
     market: Market, cloud: RunpodEndpoint, tmp_path: Path, small_classifier: Predictor
 ) -> None:
     caller = market.new_caller()
-    paid = len(market.daemon.payments)
+    paid = len(market.daemon.paid)
     first = market.call(caller, tmp_path, "good morning 🌞")
     second = market.call(caller, tmp_path, "you are scum", "", "good morning 🌞")
     assert (first.code, second.code) == (0, 0), [first.error, second.error]
@@ -181,7 +212,7 @@ def test_only_the_first_call_sends_transactions(
     assert [list(scores) for scores in known] == [shown(scum), shown(morning)]
     assert empty.endswith("[validation: prompts[1]: must not be empty]")
     assert empty.split()[:5] == ["-"] * 5
-    amounts = [payment.amount for payment in market.daemon.payments[paid:]]
+    amounts = [payment.amount for payment in market.daemon.paid[paid:]]
     assert amounts == [PRICE, 2 * PRICE]
 
 
@@ -192,13 +223,13 @@ def test_operator_is_paid_and_the_channel_goes_on(
     caller = market.new_caller()
     for _ in range(2):
         assert market.call(caller, tmp_path, "good morning").code == 0
-    payment = market.daemon.payments[-1]
+    payment = market.daemon.paid[-1]
     signature = payment.signature
     escrow, operator = market.chain.escrow, market.operator.address
     market.chain.send(
         escrow,
         "channelClaim(uint256,uint256,uint256,uint8,bytes32,bytes32,bool)",
-        *(payment.channel, payment.amount, payment.amount),
+        *(payment.channel_id, payment.amount, payment.amount),
         *(signature[64], signature[:32], signature[32:64], False),
         sender=operator,
     )
@@ -206,30 +237,34 @@ def test_operator_is_paid_and_the_channel_goes_on(
     assert int.from_bytes(held) == 2 * PRICE
     after = market.call(caller, tmp_path, "good morning")
     assert after.error == ["paid 0.00001 FET; transactions: 0"]
-    assert (market.daemon.payments[-1].nonce, market.daemon.payments[-1].amount) == (1, PRICE)
+    assert (market.daemon.paid[-1].nonce, market.daemon.paid[-1].amount) == (1, PRICE)
 
 
 @pytest.mark.slow
 def test_call_waits_while_another_is_in_progress_or_the_service_is_down(
-    market: Market, cloud: RunpodEndpoint, tmp_path: Path
+    market: Market, cloud: RunpodEndpoint, handler: GatedHandler, tmp_path: Path
 ) -> None:
     caller = market.new_caller()
     assert market.call(caller, tmp_path, "good morning").code == 0
-    channel, paid = market.daemon.payments[-1].channel, len(market.daemon.payments)
-    market.daemon.refused.clear()
-    market.daemon.busy.add(channel)
+    till = market.daemon.payments
+    assert till is not None
+    entries, paid = len(till.ledger), len(market.daemon.paid)
+    handler.gate.clear()
+    first = market.start(caller, tmp_path, "good morning")
+    wait_until(lambda: till.busy, "a call in progress", seconds=30)
+    second = market.start(caller, tmp_path, "you are scum")
+    wait_until(lambda: len(till.ledger) > entries, "a refusal", seconds=30)
     cloud.fail("runsync", Fault(503))
-    waiting = market.start(caller, tmp_path, "good morning")
-    busy = grpc.StatusCode.FAILED_PRECONDITION
-    wait_until(lambda: busy in market.daemon.refused, "a refusal", seconds=30)
-    market.daemon.busy.remove(channel)
-    ran = finish(waiting)
+    handler.gate.set()
+    assert finish(first).code == 0
+    ran = finish(second)
     assert (ran.code, len(ran.out)) == (0, 2)
     *pauses, last = ran.error
     assert [line.partition(": ")[0] for line in pauses] == ["FAILED_PRECONDITION", "UNAVAILABLE"]
     assert all(re.search(r"; next try in \d s$", line) for line in pauses)
     assert last == "paid 0.00001 FET; transactions: 0"
-    assert len(market.daemon.payments) == paid + 1
+    amounts = [payment.amount for payment in market.daemon.paid[paid:]]
+    assert amounts == [2 * PRICE, 3 * PRICE]
 
 
 @pytest.mark.slow
@@ -239,14 +274,14 @@ def test_every_failure_is_told_on_one_line(
     caller, poor = market.new_caller(), market.new_caller(tokens=0.0005)
     assert market.call(caller, tmp_path, "good morning").code == 0
     failed = market.call(caller, tmp_path, "")
-    cloud.workers = False
+    cloud.always["runsync"] = Fault(200, '{"status": "IN_QUEUE", "id": "sync-1"}')
     queued = market.call(caller, tmp_path, "good morning")
     cloud.always["runsync"] = Fault(401)
     refused = market.call(caller, tmp_path, "good morning")
     cloud.forget()
     for ran, reason in (
         (failed, "error: FAILED: validation: prompt: must not be empty (job sync-"),
-        (queued, "error: IN_QUEUE: no result yet (job sync-"),
+        (queued, "error: IN_QUEUE: no result yet (job sync-1)"),
         (refused, "error: UNAVAILABLE: upstream http status 401"),
         (market.call(poor, tmp_path, "a"), "error: 100 calls cost 0.001 FET, and the account has"),
         (
@@ -304,8 +339,8 @@ def test_pages_commands_open_a_channel_that_the_sdk_and_the_cli_use(
     ran = market.call(caller, tmp_path, "good morning")
     assert ran.error[-1] == "paid 0.00001 FET; transactions: 0", ran.error
     assert market.chain.transactions(caller) == sent
-    first, second = market.daemon.payments[-2:]
-    assert (first.channel, first.amount) == (second.channel, second.amount - PRICE)
+    first, second = market.daemon.paid[-2:]
+    assert (first.channel_id, first.amount) == (second.channel_id, second.amount - PRICE)
 
 
 def call_from_node(market: Market, caller: Account, folder: Path, *texts: str, **given: str) -> Ran:
@@ -313,7 +348,7 @@ def call_from_node(market: Market, caller: Account, folder: Path, *texts: str, *
     price = f"{PRICE / COGS_PER_TOKEN:.18f}"
     options = {
         "endpoint": f"http://{market.daemon.address}",
-        "channel": str(market.daemon.payments[-1].channel),
+        "channel": str(market.daemon.paid[-1].channel_id),
         "price": given.pop("price", price),
     }
     arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
@@ -340,7 +375,7 @@ def test_node_client_pays_from_a_channel_that_is_open(
     (tmp_path / "node_modules").symlink_to(node_tool(*NODE_PACKAGES))
     caller = market.new_caller()
     assert market.call(caller, tmp_path, "good morning").code == 0
-    sent, paid = market.chain.transactions(caller), len(market.daemon.payments)
+    sent, paid = market.chain.transactions(caller), len(market.daemon.paid)
     cloud.fail("runsync", Fault(503))
     one = call_from_node(market, caller, tmp_path, "good morning")
     many = call_from_node(market, caller, tmp_path, "you are scum", "")
@@ -351,7 +386,7 @@ def test_node_client_pays_from_a_channel_that_is_open(
     assert one.out == [f"{label} {score:.4f} good morning"]
     assert one.error == ["UNAVAILABLE: upstream http status 503:; next try in 2 s"]
     assert many.out[1].strip() == "validation: prompts[1]: must not be empty"
-    amounts = [payment.amount for payment in market.daemon.payments[paid:]]
+    amounts = [payment.amount for payment in market.daemon.paid[paid:]]
     assert amounts == [2 * PRICE, 3 * PRICE]
     assert market.chain.transactions(caller) == sent
     for ran, reason in (

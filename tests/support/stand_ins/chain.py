@@ -17,6 +17,7 @@ from typing import Any, Final, Self
 
 from tests.support.ports import free_port, listens
 from tests.support.processes.worker import wait_until
+from tests.support.stand_ins.snet_payments import hashed
 
 SEPOLIA: Final = 11155111
 WORD_BYTES: Final = 32
@@ -60,7 +61,7 @@ class LocalChain:
             wait_until(functools.partial(listens, self._port), "anvil", seconds=30)
             made = json.loads(self._accounts.read_text())
             self.accounts = [
-                Account(self.checksum(address), key)
+                Account(checksum(address), key)
                 for address, key in zip(
                     made["available_accounts"], made["private_keys"], strict=True
                 )
@@ -101,16 +102,6 @@ class LocalChain:
             raise ChainError(f"{method}: {reply['error']['message']}")
         return reply["result"]
 
-    def keccak(self, data: bytes) -> bytes:
-        """Return Ethereum's hash of bytes."""
-        return bytes.fromhex(self.rpc("web3_sha3", f"0x{data.hex()}")[2:])
-
-    def checksum(self, address: str) -> str:
-        """Return an address in the spelling that snet-sdk compares, with capitals as a checksum."""
-        digits = address.lower().removeprefix("0x")
-        pairs = zip(digits, self.keccak(digits.encode()).hex(), strict=False)
-        return "0x" + "".join(d.upper() if int(check, 16) > 7 else d for d, check in pairs)
-
     def read(self, contract: str, signature: str, *values: Any, sender: str | None = None) -> bytes:
         """Call a function, ``name(type,…)``, without a transaction; return its encoded result."""
         result: str = self.rpc(
@@ -138,7 +129,7 @@ class LocalChain:
     def _message(
         self, contract: str, signature: str, values: tuple[Any, ...], sender: str | None
     ) -> dict[str, str]:
-        data = self.keccak(signature.encode())[:4] + encode(*values)
+        data = hashed(signature.encode())[:4] + encode(*values)
         return {"from": sender or self.owner.address, "to": contract, "data": f"0x{data.hex()}"}
 
     def _put_code(self, name: str, *values: Any) -> str:
@@ -159,6 +150,13 @@ class LocalChain:
         self._transact(deploy)
         self.rpc("anvil_setCode", address, stays)
         return address
+
+
+def checksum(address: str) -> str:
+    """Return an address in the spelling that snet-sdk compares, with capitals as a checksum."""
+    digits = address.lower().removeprefix("0x")
+    pairs = zip(digits, hashed(digits.encode()).hex(), strict=False)
+    return "0x" + "".join(d.upper() if int(check, 16) > 7 else d for d, check in pairs)
 
 
 def encode(*values: Any) -> bytes:

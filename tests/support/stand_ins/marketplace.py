@@ -6,11 +6,11 @@ import base64
 import io
 import json
 import tarfile
+from dataclasses import dataclass
 from typing import Any, Final
 
 from tests.support.stand_ins.chain import Account, LocalChain
 from tests.support.stand_ins.ipfs import IpfsNode
-from tests.support.stand_ins.paid_daemon import PaymentGroup
 from tests.support.stand_ins.snet_daemon import METADATA, PROTO
 
 ORGANIZATION: Final = "my-org"
@@ -20,11 +20,22 @@ PRICE: Final = 10**13  # cogs: 0.00001 FET, the price on the page
 ID_BYTES: Final = 32
 
 
-def publish(chain: LocalChain, ipfs: IpfsNode, endpoint: str, operator: Account) -> PaymentGroup:
-    """Publish organisation and service; ``endpoint`` is the daemon's URL."""
-    group = PaymentGroup(
-        base64.b64encode(bytes(range(ID_BYTES))).decode(), operator.address, 100, PRICE
-    )
+@dataclass(frozen=True)
+class PaymentGroup:
+    """What the organisation's metadata say about payment."""
+
+    payment_address: str
+    group_id: str = base64.b64encode(bytes(range(ID_BYTES))).decode()
+    expiration_threshold: int = 100  # blocks
+
+
+def publish(
+    chain: LocalChain, ipfs: IpfsNode, operator: Account, group: PaymentGroup, endpoint: str
+) -> dict[str, Any]:
+    """Publish organisation and service; return the service's metadata.
+
+    ``endpoint`` is the daemon's URL.
+    """
     chain.send(
         chain.registry,
         "createOrganization(bytes32,bytes,address[])",
@@ -41,7 +52,7 @@ def publish(chain: LocalChain, ipfs: IpfsNode, endpoint: str, operator: Account)
         *(identifier(ORGANIZATION), identifier(SERVICE), uri(ipfs, metadata)),
         sender=operator.address,
     )
-    return group
+    return metadata
 
 
 def organization_metadata(group: PaymentGroup) -> dict[str, Any]:
@@ -76,7 +87,7 @@ def service_metadata(group: PaymentGroup, endpoint: str) -> dict[str, Any]:
         "endpoints": [endpoint],
         "free_call_signer_address": group.payment_address,
     }
-    published["pricing"][0]["price_in_cogs"] = group.price
+    published["pricing"][0]["price_in_cogs"] = PRICE
     return metadata
 
 
