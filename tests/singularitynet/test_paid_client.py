@@ -7,6 +7,7 @@ daemon's stand-in checks each payment against them. Real workers score the texts
 from __future__ import annotations
 
 import asyncio
+import configparser
 import functools
 import importlib.util
 import json
@@ -117,16 +118,15 @@ class Market:
         )
         return caller
 
-    def start(self, caller: Account, home: Path, *texts: str, **given: str) -> Any:
-        """Start the example in an environment of its own."""
-        arguments = ["--organization", ORGANIZATION, "--service", given.pop("service", SERVICE)]
+    def start(self, caller: Account, home: Path, *command: str, **given: str) -> Any:
+        """Start a program with the SDK, in a home of its own."""
         secrets = {
             "SNET_PRIVATE_KEY": caller.key,
             "SNET_ETH_RPC_ENDPOINT": self.chain.url,
             "SNET_IPFS_ENDPOINT": self.ipfs.multiaddress,
         }
         return subprocess.Popen(
-            [str(self.sdk / "bin" / "python"), str(CLIENT), *arguments, *texts],
+            [str(self.sdk / "bin" / "python"), *command],
             cwd=home,
             env={"PATH": os.environ["PATH"], "HOME": str(home)} | secrets | given,
             stdout=subprocess.PIPE,
@@ -134,9 +134,17 @@ class Market:
             text=True,
         )
 
+    def run(self, caller: Account, home: Path, *command: str, **given: str) -> Ran:
+        """Run a program with the SDK."""
+        return finish(self.start(caller, home, *command, **given))
+
     def call(self, caller: Account, home: Path, *texts: str, **given: str) -> Ran:
         """Run the example."""
-        return finish(self.start(caller, home, *texts, **given))
+        return self.run(caller, home, *example_command(*texts), **given)
+
+
+def example_command(*texts: str, service: str = SERVICE) -> list[str]:
+    return [str(CLIENT), "--organization", ORGANIZATION, "--service", service, *texts]
 
 
 @dataclass
@@ -217,6 +225,25 @@ def test_only_the_first_call_sends_transactions(
 
 
 @pytest.mark.slow
+def test_pages_program_funds_a_channel_with_two_calls(
+    market: Market, cloud: RunpodEndpoint, tmp_path: Path
+) -> None:
+    caller = market.new_caller()
+    (block,) = marked("docs/singularitynet.md", "check: compiles")
+    (tmp_path / "program.py").write_text(block.text, encoding="utf-8")
+    sent = []
+    for _ in range(3):
+        ran = market.run(caller, tmp_path, "program.py")
+        assert ran.code == 0, ran.error
+        assert [line.split()[1:] for line in ran.out[-2:]] == [
+            ["good", "morning"],
+            ["you", "are", "scum"],
+        ]
+        sent.append(market.chain.transactions(caller))
+    assert sent == [2, 5, 5]
+
+
+@pytest.mark.slow
 def test_operator_is_paid_and_the_channel_goes_on(
     market: Market, cloud: RunpodEndpoint, tmp_path: Path
 ) -> None:
@@ -250,9 +277,9 @@ def test_call_waits_while_another_is_in_progress_or_the_service_is_down(
     assert till is not None
     entries, paid = len(till.ledger), len(market.daemon.paid)
     handler.gate.clear()
-    first = market.start(caller, tmp_path, "good morning")
+    first = market.start(caller, tmp_path, *example_command("good morning"))
     wait_until(lambda: till.busy, "a call in progress", seconds=30)
-    second = market.start(caller, tmp_path, "you are scum")
+    second = market.start(caller, tmp_path, *example_command("you are scum"))
     wait_until(lambda: len(till.ledger) > entries, "a refusal", seconds=30)
     cloud.fail("runsync", Fault(503))
     handler.gate.set()
@@ -285,7 +312,7 @@ def test_every_failure_is_told_on_one_line(
         (refused, "error: UNAVAILABLE: upstream http status 401"),
         (market.call(poor, tmp_path, "a"), "error: 100 calls cost 0.001 FET, and the account has"),
         (
-            market.call(caller, tmp_path, "a", service="other"),
+            market.run(caller, tmp_path, *example_command("a", service="other")),
             "error: ServiceNotFoundError: Service with org_id=my-org service_id=other",
         ),
         (
@@ -328,19 +355,57 @@ def test_pages_commands_open_a_channel_that_the_sdk_and_the_cli_use(
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran.stdout
 
-    run(f"snet network create local {market.chain.url}")
-    run(f"snet identity create me key --private-key {caller.key} --network local -de")
-    run(f"snet set default_ipfs_endpoint {market.ipfs.multiaddress}")
-    (block,) = marked("docs/singularitynet.md", "check: channel")
-    *_, printed = map(run, block.text.splitlines())
+    settings = configparser.ConfigParser()
+    settings.read_dict(
+        {
+            "network.local": {"default_eth_rpc_endpoint": market.chain.url},
+            "ipfs": {"default_ipfs_endpoint": market.ipfs.multiaddress},
+            "identity.me": {
+                "identity_type": "key",
+                "private_key": caller.key,
+                "network": "local",
+                "default_wallet_index": "0",
+            },
+            "session": {"network": "local", "identity": "me"},
+        }
+    )
+    (tmp_path / ".snet").mkdir()
+    with (tmp_path / ".snet" / "config").open("w") as file:
+        settings.write(file)
+    *_, printed = map(run, page_commands("channel"))
     assert 'status: "COMPLETED"' in printed
     sent = market.chain.transactions(caller)
-    assert sent == 3
     ran = market.call(caller, tmp_path, "good morning")
     assert ran.error[-1] == "paid 0.00001 FET; transactions: 0", ran.error
     assert market.chain.transactions(caller) == sent
     first, second = market.daemon.paid[-2:]
     assert (first.channel_id, first.amount) == (second.channel_id, second.amount - PRICE)
+    extend, *take_back = page_commands("renewal")
+    run(extend)
+    channel = market.daemon.contracts.channel(second.channel_id)
+    assert channel is not None
+    assert channel.value == 15 * 10**14
+    # A channel that ends soon, since the chain is slow to add the blocks of twenty days.
+    escrow, block = market.chain.escrow, market.daemon.contracts.block()
+    recipient, group_id = market.operator.address, bytes(32)
+    market.chain.send(
+        escrow,
+        "openChannel(address,address,bytes32,uint256,uint256)",
+        *(caller.address, recipient, group_id, 5 * 10**14, block + 2),
+        sender=caller.address,
+    )
+    market.chain.rpc("anvil_mine", "0x5")
+    held = market.chain.tokens(caller.address)
+    for command in take_back:
+        run(command)
+    assert market.chain.tokens(caller.address) == held + 10**14
+    balance = market.chain.read(escrow, "balances(address)", caller.address)
+    assert int.from_bytes(balance) == 4 * 10**14
+
+
+def page_commands(mark: str) -> list[str]:
+    (block,) = marked("docs/singularitynet.md", f"check: {mark}")
+    return block.text.splitlines()
 
 
 def call_from_node(market: Market, caller: Account, folder: Path, *texts: str, **given: str) -> Ran:

@@ -83,7 +83,7 @@ class PaidDaemon(SnetDaemon):
     ) -> None:
         super().__init__(config, metadata, address=address, contracts=contracts)
         self.paid: list[Payment] = []
-        self._contracts = contracts
+        self.contracts = contracts
         (self._state, *_) = compile_proto(state_proto)
 
     @override
@@ -100,11 +100,11 @@ class PaidDaemon(SnetDaemon):
         question: Any = new_message(self._state, "input")
         question.ParseFromString(request)
         channel_id = int.from_bytes(question.channel_id)
-        channel = self._contracts.channel(channel_id)
+        channel = self.contracts.channel(channel_id)
         if channel is None:
             fail(context, grpc.StatusCode.UNKNOWN, f"channel is not found, channelId: {channel_id}")
         asked = encode(channel_id, question.current_block)
-        packed = STATE + bytes.fromhex(self._contracts.escrow[2:]) + asked
+        packed = STATE + bytes.fromhex(self.contracts.escrow[2:]) + asked
         signer = recover(hashed(SIGNED_MESSAGE + hashed(packed)), question.signature)
         if signer not in (channel.signer, channel.sender):
             reason = "only channel signer/sender/receiver can get latest channel state"
