@@ -417,9 +417,7 @@ def test_paths_hold_in_whatever_folder_the_daemon_starts(tmp_path: Path) -> None
     assert (config["ssl_cert"], config["ssl_key"]) == (f"{tmp_path}/a.pem", f"{tmp_path}/b.pem")
     server = config["payment_channel_storage_server"]
     assert (server["data_dir"], server["enabled"]) == (f"{tmp_path}/etcd", True)
-    default = written(tmp_path, *OWN, secrets={"HOME": "/home/me"})[
-        "payment_channel_storage_server"
-    ]
+    default = written(tmp_path, *OWN, secrets={"HOME": "/home/me"})
     server = default["payment_channel_storage_server"]
     assert server["data_dir"] == "/home/me/.local/state/snetd/etcd"
     outside = written(tmp_path, *OWN, "--external-etcd")
