@@ -11,7 +11,6 @@ import argparse
 import json
 import re
 import ssl
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Annotated, Any, Final, Literal
 import coincurve
 from Crypto.Hash import keccak
 from google.protobuf import descriptor_pb2
+from grpc_tools import protoc
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -341,18 +341,17 @@ def proto_problems(protos: Sequence[Path]) -> Iterator[str]:
 
 
 def compile_proto(path: Path) -> bytes:
-    """Return what a proto file defines, without its name and comments."""
+    """Return what a proto file defines, without its name and comments.
+
+    Raises :class:`CheckError` if it does not compile. The compiler, which is a library here, says
+    why on standard error.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "descriptors"
-        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{path.parent}"]
-        ran = subprocess.run(  # noqa: S603 - our own compiler
-            [*command, f"--descriptor_set_out={out}", path.name],
-            capture_output=True,
-            check=False,
-        )
-        if ran.returncode:
+        compiled = Path(folder) / "descriptors"
+        options = [f"-I{path.parent}", f"--descriptor_set_out={compiled}"]
+        if protoc.main(["protoc", *options, path.name]):
             raise CheckError(f"{path.name}: does not compile")
-        (file,) = descriptor_pb2.FileDescriptorSet.FromString(out.read_bytes()).file
+        (file,) = descriptor_pb2.FileDescriptorSet.FromString(compiled.read_bytes()).file
     file.ClearField("name")
     return file.SerializeToString(deterministic=True)
 
@@ -439,13 +438,10 @@ def organization_problems(organization: Mapping[str, Any], name: str) -> Iterato
     where = f"groups[{position}].payment.payment_expiration_threshold"
     blocks = group.get("payment", {}).get("payment_expiration_threshold")
     if not isinstance(blocks, int) or blocks < BLOCKS_A_DAY:
-        yield (
-            where,
-            (
-                f"must be {BLOCKS_A_DAY} or more: as many blocks of 12 seconds you have to claim a "
-                "payment; snet organization update-group"
-            ),
+        rule = (
+            f"must be a number, {BLOCKS_A_DAY} or more: in so many blocks you must claim payments"
         )
+        yield where, rule
 
 
 def group_named(name: str, metadata: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]] | None:
