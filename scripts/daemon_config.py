@@ -1,7 +1,7 @@
 """Fills daemon_config.json for the SingularityNET daemon and writes it readable by you alone.
 
-``scripts/daemon-config`` runs this. It checks what its user gives. The template is part of the
-repository, and a test holds it to what the daemon takes. It needs no package.
+``scripts/daemon-config`` runs this. It checks what its user gives, and the whole by the daemon's
+own rules, which are in ``snetd_config.py``. It needs no package.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from scripts import snetd_config
+from scripts.snetd_config import HOST, PORT
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 TEMPLATE: Final = ROOT / "daemon_config.json"
 
@@ -29,6 +32,7 @@ TIMEOUT_SLACK_SECONDS: Final = 20  # the daemon must outlast the wait, to bring 
 # job without scores, before the daemon takes the payment.
 CALLERS_READ_BYTES: Final = 4 * 1024 * 1024
 LOCAL: Final = ("127.0.0.1", "localhost", "::1")
+EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - a daemon has callers
 # Keys that may stay open, since the ids are chosen when the service is published.
 OPEN_KEYS: Final = {"organization_id": "--organization", "service_id": "--service"}
 
@@ -37,13 +41,18 @@ Fill daemon_config.json for the SingularityNET daemon (snetd 6) and write it wit
 
 The file holds secrets. They come from the environment, never from the command line:
   RUNPOD_API_KEY                   the key the daemon calls your Runpod endpoint with
-  BEARER_TOKEN                     with --self-hosted: the token of your own service
+  BEARER_TOKEN                     with --self-hosted: the token of your own service; of several,
+                                   separated by commas, the first is written
   SNET_TOKEN_SECRET_KEY            optional; signs the daemon's payment tokens, 32 bytes or more.
                                    Unset, a new one is made, and earlier tokens become void
-  SNET_PRIVATE_KEY_FOR_FREE_CALLS  optional; the key that signs for free calls, 64 hex digits
-  SNET_ETHEREUM_JSON_RPC_HTTP_ENDPOINT
-                                   optional; an Ethereum node of your choice. Unset, the daemon
-                                   takes its own default for the network
+  SNET_PRIVATE_KEY_FOR_FREE_CALLS  optional; the key that signs for free calls: 64 hex digits, with
+                                   or without 0x
+
+Any other key of snetd comes from the variable that snetd itself reads for it, SNET_ and the key in
+capitals: SNET_MIN_BALANCE_FOR_FREE_CALL=1, SNET_ETHEREUM_JSON_RPC_HTTP_ENDPOINT=https://…. Objects
+and lists are JSON. An option wins over a variable here; when snetd runs, a variable that is still
+set wins over the file.
+
 docs/singularitynet.md says what each key of the file is for."""
 
 EXAMPLES: Final = """\
@@ -72,23 +81,34 @@ class Rule:
 
         Raises :class:`ConfigError`, which names the source and does not quote the value.
         """
-        if value is not None and not re.fullmatch(self.pattern, value):
+        if value is not None and not (re.fullmatch(self.pattern, value) and has_valid_host(value)):
             raise ConfigError(f"{source}: must be {self.words}")
         return value
 
 
-PORT: Final = r"[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5]"
-HOST: Final = r"[\w.-]+|\[[0-9A-Fa-f:.]+\]"
+def has_valid_host(text: str) -> bool:
+    """Say whether an address, if the text is one, has no impossible IPv6 host."""
+    try:
+        urlsplit(text if "//" in text else f"//{text}")
+    except ValueError:
+        return False
+    return True
+
+
 NAME: Final = Rule(r"[ -~]+", "printable ASCII and not empty")
 ENDPOINT: Final = Rule(r"[A-Za-z0-9_-]+", "letters, digits, - and _ only, not a URL")
 LISTEN: Final = Rule(rf"({HOST})?:({PORT})", "HOST:PORT or :PORT")
 URL: Final = Rule(  # the daemon drops a query string
-    rf"https?://({HOST})(:({PORT}))?(/[^?#\s]*)?",
+    rf"(?i:https?)://({HOST})(:({PORT}))?(/[^?#\s]*)?",
     "an http:// or https:// URL without credentials and query string",
 )
 SECRET: Final = Rule(r"[!-~]+", "printable ASCII without spaces")
+TOKENS: Final = Rule(
+    r"[\s,]*[!-+\--~]+(\s*,[\s,]*[!-+\--~]+)*[\s,]*",
+    "printable ASCII without spaces, or several such tokens separated by commas",
+)
 LONG_KEY: Final = Rule(r"[!-~]{32,}", "32 bytes or more, printable ASCII without spaces")
-HEX_KEY: Final = Rule(r"(0x)?[0-9a-fA-F]{64}", "64 hex digits")
+HEX_KEY: Final = Rule(r"(0[xX])?[0-9a-fA-F]{64}", "64 hex digits, with or without 0x")
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -111,7 +131,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--listen",
         metavar="HOST:PORT",
-        help="where the daemon listens (0.0.0.0:8088); :PORT is every address of this machine",
+        help="where the daemon listens (0.0.0.0:8088); :PORT is 0.0.0.0:PORT, every IPv4 address "
+        "of this machine",
     )
     parser.add_argument(
         "--wait-seconds",
@@ -122,6 +143,21 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--ssl-cert", metavar="FILE", help="certificate, with --ssl-key")
     parser.add_argument("--ssl-key", metavar="FILE", help="its private key")
+    storage = parser.add_mutually_exclusive_group()
+    storage.add_argument(
+        "--data-dir",
+        metavar="FOLDER",
+        type=Path,
+        default=Path("~/.local/state/snetd/etcd"),
+        help="where the daemon keeps what callers owe you, outside of the repository: back it up "
+        "(%(default)s)",
+    )
+    storage.add_argument(
+        "--external-etcd",
+        action="store_true",
+        help="keep that in the etcd that the organization's metadata names instead, for several "
+        "daemons of one group",
+    )
     parser.add_argument(
         "--output",
         metavar="FILE",
@@ -148,37 +184,43 @@ def fill(
     def variable(name: str, rule: Rule) -> str | None:
         return rule.of(name, environment.get(name, "").strip() or None)
 
-    def secret(name: str) -> str:
-        value = variable(name, SECRET)
+    def secret(name: str, rule: Rule) -> str:
+        value = variable(name, rule)
         if value is None:
             raise ConfigError(f"{name} is not set")
         return value
 
+    variables = dict(snetd_config.from_environment(environment))
     given = {
+        "service_timeout": f"{options.wait_seconds + TIMEOUT_SLACK_SECONDS}s",
+        "token_secret_key": secrets.token_urlsafe(48),
+        **variables,
+    }
+    # snetd refuses a key with 0x.
+    if key := variable("SNET_PRIVATE_KEY_FOR_FREE_CALLS", HEX_KEY):
+        given["private_key_for_free_calls"] = re.sub("^0[xX]", "", key)
+    if key := variable("SNET_TOKEN_SECRET_KEY", LONG_KEY):
+        given["token_secret_key"] = key
+    listen = LISTEN.of("--listen", options.listen) or variable("SNET_DAEMON_ENDPOINT", LISTEN)
+    options_given = {
         "organization_id": NAME.of("--organization", options.organization),
         "service_id": NAME.of("--service", options.service),
         "daemon_group_name": NAME.of("--group", options.group),
         "blockchain_network_selected": options.network,
-        "ethereum_json_rpc_http_endpoint": variable("SNET_ETHEREUM_JSON_RPC_HTTP_ENDPOINT", URL),
-        "daemon_endpoint": LISTEN.of("--listen", options.listen),
-        "service_timeout": f"{options.wait_seconds + TIMEOUT_SLACK_SECONDS}s",
-        "token_secret_key": variable("SNET_TOKEN_SECRET_KEY", LONG_KEY)
-        or secrets.token_urlsafe(48),
-        "ssl_cert": options.ssl_cert,
-        "ssl_key": options.ssl_key,
+        "daemon_endpoint": everywhere(listen),
+        "ssl_cert": absolute(options.ssl_cert),
+        "ssl_key": absolute(options.ssl_key),
+        "payment_channel_storage_server": storage(template, options),
     }
-    if key := variable("SNET_PRIVATE_KEY_FOR_FREE_CALLS", HEX_KEY):
-        given["private_key_for_free_calls"] = key.removeprefix("0x")  # which snetd refuses
     if options.self_hosted is not None:
-        base = str(URL.of("--self-hosted", options.self_hosted)).rstrip("/")
-        if base.endswith("/runsync"):
-            raise ConfigError("--self-hosted: must end before /runsync, which the daemon adds")
-        given |= {"service_heartbeat_type": "http", "heartbeat_endpoint": f"{base}/health"}
-        token = secret("BEARER_TOKEN")
+        base, health = addresses(str(URL.of("--self-hosted", options.self_hosted.strip())))
+        given = {"service_heartbeat_type": "http", "heartbeat_endpoint": health, **given}
+        # The service takes any of its tokens, and a header has room for one.
+        token = secret("BEARER_TOKEN", TOKENS).replace(",", " ").split()[0]
     else:
         api = (variable("RUNPOD_ENDPOINT_BASE_URL", URL) or RUNPOD_URL).rstrip("/")
         base = f"{api}/{ENDPOINT.of('--endpoint-id', options.endpoint_id)}"
-        token = secret("RUNPOD_API_KEY")
+        token = secret("RUNPOD_API_KEY", SECRET)
     credentials = [
         {"key": "Authorization", "value": f"Bearer {token}", "location": "header"},
         {"key": "wait", "value": str(options.wait_seconds * 1000), "location": "query"},
@@ -188,20 +230,64 @@ def fill(
         credentials.append({"key": "Scores-Or-Error", "value": limit, "location": "header"})
     config = {
         **template,
-        **{key: value for key, value in given.items() if value is not None},
+        **given,
+        **{key: value for key, value in options_given.items() if value is not None},
         "service_endpoint": f"{base}/",
         "service_credentials": credentials,
     }
     require_apart(config["daemon_endpoint"], config["service_endpoint"])
+    settled = snetd_config.settle(config)
+    for refusal in (*snetd_config.unknown(config), *snetd_config.refusals(settled)):
+        source = f"SNET_{refusal.key.upper()}" if refusal.key in variables else refusal.key
+        raise ConfigError(f"{source}: {refusal.rule}")
     return config
 
 
+def everywhere(listen: str | None) -> str | None:
+    """Return where to listen with the address that ``:PORT`` leaves out."""
+    return f"{EVERYWHERE}{listen}" if listen and listen.startswith(":") else listen
+
+
+def absolute(file: str | None) -> str | None:
+    """Return a path that holds in whatever folder the daemon starts."""
+    return file and str(Path(file).expanduser().absolute())
+
+
+def storage(template: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings of the etcd inside the daemon."""
+    folder = options.data_dir.expanduser().resolve()
+    if folder.is_relative_to(ROOT):
+        raise ConfigError("--data-dir: must be outside of the repository")
+    return {
+        **template["payment_channel_storage_server"],
+        "data_dir": str(folder),
+        "enabled": not options.external_etcd,
+    }
+
+
+def addresses(url: str) -> tuple[str, str]:
+    """Return the address that the daemon adds ``/runsync`` to, and that of the service's health.
+
+    ``url`` is the service's own address, or that of its route ``/runsync``, which also exists below
+    ``/v2/<endpoint id>``.
+    """
+    scheme, _, rest = url.partition("://")
+    base = f"{scheme.lower()}://{rest}".rstrip("/")
+    base = re.sub(r"/+runsync$", "", base)
+    if urlsplit(base).hostname == urlsplit(RUNPOD_URL).hostname:
+        raise ConfigError("--self-hosted: is Runpod's API; give --endpoint-id instead")
+    return base, re.sub(r"/v2/[^/]+$", "", base) + "/health"
+
+
 def require_apart(daemon: str, service: str) -> None:
-    """Raise :class:`ConfigError` if the daemon would listen where the service does."""
+    """Raise :class:`ConfigError` if the daemon would listen where the service does.
+
+    snetd checks this only for some ways to write an address.
+    """
     ours, theirs = urlsplit(f"//{daemon}"), urlsplit(service)
-    everywhere = (None, "0.0.0.0", "::")  # noqa: S104 - compared
-    here = (ours.hostname, *(LOCAL if ours.hostname in everywhere else ()))
-    if theirs.hostname in here and ours.port == theirs.port:
+    here = (ours.hostname, *(LOCAL if ours.hostname in (EVERYWHERE, "::") else ()))
+    port = theirs.port or {"http": 80, "https": 443}[theirs.scheme]
+    if theirs.hostname in here and ours.port == port:
         raise ConfigError("--listen: must differ from the service's host and port")
 
 
@@ -243,7 +329,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {exc}\n")
         return 1
     sys.stdout.write(f"{options.output}: holds secrets, readable by you alone\n")
-    missing = [option for key, option in OPEN_KEYS.items() if "<" in config[key]]
+    for key, _ in snetd_config.from_environment(os.environ):
+        sys.stdout.write(f"{key}: from SNET_{key.upper()}\n")
+    missing = [option for key, option in OPEN_KEYS.items() if config[key].startswith("<")]
     if missing:
         sys.stdout.write(f"still to fill before the daemon starts: {', '.join(missing)}\n")
     return 0

@@ -19,6 +19,7 @@ from unittest import mock
 import pytest
 
 from scripts import daemon_config
+from scripts.snetd_config import KEYS
 from tests.paths import ROOT
 from tests.support.stand_ins.snet_daemon import DaemonConfig
 
@@ -78,6 +79,7 @@ def test_template_is_what_the_daemon_takes_and_what_we_want_of_it(tmp_path: Path
         "SERVICE_ID",
         "ENDPOINT_ID",
         "RUNPOD_API_KEY",
+        "DATA_DIR",
         "TOKEN_SECRET_KEY",
     ]
     config = written(tmp_path, *RUNPOD)
@@ -225,7 +227,17 @@ def test_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
 def test_git_ignores_where_it_writes() -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("not a git checkout")
-    names = ["snetd.local.json", ".snetd.local.json.abc.local.json"]
+    names = [
+        "snetd.local.json",
+        ".snetd.local.json.abc.local.json",
+        # What the daemon reads and leaves in the folder where it starts.
+        "snetd.config.json",
+        "snet-daemon.log",
+        "snet-daemon.20260131.log",
+        "etcd-server.log",
+        "storage-data-dir-1.etcd/member/wal/0.wal",
+        ".certs/daemon.example",
+    ]
     ran = subprocess.run(
         ["git", "check-ignore", *names], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
@@ -260,7 +272,25 @@ def test_other_names_inside_the_repository_are_refused() -> None:
         (("--self-hosted", "http://u:p@a/"), {}, "--self-hosted: must be an http"),
         (("--self-hosted", "http://a:99999"), {}, "--self-hosted: must be an http"),
         (("--self-hosted", "http://a/#b"), {}, "--self-hosted: must be an http"),
-        (("--self-hosted", "http://a/runsync/"), {}, "--self-hosted: must end before /runsync"),
+        (("--self-hosted", "http://[::1::]:80"), {}, "--self-hosted: must be an http"),
+        (("--self-hosted", "https://api.runpod.ai/v2/x"), {}, "--self-hosted: is Runpod's API"),
+        ((*OWN, "--data-dir", str(ROOT / "etcd")), {}, "--data-dir: must be outside"),
+        (OWN, {"BEARER_TOKEN": ", ,"}, "BEARER_TOKEN: must be printable ASCII"),
+        (OWN, {"BEARER_TOKEN": "one two"}, "BEARER_TOKEN: must be printable ASCII"),
+        (OWN, {"SNET_DAEMON_ENDPOINT": "8088"}, "SNET_DAEMON_ENDPOINT: must be HOST:PORT"),
+        (
+            OWN,
+            {"SNET_MIN_BALANCE_FOR_FREE_CALL": "a few"},
+            "SNET_MIN_BALANCE_FOR_FREE_CALL: must be a whole number",
+        ),
+        (OWN, {"SNET_METERING_ENABLED": "perhaps"}, "SNET_METERING_ENABLED: must be true or false"),
+        (OWN, {"SNET_FREE_CALLS_PER_ADDRESS": "3"}, "SNET_FREE_CALLS_PER_ADDRESS: must be an obj"),
+        (OWN, {"SNET_IPFS_ENDPOINT": "here"}, "SNET_IPFS_ENDPOINT: must be an http"),
+        (
+            RUNPOD,
+            {"SNET_PRIVATE_KEY_FOR_FREE_CALLS": "0x" + "0" * 64},
+            "SNET_PRIVATE_KEY_FOR_FREE_CALLS: must be 64 hex digits",
+        ),
         (RUNPOD, {"SNET_TOKEN_SECRET_KEY": "short"}, "SNET_TOKEN_SECRET_KEY: must be 32 bytes or"),
         (
             RUNPOD,
@@ -279,7 +309,6 @@ def test_bad_value_is_refused_on_one_line_that_names_it(
 @pytest.mark.parametrize(
     ("url", "listen"),
     [
-        ("http://127.0.0.1:8000", ":8088"),  # as Go reads it: every address
         ("http://127.0.0.1:8088", "192.0.2.1:8088"),
         ("http://[::1]:8000/behind/a/prefix", "localhost:8088"),
         ("https://scores.example", "0.0.0.0:443"),
@@ -288,6 +317,112 @@ def test_bad_value_is_refused_on_one_line_that_names_it(
 def test_what_the_daemon_can_use_is_accepted(url: str, listen: str, tmp_path: Path) -> None:
     config = written(tmp_path, "--self-hosted", url, "--listen", listen)
     assert (config["service_endpoint"], config["daemon_endpoint"]) == (f"{url}/", listen)
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint", "health"),
+    [
+        ("http://a:8000/", "http://a:8000/", "http://a:8000/health"),
+        ("http://a:8000/runsync", "http://a:8000/", "http://a:8000/health"),
+        ("HTTP://a/prefix/runsync/", "http://a/prefix/", "http://a/prefix/health"),
+        ("http://a/v2/scores/runsync", "http://a/v2/scores/", "http://a/health"),
+        (" http://a/prefix/v2/scores ", "http://a/prefix/v2/scores/", "http://a/prefix/health"),
+    ],
+)
+def test_url_of_the_route_is_that_of_the_service(
+    tmp_path: Path, url: str, endpoint: str, health: str
+) -> None:
+    config = written(tmp_path, "--self-hosted", url)
+    assert (config["service_endpoint"], config["heartbeat_endpoint"]) == (endpoint, health)
+
+
+@pytest.mark.parametrize("tokens", ["one", "one,two", " one , two ", ",one", "one\n"])
+def test_first_of_several_tokens_is_written(tmp_path: Path, tokens: str) -> None:
+    config = written(tmp_path, *OWN, secrets={"BEARER_TOKEN": tokens})
+    assert config["service_credentials"][0]["value"] == "Bearer one"
+
+
+@pytest.mark.parametrize("given", ["ab" * 32, f"0x{'ab' * 32}", f"0X{'ab' * 32}"])
+def test_key_is_written_as_snetd_takes_it(tmp_path: Path, given: str) -> None:
+    config = written(tmp_path, *OWN, secrets={"SNET_PRIVATE_KEY_FOR_FREE_CALLS": given})
+    assert config["private_key_for_free_calls"] == "ab" * 32
+
+
+def test_port_alone_is_every_address(tmp_path: Path) -> None:
+    assert written(tmp_path, *OWN, "--listen", ":8088")["daemon_endpoint"] == "0.0.0.0:8088"
+    by_variable = written(tmp_path, *OWN, secrets={"SNET_DAEMON_ENDPOINT": ":9000"})
+    assert by_variable["daemon_endpoint"] == "0.0.0.0:9000"
+
+
+# A value of the right kind for every key, where one of the kind alone is not enough.
+VALUES: Final[dict[str, Any]] = {
+    "blockchain_enabled": True,
+    "daemon_endpoint": "127.0.0.1:9000",
+    "daemon_type": "grpc",
+    "private_key_for_free_calls": "ab" * 32,
+    "service_credentials": [],
+    "service_timeout": "7s",
+    "ssl_cert": "/cert.pem",
+    "token_secret_key": "t" * 32,
+}
+BY_KIND: Final[dict[str, Any]] = {
+    "text": "https://a.example",
+    "number": 7,
+    "flag": False,
+    "list": ["0x" + "12" * 20],
+    "map": {"a": 1},
+}
+# What the options say is not for a variable to say.
+BY_OPTION: Final = {"service_endpoint", "service_credentials", "payment_channel_storage_server"}
+
+
+@pytest.mark.parametrize("key", sorted(KEYS))
+def test_every_key_of_snetd_is_taken_from_its_variable(tmp_path: Path, key: str) -> None:
+    value = VALUES.get(key, BY_KIND[KEYS[key]])
+    if key == "service_heartbeat_type":
+        value = "none"
+    secrets = {f"SNET_{key.upper()}": value if isinstance(value, str) else json.dumps(value)}
+    if key == "ssl_cert":
+        secrets["SNET_SSL_KEY"] = "/key.pem"
+    if key == "ssl_key":
+        secrets["SNET_SSL_CERT"] = "/cert.pem"
+    config = written(tmp_path, *OWN[:2], secrets=secrets)
+    if key not in BY_OPTION:
+        assert config[key] == value
+
+
+def test_variables_are_named_and_options_win_over_them(tmp_path: Path) -> None:
+    secrets = {"SNET_MIN_BALANCE_FOR_FREE_CALL": "1", "SNET_SERVICE_ID": "other"}
+    ran = run(tmp_path, *OWN, secrets=secrets)
+    assert "min_balance_for_free_call: from SNET_MIN_BALANCE_FOR_FREE_CALL\n" in ran.stdout
+    config = json.loads((tmp_path / "snetd.local.json").read_text())
+    assert (config["min_balance_for_free_call"], config["service_id"]) == (1, "svc")
+
+
+def test_key_that_snetd_does_not_know_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = json.loads(TEMPLATE.read_text()) | {"min_balance_for_freecall": 1}
+    changed = tmp_path / "template.json"
+    changed.write_text(json.dumps(template))
+    monkeypatch.setattr(daemon_config, "TEMPLATE", changed)
+    assert error(tmp_path, *OWN) == (
+        "min_balance_for_freecall: snetd does not know this key and ignores it; "
+        "did you mean min_balance_for_free_call?"
+    )
+
+
+def test_paths_hold_in_whatever_folder_the_daemon_starts(tmp_path: Path) -> None:
+    files = ("--ssl-cert", "a.pem", "--ssl-key", "b.pem", "--data-dir", "etcd")
+    config = written(tmp_path, *OWN, *files)
+    assert (config["ssl_cert"], config["ssl_key"]) == (f"{tmp_path}/a.pem", f"{tmp_path}/b.pem")
+    server = config["payment_channel_storage_server"]
+    assert (server["data_dir"], server["enabled"]) == (f"{tmp_path}/etcd", True)
+    default = written(tmp_path, *OWN, secrets={"HOME": "/home/me"})
+    server = default["payment_channel_storage_server"]
+    assert server["data_dir"] == "/home/me/.local/state/snetd/etcd"
+    outside = written(tmp_path, *OWN, "--external-etcd")
+    assert outside["payment_channel_storage_server"]["enabled"] is False
 
 
 @pytest.mark.slow

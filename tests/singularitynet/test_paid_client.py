@@ -36,7 +36,7 @@ from hatespeech.settings import EngineSettings
 from hatespeech.worker.handler import JobHandler
 from tests.docs.pages import marked
 from tests.paths import ROOT
-from tests.support.cached_tools import node_tool, python_tool, site_packages
+from tests.support.cached_tools import SNET_CLI, SNET_SDK, node_tool, python_tool, site_packages
 from tests.support.ports import free_port
 from tests.support.processes.worker import wait_until
 from tests.support.stand_ins.chain import COGS_PER_TOKEN, Account, LocalChain
@@ -48,8 +48,6 @@ from tests.support.stand_ins.runpod.jobs import Fault
 from tests.support.stand_ins.snet_client import write_config
 
 CLIENT: Final = ROOT / "examples" / "snet_paid_client.py"
-SDK: Final = "snet-sdk==6.0.0"
-CLI: Final = "snet-cli==3.1.1"
 # What the Node example says to install.
 NODE_PACKAGES: Final = (
     "ethers@6.17.0",
@@ -166,7 +164,7 @@ def market(endpoint: RunpodEndpoint, tmp_path_factory: pytest.TempPathFactory) -
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed")
     anvil = node_tool(ANVIL) / ANVIL.rpartition("@")[0] / "bin" / "anvil"
-    sdk = python_tool(SDK)
+    sdk = python_tool(SNET_SDK)
     packages = site_packages(sdk) / "snet"
     folder = tmp_path_factory.mktemp("market")
     address = f"127.0.0.1:{free_port()}"
@@ -335,7 +333,7 @@ def test_every_failure_is_told_on_one_line(
 def test_pages_commands_open_a_channel_that_the_sdk_and_the_cli_use(
     market: Market, cloud: RunpodEndpoint, tmp_path: Path
 ) -> None:
-    cli = python_tool(CLI)
+    cli = python_tool(SNET_CLI)
     caller = market.new_caller(tokens=10)
     environment = {
         "PATH": f"{cli / 'bin'}{os.pathsep}{os.environ['PATH']}",

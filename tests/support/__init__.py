@@ -4,6 +4,7 @@ What runs:
 
 - ``processes``: the project's programs as processes of their own: start, watch, kill, ask
 - ``local_server``, ``http_client``: the HTTP front in a thread of this process, and who asks it
+- ``grpc_client``: a caller of the gRPC front
 - ``faulty_device``: a device under either that can be held, made to fail or broken
 - ``stand_ins``: what the project talks to: Runpod, SingularityNET's daemon, a file server
 
@@ -16,6 +17,7 @@ What they are given:
 What they look at or set up:
 
 - ``image``: the Dockerfile built and run, for ``scripts/check-image``
+- ``cached_tools``: snet-cli, snet-sdk and npm packages, installed once into the user's cache
 - ``environments``, ``imports``: virtual environments, and what a script imports
 - ``loggers``, ``memory``, ``ports``: of this process and this machine
 """

@@ -16,6 +16,8 @@ from typing import Final
 
 CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hatespeech-tests"
 INSTALL_SECONDS: Final = 540
+SNET_CLI: Final = "snet-cli==3.1.1"
+SNET_SDK: Final = "snet-sdk==6.0.0"
 
 
 def python_tool(requirement: str) -> Path:
@@ -28,6 +30,11 @@ def python_tool(requirement: str) -> Path:
         run(str(folder / "bin" / "pip"), "install", "--quiet", requirement)
 
     return installed(folder, install)
+
+
+def python_of(requirement: str) -> Path:
+    """Return the Python of the virtual environment that holds ``name==version``."""
+    return python_tool(requirement) / "bin" / "python"
 
 
 def node_tool(*requirements: str) -> Path:

@@ -1,0 +1,311 @@
+"""What the page's commands make of the metadata is what snet-cli and snet-sdk take.
+
+The real tools run here, each in an environment of its own; IPFS and the blockchain are stand-ins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from scripts import publish_check
+from scripts.publish_check import address_of
+from tests.docs.pages import marked
+from tests.paths import ROOT
+from tests.support.cached_tools import SNET_CLI, SNET_SDK, python_of
+from tests.support.stand_ins.snet_client import write_config
+from tests.support.stand_ins.snet_network import SnetNetwork
+
+pytestmark = pytest.mark.slow
+
+PAGE: Final = "docs/singularitynet.md"
+KEY: Final = "ab" * 32
+ADDRESSES: Final[Mapping[str, str]] = {
+    "0xPAYMENT_ADDRESS": f"0x{'12' * 20}",
+    "0xDAEMON_ADDRESS": f"0x{'34' * 20}",
+    "0xSIGNER_ADDRESS": address_of(KEY),
+}
+SNET: Final = "import sys\nfrom snet.cli import main\nsys.exit(main())\n"
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """A home folder with snet-cli, and what its commands reach."""
+
+    home: Path
+    environment: Mapping[str, str]
+    network: SnetNetwork
+
+    @property
+    def folder(self) -> Path:
+        return self.home / "publish"
+
+    def run(self, commands: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+        for name, address in ADDRESSES.items():
+            commands = commands.replace(name, address)
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", commands],
+            cwd=folder or self.home,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    def must_run(self, commands: str, folder: Path | None = None) -> str:
+        ran = self.run(commands, folder)
+        # snet-cli ends some of its failures with 0.
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        assert "rror" not in ran.stdout, ran.stdout
+        return ran.stdout
+
+    def metadata(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "service_metadata.json").read_text())
+        return found
+
+    def configure(self, **secrets: str) -> None:
+        certificate = ("--ssl-cert", "/etc/ssl/daemon.pem", "--ssl-key", "/etc/ssl/daemon.key")
+        written = write_config(
+            self.home, "--endpoint-id", "abc", *certificate, RUNPOD_API_KEY="rpa_x", **secrets
+        )
+        written.replace(self.folder / written.name)
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[SnetNetwork]:
+    with SnetNetwork() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def cli_home(
+    network: SnetNetwork, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Mapping[str, str]]:
+    """A home folder whose snet has an identity and knows the stand-ins."""
+    home = tmp_path_factory.mktemp("cli")
+    program = home / "bin" / "snet"
+    program.parent.mkdir()
+    program.write_text(f"#!{python_of(SNET_CLI)}\n{SNET}")
+    program.chmod(0o755)
+    environment = {
+        "HOME": str(home),
+        "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
+        "REPOSITORY": str(ROOT),
+    }
+    commands = (
+        f"snet identity create me key --private-key 0x{'cd' * 32} --do-not-encrypt\n"
+        f"snet set default_eth_rpc_endpoint {network.rpc_url}\n"
+        f"snet set default_ipfs_endpoint {network.ipfs_address}\n"
+    )
+    Publisher(home, environment, network).must_run(commands)
+    return home, environment
+
+
+@pytest.fixture
+def publisher(
+    network: SnetNetwork, cli_home: tuple[Path, Mapping[str, str]], tmp_path: Path
+) -> Publisher:
+    home, environment = cli_home
+    (tmp_path / ".snet").symlink_to(home / ".snet")
+    return Publisher(tmp_path, {**environment, "HOME": str(tmp_path)}, network)
+
+
+def read_by_the_sdk(publisher: Publisher) -> subprocess.CompletedProcess[str]:
+    """Have snet-sdk read the metadata and the proto from IPFS, as it does for a client."""
+    content = (publisher.folder / "service_metadata.json").read_bytes()
+    program = (
+        "from pathlib import Path\n"
+        "from snet.sdk.registry.models import FileURI\n"
+        "from snet.sdk.registry.storage_provider import StorageProvider\n"
+        "storage = StorageProvider()\n"
+        f"read = storage.fetch_service_metadata(FileURI.from_raw_uri("
+        f"'ipfs://{publisher.network.add(content)}'))\n"
+        "storage.fetch_and_extract_proto("
+        "FileURI.from_raw_uri(read.service_api_source), Path('extracted'))\n"
+        "print(read.groups[0].model_dump_json())\n"
+    )
+    return subprocess.run(
+        [python_of(SNET_SDK), "-c", program],
+        cwd=publisher.home,
+        env={
+            "HOME": str(publisher.home),
+            "SNET_IPFS_ENDPOINT": publisher.network.ipfs_address,
+            "SNET_PRIVATE_KEY": "cd" * 32,
+            "SNET_ETH_RPC_ENDPOINT": publisher.network.rpc_url,
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def validate(publisher: Publisher) -> subprocess.CompletedProcess[str]:
+    return publisher.run("snet service validate-metadata", publisher.folder)
+
+
+def run_page(publisher: Publisher, *marks: str) -> str:
+    """Run the page's blocks with these marks, in the folder that the first one makes."""
+    said = ""
+    for block in (block for mark in marks for block in marked(PAGE, mark)):
+        folder = publisher.folder if publisher.folder.exists() else publisher.home
+        if "publish-check" in block.text:
+            publisher.configure(SNET_PRIVATE_KEY_FOR_FREE_CALLS=KEY)
+        said += publisher.must_run(block.text, folder)
+    return said
+
+
+def assert_published_protos_are_the_services(publisher: Publisher) -> None:
+    metadata = publisher.metadata()
+    assert metadata["service_api_source"] == f"ipfs://{metadata['model_ipfs_hash']}"
+    archive = publisher.network.files[metadata["model_ipfs_hash"]]
+    with tarfile.open(fileobj=BytesIO(archive)) as tar:
+        assert tar.getnames() == ["service.proto"]
+    extracted = publisher.home / "extracted" / "service.proto"
+    assert extracted.read_bytes() == (ROOT / "service.proto").read_bytes()
+
+
+def test_commands_of_the_page_make_metadata_that_cli_and_sdk_take(publisher: Publisher) -> None:
+    said = run_page(publisher, "run with snet-cli")
+    assert said.endswith("nothing stands against it: snet service publish ORGANIZATION SERVICE\n")
+    valid = validate(publisher)
+    # With these words and this status, since it ends by sys.exit("OK. ...").
+    assert (valid.returncode, valid.stderr) == (1, "OK. Ready to publish.\n")
+    read = read_by_the_sdk(publisher)
+    assert read.returncode == 0, read.stderr
+    group = json.loads(read.stdout.splitlines()[-1])
+    assert group["free_calls"] == 10
+    assert group["free_call_signer_address"] == ADDRESSES["0xSIGNER_ADDRESS"]
+    assert group["pricing"][0]["price_in_cogs"] == 10**13
+    assert_published_protos_are_the_services(publisher)
+    organization = json.loads((publisher.folder / "organization_metadata.json").read_text())
+    (owner,) = organization["groups"]
+    assert owner["payment"]["payment_expiration_threshold"] == 40320
+    assert group["group_id"] == owner["group_id"]
+
+
+def test_commands_that_start_from_nothing_do_so_too(publisher: Publisher) -> None:
+    copying, organization, *_, checking = marked(PAGE, "run with snet-cli")
+    publisher.must_run(copying.text)
+    (publisher.folder / "service_metadata.json").unlink()
+    publisher.must_run(organization.text, publisher.folder)
+    run_page(publisher, "run from nothing with snet-cli")
+    publisher.configure(SNET_PRIVATE_KEY_FOR_FREE_CALLS=KEY)
+    publisher.must_run(checking.text, publisher.folder)
+    assert validate(publisher).stderr == "OK. Ready to publish.\n"
+    read = read_by_the_sdk(publisher)
+    assert read.returncode == 0, read.stderr
+    assert publisher.metadata()["service_type"] == "http"
+    assert_published_protos_are_the_services(publisher)
+
+
+def broken(metadata: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield metadata that the CLI's schema or the SDK's model refuses, each with its field."""
+
+    def changed(*path: str | int, value: Any = None) -> dict[str, Any]:
+        copy: dict[str, Any] = json.loads(json.dumps(metadata))
+        part: Any = copy
+        for name in path[:-1]:
+            part = part[name]
+        if value is None:
+            del part[path[-1]]
+        else:
+            part[path[-1]] = value
+        return copy
+
+    for name in ("display_name", "encoding", "service_type", "model_ipfs_hash"):
+        yield name, changed(name)
+        yield name, changed(name, value=7)
+    for name in ("group_name", "pricing", "endpoints", "daemon_addresses"):
+        yield name, changed("groups", 0, name)
+    yield "free_call_signer_address", changed("groups", 0, "free_call_signer_address")
+    for name in ("version", "contributors"):
+        yield name, changed(name)
+    yield "groups", changed("groups", value=[])
+    yield "model_ipfs_hash", changed("model_ipfs_hash", value="")
+    yield "service_type", changed("service_type", value="HTTP")
+    yield "encoding", changed("encoding", value="protobuf")
+    yield "version", changed("version", value=0)
+    yield "free_calls", changed("groups", 0, "free_calls", value=0)
+    yield "free_calls", changed("groups", 0, "free_calls", value="10")
+    yield "endpoints", changed("groups", 0, "endpoints", value=[])
+    yield "daemon_addresses", changed("groups", 0, "daemon_addresses", value=[])
+    yield "price_in_cogs", changed("groups", 0, "pricing", 0, "price_in_cogs", value=0)
+    yield "price_in_cogs", changed("groups", 0, "pricing", 0, "price_in_cogs", value=0.5)
+    yield "price_in_cogs", changed("groups", 0, "pricing", 0, "price_in_cogs", value="1")
+    yield "price_model", changed("groups", 0, "pricing", 0, "price_model", value="free")
+    yield "default", changed("groups", 0, "pricing", 0, "default")
+    yield "url", changed("service_description", "url")
+    yield "short_description", changed("service_description", "short_description")
+    yield "name", changed("contributors", 0, "name", value="")
+    yield "email_id", changed("contributors", 0, "email_id")
+    yield "tags", changed("tags", value=[""])
+    yield "media", changed("media", value=[{"url": "Qm"}])
+    yield "price", changed("price", value=1)
+    yield "free", changed("groups", 0, "free", value=1)
+
+
+REFUSED_BY_CLI: Final = """
+import json, sys, snet.cli, jsonschema
+from pathlib import Path
+schema = json.loads((Path(snet.cli.__file__).parent / "resources/service_schema.json").read_text())
+validator = jsonschema.Draft7Validator(schema)
+print(json.dumps([not validator.is_valid(each) for each in json.load(sys.stdin)]))
+"""
+REFUSED_BY_SDK: Final = """
+import json, sys
+from pydantic import ValidationError
+from snet.sdk.registry.service_metadata import ServiceMetadata
+def refuses(each):
+    try:
+        ServiceMetadata(**each)
+    except ValidationError:
+        return True
+    return False
+print(json.dumps([refuses(each) for each in json.load(sys.stdin)]))
+"""
+
+
+def refused(requirement: str, program: str, cases: list[dict[str, Any]], home: Path) -> list[bool]:
+    ran = subprocess.run(
+        [python_of(requirement), "-c", program],
+        input=json.dumps(cases),
+        env={"HOME": str(home), "SNET_PRIVATE_KEY": "cd" * 32, "SNET_ETH_RPC_ENDPOINT": "http://a"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    found: list[bool] = json.loads(ran.stdout.splitlines()[-1])
+    return found
+
+
+def test_whatever_cli_or_sdk_refuse_is_told_before(
+    publisher: Publisher, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_page(publisher, "run with snet-cli")
+    good = publisher.metadata()
+    cases = [good, *(case for _, case in broken(good))]
+    by_cli = refused(SNET_CLI, REFUSED_BY_CLI, cases, publisher.home)
+    by_sdk = refused(SNET_SDK, REFUSED_BY_SDK, cases, publisher.home)
+    # Both take what the page makes, and every case has one that does not.
+    either = [cli or sdk for cli, sdk in zip(by_cli, by_sdk, strict=True)]
+    assert either == [False] + [True] * (len(cases) - 1)
+    assert by_cli != by_sdk
+    silent = []
+    for field, case in broken(good):
+        (publisher.folder / "service_metadata.json").write_text(json.dumps(case))
+        code = publish_check.main([str(publisher.folder)])
+        said = capsys.readouterr().out
+        if not code or not re.search(rf"^service_metadata.json: .*\b{field}\b", said, re.MULTILINE):
+            silent.append((field, said))
+    assert silent == []
