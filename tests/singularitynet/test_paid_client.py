@@ -116,7 +116,9 @@ class Market:
         )
         return caller
 
-    def start(self, caller: Account, home: Path, *command: str, **given: str) -> Any:
+    def start(
+        self, caller: Account, home: Path, *command: str, **given: str
+    ) -> subprocess.Popen[str]:
         """Start a program with the SDK, in a home of its own."""
         secrets = {
             "SNET_PRIVATE_KEY": caller.key,
@@ -154,8 +156,12 @@ class Ran:
     error: list[str]
 
 
-def finish(process: Any) -> Ran:
-    out, error = process.communicate(timeout=60)
+def finish(process: subprocess.Popen[str]) -> Ran:
+    """Wait for a program's end."""
+    try:
+        out, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     return Ran(process.returncode, out.splitlines(), error.splitlines())
 
 
@@ -474,6 +480,12 @@ def test_help_needs_no_sdk(tmp_path: Path) -> None:
     assert ran.returncode == 0
     for word in ("SNET_PRIVATE_KEY", "--calls", "snet-sdk 6.0.0", "examples:"):
         assert word in ran.stdout
+
+
+def test_content_ids_are_those_of_ipfs() -> None:
+    with IpfsNode() as node:
+        added = node.add(b"hello world\n")
+    assert added == "QmT78zSuBmuS4z925WZfrqQ1qHaJ56DQaTfyMUF7F8ff5o"
 
 
 @pytest.fixture
