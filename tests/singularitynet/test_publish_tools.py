@@ -88,11 +88,9 @@ def network() -> Iterator[SnetNetwork]:
 
 
 @pytest.fixture(scope="module")
-def cli_home(
-    network: SnetNetwork, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Mapping[str, str]]:
-    """A home folder whose snet has an identity and knows the stand-ins."""
-    home = tmp_path_factory.mktemp("cli")
+def publisher(network: SnetNetwork, tmp_path_factory: pytest.TempPathFactory) -> Publisher:
+    """A publisher whose snet has an identity and knows the stand-ins."""
+    home = tmp_path_factory.mktemp("home")
     program = home / "bin" / "snet"
     program.parent.mkdir()
     program.write_text(f"#!{python_of(SNET_CLI)}\n{SNET}")
@@ -102,22 +100,25 @@ def cli_home(
         "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
         "REPOSITORY": str(ROOT),
     }
-    commands = (
+    made = Publisher(home, environment, network)
+    made.must_run(
         f"snet identity create me key --private-key 0x{'cd' * 32} --do-not-encrypt\n"
         f"snet set default_eth_rpc_endpoint {network.rpc_url}\n"
         f"snet set default_ipfs_endpoint {network.ipfs_address}\n"
     )
-    Publisher(home, environment, network).must_run(commands)
-    return home, environment
+    return made
 
 
-@pytest.fixture
-def publisher(
-    network: SnetNetwork, cli_home: tuple[Path, Mapping[str, str]], tmp_path: Path
-) -> Publisher:
-    home, environment = cli_home
-    (tmp_path / ".snet").symlink_to(home / ".snet")
-    return Publisher(tmp_path, {**environment, "HOME": str(tmp_path)}, network)
+@pytest.fixture(scope="module")
+def said(publisher: Publisher) -> str:
+    """What the page's commands print, one after the other."""
+    printed = ""
+    for block in marked(PAGE, "run with snet-cli"):
+        folder = publisher.folder if publisher.folder.exists() else publisher.home
+        if "publish-check" in block.text:
+            publisher.configure(SNET_PRIVATE_KEY_FOR_FREE_CALLS=KEY)
+        printed += publisher.must_run(block.text, folder)
+    return printed
 
 
 def read_by_the_sdk(publisher: Publisher) -> subprocess.CompletedProcess[str]:
@@ -153,17 +154,6 @@ def validate(publisher: Publisher) -> subprocess.CompletedProcess[str]:
     return publisher.run("snet service validate-metadata", publisher.folder)
 
 
-def run_page(publisher: Publisher, *marks: str) -> str:
-    """Run the page's blocks with these marks, in the folder that the first one makes."""
-    said = ""
-    for block in (block for mark in marks for block in marked(PAGE, mark)):
-        folder = publisher.folder if publisher.folder.exists() else publisher.home
-        if "publish-check" in block.text:
-            publisher.configure(SNET_PRIVATE_KEY_FOR_FREE_CALLS=KEY)
-        said += publisher.must_run(block.text, folder)
-    return said
-
-
 def assert_published_protos_are_the_services(publisher: Publisher) -> None:
     metadata = publisher.metadata()
     assert metadata["service_api_source"] == f"ipfs://{metadata['model_ipfs_hash']}"
@@ -174,8 +164,9 @@ def assert_published_protos_are_the_services(publisher: Publisher) -> None:
     assert extracted.read_bytes() == (ROOT / "service.proto").read_bytes()
 
 
-def test_commands_of_the_page_make_metadata_that_cli_and_sdk_take(publisher: Publisher) -> None:
-    said = run_page(publisher, "run with snet-cli")
+def test_commands_of_the_page_make_metadata_that_cli_and_sdk_take(
+    publisher: Publisher, said: str
+) -> None:
     assert said.endswith("nothing stands against it: snet service publish ORGANIZATION SERVICE\n")
     valid = validate(publisher)
     # With these words and this status, since it ends by sys.exit("OK. ...").
@@ -191,21 +182,6 @@ def test_commands_of_the_page_make_metadata_that_cli_and_sdk_take(publisher: Pub
     (owner,) = organization["groups"]
     assert owner["payment"]["payment_expiration_threshold"] == 40320
     assert group["group_id"] == owner["group_id"]
-
-
-def test_commands_that_start_from_nothing_do_so_too(publisher: Publisher) -> None:
-    copying, organization, *_, checking = marked(PAGE, "run with snet-cli")
-    publisher.must_run(copying.text)
-    (publisher.folder / "service_metadata.json").unlink()
-    publisher.must_run(organization.text, publisher.folder)
-    run_page(publisher, "run from nothing with snet-cli")
-    publisher.configure(SNET_PRIVATE_KEY_FOR_FREE_CALLS=KEY)
-    publisher.must_run(checking.text, publisher.folder)
-    assert validate(publisher).stderr == "OK. Ready to publish.\n"
-    read = read_by_the_sdk(publisher)
-    assert read.returncode == 0, read.stderr
-    assert publisher.metadata()["service_type"] == "http"
-    assert_published_protos_are_the_services(publisher)
 
 
 def broken(metadata: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -289,10 +265,10 @@ def refused(requirement: str, program: str, cases: list[dict[str, Any]], home: P
     return found
 
 
+@pytest.mark.usefixtures("said")
 def test_whatever_cli_or_sdk_refuse_is_told_before(
     publisher: Publisher, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_page(publisher, "run with snet-cli")
     good = publisher.metadata()
     cases = [good, *(case for _, case in broken(good))]
     by_cli = refused(SNET_CLI, REFUSED_BY_CLI, cases, publisher.home)
@@ -301,11 +277,26 @@ def test_whatever_cli_or_sdk_refuse_is_told_before(
     either = [cli or sdk for cli, sdk in zip(by_cli, by_sdk, strict=True)]
     assert either == [False] + [True] * (len(cases) - 1)
     assert by_cli != by_sdk
+    path = publisher.folder / "service_metadata.json"
     silent = []
     for field, case in broken(good):
-        (publisher.folder / "service_metadata.json").write_text(json.dumps(case))
+        path.write_text(json.dumps(case))
         code = publish_check.main([str(publisher.folder)])
         said = capsys.readouterr().out
         if not code or not re.search(rf"^service_metadata.json: .*\b{field}\b", said, re.MULTILINE):
             silent.append((field, said))
+    path.write_text(json.dumps(good))
     assert silent == []
+
+
+@pytest.mark.usefixtures("said")
+def test_commands_that_start_from_nothing_do_so_too(publisher: Publisher) -> None:
+    (publisher.folder / "service_metadata.json").unlink()
+    (beginning,) = marked(PAGE, "run from nothing with snet-cli")
+    *_, checking = marked(PAGE, "run with snet-cli")
+    publisher.must_run(beginning.text + checking.text, publisher.folder)
+    assert validate(publisher).stderr == "OK. Ready to publish.\n"
+    read = read_by_the_sdk(publisher)
+    assert read.returncode == 0, read.stderr
+    assert publisher.metadata()["service_type"] == "http"
+    assert_published_protos_are_the_services(publisher)
