@@ -23,10 +23,11 @@ from hatespeech.errors import (
     read_error,
 )
 from hatespeech.serving.http_errors import UnfinishedError
-from hatespeech.serving.jobs.store import COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE, StoredJob
+from hatespeech.serving.jobs.store import CANCELLED, COMPLETED, FAILED, StoredJob
 from hatespeech.serving.reading import without_garbage_collection
 
 HEADER: Final = "Scores-Or-Error"
+REPLY: Final = "reply"  # the field that an error names if it is too large
 MAX_BYTES: Final = 2_147_483_647  # gRPC's messages cannot be larger
 
 SCALAR_BYTES: Final = 4  # a score; protobuf's float
@@ -46,37 +47,33 @@ def read_limit(headers: Headers) -> int | None:
     return int(value)
 
 
-def failure(job: StoredJob) -> ServiceError | None:
-    """Return why a job has no scores, ``None`` if at least one text has some.
+def refusal(job: StoredJob, reply: bytes, limit: int) -> ServiceError | None:
+    """Return why a job's ``reply`` must not be paid for, ``None`` if it may be.
 
-    If no text of a batch has scores, the error of its first text speaks for all.
+    Reads megabytes for a large batch: call it in a thread. If no text of a batch has scores, the
+    error of its first text speaks for all.
     """
-    if job.status == COMPLETED:
-        items = _output(job).get("items")
-        if items is None or any("error" not in item for item in items):
-            return None
-        written = items[0]["error"]
-    elif job.status == FAILED:
-        written = str(job.error)
-    elif job.status in (IN_QUEUE, IN_PROGRESS):
-        return UnfinishedError(f"the wait is over and the job is {job.status}")
-    else:
-        return UnfinishedError("the job was cancelled")
-    return read_error(written) or InternalError("the job could not be scored")
-
-
-def excess(job: StoredJob, reply: bytes, limit: int) -> TooLargeError | None:
-    """Return the error of a completed job whose ``reply`` is too large for gRPC's message.
-
-    The message never has more bytes than the JSON, and often has a quarter: only JSON above the
-    limit is measured.
-    """
+    if job.status == FAILED:
+        return _read(str(job.error))
+    if job.status != COMPLETED:
+        cause = "was cancelled" if job.status == CANCELLED else f"is {job.status}"
+        return UnfinishedError(f"the job {cause}")
+    with without_garbage_collection():
+        output: dict[str, Any] = json.loads(str(job.output))
+    items = output.get("items")
+    if items is not None and all("error" in item for item in items):
+        return _read(items[0]["error"])
+    # The message never has more bytes than the JSON, and often has a quarter.
     if len(reply) <= limit:
         return None
-    size = message_bytes({"output": _output(job), "status": job.status, "id": job.id})
+    size = message_bytes({"output": output, "status": job.status, "id": job.id})
     if size <= limit:
         return None
-    return TooLargeError(f"has {size} bytes, at most {limit} are read; send less", field="reply")
+    return TooLargeError(f"has {size} bytes, at most {limit} are read; send less", field=REPLY)
+
+
+def _read(written: str) -> ServiceError:
+    return read_error(written) or InternalError("the job could not be scored")
 
 
 def message_bytes(fields: Mapping[str, Any]) -> int:
@@ -104,9 +101,3 @@ def _value_bytes(value: Any, float_bytes: int) -> int:
 
 def _varint_bytes(value: int) -> int:
     return max(1, -(-value.bit_length() // 7))
-
-
-def _output(job: StoredJob) -> dict[str, Any]:
-    with without_garbage_collection():
-        output: dict[str, Any] = json.loads(str(job.output))
-    return output

@@ -5,6 +5,7 @@ Every route also exists below ``/v2/{endpoint_id}``, where Runpod's clients expe
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from typing import Any, Final
@@ -121,7 +122,7 @@ def job_routes(settings: ServerSettings) -> APIRouter:
         except ClientDisconnect:
             await jobs.cancel(job_id, owner)  # the caller does not know its id
             raise
-        return job_response(job) if limit is None else paid_response(request, job, limit)
+        return job_response(job) if limit is None else await paid_response(request, job, limit)
 
     @router.get(
         "/status/{job_id}",
@@ -244,15 +245,13 @@ def job_response(job: StoredJob) -> Response:
     return Response(body, media_type="application/json")
 
 
-def paid_response(request: Request, job: StoredJob, limit: int) -> Response:
+async def paid_response(request: Request, job: StoredJob, limit: int) -> Response:
     """Return a job that has scores, or else its error: the caller pays for every 2xx."""
-    error = scores_or_error.failure(job)
-    if error is not None:
-        refusal = error_response(request.scope, error, job_id=job.id)
-        if not isinstance(error, UnfinishedError):
-            del request.scope["state"]["error_type"]  # the metrics have counted it with the job
-        return refusal
     response = job_response(job)
-    if (error := scores_or_error.excess(job, bytes(response.body), limit)) is not None:
-        return error_response(request.scope, error, job_id=job.id)
-    return response
+    error = await asyncio.to_thread(scores_or_error.refusal, job, bytes(response.body), limit)
+    if error is None:
+        return response
+    refusal = error_response(request.scope, error, job_id=job.id)
+    if not isinstance(error, UnfinishedError) and error.field != scores_or_error.REPLY:
+        del request.scope["state"]["error_type"]  # the metrics have counted it with the job
+    return refusal

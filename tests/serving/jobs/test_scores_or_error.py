@@ -93,10 +93,11 @@ def test_a_batch_without_any_scores_has_the_status_of_its_first_error(server: Ht
         assert job["status"] == "COMPLETED"  # as everyone else sees it
 
 
-def test_a_failed_job_is_counted_once(server: HttpClient) -> None:
-    before = server.metrics().get("errors_total:validation", 0)
-    assert ask(server, {"prompt": ""}).status_code == 422
-    assert server.metrics()["errors_total:validation"] == before + 1
+def test_an_error_of_a_job_or_a_text_is_counted_once(server: HttpClient) -> None:
+    for job_input in ({"prompt": ""}, {"prompts": [""]}):
+        before = server.metrics().get("errors_total:validation", 0)
+        assert ask(server, job_input).status_code == 422
+        assert server.metrics()["errors_total:validation"] == before + 1
 
 
 def test_a_wait_that_runs_out_is_504_and_the_job_can_be_fetched(
@@ -109,7 +110,7 @@ def test_a_wait_that_runs_out_is_504_and_the_job_can_be_fetched(
         switches.release()
     body = reply.json()
     assert (reply.status_code, body["error_type"]) == (504, "unfinished")
-    assert body["error"] == "the wait is over and the job is IN_PROGRESS"
+    assert body["error"] == "the job is IN_PROGRESS"
     assert server.finished(body["id"])["status"] == "COMPLETED"
 
 
