@@ -199,7 +199,8 @@ def test_the_documented_pattern_is_what_the_classifier_calls_visible() -> None:
     assert regex.search(VISIBLE, "👋")
 
 
-# That a key came with another body before is beyond a schema: let each be used once.
+# That a key came with another body before is beyond a schema: let each be used once. So is what
+# Scores-Or-Error makes an error: send its bad values only (tests/serving/jobs has the good ones).
 SCHEMATHESIS_HOOKS: Final = """
 import itertools
 import re
@@ -214,6 +215,8 @@ def before_call(context, case, kwargs):
     key = case.headers.get("Idempotency-Key")
     if isinstance(key, str) and re.fullmatch("[!-~]{1,200}", key):
         case.headers["Idempotency-Key"] = f"{key}-{next(counter)}"
+    if re.fullmatch("[0-9]+", str(case.headers.get("Scores-Or-Error"))):
+        del case.headers["Scores-Or-Error"]
 """
 # 413 is not among what schemathesis takes for a refusal by default. What a file's bytes mean, and
 # that its part must have a name, no schema can say: tests/serving/uploads/test_score_file.py does.

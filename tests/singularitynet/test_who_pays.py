@@ -96,7 +96,7 @@ class Way:
         sender = address_of(CALLER_KEY)
         contracts = MemoryContracts(
             services={("test-org", "test-service")},
-            channels={CHANNEL: Channel(sender, sender, value=1000, expiration=10_000)},
+            channels={CHANNEL: Channel(sender, sender, value=10**18, expiration=10_000)},
         )
         with SnetDaemon(self.config, proto=proto, contracts=contracts) as daemon:
             yield Caller(daemon, contracts.escrow)
@@ -128,7 +128,7 @@ class Caller:
         **question: Any,
     ) -> Outcome:
         before = self._payments.owed(CHANNEL)
-        payment = Payment(CHANNEL, nonce, before + 1)  # the price in service_metadata.json: 1 cog
+        payment = Payment(CHANNEL, nonce, before + self._payments.price)
         metadata = tuple(payment.signed_with(key, self._escrow)) if pays else ()
         (described,) = compile_proto(PROTO)
         message: Any = new_message(described, "input")

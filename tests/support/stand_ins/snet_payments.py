@@ -128,12 +128,15 @@ class Entry:
 
 
 class Payments:
-    """Takes the payment of each call; ``ledger`` has an entry for each, in the order they ended."""
+    """Takes the payment of each call, ``price`` cogs.
+
+    ``ledger`` has an entry for each call, in the order in which they ended.
+    """
 
     def __init__(self, contracts: Contracts, price: int) -> None:
         self.ledger: list[Entry] = []
         self._contracts = contracts
-        self._price = price
+        self.price = price
         self._committed: dict[tuple[int, int], Payment] = {}  # by channel and nonce
         self._busy: set[int] = set()
         self._lock = threading.Lock()
@@ -217,8 +220,8 @@ class Payments:
             )
             raise Refusal(unauthenticated, reason)
         income = payment.amount - self.owed(payment.channel_id, payment.nonce)
-        if income != self._price:
-            reason = f"income {income} does not equal to price {self._price}"
+        if income != self.price:
+            reason = f"income {income} does not equal to price {self.price}"
             raise Refusal(unauthenticated, reason)
 
 
