@@ -21,16 +21,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message_factory import GetMessageClass
 
 from benchmarks import clients, models, report, servers
 from hatespeech.labels import LABELS
 from hatespeech.serving.grpc.messages import METHOD, SERVICE
-from tests.support.grpc_client import BEARER, answer, question
+from tests.support.grpc_client import BEARER
 from tests.support.ports import free_port
 
 CLIENTS: Final = 64
 WARM_UP_SECONDS: Final = 3.0
 TARGET: Final = 1.0
+
+Request: Final = GetMessageClass(METHOD.input_type)
+Reply: Final = GetMessageClass(METHOD.output_type)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -85,8 +89,9 @@ def closed_loop(port: int, texts: Sequence[str], count: int, seconds: float) -> 
 
             async def client() -> None:
                 while (now := time.perf_counter()) < begun + seconds:
-                    request = question({"prompt": next(supply)}).SerializeToString()
-                    result: Any = answer(await call(request, metadata=BEARER))
+                    request = Request(input={"prompt": next(supply)})
+                    reply: Any = await call(request.SerializeToString(), metadata=BEARER)
+                    result: Any = Reply.FromString(reply)
                     outcome.latencies.append(time.perf_counter() - now)
                     scores = [getattr(result.output, label) for label in LABELS]
                     if abs(sum(scores) - 1) >= 1e-3:

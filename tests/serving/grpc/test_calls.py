@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 from collections.abc import Iterator
@@ -80,6 +81,13 @@ def test_sixty_four_callers_share_batches_and_each_gets_its_own(
         scores = [getattr(one.message.output, label) for label in LABELS]
         assert scores == pytest.approx(expected.scores, abs=1e-5)
     assert both.http.metrics()["shared_batches_total"] > before
+
+
+def test_a_call_that_has_ended_is_held_no_longer(both: Both) -> None:
+    assert both.grpc.score({"prompt": "good"}).name == "OK"
+    handlers = [each for each in gc.get_objects() if type(each) is calls.CallHandler]
+    assert handlers
+    wait_until(lambda: not any(each.running for each in handlers), "every call to be let go")
 
 
 # What does not.

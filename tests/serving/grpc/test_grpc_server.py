@@ -8,6 +8,7 @@ import ipaddress
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -415,11 +416,12 @@ def test_a_stop_under_load_loses_no_reply(small_checkpoint: Path, tmp_path: Path
         assert "POST grpc 499" not in server.stderr
 
 
-def test_a_call_that_outlasts_the_grace_is_unavailable(
-    small_checkpoint: Path, tmp_path: Path, switches: Switches
+@pytest.mark.parametrize(("grace", "code"), [(0.2, "UNAVAILABLE"), (60, "OK")])
+def test_a_call_in_flight_is_answered_within_the_grace_and_no_later(
+    small_checkpoint: Path, tmp_path: Path, switches: Switches, grace: float, code: str
 ) -> None:
     port = free_port()
-    with patch.object(grpc_server, "SHUTDOWN_SECONDS", 0.2), ThreadPoolExecutor(1) as pool:
+    with patch.object(grpc_server, "SHUTDOWN_SECONDS", grace), ThreadPoolExecutor(1) as pool:
         server = local_server(tmp_path, small_checkpoint, {"GRPC": f"127.0.0.1:{port}"})
         http = server.__enter__().ready()
         with GrpcClient(port) as client:
@@ -427,8 +429,9 @@ def test_a_call_that_outlasts_the_grace_is_unavailable(
             call = client.begin({"prompt": "good morning"})
             wait_until(lambda: switches.held, "the device", watch=http.require_running)
             stopped = pool.submit(server.__exit__, None, None, None)
-            assert client.result(call).name == "UNAVAILABLE"
+            time.sleep(1)  # longer than calls are only refused, and than the short grace
             switches.release()
+            assert client.result(call).name == code
             stopped.result()
 
 
