@@ -146,6 +146,19 @@ def test_fault_of_the_daemon_is_named(
     assert line in found
 
 
+def test_signer_is_needed_even_if_no_call_is_free(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keyless = {"private_key_for_free_calls": ""}
+    change(folder / "snetd.local.json", lambda config: config.update(keyless))
+    metadata = folder / "service_metadata.json"
+    change(metadata, lambda m: m["groups"][0].pop("free_calls"))
+    assert check(folder, capsys)[0] == 0
+    change(metadata, lambda m: m["groups"][0].pop("free_call_signer_address"))
+    (line,) = check(folder, capsys)[1]
+    assert "free_call_signer_address: is missing; snet service metadata-set-freecall" in line
+
+
 def test_proxy_in_front_may_have_the_certificate(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,6 +194,9 @@ def test_proto_that_is_not_the_services_is_named(
     assert check(folder, capsys)[1] == [
         "service.proto: differs from the service's: copy " + ("service.proto again")
     ]
+    proto.rename(folder / "proto" / "renamed.proto").write_text(original)
+    assert check(folder, capsys)[0] == 0
+    (folder / "proto" / "renamed.proto").unlink()
     proto.write_text("syntax")
     assert check(folder, capsys)[1] == ["service.proto: does not compile"]
     proto.write_text(original)
