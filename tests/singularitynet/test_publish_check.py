@@ -133,6 +133,10 @@ def test_fault_of_the_metadata_is_named(
         ({"service_timeout": "320"}, "service_timeout: must be a duration"),
         ({"max_message_size_in_mb": 0}, "max_message_size_in_mb: must be from 1 to 2048"),
         ({"service_credentials": [{"key": "a", "location": "head"}]}, "each needs a location"),
+        (
+            {"service_credentials": [{"key": "a", "value": 1, "location": "query"}]},
+            "service_credentials: the value of a header or a query must be a text",
+        ),
         ({"passthrough_endpoints": "http://a"}, "passthrough_endpoints: snetd does not know"),
     ],
 )
