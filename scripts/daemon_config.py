@@ -237,7 +237,7 @@ def fill(
     }
     require_apart(config["daemon_endpoint"], config["service_endpoint"])
     settled = snetd_config.settle(config)
-    for refusal in (*snetd_config.unknown(config), *snetd_config.refusals(settled)):
+    for refusal in (*snetd_config.ignored(config), *snetd_config.refusals(settled)):
         source = f"SNET_{refusal.key.upper()}" if refusal.key in variables else refusal.key
         raise ConfigError(f"{source}: {refusal.rule}")
     return config

@@ -364,7 +364,7 @@ def config_problems(
     for where, placeholder in left.items():
         yield where, f"is still the placeholder {placeholder}"
     open_keys = {re.split(r"[.\[]", where)[0] for where in left}
-    for refusal in (*snetd_config.unknown(given), *snetd_config.refusals(config)):
+    for refusal in (*snetd_config.ignored(given), *snetd_config.refusals(config)):
         if refusal.key not in open_keys:
             yield refusal
     for key in ("organization_id", "service_id"):

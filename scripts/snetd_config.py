@@ -179,13 +179,18 @@ def duration(value: Any) -> float | None:
     return sum(float(number) * NANOSECONDS[unit] for number, unit in parts) / 1e9
 
 
-def unknown(given: Mapping[str, Any]) -> Iterator[Refusal]:
-    """Yield the keys of a file that snetd ignores because it does not know them."""
+def ignored(given: Mapping[str, Any]) -> Iterator[Refusal]:
+    """Yield what stands in a file and snetd ignores without a word."""
     for key in given:
         if key.lower() not in (*KEYS, *DEPRECATED):
             close = difflib.get_close_matches(key.lower(), KEYS, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             yield Refusal(key, f"snetd does not know this key and ignores it{hint}")
+    for each in given.get("service_credentials") or ():
+        in_text = isinstance(each, dict) and each.get("location") in ("header", "query")
+        if in_text and not isinstance(each.get("value"), str):
+            rule = "the value of a header or a query must be a text, or snetd does not send it"
+            yield Refusal("service_credentials", rule)
 
 
 def refusals(config: Mapping[str, Any]) -> Iterator[Refusal]:
@@ -267,8 +272,6 @@ def _credential_rules(credentials: list[Any]) -> Iterator[Refusal]:
             rule = f"each needs a location: {', '.join(LOCATIONS)}"
         elif not each.get("key"):
             rule = "each needs a key"
-        elif each["location"] != "body" and not isinstance(each.get("value"), str):
-            rule = "the value of a header or a query must be a text"
         else:
             continue
         yield Refusal("service_credentials", rule)

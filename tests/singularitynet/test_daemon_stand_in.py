@@ -12,13 +12,13 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
+from scripts.snetd_config import duration
 from tests.singularitynet.conftest import Service
 from tests.support.stand_ins.snet_daemon import (
     DaemonConfig,
     DaemonConfigError,
     SnetDaemon,
     compile_proto,
-    duration,
     new_message,
 )
 
@@ -57,7 +57,8 @@ class Call:
 
     def config(self, **settings: Any) -> Path:
         path = self.folder / "snetd.config.json"
-        path.write_text(json.dumps({"service_endpoint": self.url} | settings))
+        given = {"service_endpoint": self.url, "token_secret_key": "t" * 32} | settings
+        path.write_text(json.dumps(given))
         return path
 
     def raw(
@@ -280,13 +281,13 @@ def test_configuration_the_daemon_would_not_start_with_is_refused(
 
 @pytest.mark.parametrize("key", [f"0x{'ab' * 32}", "ab" * 31, "invalid"])
 def test_key_that_the_daemon_cannot_read_stops_it(call: Call, key: str) -> None:
-    with pytest.raises(DaemonConfigError, match="invalid private_key_for_free_calls"):
+    with pytest.raises(DaemonConfigError, match="private_key_for_free_calls: must be 64 hex"):
         DaemonConfig.read(call.config(private_key_for_free_calls=key))
     DaemonConfig.read(call.config(private_key_for_free_calls="ab" * 32))
 
 
 def test_secret_of_tokens_has_32_bytes(call: Call) -> None:
-    with pytest.raises(DaemonConfigError, match="at least 32 bytes"):
+    with pytest.raises(DaemonConfigError, match="token_secret_key: must be 32 bytes or more"):
         DaemonConfig.read(call.config(token_secret_key="t" * 31))
 
 

@@ -103,7 +103,12 @@ def open_shop(service: Service, tmp_path: Path) -> Iterator[Open]:
     running: list[SnetDaemon] = []
 
     def start(**settings: Any) -> Shop:
-        given = {"organization_id": "org", "service_id": "svc", "service_endpoint": service.url}
+        given = {
+            "organization_id": "org",
+            "service_id": "svc",
+            "service_endpoint": service.url,
+            "token_secret_key": "t" * 32,
+        }
         contents = {
             "config.json": json.dumps(given | settings),
             "metadata.json": json.dumps(METADATA),
@@ -320,7 +325,7 @@ def test_without_contracts_nobody_pays(service: Service, tmp_path: Path) -> None
     (tmp_path / "zoo.proto").write_text(PROTO)
     (tmp_path / "metadata.json").write_text('{"service_type": "http"}')
     config = tmp_path / "config.json"
-    config.write_text(json.dumps({"service_endpoint": service.url}))
+    config.write_text(json.dumps({"service_endpoint": service.url, "token_secret_key": "t" * 32}))
     with (
         SnetDaemon(config, tmp_path / "metadata.json", tmp_path / "zoo.proto") as daemon,
         grpc.insecure_channel(daemon.address) as channel,

@@ -133,6 +133,10 @@ def test_fault_of_the_metadata_is_named(
         ({"service_timeout": "320"}, "service_timeout: must be a duration"),
         ({"max_message_size_in_mb": 0}, "max_message_size_in_mb: must be from 1 to 2048"),
         ({"service_credentials": [{"key": "a", "location": "head"}]}, "each needs a location"),
+        (
+            {"service_credentials": [{"key": "a", "value": 1, "location": "query"}]},
+            "service_credentials: the value of a header or a query must be a text",
+        ),
         ({"passthrough_endpoints": "http://a"}, "passthrough_endpoints: snetd does not know"),
     ],
 )
@@ -144,6 +148,19 @@ def test_fault_of_the_daemon_is_named(
     assert code == 1
     (found,) = lines
     assert line in found
+
+
+def test_signer_is_needed_even_if_no_call_is_free(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keyless = {"private_key_for_free_calls": ""}
+    change(folder / "snetd.local.json", lambda config: config.update(keyless))
+    metadata = folder / "service_metadata.json"
+    change(metadata, lambda m: m["groups"][0].pop("free_calls"))
+    assert check(folder, capsys)[0] == 0
+    change(metadata, lambda m: m["groups"][0].pop("free_call_signer_address"))
+    (line,) = check(folder, capsys)[1]
+    assert "free_call_signer_address: is missing; snet service metadata-set-freecall" in line
 
 
 def test_proxy_in_front_may_have_the_certificate(
@@ -181,6 +198,9 @@ def test_proto_that_is_not_the_services_is_named(
     assert check(folder, capsys)[1] == [
         "service.proto: differs from the service's: copy " + ("service.proto again")
     ]
+    proto.rename(folder / "proto" / "renamed.proto").write_text(original)
+    assert check(folder, capsys)[0] == 0
+    (folder / "proto" / "renamed.proto").unlink()
     proto.write_text("syntax")
     assert check(folder, capsys)[1] == ["service.proto: does not compile"]
     proto.write_text(original)

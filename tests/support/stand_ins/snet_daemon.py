@@ -17,7 +17,6 @@ import functools
 import io
 import json
 import os
-import re
 import sys
 import tempfile
 import threading
@@ -37,6 +36,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import DecodeError, Message
 from grpc_tools import protoc
 
+from scripts import snetd_config
 from tests.paths import ROOT
 from tests.support.stand_ins.snet_payments import (
     Contracts,
@@ -57,35 +57,6 @@ INVALID_PROTO: Final = 3
 
 # What Python's gRPC gives for a call without a deadline: the rest of a 64-bit clock.
 NO_DEADLINE_SECONDS: Final = 10**9
-
-LOCATIONS: Final = ("body", "header", "query")
-DEFAULTS: Final[dict[str, Any]] = {
-    "blockchain_enabled": True,
-    "burst_size": 10**9,
-    "daemon_endpoint": "127.0.0.1:8080",
-    "daemon_group_name": "default_group",
-    "max_message_size_in_mb": 4,
-    "organization_id": "",
-    "passthrough_enabled": True,
-    "private_key_for_free_calls": "",
-    "rate_limit_per_minute": 0,  # none
-    "service_credentials": [],
-    "service_endpoint": "http://localhost:5000",
-    "service_id": "",
-    "service_timeout": "100s",
-}
-DEPRECATED: Final = {
-    "passthrough_endpoint": "service_endpoint",
-    "daemon_end_point": "daemon_endpoint",
-}
-NANOSECONDS: Final = {
-    "ns": 1,
-    "us": 10**3,
-    "ms": 10**6,
-    "s": 10**9,
-    "m": 60 * 10**9,
-    "h": 3600 * 10**9,
-}
 
 
 class DaemonConfigError(Exception):
@@ -113,73 +84,27 @@ class DaemonConfig:
 
         Raises :class:`DaemonConfigError` where snetd would not start.
         """
-        given = {key.lower(): value for key, value in json.loads(path.read_text()).items()}
-        given |= read_variables(environment)
-        for old, new in DEPRECATED.items():
+        given = json.loads(path.read_text())
+        for old, new in snetd_config.DEPRECATED.items():
             if old in given:
                 warnings.warn(f"Config parameter '{old}' is deprecated, use '{new}'", stacklevel=2)
-                given[new] = given[old]
-        config = DEFAULTS | given
+        config = snetd_config.settle(given, environment)
+        for refusal in snetd_config.refusals(config):
+            raise DaemonConfigError(str(refusal))
         if not config["blockchain_enabled"]:
             raise DaemonConfigError("without a blockchain the service type is grpc: raw frames")
-        credentials = config["service_credentials"]
-        for credential in credentials:
-            if credential.get("location") not in LOCATIONS:
-                raise DaemonConfigError("location should be body, header or query")
-            if not credential.get("key"):
-                raise DaemonConfigError("key can't be empty")
-        endpoint = config["service_endpoint"]
-        service = urlsplit(endpoint if "://" in endpoint else f"http://{endpoint}")
-        daemon = urlsplit(f"//{config['daemon_endpoint']}")
-        if not service.hostname:
-            raise DaemonConfigError("service_endpoint needs to be a valid url")
-        everywhere = daemon.hostname == "0.0.0.0" and service.hostname in ("127.0.0.1", "localhost")
-        if service.port == daemon.port and (service.hostname == daemon.hostname or everywhere):
-            raise DaemonConfigError("service_endpoint can't be the same as daemon endpoint")
-        if not 0 < config["max_message_size_in_mb"] <= 2048:
-            raise DaemonConfigError("max_message_size_in_mb cannot be more than 2GB")
-        key = config["private_key_for_free_calls"]
-        if key and not re.fullmatch(r"[0-9a-fA-F]{64}", key):  # Go's parser knows no 0x
-            raise DaemonConfigError("invalid private_key_for_free_calls")
-        if len(config.get("token_secret_key", "t" * 32).encode()) < 32:
-            raise DaemonConfigError("token_secret_key must be at least 32 bytes")
         return cls(
-            endpoint,
-            credentials,
-            duration(config["service_timeout"]),
+            config["service_endpoint"],
+            config["service_credentials"],
+            snetd_config.duration(config["service_timeout"]) or 0,
             config["max_message_size_in_mb"],
             config["passthrough_enabled"],
-            config["organization_id"],
-            config["service_id"],
+            config.get("organization_id", ""),
+            config.get("service_id", ""),
             config["daemon_group_name"],
-            config["rate_limit_per_minute"],
-            config["burst_size"],
+            config.get("rate_limit_per_minute", 0),  # none
+            config.get("burst_size", 10**9),
         )
-
-
-def read_variables(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Return the keys that ``SNET_*`` variables set, each in the type of its default."""
-    found: dict[str, Any] = {}
-    for name, value in environment.items():
-        key = name.removeprefix("SNET_").lower()
-        if key == name.lower() or not value:
-            continue
-        default = DEFAULTS.get(key, "")
-        if isinstance(default, bool):
-            found[key] = value.lower() in ("1", "t", "true")
-        elif isinstance(default, int):
-            found[key] = int(value)
-        elif isinstance(default, str):
-            found[key] = value
-    return found
-
-
-def duration(value: str) -> float:
-    """Return the seconds of a Go duration such as ``1m40s``."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h)", value)
-    if not parts or "".join(map("".join, parts)) != value:
-        raise DaemonConfigError(f"{value!r} is no duration")
-    return sum(float(number) * NANOSECONDS[unit] for number, unit in parts) / 1e9
 
 
 def run_protoc(path: Path, *options: str) -> None:
