@@ -32,6 +32,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hatespeech.version import __version__
+
 if TYPE_CHECKING:
     from hatespeech.contract import TextScore, WordInfluence
     from hatespeech.errors import (
@@ -60,6 +62,7 @@ __all__ = [
     "UnhealthyError",
     "ValidationError",
     "WordInfluence",
+    "__version__",
 ]
 
 # Where each name is. It is imported when it is first used: the package itself loads at once, and
