@@ -314,7 +314,7 @@ def content_id(metadata: Mapping[str, Any]) -> str:
 
 
 def content_problems(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield it if the older field names other protos than the newer one."""
+    """Yield a fault if the older field names other protos than the newer one."""
     older = metadata.get("model_ipfs_hash")
     if older and content_id(metadata) and older != content_id(metadata):
         yield "model_ipfs_hash", "must be the content id of service_api_source; --fill writes it"
@@ -502,5 +502,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(f"{line}\n")
     if lines:
         return 1
-    sys.stdout.write("nothing stands against it: snet service publish ORGANIZATION SERVICE\n")
+    sys.stdout.write("ready to publish: snet service publish ORGANIZATION SERVICE\n")
     return 0
