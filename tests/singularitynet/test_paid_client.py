@@ -173,11 +173,11 @@ def market(endpoint: RunpodEndpoint, tmp_path_factory: pytest.TempPathFactory) -
     sdk = python_tool(SNET_SDK)
     packages = site_packages(sdk) / "snet"
     folder = tmp_path_factory.mktemp("market")
-    address = f"127.0.0.1:{free_port()}"
     with (
         LocalChain(anvil, packages / "contracts" / "resources", folder) as chain,
         IpfsNode() as ipfs,
     ):
+        address = f"127.0.0.1:{free_port()}"
         operator, *callers = chain.accounts[1:]
         group = PaymentGroup(operator.address)
         published = publish(chain, ipfs, operator, group, f"http://{address}")

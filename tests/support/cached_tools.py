@@ -14,7 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hatespeech-tests"
+CACHE: Final = (
+    Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hate-speech-detection-tests"
+)
 INSTALL_SECONDS: Final = 540
 SNET_CLI: Final = "snet-cli==3.1.1"
 SNET_SDK: Final = "snet-sdk==6.0.0"
@@ -23,7 +25,7 @@ SNET_SDK: Final = "snet-sdk==6.0.0"
 def python_tool(requirement: str) -> Path:
     """Return the folder of a virtual environment that holds ``name==version``."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    folder = CACHE / f"{requirement.replace('==', '-')}-python{version}"
+    folder = CACHE / f"{requirement.replace('==', '-')}-py{version}"
 
     def install() -> None:
         run(sys.executable, "-m", "venv", str(folder))

@@ -6,7 +6,6 @@ published addresses, under Sepolia's chain id. So snet-cli and snet-sdk take it 
 
 from __future__ import annotations
 
-import functools
 import json
 import subprocess
 import urllib.request
@@ -58,13 +57,12 @@ class LocalChain:
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(self._command)
         try:
-            wait_until(functools.partial(listens, self._port), "anvil", seconds=30)
+            wait_until(self._is_ready, "anvil", seconds=60)
             made = json.loads(self._accounts.read_text())
+            addresses, keys = made["available_accounts"], made["private_keys"]
             self.accounts = [
                 Account(checksum(address), key)
-                for address, key in zip(
-                    made["available_accounts"], made["private_keys"], strict=True
-                )
+                for address, key in zip(addresses, keys, strict=True)
             ]
             # Of the token, the package has the code that stays after a deployment.
             self.token = self._put_code("FetchToken")
@@ -84,6 +82,14 @@ class LocalChain:
     ) -> None:
         self._process.terminate()
         self._process.wait(10)
+
+    def _is_ready(self) -> bool:
+        """Say whether anvil takes requests and has written its accounts, which it does apart."""
+        return (
+            listens(self._port)
+            and self._accounts.exists()
+            and self._accounts.read_text().rstrip().endswith("}")
+        )
 
     @property
     def owner(self) -> Account:
