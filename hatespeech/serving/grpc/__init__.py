@@ -12,6 +12,5 @@ from hatespeech.errors import SettingsError
 try:
     from hatespeech.serving.grpc.grpc_server import GrpcServer as GrpcServer
 except ModuleNotFoundError as exc:
-    raise SettingsError(
-        f"GRPC needs {exc.name}: pip install 'hate-speech-detection[grpc]'"
-    ) from None
+    line = f"GRPC needs {exc.name}: pip install 'hate-speech-detection[grpc]'"
+    raise SettingsError(line) from None
