@@ -291,6 +291,7 @@ def test_run_that_is_killed_or_interrupted_leaves_no_process_and_goes_on(
 ) -> None:
     out = tmp_path / "out.jsonl"
     kept = 0
+    killed: set[int] = set()  # processes of the killed run
     for number in (signal.SIGKILL, signal.SIGINT):
         running = start(tmp_path, source, out, more={"TMPDIR": str(short_folder)})
         wait_until(
@@ -299,14 +300,18 @@ def test_run_that_is_killed_or_interrupted_leaves_no_process_and_goes_on(
             seconds=SECONDS,
             watch=alive(running),
         )
-        assert len(processes(tmp_path, "ray")) > 4
+        own = set(processes(tmp_path, "ray")) - killed
+        assert len(own) > 4
         # They do not give way to other processes, which would starve them.
-        (scorer,) = processes(tmp_path, "ray::MapWorker")
+        (scorer,) = set(processes(tmp_path, "ray::MapWorker")) - killed
         assert os.getpriority(os.PRIO_PROCESS, scorer) == os.getpriority(os.PRIO_PROCESS, 0)
         (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
         _, errors = running.communicate(timeout=SECONDS)
-        wait_until(lambda: not processes(tmp_path), "the end of Ray's processes", seconds=180)
-        if number != signal.SIGKILL:
+        if number == signal.SIGKILL:
+            # Ray's agents try to report that for a minute before they end: the next run begins.
+            killed.update(own)
+        else:
+            wait_until(lambda: killed >= set(processes(tmp_path)), "the end of Ray's processes")
             assert running.returncode == 130
             last = errors.replace("\r", "\n").splitlines()[-1]
             assert last == "interrupted; run the same command again to resume"
@@ -320,6 +325,7 @@ def test_run_that_is_killed_or_interrupted_leaves_no_process_and_goes_on(
     (again,) = re.findall(r"([0-9,]+) rows in", done.stderr)
     assert int(again.replace(",", "")) == ROWS - kept * CHUNK_ROWS
     require_equal(read(out), expected)
+    wait_until(lambda: not processes(tmp_path), "the end of the killed run's", seconds=180)
 
 
 REFUSING = """
@@ -413,7 +419,7 @@ def test_actors_that_give_nothing_back_end_the_run_and_it_goes_on(
     cluster: RayCluster, source: Path, expected: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
-    running = start(tmp_path, source, out, "--address", cluster.address, "--part-timeout", 20)
+    running = start(tmp_path, source, out, "--address", cluster.address, "--part-timeout", 10)
     wait_until(lambda: parts_there(out) >= 2, "two parts", seconds=SECONDS, watch=alive(running))
     (frozen,) = processes(cluster.home, "ray::MapWorker")
     os.kill(frozen, signal.SIGSTOP)
@@ -424,7 +430,7 @@ def test_actors_that_give_nothing_back_end_the_run_and_it_goes_on(
     assert running.returncode == 1
     assert "Traceback" not in errors
     last = errors.replace("\r", "\n").splitlines()[-1]
-    assert last.startswith("error: no part came back in 20 s: did an actor die")
+    assert last.startswith("error: no part came back in 10 s: did an actor die")
     assert 2 <= parts_there(out) < PARTS
     done = cluster.run(tmp_path, source, out)
     assert done.returncode == 0, done.stderr
