@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "server.py") -> int
     except SettingsError as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 1
-    serve(app, sockets)
+    serve(app, sockets, grpc=settings.grpc is not None)
     return 1 if app.state.model.state == "broken" else 0
 
 
@@ -116,13 +116,13 @@ def shown_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def serve(app: FastAPI, sockets: list[socket.socket]) -> None:
+def serve(app: FastAPI, sockets: list[socket.socket], *, grpc: bool) -> None:
     """Run uvicorn on bound sockets until a signal, which also has the jobs stop at once."""
     import uvicorn
 
     from hatespeech.serving.guards.connection import GuardedProtocol, connections_that_fit
 
-    GuardedProtocol.max_connections = connections_that_fit()
+    GuardedProtocol.max_connections = connections_that_fit(beside_grpc=grpc)
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

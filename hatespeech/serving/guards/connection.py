@@ -21,24 +21,25 @@ LINGER_SECONDS: Final = 15.0  # for the rest of a body after its reply
 WRITE_SECONDS: Final = 60.0  # for a client that does not read the reply
 MAX_CONNECTIONS: Final = 2048
 MAX_GRPC_CONNECTIONS: Final = 256  # each carries many calls
-RESERVED_DESCRIPTORS: Final = 128 + MAX_GRPC_CONNECTIONS  # for gRPC and all other open files
+RESERVED_DESCRIPTORS: Final = 128  # for all other open files
 
 log = logging.getLogger(__name__)
 
 
-def connections_that_fit() -> int:
-    """Raise the process's limit of open files if allowed; return how many connections fit.
+def connections_that_fit(*, beside_grpc: bool) -> int:
+    """Raise the process's limit of open files if allowed; return how many HTTP connections fit.
 
     Above the limit the system refuses to open anything else, too.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_CONNECTIONS + RESERVED_DESCRIPTORS
+    reserved = RESERVED_DESCRIPTORS + (MAX_GRPC_CONNECTIONS if beside_grpc else 0)
+    wanted = MAX_CONNECTIONS + reserved
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
-    return max(1, min(MAX_CONNECTIONS, soft - RESERVED_DESCRIPTORS))
+    return max(1, min(MAX_CONNECTIONS, soft - reserved))
 
 
 class GuardedProtocol(H11Protocol):
