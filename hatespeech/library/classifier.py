@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, overload
@@ -39,6 +39,7 @@ Frame = TypeVar("Frame")
 PART_TEXTS: Final = 512
 PARTS_AHEAD: Final = 4
 UNLIMITED: Final = 2**62
+CLOSED: Final = "this classifier is closed"
 
 
 class Classifier:
@@ -215,6 +216,7 @@ class _Running:
         self._predictor: Predictor | None = predictor
         self._settings = settings
         self._batcher: Batcher | None = None
+        self._process = os.getpid()  # threads do not survive a fork
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="classifier", daemon=True
@@ -222,15 +224,17 @@ class _Running:
         self._thread.start()
 
     def submit(self, values: Sequence[object], options: ScoreRequest) -> Future[list[TextScore]]:
-        """Begin to score values; raise :class:`RuntimeError` if closed."""
+        """Begin to score values; raise :class:`RuntimeError` if closed, or in a forked process."""
+        if os.getpid() != self._process:
+            raise RuntimeError("this classifier belongs to another process: load one in each")
         if self._predictor is None:
-            raise RuntimeError("this classifier is closed")
+            raise RuntimeError(CLOSED)
         return asyncio.run_coroutine_threadsafe(self._score(values, options), self._loop)
 
     def close(self) -> None:
         """Stop the threads, once the pass that runs is done."""
         self._predictor = None
-        if self._loop.is_closed():
+        if self._loop.is_closed() or os.getpid() != self._process:
             return
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -262,7 +266,7 @@ class _Running:
             from hatespeech.engine.batcher import Batcher
 
             if self._predictor is None:
-                raise RuntimeError("this classifier is closed")
+                raise RuntimeError(CLOSED)
             self._batcher = Batcher(
                 self._predictor,
                 max_batch_tokens=self._settings.max_batch_tokens,
@@ -282,7 +286,10 @@ class _Running:
 
 
 def _collect(waiting: deque[Future[list[TextScore]]], bar: Any) -> list[TextScore]:
-    items = waiting.popleft().result()
+    try:
+        items = waiting.popleft().result()
+    except CancelledError:
+        raise RuntimeError(CLOSED) from None  # by another thread, meanwhile
     bar.update(len(items))
     return items
 

@@ -22,12 +22,22 @@ def texts_of(frame: object, column: str, prefix: str, *, flagged: bool) -> list[
     Raises :class:`ValueError` if the frame lacks the column or has one of the new columns already,
     and :class:`TypeError` for what is not a DataFrame.
     """
-    data = nw.from_native(cast(Any, frame), eager_only=True)
-    if column not in data.columns:
+    try:
+        data = nw.from_native(cast(Any, frame), eager_only=True)
+        names = data.columns
+    except TypeError:
+        raise TypeError(
+            f"frame: must be a DataFrame, not {type(frame).__name__}; collect a lazy one first"
+        ) from None
+    except nw.exceptions.DuplicateError:
+        raise ValueError("two columns have the same name; rename one") from None
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("names of columns must be strings; rename them first")
+    if column not in names:
         raise ValueError(
             f"there is no column {column!r}; the columns are {', '.join(data.columns)}"
         )
-    taken = [prefix + name for name in _names(flagged) if prefix + name in data.columns]
+    taken = [prefix + name for name in _names(flagged) if prefix + name in names]
     if taken:
         raise ValueError(f"columns {', '.join(taken)} exist already; prefix= renames the new ones")
     values: list[Any] = data[column].to_list()

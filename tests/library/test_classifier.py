@@ -291,3 +291,53 @@ def test_a_program_that_forgets_to_close_ends(small_checkpoint: Path) -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "None\n", "")
+
+
+@pytest.mark.slow
+def test_a_forked_process_is_told_to_load_its_own_and_ends(small_checkpoint: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "from hatespeech import Classifier\n"
+        f"classifier = Classifier.load({str(small_checkpoint)!r})\n"
+        "classifier.score('good morning')\n"
+        "if os.fork() == 0:\n"
+        "    try:\n"
+        "        classifier.score('good morning')\n"
+        "    except RuntimeError as error:\n"
+        "        print(error, flush=True)\n"
+        "    sys.exit(7)\n"
+        "print(os.waitstatus_to_exitcode(os.wait()[1]), classifier.score('hi').error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    told = "this classifier belongs to another process: load one in each"
+    assert (done.returncode, done.stdout) == (0, f"{told}\n7 None\n"), done.stderr
+
+
+def test_closing_while_another_thread_scores_tells_it_so(small_checkpoint: Path) -> None:
+    loaded = Classifier.load(small_checkpoint)
+    begun = threading.Event()
+    raised: list[BaseException] = []
+
+    def endless() -> Iterator[str]:
+        yield from TEXTS * 20
+        begun.set()
+
+    def score() -> None:
+        try:
+            loaded.score(endless())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=score)
+    thread.start()
+    begun.wait()
+    loaded.close()
+    thread.join()
+    assert [str(error) for error in raised] == ["this classifier is closed"]
+    assert isinstance(raised[0], RuntimeError)

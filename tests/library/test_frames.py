@@ -88,6 +88,21 @@ def test_an_empty_frame_gets_its_columns(classifier: Classifier) -> None:
     assert len(scored) == 0
 
 
-def test_what_is_no_frame_is_a_type_error(classifier: Classifier) -> None:
-    with pytest.raises(TypeError):
-        classifier.score_frame(["a", "b"], "text")
+@pytest.mark.parametrize("frame", [["a", "b"], pl.LazyFrame({"text": ["a"]}), pd.Series(["a"])])
+def test_what_is_no_frame_is_a_type_error(classifier: Classifier, frame: Any) -> None:
+    with pytest.raises(TypeError, match=r"^frame: must be a DataFrame, not .*; collect a lazy one"):
+        classifier.score_frame(frame, "text")
+
+
+@pytest.mark.parametrize("column", [0, "text"])
+def test_names_of_columns_that_are_no_strings_are_refused(
+    classifier: Classifier, column: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"^names of columns must be strings; rename them first$"):
+        classifier.score_frame(pd.DataFrame({0: ["a"]}), column)
+
+
+def test_two_columns_of_one_name_are_refused(classifier: Classifier) -> None:
+    frame = pd.DataFrame([["a", "b"]], columns=["text", "text"])
+    with pytest.raises(ValueError, match=r"^two columns have the same name; rename one$"):
+        classifier.score_frame(frame)
