@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,20 +176,40 @@ def test_readers_of_a_killed_run_end_and_the_lock_is_free(
     third.communicate(timeout=SECONDS)
 
 
+@pytest.fixture(scope="module")
+def begun_once(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run whose parts are there and whose OUT is not, and a copy beside it."""
+    folder = tmp_path_factory.mktemp("begun") / "now"
+    folder.mkdir()
+    shutil.copy2(source, folder / "in.csv")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(folder).items():
+            patch.setenv(name, value)
+        patch.setattr("hatespeech.bulk.run.write_outputs", interrupt)
+        assert score.main(command_in(folder)) == 130
+    shutil.copytree(folder, folder.with_name("kept"))
+    return folder
+
+
+def command_in(folder: Path) -> list[str]:
+    return [
+        str(folder / "in.csv"),
+        str(folder / "out.csv"),
+        "--chunk-rows",
+        "100",
+        "--readers",
+        "0",
+    ]
+
+
 @pytest.fixture
-def begun(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The command of a run whose parts are there and whose OUT is not."""
-    for name, value in environment(tmp_path).items():
+def begun(begun_once: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The command of that run, in the state in which it was interrupted."""
+    shutil.rmtree(begun_once)
+    shutil.copytree(begun_once.with_name("kept"), begun_once)
+    for name, value in environment(begun_once).items():
         monkeypatch.setenv(name, value)
-    copy = tmp_path / "in.csv"
-    copy.write_bytes(source.read_bytes())
-    command = [str(copy), str(tmp_path / "out.csv"), "--chunk-rows", "100", "--readers", "0"]
-    monkeypatch.setattr("hatespeech.bulk.run.write_outputs", interrupt)
-    assert score.main(command) == 130
-    monkeypatch.undo()
-    for name, value in environment(tmp_path).items():
-        monkeypatch.setenv(name, value)
-    return command
+    return command_in(begun_once)
 
 
 def interrupt(*_arguments: object) -> None:
@@ -227,10 +248,9 @@ def test_another_model_does_not_go_on_with_a_run(
     begun: list[str],
     small_checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    part = tmp_path / "out.csv.partial" / "scores" / "00000002.parquet"
+    part = Path(f"{begun[1]}.partial", "scores", "00000002.parquet")
     part.unlink()
     monkeypatch.setenv("MODEL_DIR", str(small_checkpoint))
     assert score.main(begun) == 1
@@ -264,10 +284,8 @@ def test_a_finished_run_killed_while_it_removed_its_parts_needs_no_engine(
     assert not left.parent.parent.exists()
 
 
-def test_a_damaged_part_is_named(
-    begun: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    part = tmp_path / "out.csv.partial" / "scores" / "00000002.parquet"
+def test_a_damaged_part_is_named(begun: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    part = Path(f"{begun[1]}.partial", "scores", "00000002.parquet")
     part.write_bytes(part.read_bytes()[:50])
     assert score.main(begun) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
@@ -279,13 +297,13 @@ def test_a_damaged_part_is_named(
 
 
 def test_an_unreadable_note_of_a_run_costs_no_scores(
-    begun: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    begun: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    note = tmp_path / "out.csv.partial" / "run.json"
+    note = Path(f"{begun[1]}.partial", "run.json")
     note.write_bytes(b"")
     assert score.main(begun) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {note}: can't be read")
-    assert len(list((tmp_path / "out.csv.partial" / "scores").iterdir())) == ROWS // 100
+    assert len(list((note.parent / "scores").iterdir())) == ROWS // 100
 
 
 def test_a_folder_half_moved_in_an_object_store_is_completed(
@@ -316,12 +334,12 @@ def test_a_folder_half_moved_in_an_object_store_is_completed(
 
 
 def test_a_finished_output_of_another_input_is_no_success(
-    begun: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    begun: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert score.main(begun) == 0
     assert score.main(begun) == 0
     assert capsys.readouterr().err.splitlines()[-1].endswith("; remove it to score again")
-    assert score.main([*begun, "--report", str(tmp_path / "r.html")]) == 1
+    assert score.main([*begun, "--report", f"{begun[1]}.html"]) == 1
     assert "is complete, without a report" in capsys.readouterr().err.splitlines()[-1]
     Path(begun[0]).write_text("text\nanother\n")
     assert score.main(begun) == 1
