@@ -91,21 +91,6 @@ def test_an_answer_is_a_problem_once_the_worker_has_stopped_the_job(
     assert endpoint.problems == [f"{stopped}: answered after it was stopped"]
 
 
-def test_a_job_is_taken_once_a_ping_names_it_or_it_is_answered(endpoint: RunpodEndpoint) -> None:
-    first, second = take_one(endpoint), take_one(endpoint)
-    assert not endpoint.all_taken([first])
-    ask_as_worker(endpoint, "ping")
-    assert not endpoint.all_taken([first])
-    answer(endpoint, first)
-    assert endpoint.all_taken([first])
-    assert not endpoint.all_taken([first, second])
-    ping = f"{endpoint.url}/worker/ping/{POD}"
-    httpx.get(
-        ping, params={"job_id": f"{second},other"}, headers={"Authorization": WORKER_KEY}
-    ).raise_for_status()
-    assert endpoint.all_taken([first, second])
-
-
 def test_a_silent_worker_loses_its_job_to_another() -> None:
     with RunpodEndpoint(silent_seconds=0.1) as endpoint:
         endpoint.environment("silent")

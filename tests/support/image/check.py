@@ -27,7 +27,7 @@ from tests.support.image.builder import (
 from tests.support.image.container import Container
 from tests.support.image.layers import check_layers, read_layer
 from tests.support.ports import free_port
-from tests.support.processes.worker import wait_until
+from tests.support.processes.worker import have_started, wait_until
 from tests.support.small_tokenizer import train_tokenizer
 from tests.support.stand_ins.file_server import FileServer
 from tests.support.stand_ins.runpod.endpoint import RunpodEndpoint
@@ -183,9 +183,13 @@ def check_queue(image: Image) -> str:
             assert health.returncode == 0, health.stderr
             assert f"{':'.join(map(str, worker.user_ids()))}" == image.config["User"]
 
-            last = endpoint.submit(*[{"prompts": ["good morning"] * 256}] * 4)
+            last = endpoint.submit(*[{"prompts": ["good morning"] * 1024}] * 4)
             # Not only handed out: the SDK drops a job that reaches it after the signal.
-            wait_until(lambda: endpoint.all_taken(last), "jobs taken", watch=worker.require_running)
+            wait_until(
+                lambda: have_started(worker.stdout, last),
+                "jobs to begin",
+                watch=worker.require_running,
+            )
             before = len(endpoint.answered)
             worker.terminate()
             endpoint.drain()

@@ -105,14 +105,6 @@ class JobQueue(AppThread):
         """Say whether workers have answered all these jobs."""
         return all(self.answer(job_id) is not None for job_id in job_ids)
 
-    def all_taken(self, job_ids: Iterable[str]) -> bool:
-        """Say whether workers have all these jobs: have answered them or named them in a ping.
-
-        A job is not yet the SDK's when it was handed out: one that arrives after SIGTERM is lost.
-        """
-        named = {job_id for ping in self.pings for job_id in ping.get("job_id", "").split(",")}
-        return all(job_id in named or self.answer(job_id) is not None for job_id in job_ids)
-
     def forget(self) -> None:
         """Begin anew, with the workers that are there: no jobs, no faults, no records."""
         self._forgotten.update(self.jobs)
