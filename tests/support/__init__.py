@@ -5,7 +5,6 @@ What runs:
 - ``processes``: the project's programs as processes of their own: start, watch, kill, ask
 - ``local_server``: the HTTP front in a thread of this process
 - ``http_client``, ``grpc_client``: who asks it, or the process
-- ``grpc_client``: a caller of the gRPC front
 - ``faulty_device``: a device under either that can be held, made to fail or broken
 - ``stand_ins``: what the project talks to: Runpod, SingularityNET's daemon, a file server
 
@@ -20,6 +19,5 @@ What they look at or set up:
 - ``image``: the Dockerfile built and run, for ``scripts/check-image``
 - ``cached_tools``: snet-cli, snet-sdk and npm packages, installed once into the user's cache
 - ``environments``, ``imports``: virtual environments, and what a script imports
-- ``cached_tools``: programs from the registries that only tests run
 - ``loggers``, ``memory``, ``ports``: of this process and this machine
 """
