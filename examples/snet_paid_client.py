@@ -97,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def call(options: argparse.Namespace) -> tuple[Any, str]:
     """Pay for one call; return the reply and a line about the payment."""
-    # The SDK's client of IPFS uses an argument that urllib3 will drop.
+    # The SDK's client of IPFS uses an argument that urllib3 will drop. mypy does not see the SDK,
+    # which is in an environment of its own.
     warnings.filterwarnings("ignore", category=FutureWarning, module="urllib3")
     from snet.sdk import PaidCallPaymentStrategy, SnetSDK  # type: ignore[import-not-found]
 

@@ -12,8 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from hatespeech.console.command_table import COMMANDS
 from hatespeech.console.commands import DISTRIBUTION
-from hatespeech.console.table import COMMANDS
 from tests.paths import ROOT
 from tests.support.environments import with_requirements
 from tests.support.imports import transitive_imports

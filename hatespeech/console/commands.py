@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from hatespeech.cli import leave, make_parser
-from hatespeech.console.table import COMMANDS, add_options, load
+from hatespeech.console.command_table import COMMANDS, add_options, load
 
 DISTRIBUTION: Final = "hate-speech-detection"
 

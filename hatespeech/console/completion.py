@@ -12,14 +12,14 @@ from typing import Any, Final
 
 import shtab
 
-from hatespeech.console.table import COMMANDS, add_options, load
+from hatespeech.console.command_table import COMMANDS, add_options, load
 
 # The names that the commands' helps use for files and folders.
 FILES: Final = frozenset({"IN", "OUT", "DIR", "FILE", "FILE.html", "FILE|JSON", "URL|FILE"})
 
 
 def completion_script(shell: str) -> str:
-    """Return the script for one of ``table.SHELLS``."""
+    """Return the script for one of ``command_table.SHELLS``."""
     parser = argparse.ArgumentParser(prog="hatespeech")
     add_options(parser)
     commands = parser.add_subparsers()

@@ -11,9 +11,9 @@ from typing import Final
 import pytest
 import shtab
 
+from hatespeech.console.command_table import COMMANDS, SHELLS, load
 from hatespeech.console.commands import run
 from hatespeech.console.completion import completion_script
-from hatespeech.console.table import COMMANDS, SHELLS, load
 from hatespeech.version import __version__
 from tests.paths import ROOT
 

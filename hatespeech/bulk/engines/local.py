@@ -188,7 +188,7 @@ class LocalEngine(BulkEngine):
         """Raise :class:`EngineError` unless the device can score a known good text."""
         try:
             (result,) = self._predictor.score_windows([self._known_good])
-        except Exception:
+        except Exception:  # whatever it raises, the device does not answer
             result = InternalError("not scored")
         if not isinstance(result, ServiceError):
             log.warning("a pass failed because of some text: %s", fault)
