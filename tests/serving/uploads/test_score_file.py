@@ -16,14 +16,14 @@ import requests
 
 from hatespeech.contract import Prediction
 from hatespeech.engine.predictor import Predictor
-from hatespeech.labels import LABELS
+from hatespeech.labels import FLAGS, LABELS
 from tests.support.bad_inputs import MARKER
 from tests.support.http_client import BEARER, TOKEN, HttpClient, read_csv
 from tests.support.local_server import local_server
 from tests.support.processes.server import HttpServer, http_server
 from tests.support.processes.worker import wait_until
 
-ADDED: Final = [*LABELS, "label", "windows", "error"]
+ADDED: Final = [*FLAGS, "label", "windows", "error"]
 HARD_TEXTS: Final = [
     "plain",
     'with "quotes", commas and \t tabs',
