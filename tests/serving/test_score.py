@@ -64,7 +64,7 @@ def test_get_takes_recommended_thresholds_by_name(server: HttpClient) -> None:
         query = {"text": text, "thresholds": name}
         reply = server.get("/score", params=query).json()
         least: Any = THRESHOLDS[name]
-        assert reply["flagged"] == [name for name in FLAGS if reply[name] >= least.get(name, 2)]
+        assert reply["flagged"] == [flag for flag in FLAGS if reply[flag] >= least.get(flag, 2)]
         assert reply["flagged"] == server.post("/score", json=query).json()["flagged"]
         flagged[name] = reply["flagged"]
     assert flagged["balanced"] != flagged["strict"]
