@@ -12,7 +12,7 @@ import runpod
 REPLY = {
     "text": "good morning",
     **{"hate": 0.01, "abusing": 0.01, "neutral": 0.97, "spam": 0.01},
-    **{"label": "neutral", "windows": 1, "model": "none"},
+    **{"toxic": 0.02, "label": "neutral", "windows": 1, "model": "none"},
     "timing": {"queue_ms": 0.0, "compute_ms": 0.0},
 }
 

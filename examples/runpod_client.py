@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-LABELS: Final = ("hate", "abusing", "neutral", "spam")
+SCORES: Final = ("hate", "abusing", "neutral", "spam", "toxic")
 FINAL: Final = ("COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT")
 SHOWN_CHARS: Final = 40
 REQUEST_SECONDS: Final = 60
@@ -124,15 +124,15 @@ def output_of(reply: dict[str, Any]) -> dict[str, Any]:
 
 def show(items: Sequence[dict[str, Any]]) -> None:
     """Print a table of scores."""
-    print(*(f"{name:>8}" for name in LABELS), f"{'label':<8}", "text", sep="  ")
+    print(*(f"{name:>8}" for name in SCORES), f"{'label':<8}", "text", sep="  ")
     for item in items:
         text = " ".join(item["text"].split())
         text = text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 1]}…"
         if "error" in item:
-            dashes = (f"{'-':>8}" for _ in LABELS)
+            dashes = (f"{'-':>8}" for _ in SCORES)
             print(*dashes, f"{'-':<8}", f"{text}  [{item['error']}]", sep="  ")
             continue
-        scores = (f"{item[name]:8.4f}" for name in LABELS)
+        scores = (f"{item[name]:8.4f}" for name in SCORES)
         print(*scores, f"{item['label']:<8}", text, sep="  ")
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import grpc
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-LABELS: Final = ("hate", "abusing", "neutral", "spam")
+SCORES: Final = ("hate", "abusing", "neutral", "spam", "toxic")
 THRESHOLD_NAMES: Final = ("balanced", "strict")
 SHOWN_CHARS: Final = 40
 
@@ -53,8 +53,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         action="append",
         default=[],
         type=threshold,
-        metavar="LABEL=N",
-        help=f"mark texts whose score reaches N, from 0 to 1; labels: {', '.join(LABELS)}",
+        metavar="SCORE=N",
+        help=f"mark texts whose score reaches N, from 0 to 1; scores: {', '.join(SCORES)}",
     )
     flagged.add_argument(
         "--thresholds",
@@ -68,14 +68,14 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def threshold(value: str) -> tuple[str, float]:
-    """Read ``label=number``."""
-    label, _, number = value.partition("=")
-    if label not in LABELS:
-        raise argparse.ArgumentTypeError(f"label must be one of {', '.join(LABELS)}")
+    """Read ``score=number``."""
+    name, _, number = value.partition("=")
+    if name not in SCORES:
+        raise argparse.ArgumentTypeError(f"score must be one of {', '.join(SCORES)}")
     try:
-        return label, float(number)
+        return name, float(number)
     except ValueError:
-        raise argparse.ArgumentTypeError("must be LABEL=NUMBER") from None
+        raise argparse.ArgumentTypeError("must be SCORE=NUMBER") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,18 +116,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def show(result: Any) -> None:
     """Print the table, and below each text its strongest words, if there are any."""
     items = result.items or [result]
-    print(*(f"{name:>8}" for name in LABELS), f"{'label':<8}", "text", sep="  ")
+    print(*(f"{name:>8}" for name in SCORES), f"{'label':<8}", "text", sep="  ")
     for item in items:
         text = " ".join(item.text.split())
         text = text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 1]}…"
         if item.error:
             # Its scores are not set. They would read as zeros.
-            print(*(f"{'-':>8}" for _ in LABELS), f"{'-':<8}", f"{text}  [{item.error}]", sep="  ")
+            print(*(f"{'-':>8}" for _ in SCORES), f"{'-':<8}", f"{text}  [{item.error}]", sep="  ")
             continue
         notes = f"  [flagged: {', '.join(item.flagged)}]" if item.flagged else ""
         if item.windows > 1:
             notes += f"  [{item.windows} windows, {item.window[0]}-{item.window[1]} spoke]"
-        scores = (f"{getattr(item, name):8.4f}" for name in LABELS)
+        scores = (f"{getattr(item, name):8.4f}" for name in SCORES)
         print(*scores, f"{item.label:<8}", f"{text}{notes}", sep="  ")
         strongest = sorted(item.words, key=lambda word: abs(getattr(word, item.label)))[-3:]
         for word in reversed(strongest):

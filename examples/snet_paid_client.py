@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Final
 
-LABELS: Final = ("hate", "abusing", "neutral", "spam")
+SCORES: Final = ("hate", "abusing", "neutral", "spam", "toxic")
 SHOWN_CHARS: Final = 40
 COGS_PER_TOKEN: Final = 10**18
 DAY_BLOCKS: Final = 7200  # a block every 12 seconds
@@ -181,15 +181,15 @@ def is_passing(code: str, reason: str) -> bool:
 
 def show(result: Any) -> None:
     """Print the table."""
-    print(*(f"{name:>8}" for name in LABELS), f"{'label':<8}", "text", sep="  ")
+    print(*(f"{name:>8}" for name in SCORES), f"{'label':<8}", "text", sep="  ")
     for item in result.items or [result]:
         text = " ".join(item.text.split())
         text = text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 1]}…"
         if item.error:
             # Its scores are not set. They would read as zeros.
-            print(*(f"{'-':>8}" for _ in LABELS), f"{'-':<8}", f"{text}  [{item.error}]", sep="  ")
+            print(*(f"{'-':>8}" for _ in SCORES), f"{'-':<8}", f"{text}  [{item.error}]", sep="  ")
             continue
-        scores = (f"{getattr(item, name):8.4f}" for name in LABELS)
+        scores = (f"{getattr(item, name):8.4f}" for name in SCORES)
         print(*scores, f"{item.label:<8}", text, sep="  ")
 
 

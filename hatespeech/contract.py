@@ -22,7 +22,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from hatespeech.errors import ServiceError, TooLargeError, ValidationError, read_error
-from hatespeech.labels import LABELS, THRESHOLD_NAMES, Label
+from hatespeech.labels import FLAGS, LABELS, THRESHOLD_NAMES, Flag, Label
 from hatespeech.settings import EngineSettings
 
 # Error messages cut an unknown key to this length.
@@ -32,7 +32,7 @@ Threshold = Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=False)
 
 # How a field looks in JSON. A front maps each kind to its own types.
 Kind = Literal[
-    "text", "probability", "label", "labels", "count", "span", "words", "error", "items", "timing"
+    "text", "probability", "label", "flags", "count", "span", "words", "error", "items", "timing"
 ]
 
 
@@ -83,6 +83,14 @@ FIELDS: Final[tuple[ReplyField, ...]] = (
         always=True,
         column="float",
     ),
+    ReplyField(
+        "toxic",
+        "probability",
+        15,
+        "The sum of `hate` and `abusing`: probability that the text is one of them.",
+        always=True,
+        column="float",
+    ),
     ReplyField("label", "label", 6, "The most probable label.", always=True, column="string"),
     ReplyField(
         "windows",
@@ -101,9 +109,9 @@ FIELDS: Final[tuple[ReplyField, ...]] = (
     ),
     ReplyField(
         "flagged",
-        "labels",
+        "flags",
         9,
-        "Only if thresholds are sent: the labels whose score reaches its threshold.",
+        "Only if thresholds are sent: the labels, and `toxic`, whose score reaches its threshold.",
     ),
     ReplyField(
         "words",
@@ -157,7 +165,7 @@ class _Body(BaseModel):
     prompts: Any = None
     texts: Any = None
     explain: bool = False
-    thresholds: dict[Label, Threshold] | None = None
+    thresholds: dict[Flag, Threshold] | None = None
 
 
 @dataclass(frozen=True)
@@ -198,10 +206,11 @@ class TextScore:
     abusing: float | None = None
     neutral: float | None = None
     spam: float | None = None
+    toxic: float | None = None
     label: Label | None = None
     windows: int | None = None
     window: tuple[int, int] | None = None
-    flagged: tuple[Label, ...] | None = None
+    flagged: tuple[Flag, ...] | None = None
     words: tuple[WordInfluence, ...] | None = None
     error: ServiceError | None = None
 
@@ -212,21 +221,22 @@ class TextScore:
         """Combine a text with the model's prediction, or with its error."""
         if isinstance(outcome, ServiceError):
             return cls(text, error=outcome)
-        scores: dict[Label, float] = dict(zip(LABELS, outcome.scores, strict=True))
-        flagged: tuple[Label, ...] | None = None
+        hate, abusing, neutral, spam = outcome.scores
+        toxic = _toxic(hate, abusing)
+        flagged: tuple[Flag, ...] | None = None
         if thresholds is not None:
             flagged = tuple(
-                label
-                for label in LABELS
-                if _reaches(scores[label], thresholds.get(label, math.inf))
+                flag
+                for flag, score in zip(FLAGS, (*outcome.scores, toxic), strict=True)
+                if _reaches(score, thresholds.get(flag, math.inf))
             )
-        hate, abusing, neutral, spam = outcome.scores
         return cls(
             text,
             hate=hate,
             abusing=abusing,
             neutral=neutral,
             spam=spam,
+            toxic=toxic,
             label=LABELS[outcome.scores.index(max(outcome.scores))],
             windows=outcome.windows,
             window=outcome.window,
@@ -367,7 +377,7 @@ def parse_request(body: object, settings: EngineSettings) -> ScoreRequest:
         )
     thresholds: dict[str, float] | None = None
     if fields.thresholds is not None:
-        thresholds = {str(label): least for label, least in fields.thresholds.items()}
+        thresholds = {str(flag): least for flag, least in fields.thresholds.items()}
     return ScoreRequest(name, texts, faults, many, fields.explain, thresholds, recommended)
 
 
@@ -383,8 +393,8 @@ def _require_known_keys(body: Mapping[object, object]) -> None:
             shown = name if len(name) <= SHOWN_KEY_CHARS else f"{name[:SHOWN_KEY_CHARS]}…"
             raise ValidationError("is not a known field", field=f"{shown!r}")
     thresholds = body.get("thresholds")
-    if isinstance(thresholds, dict) and not thresholds.keys() <= {*LABELS, "name"}:
-        raise ValidationError(f"labels are {', '.join(LABELS)}", field="thresholds")
+    if isinstance(thresholds, dict) and not thresholds.keys() <= {*FLAGS, "name"}:
+        raise ValidationError(f"may be set for {', '.join(FLAGS)}", field="thresholds")
 
 
 def _threshold_name(body: Mapping[object, object]) -> str | None:
@@ -456,7 +466,7 @@ def _explain(exc: pydantic.ValidationError) -> ValidationError:
     if rest:
         return ValidationError("must be a number from 0 to 1", field=f"thresholds.{rest[0]}")
     names = " or ".join(THRESHOLD_NAMES)
-    return ValidationError(f"must be an object of label and number, or {names}", field="thresholds")
+    return ValidationError(f"must be an object of numbers, or {names}", field="thresholds")
 
 
 def build_reply(
@@ -484,6 +494,11 @@ def build_reply(
         for text, outcome in zip(request.texts, located, strict=True)
     ]
     return Reply(items, request.many, model, timing)
+
+
+def _toxic(hate: float, abusing: float) -> float:
+    """Return the sum in float32, like the scores; rounding could otherwise take it above 1."""
+    return min(1.0, c_float(hate + abusing).value)
 
 
 def _reaches(score: float, threshold: float) -> bool:

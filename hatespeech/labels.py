@@ -1,4 +1,7 @@
-"""The model's labels and the names of recommended thresholds. Imports nothing of the package."""
+"""The model's labels, what a threshold may be set for, and the names of recommended thresholds.
+
+Imports nothing of the package.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,11 @@ from typing import Final, Literal, get_args
 Label = Literal["hate", "abusing", "neutral", "spam"]
 # In the order of the model's outputs.
 LABELS: Final[tuple[Label, ...]] = get_args(Label)
+
+# What a threshold may be set for: a label, or ``toxic``, the sum of hate and abusing, which is a
+# score but not a label.
+Flag = Literal["hate", "abusing", "neutral", "spam", "toxic"]
+FLAGS: Final[tuple[Flag, ...]] = get_args(Flag)
 
 # Thresholds that a checkpoint may recommend; a request can ask for them by name.
 ThresholdName = Literal["balanced", "strict"]

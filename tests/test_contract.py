@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from ctypes import c_float
 from typing import Any
 
 import pytest
@@ -13,13 +14,14 @@ from hypothesis import strategies as st
 from hatespeech.contract import (
     Prediction,
     ScoreRequest,
+    TextScore,
     Timing,
     WordInfluence,
     build_reply,
     parse_request,
 )
 from hatespeech.errors import InternalError, ServiceError, TooLargeError, ValidationError
-from hatespeech.labels import LABELS
+from hatespeech.labels import FLAGS
 from hatespeech.settings import EngineSettings
 
 SETTINGS = EngineSettings(
@@ -148,7 +150,7 @@ def test_an_unknown_key_is_shown_shortened_and_on_one_line() -> None:
         (lambda names: {"prompt": SECRET, **names}, "'name 0': is not a known field"),
         (
             lambda names: {"prompt": SECRET, "thresholds": names},
-            "thresholds: labels are hate, abusing, neutral, spam",
+            "thresholds: may be set for hate, abusing, neutral, spam, toxic",
         ),
     ],
     ids=["keys", "keys_after_a_known_one", "labels"],
@@ -199,6 +201,7 @@ def test_the_reply_to_one_holds_the_contract_fields() -> None:
         "abusing": 0.2,
         "neutral": 0.3,
         "spam": 0.4,
+        "toxic": c_float(0.1 + 0.2).value,
         "label": "spam",
         "windows": 2,
         "window": [0, 2],
@@ -212,9 +215,35 @@ def test_the_reply_to_one_holds_the_contract_fields() -> None:
     }
 
 
+def test_two_halves_that_reach_no_threshold_of_their_own_are_toxic() -> None:
+    thresholds = {"hate": 0.5, "abusing": 0.5, "neutral": 0.5, "spam": 0.5, "toxic": 0.9}
+    halves = Prediction([0.45, 0.45, 0.06, 0.04], windows=1, window=None, words=None)
+    reply = build_reply(
+        parse({"text": "hi", "thresholds": thresholds}), [halves], Timing(0, 0), "m"
+    )
+    assert reply.items[0].flagged == ("toxic",)
+    assert reply.items[0].label == "hate"
+
+
+def test_toxic_is_at_most_1_and_exact_in_float32() -> None:
+    half = c_float(0.5 + 2**-24).value  # two of them sum to 1 + 2**-23
+    certain = TextScore.of("hi", Prediction([half, half, 0.0, 0.0], 1, None, None), None)
+    assert certain.toxic == 1.0
+    tenths = [c_float(share).value for share in (0.1, 0.2, 0.3, 0.4)]
+    toxic = TextScore.of("hi", Prediction(tenths, 1, None, None), None).toxic
+    assert toxic == c_float(tenths[0] + tenths[1]).value
+    assert toxic != tenths[0] + tenths[1]
+
+
+def test_thresholds_of_a_checkpoint_without_one_for_toxic_never_flag_it() -> None:
+    request = parse({"prompt": "hi", "thresholds": "balanced"}).resolve(RECOMMENDED)
+    abuse = Prediction([0.5, 0.5, 0.0, 0.0], windows=1, window=None, words=None)
+    assert build_reply(request, [abuse], Timing(0, 0), "m").items[0].flagged == ("hate",)
+
+
 def test_fields_not_asked_for_are_left_out() -> None:
     reply = build_reply(parse({"prompt": "hi"}), [SCORE], Timing(0, 0), "m@1")
-    assert reply.to_dict().keys() == {"text", *LABELS, "label", "windows", "model", "timing"}
+    assert reply.to_dict().keys() == {"text", *FLAGS, "label", "windows", "model", "timing"}
     flagged = build_reply(parse({"prompt": "hi", "thresholds": {}}), [SCORE], Timing(0, 0), "m@1")
     assert flagged.to_dict()["flagged"] == []
 

@@ -26,7 +26,7 @@ PROTO_KINDS: Final[dict[str, tuple[int, bool]]] = {
     "text": (FieldDescriptor.TYPE_STRING, False),
     "probability": (FieldDescriptor.TYPE_FLOAT, False),
     "label": (FieldDescriptor.TYPE_STRING, False),
-    "labels": (FieldDescriptor.TYPE_STRING, True),
+    "flags": (FieldDescriptor.TYPE_STRING, True),
     "count": (FieldDescriptor.TYPE_INT32, False),
     "span": (FieldDescriptor.TYPE_INT32, True),
     "words": (FieldDescriptor.TYPE_MESSAGE, True),
@@ -88,7 +88,7 @@ def test_every_field_stands_in_every_place(results: Descriptor) -> None:
 
 
 def test_a_new_field_is_missed_wherever_it_is_not_written_yet(results: Descriptor) -> None:
-    new = ReplyField("sarcasm", "probability", 15, "Probability of sarcasm.", column="float")
+    new = ReplyField("sarcasm", "probability", 99, "Probability of sarcasm.", column="float")
     assert missing([*FIELDS, new], results) == [f"sarcasm: {place}" for place in places(results)]
 
 

@@ -27,8 +27,8 @@ from hatespeech.settings import EngineSettings
 
 DESCRIPTION = """\
 Score one or more files of tweets. Every row is written unchanged and in order, with new columns:
-hate, abusing, neutral, spam, label (the highest score), windows (how many parts a long text was
-read in) and error (why a row has no scores).
+hate, abusing, neutral, spam, toxic (the sum of hate and abusing), label (the highest score),
+windows (how many parts a long text was read in) and error (why a row has no scores).
 
 IN is a file, a folder, a glob in quotes, or a URL that fsspec can open (s3://… needs s3fs). It may
 be .csv or .tsv with a header, .jsonl or .ndjson, each also with .gz or .zst, or .parquet. OUT is a

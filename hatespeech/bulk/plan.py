@@ -49,7 +49,7 @@ WRITERS: Final[Mapping[str, type[Writer]]] = {
 }
 
 # Version of the files in OUT.partial and of how chunks are cut: raised when either changes.
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from hatespeech.bulk.statistics import BINS, SHOWN_CHARS, Example, Statistics
-from hatespeech.labels import LABELS
+from hatespeech.labels import FLAGS, LABELS
 
 WIDTH, HEIGHT, AXIS = 400, 120, 20
 
@@ -49,8 +49,8 @@ def render(statistics: Statistics, model: str | None, out: str, files: int) -> s
         statistics.long_texts
     )
     histograms = "\n".join(
-        f"<figure style='margin:0'><h3>{label}</h3>{histogram(label, counts)}</figure>"
-        for label, counts in zip(LABELS, statistics.bins, strict=True)
+        f"<figure style='margin:0'><h3>{name}</h3>{histogram(name, counts)}</figure>"
+        for name, counts in zip(FLAGS, statistics.bins, strict=True)
     )
     errors = (
         bars("error", statistics.errors, statistics.rows)
@@ -77,7 +77,7 @@ label, not a degree of harm.</p>
 {bars("label", {label: statistics.labels[label] for label in LABELS}, scored)}
 <h2>Distribution of each score</h2>
 <p class="soft">Number of rows by score, from 0 to 1, in {BINS} steps. The height is logarithmic, so
-that small counts stay visible beside large ones.</p>
+that small counts stay visible beside large ones. Toxic is the sum of hate and abusing.</p>
 <div class="grid">
 {histograms}
 </div>
@@ -92,7 +92,7 @@ that small counts stay visible beside large ones.</p>
 """
 
 
-def histogram(label: str, counts: Sequence[int]) -> str:
+def histogram(name: str, counts: Sequence[int]) -> str:
     """Return the distribution of one score as SVG."""
     most = max(counts)
     top = math.log1p(most) or 1.0
@@ -114,7 +114,7 @@ def histogram(label: str, counts: Sequence[int]) -> str:
     )
     return (
         f'<svg viewBox="0 0 {WIDTH} {base + AXIS}" role="img" '
-        f'aria-label="Distribution of {label}: at most {most:,} rows in a step">'
+        f'aria-label="Distribution of {name}: at most {most:,} rows in a step">'
         f'<text x="0" y="12">{most:,} rows</text><path d="M0 {AXIS}H{WIDTH}M0 {base}H{WIDTH}"/>'
         f"{''.join(drawn)}{ticks}</svg>"
     )
@@ -141,8 +141,8 @@ def examples(found: Sequence[Example], with_text: bool, with_file: bool) -> str:
     """Return a table of example rows."""
     if not found:
         return "<p>None.</p>"
-    head = ["file"] * with_file + ["row", "label", *LABELS] + ["text"] * with_text
-    numeric = {"row", *LABELS}
+    head = ["file"] * with_file + ["row", "label", *FLAGS] + ["text"] * with_text
+    numeric = {"row", *FLAGS}
     heads = "".join(
         f"<th class='number'>{name}</th>" if name in numeric else f"<th>{name}</th>"
         for name in head

@@ -14,7 +14,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from hatespeech.errors import read_error
-from hatespeech.labels import LABELS
+from hatespeech.labels import FLAGS, LABELS
 
 BINS: Final = 40
 EXAMPLES: Final = 10
@@ -27,7 +27,7 @@ class Example:
 
     file: str
     row: int  # from 1, within its file
-    scores: tuple[float, ...]
+    scores: tuple[float, ...]  # in the order of FLAGS
     label: str
     text: str | None  # only with --include-text
 
@@ -41,14 +41,16 @@ class Statistics:
     labels: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)  # by code
     long_texts: int = 0  # read in several windows
-    bins: list[list[int]] = field(default_factory=lambda: [[0] * BINS for _ in LABELS])
+    # Of each score, in the order of FLAGS.
+    bins: list[list[int]] = field(default_factory=lambda: [[0] * BINS for _ in FLAGS])
     # Heaps of (certainty, -row number in the run, example); the first one is replaced first.
     _most: list[tuple[float, int, Example]] = field(default_factory=list)
     _least: list[tuple[float, int, Example]] = field(default_factory=list)
 
     def add(self, file: str, first: int, texts: Sequence[Any], scores: pa.Table) -> None:
         """Count rows of one file; ``first`` is the number of the first of them."""
-        columns = [column.to_pylist() for column in scores.columns]
+        read = (*FLAGS, "label", "windows", "error")
+        columns = [scores[name].to_pylist() for name in read]
         for index, (*row, label, windows, error) in enumerate(zip(*columns, strict=True)):
             self.rows += 1
             if error is not None:
@@ -58,7 +60,7 @@ class Statistics:
             self.long_texts += windows > 1
             for counts, score in zip(self.bins, row, strict=True):
                 counts[min(int(score * BINS), BINS - 1)] += 1
-            certainty = max(row)
+            certainty = max(row[: len(LABELS)])
             for heap, worth in ((self._most, certainty), (self._least, -certainty)):
                 # Copies of one text have equal scores: only the first of them is shown.
                 if (len(heap) < EXAMPLES or worth > heap[0][0]) and not any(
@@ -71,12 +73,12 @@ class Statistics:
 
     @property
     def most_certain(self) -> list[Example]:
-        """Rows whose largest score is largest, the most certain first."""
+        """Rows whose label's score is largest, the most certain first."""
         return [example for _, _, example in sorted(self._most, reverse=True)]
 
     @property
     def least_certain(self) -> list[Example]:
-        """Rows whose largest score is smallest, the least certain first."""
+        """Rows whose label's score is smallest, the least certain first."""
         return [example for _, _, example in sorted(self._least, reverse=True)]
 
     def counts(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from hatespeech.errors import (
     ValidationError,
     describe_exception,
 )
-from hatespeech.labels import LABELS
+from hatespeech.labels import FLAGS
 from hatespeech.libraries import set_library_defaults
 from hatespeech.logs import LOGGER
 from hatespeech.settings import EngineSettings
@@ -87,5 +87,5 @@ def show_warnings() -> None:
 
 
 def summary(reply: Mapping[str, Any]) -> str:
-    """Return the label on a line of its own, then a line for each probability."""
-    return "\n".join([reply["label"], *(f"  {label:<8} {reply[label]:.4f}" for label in LABELS)])
+    """Return the label on a line of its own, then a line for each score."""
+    return "\n".join([reply["label"], *(f"  {name:<8} {reply[name]:.4f}" for name in FLAGS)])

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from hatespeech.contract import TextScore, parse_request
 from hatespeech.errors import ServiceError
-from hatespeech.labels import Label, ThresholdName
+from hatespeech.labels import Flag, ThresholdName
 from hatespeech.libraries import set_library_defaults
 from hatespeech.settings import EngineSettings
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hatespeech.engine.batcher import Batcher
     from hatespeech.engine.predictor import Predictor
 
-Thresholds = Mapping[Label, float] | ThresholdName
+Thresholds = Mapping[Flag, float] | ThresholdName
 Frame = TypeVar("Frame")
 
 # Texts that one call hands to the batcher at once, and how often ahead of what it collects.
@@ -127,7 +127,8 @@ class Classifier:
         Returns one :class:`TextScore` for a string, else a list in the order of ``texts``. A value
         that can't be scored (``None``, NaN, a number, an empty or too long text) gives an item with
         its ``error``. ``explain`` adds ``words``, at the price of one more reading for each word.
-        ``thresholds``, numbers by label or a name that the model recommends, add ``flagged``.
+        ``thresholds``, numbers by label or for ``toxic``, or a name that the model recommends, add
+        ``flagged``.
         ``progress`` shows a bar on standard error.
 
         Raises :class:`ValidationError` for bad ``thresholds`` or ``explain``,
@@ -153,9 +154,9 @@ class Classifier:
         """Score a column of a DataFrame (pandas, polars, or another that narwhals knows).
 
         Returns the same kind of frame with the same rows and index, and the columns of score.py
-        beside: ``hate``, ``abusing``, ``neutral``, ``spam`` (float32), ``label``, ``windows`` and
-        ``error``; with ``thresholds`` also ``flagged``, labels separated by commas. ``prefix``
-        stands before these names.
+        beside: ``hate``, ``abusing``, ``neutral``, ``spam``, ``toxic`` (float32), ``label``,
+        ``windows`` and ``error``; with ``thresholds`` also ``flagged``, names separated by commas.
+        ``prefix`` stands before these names.
 
         Raises :class:`ValueError` if the column is missing or a new column's name is taken, and
         :class:`TypeError` for what is not a DataFrame; otherwise as :meth:`score`.

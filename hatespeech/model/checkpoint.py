@@ -28,7 +28,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from hatespeech.errors import CheckpointError
-from hatespeech.labels import LABELS, THRESHOLD_NAMES
+from hatespeech.labels import FLAGS, LABELS, THRESHOLD_NAMES
 from hatespeech.model.linear import Linear
 from hatespeech.model.network import CustomModel, ModelConfig
 from hatespeech.paths import file_sha256
@@ -48,7 +48,7 @@ class Checkpoint:
     model: ModelConfig
     sha256: Mapping[str, str]  # file name -> hex digest recorded when the folder was written
     provenance: Mapping[str, Any]
-    thresholds: Mapping[str, Mapping[str, float]]  # name -> label -> recommended threshold
+    thresholds: Mapping[str, Mapping[str, float]]  # name -> label or toxic -> recommended
 
     @property
     def model_id(self) -> str:
@@ -94,14 +94,14 @@ def describe(path: Path) -> Checkpoint:
 def _thresholds(values: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """Return the named thresholds among ``values``, which also holds their version.
 
-    Raises :class:`ValueError` for an unknown label or a number that is not from 0 to 1.
+    Raises :class:`ValueError` for an unknown name or a number that is not from 0 to 1.
     """
     if not isinstance(values, dict):
         raise ValueError("thresholds must be an object")
     named = {name: values[name] for name in THRESHOLD_NAMES if name in values}
     for name, thresholds in named.items():
-        if not isinstance(thresholds, dict) or not thresholds.keys() <= set(LABELS):
-            raise ValueError(f"thresholds.{name} must be an object of label and number")
+        if not isinstance(thresholds, dict) or not thresholds.keys() <= set(FLAGS):
+            raise ValueError(f"thresholds.{name} must hold numbers for {', '.join(FLAGS)}")
         for value in thresholds.values():
             if type(value) not in (int, float) or not 0 <= value <= 1:
                 raise ValueError(f"thresholds.{name} must hold numbers from 0 to 1")
@@ -198,7 +198,8 @@ def save(
 ) -> Checkpoint:
     """Write weights, tokenizer, configuration and hashes into ``path``.
 
-    ``thresholds`` holds a ``version`` and, for each name, a threshold for each label that it flags.
+    ``thresholds`` holds a ``version`` and, for each name, a threshold for each label, or
+    ``toxic``, that it flags.
     """
     path.mkdir(parents=True, exist_ok=True)
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}

@@ -22,7 +22,7 @@ from hatespeech.errors import (
     UnhealthyError,
     ValidationError,
 )
-from hatespeech.labels import LABELS, THRESHOLD_NAMES, Label
+from hatespeech.labels import FLAGS, LABELS, THRESHOLD_NAMES, Flag, Label
 from hatespeech.serving.http_errors import (
     STATUSES,
     MethodNotAllowedError,
@@ -98,7 +98,7 @@ TYPES: Final[dict[Kind, Any]] = {
     "text": str,
     "probability": Probability,
     "label": Label,
-    "labels": list[Label],
+    "flags": list[Flag],
     "count": Annotated[int, Field(ge=1)],
     "span": list[int],
     "words": list[WORD],  # type: ignore[valid-type]  # a class made above
@@ -226,7 +226,7 @@ def score_input(settings: ServerSettings) -> dict[str, Any]:
                     "type": ["object", "null"],
                     "additionalProperties": False,
                     "properties": {
-                        label: {"type": "number", "minimum": 0, "maximum": 1} for label in LABELS
+                        flag: {"type": "number", "minimum": 0, "maximum": 1} for flag in FLAGS
                     },
                 },
                 {

@@ -20,17 +20,17 @@ from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]  # sh
 from scipy.special import log_softmax, softmax  # type: ignore[import-untyped]  # nor here
 from torch import Tensor
 
-from hatespeech.labels import LABELS
+from hatespeech.labels import FLAGS, LABELS
 
 Logits = NDArray[np.float32]  # [texts, labels]
 Labels = NDArray[np.int64]  # [texts]
 
 BINS: Final = 15
 TEMPERATURES: Final = (0.25, 4.0)  # range of the search
-FLAGGED_LABELS: Final = tuple(label for label in LABELS if label != "neutral")
+RECOMMENDED_FLAGS: Final = tuple(flag for flag in FLAGS if flag != "neutral")
 STRICT_PRECISION: Final = 0.9
-THRESHOLDS_VERSION: Final = 1  # raised when they are chosen in another way
-LEAST_RECALL: Final = 0.05  # of a strict threshold
+STRICT_RECALL: Final = 0.5  # a strict threshold that finds less is not recommended
+THRESHOLDS_VERSION: Final = 2  # raised when they are chosen in another way
 THRESHOLDS: Final = np.round(np.arange(0.01, 1.0, 0.01), 2)  # the candidates
 
 
@@ -112,39 +112,50 @@ def draw_reliability(before: Logits, after: Logits, labels: Labels, path: Path) 
 def recommend(scores: NDArray[np.float64], labels: Labels) -> dict[str, Any]:
     """Return the thresholds for ``config.json``, chosen on the dev set's ``scores``.
 
-    ``balanced`` has the best F1 of each label. ``strict`` is the lowest threshold, not below
-    ``balanced``, with a precision of ``STRICT_PRECISION``; if there is none, the most precise one.
-    A label without texts gets no threshold.
+    ``balanced`` has the best F1 of each label and of ``toxic``. ``strict`` is the lowest threshold,
+    not below ``balanced``, with a precision of ``STRICT_PRECISION``, if its recall is at least
+    ``STRICT_RECALL``; otherwise there is none. A label without texts gets no threshold. A name
+    without any threshold is left out.
     """
     balanced, strict = {}, {}
-    for label in FLAGGED_LABELS:
-        true = labels == LABELS.index(label)
+    for flag in RECOMMENDED_FLAGS:
+        score, true = _score_and_truth(flag, scores, labels)
         if not true.any():
             continue
-        flagged = scores[:, LABELS.index(label), None] >= THRESHOLDS
+        flagged = score[:, None] >= THRESHOLDS
         right = (flagged & true[:, None]).sum(axis=0)
         precision = right / np.maximum(flagged.sum(axis=0), 1)
         recall = right / true.sum()
         best = int((2 * right / (flagged.sum(axis=0) + true.sum())).argmax())
-        # Not the very highest thresholds: they flag so few texts that one error changes the
-        # precision by many per cent.
-        enough = (recall >= LEAST_RECALL) & (np.arange(len(THRESHOLDS)) >= best)
-        good = enough & (precision >= STRICT_PRECISION)
-        at = good.argmax() if good.any() else np.where(enough, precision, 0).argmax()
-        balanced[label], strict[label] = (float(THRESHOLDS[i]) for i in (best, max(at, best)))
-    return {"version": THRESHOLDS_VERSION, "balanced": balanced, "strict": strict}
+        balanced[flag] = float(THRESHOLDS[best])
+        good = (precision >= STRICT_PRECISION) & (recall >= STRICT_RECALL)
+        good[:best] = False
+        if good.any():
+            strict[flag] = float(THRESHOLDS[good.argmax()])
+    named = {"balanced": balanced, "strict": strict}
+    return {"version": THRESHOLDS_VERSION, **{name: each for name, each in named.items() if each}}
 
 
 def flagged_figures(
     scores: NDArray[np.float64], labels: Labels, thresholds: Mapping[str, float]
 ) -> dict[str, tuple[float, float]]:
-    """Return precision and recall of each label's threshold; nan if they are undefined."""
+    """Return precision and recall of each threshold; nan if they are undefined."""
     figures = {}
-    for label, least in thresholds.items():
-        flagged, true = scores[:, LABELS.index(label)] >= least, labels == LABELS.index(label)
+    for flag, least in thresholds.items():
+        score, true = _score_and_truth(flag, scores, labels)
+        flagged = score >= least
         right = float((flagged & true).sum())
-        figures[label] = (
+        figures[flag] = (
             right / float(flagged.sum()) if flagged.any() else float("nan"),
             right / float(true.sum()) if true.any() else float("nan"),
         )
     return figures
+
+
+def _score_and_truth(
+    flag: str, scores: NDArray[np.float64], labels: Labels
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return each text's score for a label or ``toxic``, and whether its label says so."""
+    names = ("hate", "abusing") if flag == "toxic" else (flag,)
+    meant = [LABELS.index(name) for name in LABELS if name in names]
+    return scores[:, meant].sum(axis=1), np.isin(labels, meant)

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hatespeech.labels import LABELS
-from hatespeech.training.calibration import STRICT_PRECISION, THRESHOLDS_VERSION, Calibration
+from hatespeech.training.calibration import (
+    STRICT_PRECISION,
+    STRICT_RECALL,
+    THRESHOLDS_VERSION,
+    Calibration,
+)
 from hatespeech.training.evaluation import CorpusFigures, FunctionalFigures
 
 CONFUSION_PICTURE: Final = "confusion.png"
@@ -112,18 +117,33 @@ def _thresholds(figures: CardFigures) -> str:
 ## Recommended thresholds
 
 A request may name them (`"thresholds": "balanced"`). They were chosen on the dev set: `balanced`
-for the best F1 of each label, `strict` for a precision of {STRICT_PRECISION}, or the highest
-precision if that can't be reached. Precision and recall are those on the {figures.corpus} set.
-The way of choosing them has version {THRESHOLDS_VERSION}.
+for the best F1, `strict` as the lowest threshold with a precision of {STRICT_PRECISION} and a
+recall of at least {STRICT_RECALL}, if there is one. `toxic` is the sum of hate and abusing.
+Precision and recall are those on the {figures.corpus} set. The way of choosing them has version
+{THRESHOLDS_VERSION}.
 """,
-        "| name | label | threshold | precision | recall |",
+        *_without_strict(figures.thresholds),
+        "| name | flag | threshold | precision | recall |",
         "|---|---|---:|---:|---:|",
     ]
     for name, thresholds in figures.thresholds.items():
-        for label, least in thresholds.items():
-            precision, recall = figures.flagged[name][label]
-            lines.append(f"| {name} | {label} | {least} | {precision:.3f} | {recall:.3f} |")
+        for flag, least in thresholds.items():
+            precision, recall = figures.flagged[name][flag]
+            lines.append(f"| {name} | {flag} | {least} | {precision:.3f} | {recall:.3f} |")
     return "\n".join(lines)
+
+
+def _without_strict(thresholds: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return a paragraph about the flags that have no strict threshold; empty if all have one."""
+    strict = thresholds.get("strict", {})
+    without = [flag for flag in thresholds.get("balanced", {}) if flag not in strict]
+    if not without:
+        return []
+    said = f"**There is no strict threshold for {' or '.join(without)}**: "
+    said += "a request for `strict` never flags it.\n"
+    if "hate" in without and "toxic" in strict:
+        said += "`toxic` has one: it finds hate without telling it from abuse.\n"
+    return [said]
 
 
 def _figures(corpus_name: str, metrics: CorpusFigures) -> str:

@@ -14,7 +14,7 @@ from hatespeech.bulk.report import render
 from hatespeech.bulk.run import Outcome
 from hatespeech.bulk.score_files import SCORES
 from hatespeech.bulk.statistics import BINS, EXAMPLES, Statistics
-from hatespeech.labels import LABELS
+from hatespeech.labels import FLAGS, LABELS
 
 HOSTILE = '<script>alert("x")</script> & \ud800 “quoted”'
 
@@ -26,6 +26,7 @@ def scores(rows: list[tuple[float, ...] | str]) -> pa.Table:
         if isinstance(row, str)
         else {
             **dict(zip(LABELS, row, strict=True)),
+            "toxic": row[0] + row[1],
             "label": LABELS[row.index(max(row))],
             "windows": 3 if row[0] == 0.25 else 1,
         }
@@ -114,9 +115,12 @@ def test_figures_are_those_of_the_rows() -> None:
         "errors": {"too_large": 1, "validation": 1},
         "long_texts": 1,
     }
-    assert [sum(counts) for counts in statistics.bins] == [3] * 4
-    spam = statistics.bins[3]
-    assert {index: count for index, count in enumerate(spam) if count} == {0: 1, 8: 1, 39: 1}
+    assert [sum(counts) for counts in statistics.bins] == [3] * 5
+    *_, spam, toxic = (
+        {index: count for index, count in enumerate(counts) if count} for counts in statistics.bins
+    )
+    assert spam == {0: 1, 8: 1, 39: 1}
+    assert toxic == {0: 1, 20: 1, 39: 1}
     html = render(statistics, "mini@1", "b.csv", 2)
     assert "5 rows in 2 files, 3 of them scored by mini@1." in html
     assert "1 were read in several windows." in html
@@ -126,7 +130,7 @@ def test_figures_are_those_of_the_rows() -> None:
 def test_histograms_are_svg_with_a_bar_for_each_step_that_has_rows() -> None:
     html = render(collected(), "mini@1", "b.csv", 1)
     drawings = re.findall(r"<svg.*?</svg>", html)
-    assert len(drawings) == len(LABELS)
+    assert len(drawings) == len(FLAGS)
     for drawing, counts in zip(drawings, collected().bins, strict=True):
         bars = ElementTree.fromstring(drawing).findall("rect")
         assert len(bars) == sum(count > 0 for count in counts)

@@ -30,14 +30,14 @@ from hatespeech.bulk.tables.lines import (
     TsvTable,
     TsvWriter,
 )
-from hatespeech.labels import LABELS
+from hatespeech.labels import FLAGS, LABELS
 from hatespeech.settings import EngineSettings
 from tests.support.processes.score import run_here as run
 
 pytestmark = pytest.mark.usefixtures("mini")
 
 TEXTS = ["good morning", "win a free phone now, call 0800", 'a "quoted", long\nline', "schön 🎉"]
-ADDED = [*LABELS, "label", "windows", "error"]
+ADDED = [*FLAGS, "label", "windows", "error"]
 
 
 def compress(name: str, data: bytes) -> bytes:
@@ -56,6 +56,7 @@ def decompress(name: str, data: bytes) -> str:
 def assert_scored(row: dict[str, Any]) -> None:
     scores = {label: float(row[label]) for label in LABELS}
     assert sum(scores.values()) == pytest.approx(1, abs=1e-5)
+    assert float(row["toxic"]) == pytest.approx(scores["hate"] + scores["abusing"], abs=1e-6)
     assert row["label"] == max(scores, key=scores.__getitem__)
     assert int(row["windows"]) == 1
 
@@ -106,7 +107,7 @@ def test_jsonl_keeps_values_and_the_order_of_keys(source: str, out: str, tmp_pat
         assert list(json.loads(after))[-len(ADDED) :] == ADDED
     assert_scored(json.loads(found[0]))
     assert json.loads(found[2]) == {
-        **dict.fromkeys([*LABELS, "label", "windows"]),
+        **dict.fromkeys([*FLAGS, "label", "windows"]),
         "error": "validation: text: must be a string, not null",
     }
 

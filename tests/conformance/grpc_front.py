@@ -14,7 +14,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from tests.conformance.fronts import SECONDS, Answer, Front, read_error, read_job
-from tests.conformance.suite import LABELS, Case
+from tests.conformance.suite import SCORES, Case
 from tests.support.grpc_client import Ended, GrpcClient
 from tests.support.stand_ins.snet_client import write_config
 from tests.support.stand_ins.snet_daemon import PROTO, SnetDaemon, compile_proto, new_message
@@ -136,5 +136,5 @@ def read_result(result: Mapping[str, Any], job_input: Mapping[str, Any]) -> dict
         kept |= {"flagged"} if job_input.get("thresholds") is not None else set()
         kept |= {"words"} if job_input.get("explain") else set()
     return {
-        name: value for name, value in result.items() if value or name in kept or name in LABELS
+        name: value for name, value in result.items() if value or name in kept or name in SCORES
     }

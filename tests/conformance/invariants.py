@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from tests.conformance.suite import LABELS, differences, is_number, shown, thresholds_of
+from tests.conformance.suite import LABELS, SCORES, differences, is_number, shown, thresholds_of
 
 SUM_TOLERANCE: Final = 1e-5
 MODEL: Final = re.compile(r"[a-z0-9-]+@[0-9a-f]{12}")
@@ -20,7 +20,7 @@ WINDOWS: Final = re.compile(
     r"too_large: (.+): needs (\d+) windows of 512 tokens, the limit is (\d+)"
 )
 PLACES: Final = re.compile(
-    r"(input|explain|thresholds(\.(hate|abusing|neutral|spam))?|"
+    r"(input|explain|thresholds(\.(hate|abusing|neutral|spam|toxic))?|"
     r"(prompts?|texts?)(, (prompts?|texts?))*|'.{1,41}'): .+"
 )
 CODES: Final = ("validation", "too_large")
@@ -99,7 +99,7 @@ def item_faults(
 ) -> Iterator[str]:
     """Yield what is wrong with the scores of one text."""
     thresholds = thresholds_of(request)
-    keys = {"text", *LABELS, "label", "windows"}
+    keys = {"text", *SCORES, "label", "windows"}
     keys |= {"flagged"} if thresholds is not None else set()
     keys |= {"words"} if request.get("explain") else set()
     keys |= {"window"} if item.get("windows") != 1 else set()
@@ -115,12 +115,14 @@ def item_faults(
         return
     if abs(sum(scores.values()) - 1) > SUM_TOLERANCE:
         yield f"scores: they sum to {sum(scores.values())}"
+    toxic = scores["hate"] + scores["abusing"]
+    if not is_number(item["toxic"]) or not abs(item["toxic"] - toxic) <= SUM_TOLERANCE:
+        yield f"toxic: {shown(item['toxic'])}, but hate and abusing sum to {toxic}"
+        return
     if scores.get(item["label"]) != max(scores.values()):
         yield f"label: {shown(item['label'])} is not the largest of {scores}"
     if thresholds is not None:
-        over = [
-            label for label in LABELS if label in thresholds and scores[label] >= thresholds[label]
-        ]
+        over = [name for name in SCORES if name in thresholds and item[name] >= thresholds[name]]
         if item["flagged"] != over:
             yield f"flagged: {shown(item['flagged'])}, expected {over}"
     yield from window_faults(text, item, settings)
@@ -173,4 +175,4 @@ def error_faults(request: Any, error: Mapping[str, str]) -> Iterator[str]:
 
 
 # What a message may say though the input holds it as well: names of the contract.
-MESSAGE_WORDS: Final = frozenset({*LABELS, "null", "true", "false"})
+MESSAGE_WORDS: Final = frozenset({*SCORES, "null", "true", "false"})

@@ -4,7 +4,7 @@ A case has a ``name``, the ``input`` of the contract, and the ``reply`` or the `
 ``not_over`` names the fronts that can't carry it, and why. All cases are sent with ``settings`` in
 the service's environment. Replies must match exactly, the order of keys apart, but for
 
-- numbers under the four labels, which may differ by ``tolerance``;
+- numbers under the four labels and ``toxic``, which may differ by ``tolerance``;
 - ``timing``, of which only the shape counts: two numbers that are not negative.
 """
 
@@ -23,6 +23,7 @@ RECORD: Final = "python -m tests.conformance.record"
 
 # By hand, not from hatespeech.contract, which is what is being tested.
 LABELS: Final = ("hate", "abusing", "neutral", "spam")
+SCORES: Final = (*LABELS, "toxic")
 
 SHOWN_CHARS: Final = 100
 
@@ -108,7 +109,7 @@ def differences(
     """Yield a line for each place where ``found`` is not what was expected."""
     if name == "timing":
         yield from _timing_faults(found, path)
-    elif name in LABELS and is_number(expected):
+    elif name in SCORES and is_number(expected):
         if not is_number(found) or not abs(found - expected) <= tolerance:
             yield f"{path}: {shown(found)}, expected {expected} ± {tolerance}"
     elif type(found) is not type(expected):

@@ -87,6 +87,7 @@ CHANGES: Final[tuple[Change, ...]] = (
     ("everything_at_once", "items.0.label", "none"),
     ("everything_at_once", "items.0.hate", 0.5),
     ("everything_at_once", "items.0.hate", math.nan),
+    ("everything_at_once", "items.0.toxic", 0.5),
     ("everything_at_once", "items.0.flagged", ["spam"]),
     ("everything_at_once", "items.0.windows", 1.0),
     ("everything_at_once", "items.0.window", [0, 1]),

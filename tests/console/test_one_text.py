@@ -14,7 +14,7 @@ import pytest
 from hatespeech.console.commands import run
 from hatespeech.contract import Prediction
 from hatespeech.engine.predictor import Predictor
-from hatespeech.labels import LABELS
+from hatespeech.labels import FLAGS, LABELS
 from hatespeech.logs import LOGGER
 from hatespeech.settings import EngineSettings
 from tests.support.bad_inputs import MARKER
@@ -56,10 +56,11 @@ def expected(classifier: Predictor, text: str) -> str:
     by_label = dict(zip(LABELS, score.scores, strict=True))
     lines: list[str] = [max(by_label, key=by_label.__getitem__)]
     lines += [f"  {label:<8} {value:.4f}" for label, value in by_label.items()]
+    lines.append(f"  toxic    {by_label['hate'] + by_label['abusing']:.4f}")
     return "\n".join(lines) + "\n"
 
 
-def test_the_label_comes_first_and_then_a_probability_a_line(
+def test_the_label_comes_first_and_then_a_score_a_line(
     small_classifier: Predictor, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run([TEXT]) == 0
@@ -68,7 +69,7 @@ def test_the_label_comes_first_and_then_a_probability_a_line(
     assert printed.err == ""
     first, *rest = printed.out.splitlines()
     assert first in LABELS
-    assert [line.split()[0] for line in rest] == list(LABELS)
+    assert [line.split()[0] for line in rest] == list(FLAGS)
     assert all(re.fullmatch(r"  \w+ +[01]\.\d{4}", line) for line in rest)
 
 
@@ -78,7 +79,7 @@ def test_json_prints_the_reply_of_the_contract(
     assert run(["--json", TEXT]) == 0
     printed = capsys.readouterr().out
     reply = json.loads(printed)
-    assert list(reply) == ["text", *LABELS, "label", "windows", "model", "timing"]
+    assert list(reply) == ["text", *FLAGS, "label", "windows", "model", "timing"]
     assert (reply["text"], reply["model"]) == (TEXT, small_classifier.model_id)
     assert TEXT in printed  # readable, not escaped
 

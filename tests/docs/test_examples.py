@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 
 from hatespeech.engine.predictor import Predictor
-from hatespeech.labels import LABELS
+from hatespeech.labels import FLAGS
 from hatespeech.settings import EngineSettings
 from tests.paths import ROOT
 from tests.support.checkpoints import SENTENCES, THRESHOLDS
@@ -85,15 +85,26 @@ def runpod(cloud: RunpodEndpoint, home: Path, *arguments: str, key: str = KEY) -
 def test_snet_client_prints_a_table(
     daemon: SnetDaemon, tmp_path: Path, small_classifier: Predictor
 ) -> None:
-    ran = snet(daemon, tmp_path, "good morning 🌞", "", "you are scum", "--threshold", "hate=0")
+    ran = snet(
+        daemon,
+        tmp_path,
+        "good morning 🌞",
+        "",
+        "you are scum",
+        "--threshold",
+        "hate=0",
+        "--threshold",
+        "toxic=0",
+    )
     assert ran.returncode == 0, ran.stderr
     head, first, empty, last, foot = ran.stdout.splitlines()
-    assert head.split() == ["hate", "abusing", "neutral", "spam", "label", "text"]
+    assert head.split() == ["hate", "abusing", "neutral", "spam", "toxic", "label", "text"]
     (score, other) = small_classifier.score(["good morning 🌞", "you are scum"])
     for line, known in ((first, score), (last, other)):
-        shown = [float(number) for number in line.split()[:4]]
+        *shown, toxic = (float(number) for number in line.split()[:5])
         assert shown == pytest.approx(list(getattr(known, "scores", [])), abs=1e-4)
-        assert "[flagged: hate]" in line
+        assert toxic == pytest.approx(shown[0] + shown[1], abs=1.6e-4)
+        assert "[flagged: hate, toxic]" in line
     assert empty.split()[:5] == ["-"] * 5
     assert "[validation: prompts[1]: must not be empty]" in empty
     assert small_classifier.model_id in foot
@@ -110,16 +121,16 @@ def test_snet_client_flags_by_recommended_thresholds(
         assert ran.returncode == 0, ran.stderr
         least: Any = THRESHOLDS[name]
         lines = ran.stdout.splitlines()[1:-1]
-        marked[name] = [re.findall(r"\[flagged: (.+)\]", line) for line in lines]
+        marked[name] = ["".join(re.findall(r"\[flagged: (.+)\]", line)) for line in lines]
         assert marked[name] == [
-            [
-                label
-                for label, score in zip(LABELS, known, strict=True)
-                if score >= least.get(label, 2)
-            ]
+            ", ".join(
+                flag
+                for flag, score in zip(FLAGS, [*known, sum(known[:2])], strict=True)
+                if score >= least.get(flag, 2)
+            )
             for known in scores
         ]
-    assert marked["balanced"] != marked["strict"] != [[]] * len(texts)
+    assert marked["balanced"] != marked["strict"] != [""] * len(texts)
 
 
 def test_snet_client_takes_numbers_or_a_name(tmp_path: Path) -> None:
@@ -166,7 +177,7 @@ def test_runpod_client_waits_for_one_call(
     ran = runpod(cloud, tmp_path, "sync", "good morning", "", "صباح الخير")
     assert ran.returncode == 0, ran.stderr
     head, first, empty, last = ran.stdout.splitlines()
-    assert head.split()[:4] == ["hate", "abusing", "neutral", "spam"]
+    assert head.split()[:5] == ["hate", "abusing", "neutral", "spam", "toxic"]
     (score, *_) = small_classifier.score(["good morning"])
     shown = [float(number) for number in first.split()[:4]]
     assert shown == pytest.approx(list(getattr(score, "scores", [])), abs=1e-4)

@@ -154,7 +154,10 @@ def test_recommended_thresholds_have_names() -> None:
     ("options", "message"),
     [
         ({"thresholds": {"hate": 2}}, "thresholds.hate: must be a number from 0 to 1"),
-        ({"thresholds": {SECRET: 1}}, "thresholds: labels are hate, abusing, neutral, spam"),
+        (
+            {"thresholds": {SECRET: 1}},
+            "thresholds: may be set for hate, abusing, neutral, spam, toxic",
+        ),
         ({"thresholds": "none such"}, "thresholds: names are balanced and strict"),
         ({"explain": 1}, "explain: must be true or false"),
     ],

@@ -178,9 +178,10 @@ def test_recommended_thresholds_are_published_with_a_version() -> None:
     assert thresholds["measured"]["on"] == "test"
     card = (MINI / "README.md").read_text(encoding="utf-8")
     for name in ("balanced", "strict"):
-        assert thresholds[name].keys() == {"hate", "abusing", "spam"}
         for label, least in thresholds[name].items():
             measured = thresholds["measured"][name][label]
             figures = f"{measured['precision']:.3f} | {measured['recall']:.3f}"
             assert f"| {name} | {label} | {least} | {figures} |" in card
-            assert thresholds["strict"][label] >= least
+            assert thresholds["strict"].get(label, 1) >= least
+    without = thresholds["balanced"].keys() - thresholds["strict"].keys()
+    assert ("There is no strict threshold for" in card) == bool(without)

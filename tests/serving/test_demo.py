@@ -190,6 +190,9 @@ def test_a_tweet_gets_the_services_own_scores_as_four_named_bars(
     assert bar_values(result) == pytest.approx(expected, abs=1e-5)
     assert result.locator(".winner").inner_text() == reply["label"] == "abusing"
     shown = result.get_by_role("listitem").all_inner_texts()
+    expect(result.locator(".toxic")).to_have_text(
+        f"toxic, the sum of hate and abusing: {reply['toxic'] * 100:.1f} %"
+    )
     percent = f"{reply['abusing'] * 100:.1f} %"
     assert percent in shown[LABELS.index("abusing")]
     expect(page.get_by_role("status").first).to_have_text(f"abusing, {percent}")

@@ -17,7 +17,7 @@ import requests
 from hatespeech.contract import Prediction
 from hatespeech.engine.encoder import INVISIBLE
 from hatespeech.engine.predictor import Predictor
-from hatespeech.labels import LABELS
+from hatespeech.labels import FLAGS, LABELS
 from hatespeech.serving.openapi import VISIBLE
 from tests.support.bad_inputs import BAD_INPUTS, BAD_ITEMS
 from tests.support.checkpoints import SENTENCES, THRESHOLDS
@@ -64,9 +64,7 @@ def test_get_takes_recommended_thresholds_by_name(server: HttpClient) -> None:
         query = {"text": text, "thresholds": name}
         reply = server.get("/score", params=query).json()
         least: Any = THRESHOLDS[name]
-        assert reply["flagged"] == [
-            label for label in LABELS if reply[label] >= least.get(label, 2)
-        ]
+        assert reply["flagged"] == [flag for flag in FLAGS if reply[flag] >= least.get(flag, 2)]
         assert reply["flagged"] == server.post("/score", json=query).json()["flagged"]
         flagged[name] = reply["flagged"]
     assert flagged["balanced"] != flagged["strict"]

@@ -220,7 +220,7 @@ def test_only_the_first_call_sends_transactions(
     ]
     assert list(known[1]) == shown(first.out[1])
     head, scum, empty, morning = second.out
-    assert head.split() == ["hate", "abusing", "neutral", "spam", "label", "text"]
+    assert head.split() == ["hate", "abusing", "neutral", "spam", "toxic", "label", "text"]
     assert [list(scores) for scores in known] == [shown(scum), shown(morning)]
     assert empty.endswith("[validation: prompts[1]: must not be empty]")
     assert empty.split()[:5] == ["-"] * 5

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from hatespeech.contract import parse_request
 from hatespeech.engine.predictor import Predictor
 from hatespeech.engine.scorer import Scorer
-from hatespeech.labels import LABELS
+from hatespeech.labels import FLAGS
 from hatespeech.settings import EngineSettings
 from hatespeech.worker.handler import JobHandler
 from tests.paths import DATA, ROOT
@@ -135,8 +135,8 @@ def test_every_field_of_a_request_is_one_the_service_takes(input_type: Descripto
     assert set(fields(question)) == {"prompt", "prompts", "explain", "thresholds"}
     thresholds = fields(question)["thresholds"].message_type
     assert thresholds is not None
-    assert set(fields(thresholds)) == {*LABELS, "name"}
-    common = {"explain": True, "thresholds": dict.fromkeys(LABELS, 0.0)}
+    assert set(fields(thresholds)) == {*FLAGS, "name"}
+    common = {"explain": True, "thresholds": dict.fromkeys(FLAGS, 0.0)}
     for texts in ({"prompt": "a"}, {"prompts": ["a", ""]}):
         message = json_format.ParseDict(
             {"input": {**texts, **common}}, new_message(compile_proto(PROTO)[0], "input")
@@ -230,17 +230,17 @@ def test_failed_item_does_not_read_as_four_zeros(replies: dict[str, dict[str, An
     message: Any = output_message()
     json_format.ParseDict({"output": replies["many"]}, message)
     sound, failed, _ = message.output.items
-    assert [sound.HasField(label) for label in LABELS] == [True] * 4
-    assert [failed.HasField(label) for label in LABELS] == [False] * 4
+    assert [sound.HasField(name) for name in FLAGS] == [True] * 5
+    assert [failed.HasField(name) for name in FLAGS] == [False] * 5
     assert failed.error == "validation: prompts[1]: must not be empty"
 
 
 def test_score_of_zero_is_told_from_a_missing_one() -> None:
     message: Any = output_message()
-    json_format.ParseDict({"output": dict.fromkeys(LABELS, 0.0)}, message)
+    json_format.ParseDict({"output": dict.fromkeys(FLAGS, 0.0)}, message)
     again: Any = output_message()
     again.ParseFromString(message.SerializeToString())
-    assert [again.output.HasField(label) for label in LABELS] == [True] * 4
+    assert [again.output.HasField(name) for name in FLAGS] == [True] * 5
 
 
 @pytest.mark.parametrize(

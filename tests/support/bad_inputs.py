@@ -84,7 +84,7 @@ BAD_INPUTS: Final = (
     BadInput(
         "thresholds_list",
         {"prompt": MARKER, "thresholds": [0.5]},
-        "validation: thresholds: must be an object of label and number, or balanced or strict",
+        "validation: thresholds: must be an object of numbers, or balanced or strict",
     ),
     BadInput(
         "thresholds_unknown_name",
@@ -124,7 +124,7 @@ BAD_INPUTS: Final = (
     BadInput(
         "threshold_unknown_label",
         {"prompt": MARKER, "thresholds": {MARKER: 0.5}},
-        "validation: thresholds: labels are hate, abusing, neutral, spam",
+        "validation: thresholds: may be set for hate, abusing, neutral, spam, toxic",
     ),
     BadInput(
         "spaces",

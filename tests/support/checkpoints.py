@@ -28,9 +28,9 @@ SENTENCES: Final = (
 )
 
 THRESHOLDS: Final = {
-    "version": 1,
-    "balanced": {"hate": 0.2, "abusing": 0.3, "spam": 0.25},
-    "strict": {"hate": 0.5, "abusing": 0.6, "spam": 0.75},
+    "version": 2,
+    "balanced": {"hate": 0.2, "abusing": 0.3, "spam": 0.25, "toxic": 0.4},
+    "strict": {"abusing": 0.6, "spam": 0.75, "toxic": 0.7},  # hate has no strict threshold
 }
 SPECIAL_TOKENS: Final = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 

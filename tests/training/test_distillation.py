@@ -20,7 +20,7 @@ from hatespeech.model.network import CustomModel
 from hatespeech.model.packing import PackedBatch
 from hatespeech.paths import file_sha256
 from hatespeech.text.normalizer import normalize_tweet
-from hatespeech.training import calibration, checkpoint_writer, functional
+from hatespeech.training import calibration, checkpoint_writer, functional, model_card
 from hatespeech.training import command as train
 from hatespeech.training.compression import cut_student
 from hatespeech.training.corpus import Corpus, read_corpus
@@ -443,11 +443,12 @@ def test_recommended_thresholds_have_the_precision_they_promise() -> None:
     scores = calibration.probabilities(logits.astype(np.float32))
     found = calibration.recommend(scores, labels)
     assert found["version"] == calibration.THRESHOLDS_VERSION
-    assert found["balanced"].keys() == found["strict"].keys() == {"hate", "abusing", "spam"}
+    assert found["balanced"].keys() == found["strict"].keys() == {*LABELS, "toxic"} - {"neutral"}
     strict = calibration.flagged_figures(scores, labels, found["strict"])
     balanced = calibration.flagged_figures(scores, labels, found["balanced"])
     for label in found["strict"]:
         assert strict[label][0] >= calibration.STRICT_PRECISION
+        assert strict[label][1] >= calibration.STRICT_RECALL
         lower = {label: found["strict"][label] - 0.01}
         assert calibration.flagged_figures(scores, labels, lower)[label][0] < 0.9
         assert f1(*balanced[label]) > f1(*strict[label])
@@ -461,8 +462,46 @@ def test_a_label_that_dev_lacks_gets_no_threshold() -> None:
     labels = np.array([0, 1, 2] * 40)
     scores = calibration.probabilities(4 * np.eye(4, dtype=np.float32)[labels])
     found = calibration.recommend(scores, labels)
-    assert found["balanced"].keys() == found["strict"].keys() == {"hate", "abusing"}
+    assert found["balanced"].keys() == found["strict"].keys() == {"hate", "abusing", "toxic"}
     assert all(0 < least < 1 for name in ("balanced", "strict") for least in found[name].values())
+
+
+def test_a_precise_threshold_that_finds_too_little_is_not_recommended() -> None:
+    labels = np.repeat([0, 1, 2], 40)
+    scores = np.zeros((120, 4))
+    scores[:40, 0] = np.linspace(0.3, 0.9, 40)  # well told from neutral, badly from abusing
+    scores[40:80, 0] = np.linspace(0.1, 0.7, 40)
+    scores[:80, 1] = 1 - scores[:80, 0]
+    scores[80:, 2] = 1
+    found = calibration.recommend(scores, labels)
+    assert found["balanced"].keys() == {"hate", "abusing", "toxic"}
+    assert found["strict"].keys() == {"toxic"}
+    precise = calibration.flagged_figures(scores, labels, {"hate": 0.75})["hate"]
+    assert precise[0] >= calibration.STRICT_PRECISION, "the case has a precise threshold"
+    assert precise[1] < calibration.STRICT_RECALL
+
+
+def test_a_name_without_thresholds_is_not_recommended() -> None:
+    labels = np.array([0, 2] * 60)
+    found = calibration.recommend(np.full((120, 4), 0.25), labels)
+    assert found.keys() == {"version", "balanced"}
+
+
+@pytest.mark.parametrize(
+    ("strict", "said"),
+    [
+        ({"hate": 0.8, "toxic": 0.7}, None),
+        (
+            {"toxic": 0.7},
+            "strict threshold for hate**: a request for `strict` never flags it.\n`toxic`",
+        ),
+        ({"hate": 0.8}, "strict threshold for toxic**: a request for `strict` never flags it.\n"),
+    ],
+)
+def test_a_card_names_what_strict_never_flags(strict: dict[str, float], said: str | None) -> None:
+    thresholds = {"balanced": {"hate": 0.4, "toxic": 0.5}, "strict": strict}
+    text = "\n".join(model_card._without_strict(thresholds))
+    assert (said in text) if said else (text == "")
 
 
 def f1(precision: float, recall: float) -> float:

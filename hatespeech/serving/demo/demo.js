@@ -130,7 +130,11 @@ function result(item, behind) {
   } else {
     shown.dataset.label = item.label;
     const winner = make("strong", { className: "winner", textContent: item.label });
-    shown.append(shadedText(item), winner, bars(item));
+    const toxic = make("p", {
+      className: "toxic",
+      textContent: `toxic, the sum of hate and abusing: ${percent(item.toxic)}`,
+    });
+    shown.append(shadedText(item), winner, bars(item), toxic);
     if (item.words) shown.append(strongestWords(item));
     if (item.windows > 1) {
       const [from, to] = item.window;

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hatespeech.contract import FIELDS, Prediction, Reply, TextScore, Timing, WordInfluence
 from hatespeech.errors import ValidationError
-from hatespeech.labels import LABELS, THRESHOLD_NAMES
+from hatespeech.labels import FLAGS, THRESHOLD_NAMES
 from hatespeech.serving.grpc.messages import COMPILED, read_input, write_reply
 from tests.paths import ROOT
 from tests.support.bad_inputs import MARKER
@@ -27,7 +27,7 @@ RENEW: Final = (
 TEXTS: Final = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NUMBERS: Final = st.floats(0, 1, width=32)
 GIVEN_THRESHOLDS: Final[dict[str, st.SearchStrategy[Any]]] = {
-    **dict.fromkeys(LABELS, NUMBERS),
+    **dict.fromkeys(FLAGS, NUMBERS),
     "name": st.sampled_from(THRESHOLD_NAMES),
 }
 INPUTS: Final = st.fixed_dictionaries(

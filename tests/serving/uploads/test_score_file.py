@@ -16,14 +16,14 @@ import requests
 
 from hatespeech.contract import Prediction
 from hatespeech.engine.predictor import Predictor
-from hatespeech.labels import LABELS
+from hatespeech.labels import FLAGS, LABELS
 from tests.support.bad_inputs import MARKER
 from tests.support.http_client import BEARER, TOKEN, HttpClient, read_csv
 from tests.support.local_server import local_server
 from tests.support.processes.server import HttpServer, http_server
 from tests.support.processes.worker import wait_until
 
-ADDED: Final = [*LABELS, "label", "windows", "error"]
+ADDED: Final = [*FLAGS, "label", "windows", "error"]
 HARD_TEXTS: Final = [
     "plain",
     'with "quotes", commas and \t tabs',
@@ -77,7 +77,7 @@ def test_a_csv_comes_back_with_every_column_and_scores_beside(
     assert list(scored[0]) == ["id", "text", "note", *ADDED]
     assert [{key: row[key] for key in rows[0]} for row in scored] == rows
     assert scored[3]["error"] == "validation: text: must not be empty"
-    assert [scored[3][name] for name in ADDED[:-1]] == [""] * 6
+    assert [scored[3][name] for name in ADDED[:-1]] == [""] * 7
     check_scores([row for row in scored if not row["error"]], small_classifier)
 
 
@@ -88,7 +88,7 @@ def test_a_tsv_is_taken_as_it_stands(server: HttpClient) -> None:
     scored = reply.content.decode().splitlines()
     assert scored[0] == "\t".join(["id", "text", *ADDED])
     assert [line.split("\t")[:2] for line in scored] == [line.split("\t") for line in lines]
-    assert all(len(line.split("\t")) == 9 for line in scored)
+    assert all(len(line.split("\t")) == 2 + len(ADDED) for line in scored)
 
 
 def test_a_jsonl_line_goes_out_as_it_came_with_keys_added(
@@ -101,7 +101,7 @@ def test_a_jsonl_line_goes_out_as_it_came_with_keys_added(
     assert len(scored) == len(lines) + len(odd)
     for line, out in zip([*lines, *odd], scored, strict=True):
         assert out.startswith(line[:-1].rstrip())
-        assert list(json.loads(out))[-7:] == ADDED
+        assert list(json.loads(out))[-len(ADDED) :] == ADDED
     check_scores([json.loads(line) for line in scored[: len(lines)]], small_classifier)
     errors = [json.loads(line)["error"] for line in scored[len(lines) :]]
     must = "validation: text: must be a string"
