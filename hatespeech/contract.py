@@ -22,7 +22,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from hatespeech.errors import ServiceError, TooLargeError, ValidationError, read_error
-from hatespeech.labels import FLAGS, LABELS, THRESHOLD_NAMES, Flag, Label
+from hatespeech.labels import EXPLANATIONS, FLAGS, LABELS, THRESHOLD_NAMES, Explanation, Flag, Label
 from hatespeech.settings import EngineSettings
 
 # Error messages cut an unknown key to this length.
@@ -117,7 +117,7 @@ FIELDS: Final[tuple[ReplyField, ...]] = (
         "words",
         "words",
         10,
-        "Only if `explain` is set: how far each word moves the scores.",
+        "Only if `explain` is set: how much of the scores each word carries.",
     ),
     ReplyField(
         "error",
@@ -164,23 +164,29 @@ class _Body(BaseModel):
     text: Any = None
     prompts: Any = None
     texts: Any = None
-    explain: bool = False
+    explain: bool | Explanation = False
     thresholds: dict[Flag, Threshold] | None = None
 
 
 @dataclass(frozen=True)
 class WordInfluence:
-    """How far one word moves the scores: the scores with it minus the scores without it."""
+    """How much of the scores one word carries, from -1 to 1 for each label."""
 
-    word: str
+    word: str  # without the punctuation around it
     start: int  # code points into the text as sent
     end: int
-    scores: Sequence[float]  # in the order of LABELS
+    scores: Mapping[Label, float]
+
+    @property
+    def toxic(self) -> float:
+        """What the word carries of hate and abusing together."""
+        return self.scores["hate"] + self.scores["abusing"]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that replies hold."""
-        moves: dict[str, float] = dict(zip(LABELS, self.scores, strict=True))
-        return {"word": self.word, "start": self.start, "end": self.end, **moves}
+        scores: dict[str, float] = {label: self.scores[label] for label in LABELS}
+        place = {"word": self.word, "start": self.start, "end": self.end}
+        return {**place, **scores, "toxic": self.toxic}
 
 
 @dataclass(frozen=True)
@@ -284,7 +290,7 @@ class ScoreRequest:
     texts: Sequence[str]  # as echoed: lone surrogates already replaced, "" if it was not a string
     faults: Mapping[int, ServiceError]  # positions that can't be scored, and why
     many: bool
-    explain: bool
+    explain: Explanation | None
     thresholds: Mapping[str, float] | None
     recommended: str | None = None  # the name of the checkpoint's thresholds to use instead
 
@@ -378,7 +384,15 @@ def parse_request(body: object, settings: EngineSettings) -> ScoreRequest:
     thresholds: dict[str, float] | None = None
     if fields.thresholds is not None:
         thresholds = {str(flag): least for flag, least in fields.thresholds.items()}
-    return ScoreRequest(name, texts, faults, many, fields.explain, thresholds, recommended)
+    return ScoreRequest(
+        name, texts, faults, many, _explanation(fields.explain), thresholds, recommended
+    )
+
+
+def _explanation(value: bool | Explanation) -> Explanation | None:
+    if isinstance(value, bool):
+        return "shapley" if value else None
+    return value
 
 
 def _require_known_keys(body: Mapping[object, object]) -> None:
@@ -462,7 +476,8 @@ def _explain(exc: pydantic.ValidationError) -> ValidationError:
     error = exc.errors(include_url=False, include_input=False)[0]
     first, *rest = (str(part) for part in error["loc"])
     if first == "explain":
-        return ValidationError("must be true or false", field="explain")
+        names = " or ".join(EXPLANATIONS)
+        return ValidationError(f"must be true, false, {names}", field="explain")
     if rest:
         return ValidationError("must be a number from 0 to 1", field=f"thresholds.{rest[0]}")
     names = " or ".join(THRESHOLD_NAMES)

@@ -1,4 +1,4 @@
-"""The model's labels, what a threshold may be set for, and the names of recommended thresholds.
+"""Names: labels, what a threshold may be set for, recommended thresholds, ways to explain.
 
 Imports nothing of the package.
 """
@@ -19,3 +19,7 @@ FLAGS: Final[tuple[Flag, ...]] = get_args(Flag)
 # Thresholds that a checkpoint may recommend; a request can ask for them by name.
 ThresholdName = Literal["balanced", "strict"]
 THRESHOLD_NAMES: Final[tuple[str, ...]] = get_args(ThresholdName)
+
+# Ways to explain a score by its words.
+Explanation = Literal["shapley", "leave_one_out"]
+EXPLANATIONS: Final[tuple[Explanation, ...]] = get_args(Explanation)

@@ -21,7 +21,7 @@ from hatespeech.contract import (
     parse_request,
 )
 from hatespeech.errors import InternalError, ServiceError, TooLargeError, ValidationError
-from hatespeech.labels import FLAGS
+from hatespeech.labels import FLAGS, LABELS
 from hatespeech.settings import EngineSettings
 
 SETTINGS = EngineSettings(
@@ -39,14 +39,22 @@ def parse(body: object) -> ScoreRequest:
 def test_one_text_under_either_name(name: str) -> None:
     request = parse({name: "good morning"})
     assert (request.texts, request.many, request.name) == (["good morning"], False, name)
-    assert (request.explain, request.thresholds) == (False, None)
+    assert (request.explain, request.thresholds) == (None, None)
 
 
 @pytest.mark.parametrize("name", ["prompts", "texts"])
 def test_many_texts_under_either_name(name: str) -> None:
     request = parse({name: ["a", "b"], "explain": True, "thresholds": {"hate": 0, "spam": 1.0}})
-    assert (request.texts, request.many, request.explain) == (["a", "b"], True, True)
+    assert (request.texts, request.many, request.explain) == (["a", "b"], True, "shapley")
     assert request.thresholds == {"hate": 0.0, "spam": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("explain", "method"),
+    [(True, "shapley"), ("shapley", "shapley"), ("leave_one_out", "leave_one_out"), (False, None)],
+)
+def test_an_explanation_may_be_asked_for_by_name(explain: object, method: str | None) -> None:
+    assert parse({"prompt": "a", "explain": explain}).explain == method
 
 
 @pytest.mark.parametrize(
@@ -192,7 +200,8 @@ def test_any_json_value_as_prompt_is_read_or_refused(value: Any) -> None:
 
 def test_the_reply_to_one_holds_the_contract_fields() -> None:
     request = parse({"prompt": "hi", "explain": True, "thresholds": {"neutral": 0.3, "spam": 0.41}})
-    words = [WordInfluence("hi", 0, 2, [0.0, 0.1, -0.1, 0.0])]
+    moved = (0.0, 0.1, -0.1, 0.0)
+    words = [WordInfluence("hi", 0, 2, dict(zip(LABELS, moved, strict=True)))]
     score = Prediction([0.1, 0.2, 0.3, 0.4], windows=2, window=(0, 2), words=words)
     reply = build_reply(request, [score], Timing(1.23456, 2), "m@1")
     assert reply.to_dict() == {
@@ -208,7 +217,7 @@ def test_the_reply_to_one_holds_the_contract_fields() -> None:
         "flagged": ["neutral"],
         "words": [
             {"word": "hi", "start": 0, "end": 2}
-            | {"hate": 0.0, "abusing": 0.1, "neutral": -0.1, "spam": 0.0}
+            | {"hate": 0.0, "abusing": 0.1, "neutral": -0.1, "spam": 0.0, "toxic": 0.1}
         ],
         "model": "m@1",
         "timing": {"queue_ms": 1.235, "compute_ms": 2},
@@ -260,8 +269,8 @@ def test_the_largest_reply_stays_within_the_platforms_20_megabytes() -> None:
     # JSON escapes a control character in six bytes, and an explained text stands there twice: once
     # whole, once as words. A word costs at least one reading of at least three tokens.
     texts = settings.max_request_chars * 6 * 2
-    names = '{"word":"","start":9999,"end":9999,"hate":,"abusing":,"neutral":,"spam":}'
-    word = len(names) + 4 * len("-0.12345678901234567")
+    names = '{"word":"","start":9999,"end":9999,"hate":,"abusing":,"neutral":,"spam":,"toxic":}'
+    word = len(names) + 5 * len("-0.12345678901234567")
     # n words in each of all texts cost about (n + 2)² tokens a text.
     each = (settings.max_request_tokens / settings.max_texts_per_request) ** 0.5
     words = settings.max_texts_per_request * each * word

@@ -3,6 +3,7 @@
     predictor.py     one model on one device: texts in, predictions out
     encoder.py       a text as token ids in windows, without torch
     spans.py         words and windows as places in the text that was sent
+    explanation.py   how much of a score each word carries
     batcher.py       many callers share the device: the reader thread and the device thread
     queues.py        turns among requests, and a bound on the texts that wait
     scorer.py        a request in, a reply out: what every front calls

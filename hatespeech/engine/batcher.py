@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 import torch
 
 from hatespeech.contract import Prediction, Timing
+from hatespeech.engine.explanation import tokens_to_read
 from hatespeech.engine.predictor import Predictor, Reading
 from hatespeech.engine.queues import FairQueue, Room
 from hatespeech.errors import (
@@ -34,6 +35,7 @@ from hatespeech.errors import (
     UnhealthyError,
     describe_exception,
 )
+from hatespeech.labels import Explanation
 from hatespeech.model.packing import padding
 
 log = logging.getLogger(__name__)
@@ -63,12 +65,14 @@ class _Request:
     """One caller's texts while they are scored."""
 
     texts: Sequence[str]
-    explain: bool
+    explain: Explanation | None
     done: asyncio.Future[None]
     results: list[Outcome]
     left: int
     submitted: float
-    tokens: int = 0
+    unread: int  # texts that the reader has not begun
+    tokens: int = 0  # to be read for the texts that it has begun, in all their readings
+    held: list[_Text] = field(default_factory=list)  # begun, but not yet queued for the device
     started: float | None = None
     dropped: bool = False  # cancelled, failed or answered: skip what is still queued
 
@@ -131,7 +135,11 @@ class Batcher:
         return self._room.taken
 
     async def score(
-        self, texts: Sequence[str], explain: bool = False, *, wait_for_room: bool = True
+        self,
+        texts: Sequence[str],
+        explain: Explanation | None = None,
+        *,
+        wait_for_room: bool = True,
     ) -> tuple[list[Outcome], Timing]:
         """Score texts; return a prediction or an error for each, in order, and the timing.
 
@@ -152,6 +160,7 @@ class Batcher:
             [InternalError("not scored")] * len(texts),
             len(texts),
             submitted,
+            len(texts),
         )
         try:
             with self._lock:
@@ -194,14 +203,16 @@ class Batcher:
 
     def _advance(self, text: _Text) -> None:
         """Start reading a text, or send it its probabilities; queue the sequences it yields."""
+        begins = text.reading is None
+        text.sequences = []
         try:
             if text.reading is None:
                 text.reading = self._predictor.read(
                     text.request.texts[text.index], text.request.explain
                 )
-                sequences = next(text.reading)
+                text.sequences = next(text.reading)
             else:
-                sequences = text.reading.send([row for row in text.rows if row is not None])
+                text.sequences = text.reading.send([row for row in text.rows if row is not None])
         except StopIteration as stop:
             self._settle(text, stop.value)
         except ServiceError as error:
@@ -209,27 +220,49 @@ class Batcher:
         except Exception as exc:
             log.error("a text could not be read: %s", describe_exception(exc))
             self._settle(text, InternalError("the text could not be read"))
-        else:
-            self._queue(text, sequences)
+        if begins:
+            self._begun(text)
+        elif text.sequences:
+            self._queue([text])
 
-    def _queue(self, text: _Text, sequences: list[list[int]]) -> None:
-        text.sequences = sequences
-        text.rows = [None] * len(sequences)
-        text.missing = len(sequences)
+    def _begun(self, text: _Text) -> None:
+        """Count what a text will need; queue it, or refuse its request.
+
+        If the request asks for explanations, which need many readings, its texts are held back
+        until all are counted: a request that is refused costs the device nothing.
+        """
         request = text.request
-        request.tokens += sum(map(len, sequences))
+        request.unread -= 1
+        if text.sequences:
+            request.held.append(text)
+            request.tokens += sum(map(len, text.sequences))
+            if request.explain:
+                sent = request.texts[text.index]
+                request.tokens += tokens_to_read(sent, text.sequences, request.explain)
         if request.tokens > self._max_request_tokens:
-            limit = self._max_request_tokens
             error = TooLargeError(
-                f"needs over {limit} tokens; send fewer or shorter texts", field="input"
+                f"needs over {self._max_request_tokens} tokens; send fewer or shorter texts"
+                + (", or without explain" if request.explain else ""),
+                field="input",
             )
             with self._lock:
                 self._finish(request, error)
-            return
+        elif not (request.explain and request.unread):
+            self._queue(request.held)
+            request.held = []
+
+    def _queue(self, texts: Sequence[_Text]) -> None:
+        """Queue what texts of one request have yielded for the device."""
+        for text in texts:
+            text.rows = [None] * len(text.sequences)
+            text.missing = len(text.sequences)
         with self._lock:
-            if not request.dropped:
-                self._to_score.put(request, [(text, index) for index in range(len(sequences))])
-                self._work_for_device.notify()
+            for text in texts:
+                if not text.request.dropped:
+                    self._to_score.put(
+                        text.request, [(text, index) for index in range(text.missing)]
+                    )
+                    self._work_for_device.notify()
 
     # The device thread.
 

@@ -1,8 +1,9 @@
 """Texts to scores on one device: normalise, tokenise, window, forward, softmax.
 
 A text is read by a generator, :meth:`Predictor.read`. It yields token sequences to score and is
-sent their probabilities: once, or twice if it explains. So one description of how a text is read
-serves both a loop over a list, here, and shared batches, in :mod:`hatespeech.engine.batcher`.
+sent their probabilities: once, or several times if it explains. So one description of how a text
+is read serves both a loop over a list, here, and shared batches, in
+:mod:`hatespeech.engine.batcher`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ import torch
 from tokenizers import Tokenizer
 
 from hatespeech import paths
-from hatespeech.contract import Prediction, WordInfluence
+from hatespeech.contract import Prediction
 from hatespeech.engine.encoder import Encoded, Encoder
+from hatespeech.engine.explanation import explain
 from hatespeech.engine.spans import locate, words_to_explain
 from hatespeech.errors import (
     CheckpointError,
@@ -30,7 +32,7 @@ from hatespeech.errors import (
     ServiceError,
     SettingsError,
 )
-from hatespeech.labels import LABELS
+from hatespeech.labels import LABELS, Explanation
 from hatespeech.model import checkpoint as checkpoints
 from hatespeech.model.checkpoint import Checkpoint
 from hatespeech.model.linear import ROW_STEP
@@ -94,15 +96,16 @@ class Predictor:
         """
         return self.encoder.encode(text)
 
-    def read(self, text: str, explain: bool = False) -> Reading:
+    def read(self, text: str, method: Explanation | None = None) -> Reading:
         """Read one text; see :data:`Reading` for what it yields, is sent and returns.
 
-        The window with the lowest ``neutral`` speaks for the text. Raises the errors of
-        :meth:`encode`, :class:`TooLargeError` if there are more than ``MAX_EXPLAINED_WORDS`` words
-        to explain, and :class:`InternalError` if a probability is not finite.
+        The window with the lowest ``neutral`` speaks for the text; with a ``method`` its words are
+        explained. Raises the errors of :meth:`encode`, :class:`TooLargeError` if there are more
+        than ``MAX_EXPLAINED_WORDS`` words to explain, and :class:`InternalError` if a probability
+        is not finite.
         """
         encoded = self.encode(text)
-        if explain and len(encoded.windows) == 1:
+        if method and len(encoded.windows) == 1:
             words_to_explain(text, 0, len(text))  # refuse before anything is computed
         rows = yield encoded.windows
         require_finite(rows)
@@ -112,27 +115,13 @@ class Predictor:
         if len(rows) > 1:
             window = locate(text, encoded.normalized, *encoded.spans[speaker])
         influences = None
-        if explain:
-            start, end = window or (0, len(text))
-            words = words_to_explain(text, start, end)
-            variants = [text[start : word.start()] + text[word.end() : end] for word in words]
-            readings = [self._encode_first(variant) for variant in variants]
-            if window:
-                # A window that is cut out may tokenise a little differently at its ends: compare
-                # with the cut-out window.
-                readings.append(self._encode_first(text[start:end]))
-            without = yield readings
-            require_finite(without)
-            base = without[-1] if window else scores
-            influences = [
-                WordInfluence(
-                    word.group(),
-                    word.start(),
-                    word.end(),
-                    [with_it - without_it for with_it, without_it in zip(base, row, strict=True)],
-                )
-                for word, row in zip(words, without, strict=False)
-            ]
+        if method:
+            span = window or (0, len(text))
+            # A window that is cut out may tokenise a little differently at its ends, so it is read
+            # once more, as it is cut.
+            whole = None if window else scores
+            influences = yield from explain(text, span, method, self._encode_first, whole)
+            require_finite([list(word.scores.values()) for word in influences])
         return Prediction(scores, len(rows), window, influences)
 
     def _encode_first(self, text: str) -> list[int]:
@@ -188,7 +177,7 @@ class Predictor:
     def score(
         self,
         texts: Sequence[str],
-        explain: bool = False,
+        explain: Explanation | None = None,
         max_batch_tokens: int = 16_384,
         progress: Callable[[int], object] = lambda _texts: None,
     ) -> list[Prediction | ServiceError]:
@@ -260,7 +249,7 @@ class Predictor:
         return [spoken_for(rows) for rows in found]
 
     def _begin_ahead(
-        self, texts: Sequence[str], explain: bool
+        self, texts: Sequence[str], explain: Explanation | None
     ) -> Iterator[tuple[Reading, Sequences | ServiceError]]:
         """Normalise and tokenise in a thread, a little ahead of the caller."""
 

@@ -3,23 +3,58 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from dataclasses import dataclass
 from typing import Final
 
 from hatespeech.errors import TooLargeError
 from hatespeech.text.normalizer import normalize_tweet
+from hatespeech.text.tokens import EMOTICON
 
 MAX_EXPLAINED_WORDS: Final = 256
 
 _WORD = re.compile(r"\S+")
 
+# Punctuation that says something: signs of hashtags, mentions, censored letters, URLs and numbers.
+_TELLING: Final = frozenset("#@*%&/_")
 
-def words_to_explain(text: str, start: int, end: int) -> list[re.Match[str]]:
+
+@dataclass(frozen=True)
+class Word:
+    """What stands between white space: its start and end, in code points of the text."""
+
+    start: int
+    end: int
+
+    def bare(self, text: str) -> tuple[str, int, int]:
+        """Return the word without the punctuation around it, its start and its end.
+
+        Signs that belong to a word stay: those of ``#tag``, ``@name`` and ``f***``. An emoticon, or
+        a word of punctuation alone, is returned whole.
+        """
+        start, end = self.start, self.end
+        if EMOTICON.fullmatch(text, start, end):
+            return text[start:end], start, end
+        while start < end and _is_bare_punctuation(text[start]):
+            start += 1
+        while start < end and _is_bare_punctuation(text[end - 1]):
+            end -= 1
+        if start == end:
+            start, end = self.start, self.end
+        return text[start:end], start, end
+
+
+def _is_bare_punctuation(character: str) -> bool:
+    return unicodedata.category(character).startswith("P") and character not in _TELLING
+
+
+def words_to_explain(text: str, start: int, end: int) -> list[Word]:
     """Find the words of ``text`` that overlap code points ``[start, end)``.
 
-    Words are separated by white space. Raises :class:`TooLargeError` for more than
-    ``MAX_EXPLAINED_WORDS`` words.
+    Raises :class:`TooLargeError` for more than ``MAX_EXPLAINED_WORDS`` words.
     """
-    words = [word for word in _WORD.finditer(text) if word.start() < end and word.end() > start]
+    found = [Word(*match.span()) for match in _WORD.finditer(text)]
+    words = [word for word in found if word.start < end and word.end > start]
     if len(words) > MAX_EXPLAINED_WORDS:
         raise TooLargeError(
             f"has {len(words)} words to explain, the limit is {MAX_EXPLAINED_WORDS}"

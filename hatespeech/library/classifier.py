@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from hatespeech.contract import TextScore, parse_request
 from hatespeech.errors import ServiceError
-from hatespeech.labels import Flag, ThresholdName
+from hatespeech.labels import Explanation, Flag, ThresholdName
 from hatespeech.libraries import set_library_defaults
 from hatespeech.settings import EngineSettings
 
@@ -37,6 +37,7 @@ Frame = TypeVar("Frame")
 
 # Texts that one call hands to the batcher at once, and how often ahead of what it collects.
 PART_TEXTS: Final = 512
+EXPLAINED_PART_TEXTS: Final = 16  # they are read hundreds of times each
 PARTS_AHEAD: Final = 4
 UNLIMITED: Final = 2**62
 CLOSED: Final = "this classifier is closed"
@@ -100,7 +101,7 @@ class Classifier:
         self,
         texts: str,
         *,
-        explain: bool = ...,
+        explain: bool | Explanation = ...,
         thresholds: Thresholds | None = ...,
         progress: bool = ...,
     ) -> TextScore: ...
@@ -109,7 +110,7 @@ class Classifier:
         self,
         texts: Iterable[object],
         *,
-        explain: bool = ...,
+        explain: bool | Explanation = ...,
         thresholds: Thresholds | None = ...,
         progress: bool = ...,
     ) -> list[TextScore]: ...
@@ -118,7 +119,7 @@ class Classifier:
         self,
         texts: str | Iterable[object],
         *,
-        explain: bool = False,
+        explain: bool | Explanation = False,
         thresholds: Thresholds | None = None,
         progress: bool = False,
     ) -> TextScore | list[TextScore]:
@@ -126,7 +127,8 @@ class Classifier:
 
         Returns one :class:`TextScore` for a string, else a list in the order of ``texts``. A value
         that can't be scored (``None``, NaN, a number, an empty or too long text) gives an item with
-        its ``error``. ``explain`` adds ``words``, at the price of one more reading for each word.
+        its ``error``. ``explain`` adds ``words``, how much of the scores each word carries, at the
+        price of up to 255 more readings of a tweet; ``"leave_one_out"`` costs one for each word.
         ``thresholds``, numbers by label or for ``toxic``, or a name that the model recommends, add
         ``flagged``.
         ``progress`` shows a bar on standard error.
@@ -182,7 +184,7 @@ class Classifier:
     ) -> None:
         self.close()
 
-    def _options(self, explain: bool, thresholds: Thresholds | None) -> ScoreRequest:
+    def _options(self, explain: bool | Explanation, thresholds: Thresholds | None) -> ScoreRequest:
         """Check the options as the contract does."""
         body: dict[str, Any] = {"text": "checked apart", "explain": explain}
         if thresholds is not None:
@@ -197,8 +199,9 @@ class Classifier:
         bar = tqdm(total=len(values), unit=" texts", disable=not progress)
         try:
             with bar:
-                for start in range(0, len(values), PART_TEXTS):
-                    part = values[start : start + PART_TEXTS]
+                size = EXPLAINED_PART_TEXTS if options.explain else PART_TEXTS
+                for start in range(0, len(values), size):
+                    part = values[start : start + size]
                     waiting.append(self._running.submit(part, options))
                     if len(waiting) > PARTS_AHEAD:
                         items += _collect(waiting, bar)

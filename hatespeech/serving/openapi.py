@@ -22,7 +22,7 @@ from hatespeech.errors import (
     UnhealthyError,
     ValidationError,
 )
-from hatespeech.labels import FLAGS, LABELS, THRESHOLD_NAMES, Flag, Label
+from hatespeech.labels import EXPLANATIONS, FLAGS, LABELS, THRESHOLD_NAMES, Flag, Label
 from hatespeech.serving.http_errors import (
     STATUSES,
     MethodNotAllowedError,
@@ -53,6 +53,11 @@ VISIBLE: Final = (
 )
 
 EXAMPLE_TEXT: Final = "good morning everyone, what a lovely day"
+EXPLAIN: Final[dict[str, Any]] = {
+    "description": f"`true` is `{EXPLANATIONS[0]}`.",
+    "oneOf": [{"type": "boolean"}, {"enum": list(EXPLANATIONS)}],
+    "default": False,
+}
 OPEN: Final[dict[str, Any]] = {"security": []}
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -84,12 +89,12 @@ TIMING: Final = _schema(
 )
 WORD: Final = _schema(
     "Word",
-    "How far a word moves the scores: the scores with it minus the scores without it.",
+    "How much of the scores a word carries.",
     {
         "word": (str, ...),
         "start": (Annotated[int, Field(description="Code points into the text as sent.")], ...),
         "end": (int, ...),
-        **dict.fromkeys(LABELS, (float, ...)),
+        **dict.fromkeys((*LABELS, "toxic"), (float, ...)),
     },
 )
 
@@ -218,7 +223,7 @@ def score_input(settings: ServerSettings) -> dict[str, Any]:
         "maxItems": settings.max_texts_per_request,
     }
     options = {
-        "explain": {"type": "boolean", "default": False},
+        "explain": EXPLAIN,
         "thresholds": {
             "oneOf": [
                 {

@@ -45,6 +45,7 @@ _SHORT_TOKEN = rf"""
 _SHORT = regex.compile(_SHORT_TOKEN, regex.VERBOSE)
 _SHORT_IN_ASCII = re.compile(_SHORT_TOKEN, re.VERBOSE | re.ASCII)
 _PHONE_OR_EMOTICON = regex.compile(f"{_PHONE}|{_EMOTICON}", regex.VERBOSE)
+EMOTICON = regex.compile(_EMOTICON, regex.VERBOSE)
 
 # NLTK ignores case, and `regex` then takes these three for an i, an s and a k.
 _LETTER = "a-zA-Z\u0130\u017f\u212a"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ PLACES: Final = re.compile(
     r"(prompts?|texts?)(, (prompts?|texts?))*|'.{1,41}'): .+"
 )
 CODES: Final = ("validation", "too_large")
+# Those that the cases use.
+EMOTICONS: Final = (":D",)
 # Cc, Cf and white space that the cases use; the service's own notion is wider.
 INVISIBLE: Final = "\u00ad\u200b\u200d\u2060\ufeff\x00\x7f"
 
@@ -128,6 +131,8 @@ def item_faults(
     yield from window_faults(text, item, settings)
     if request.get("explain"):
         yield from word_faults(text, item)
+    if request.get("explain") in (True, "shapley") and item["windows"] == 1:
+        yield from sum_faults(item)
 
 
 def window_faults(text: str, item: Mapping[str, Any], settings: Mapping[str, int]) -> Iterator[str]:
@@ -143,21 +148,42 @@ def window_faults(text: str, item: Mapping[str, Any], settings: Mapping[str, int
 
 
 def word_faults(text: str, item: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with ``words``: each run of what is no white space, and its place."""
+    """Yield what is wrong with ``words``: each run between white space, bare, in its place."""
     first, last = item.get("window", (0, len(text)))
     runs = []
     for white, group in itertools.groupby(enumerate(text), lambda pair: pair[1].isspace()):
         places = [index for index, _ in group]
         if not white and places[0] < last and places[-1] >= first:
-            runs.append((text[places[0] : places[-1] + 1], places[0], places[-1] + 1))
+            start, end = places[0], places[-1] + 1
+            if text[start:end] not in EMOTICONS:
+                said = [place for place in places if not is_edge(text[place])] or places
+                start, end = said[0], said[-1] + 1
+            runs.append((text[start:end], start, end))
     found = [(word.get("word"), word.get("start"), word.get("end")) for word in item["words"]]
     if found != runs:
         yield f"words: {shown(found)}, expected {shown(runs)}"
     for word in item["words"]:
-        if word.keys() != {"word", "start", "end", *LABELS}:
+        if word.keys() != {"word", "start", "end", *LABELS, "toxic"}:
             yield f"words: one has the keys {sorted(word)}"
         elif not all(is_number(word[label]) and -1 <= word[label] <= 1 for label in LABELS):
             yield f"words: an influence of {shown(word)}"
+        elif abs(word["hate"] + word["abusing"] - word["toxic"]) > SUM_TOLERANCE:
+            yield f"words: a sum of {shown(word)}"
+        elif abs(sum(word[label] for label in LABELS)) > SUM_TOLERANCE:
+            yield f"words: influences that do not cancel out in {shown(word)}"
+
+
+def is_edge(character: str) -> bool:
+    """Say whether this is punctuation that is not shown at the ends of a word."""
+    return unicodedata.category(character)[0] == "P" and character not in "#@*%&/_"
+
+
+def sum_faults(item: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the sum of all words: without it, probabilities must be left."""
+    for label in LABELS:
+        left = item[label] - sum(word[label] for word in item["words"])
+        if not -SUM_TOLERANCE <= left <= 1 + SUM_TOLERANCE:
+            yield f"words: without them {label} would be {left}"
 
 
 def error_faults(request: Any, error: Mapping[str, str]) -> Iterator[str]:

@@ -176,13 +176,13 @@ def test_one_text_behind_a_thousand_takes_its_turn(
 def test_explaining_shares_batches_too_and_gives_what_it_gives_alone(
     small_classifier: Predictor, device: Device
 ) -> None:
-    (expected,) = small_classifier.score([TEXTS[3]], explain=True)
+    (expected,) = small_classifier.score([TEXTS[3]], explain="shapley")
     assert isinstance(expected, Prediction)
 
     async def main() -> None:
         async with running(small_classifier) as batcher:
             answers = await asyncio.gather(
-                *(batcher.score([text], explain=True) for text in TEXTS[:8])
+                *(batcher.score([text], explain="shapley") for text in TEXTS[:8])
             )
             (result,) = answers[3][0]
             assert isinstance(result, Prediction)
@@ -191,6 +191,68 @@ def test_explaining_shares_batches_too_and_gives_what_it_gives_alone(
             for word, wanted in zip(result.words, expected.words, strict=True):
                 assert word.word == wanted.word
                 assert word.scores == pytest.approx(wanted.scores, abs=1e-5)
+
+    asyncio.run(main())
+
+
+def test_a_tweet_waits_for_no_explanation(small_classifier: Predictor, device: Device) -> None:
+    text = " ".join("abcdefghijkl")
+
+    async def main() -> None:
+        async with running(small_classifier, max_batch_tokens=512) as batcher:
+            held = await device.hold(batcher)
+            explained = asyncio.create_task(batcher.score([text], explain="shapley"))
+            await settle(batcher, 1)
+            device.open.set()
+            await held
+            while batcher.counters.sequences < 20:  # it is being explained
+                await asyncio.sleep(0)
+            before = len(device.batches)
+            await batcher.score(["good morning"])
+            assert len(device.batches) - before <= 3
+            assert not explained.done()
+            await explained
+            assert sum(map(len, device.batches)) == 1 + 1 + 255 + 1
+
+    asyncio.run(main())
+
+
+def test_the_rest_of_an_explanation_is_dropped_when_its_caller_leaves(
+    small_classifier: Predictor, device: Device
+) -> None:
+    async def main() -> None:
+        async with running(small_classifier, max_batch_tokens=512) as batcher:
+            explained = asyncio.create_task(
+                batcher.score([" ".join("abcdefghijkl")], explain="shapley")
+            )
+            while batcher.counters.sequences < 20:
+                await asyncio.sleep(0)
+            explained.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await explained
+            await batcher.score(["good morning"])
+            await batcher.score(["good morning"])  # by now a step that was under way is over
+            assert sum(map(len, device.batches)) < 200
+            assert not batcher._to_score
+            assert batcher.queued_texts == 0
+
+    asyncio.run(main())
+
+
+def test_explanations_that_need_too_many_tokens_are_refused_before_the_first_pass(
+    small_classifier: Predictor, device: Device
+) -> None:
+    texts = [f"{n} {' '.join('abcdefgh')}" for n in range(20)]
+
+    async def main() -> None:
+        async with running(small_classifier, max_request_tokens=20_000) as batcher:
+            with pytest.raises(TooLargeError, match=r"over 20000 tokens.*without explain"):
+                await batcher.score(texts, explain="shapley")
+            assert device.batches == []
+            results, _ = await batcher.score([*texts[:3], ""], explain="shapley")
+            assert [isinstance(result, Prediction) for result in results] == [True] * 3 + [False]
+            results, _ = await batcher.score(texts, explain="leave_one_out")
+            assert all(isinstance(result, Prediction) for result in results)
 
     asyncio.run(main())
 
@@ -513,7 +575,7 @@ def test_a_request_for_too_many_tokens_is_refused_whole(small_classifier: Predic
             with pytest.raises(TooLargeError, match="over 600 tokens"):
                 await batcher.score(TEXTS * 3)
             with pytest.raises(TooLargeError, match="over 600 tokens"):
-                await batcher.score([" ".join("abcdefghijklmnopqrstuvwxyz")], explain=True)
+                await batcher.score([" ".join("abcdefghijklmnopqrstuvwxyz")], explain="shapley")
             results, _ = await batcher.score(TEXTS[:5])
             assert len(results) == 5
 

@@ -14,7 +14,7 @@ from hatespeech import paths
 from hatespeech.contract import Prediction
 from hatespeech.engine import predictor as predictors
 from hatespeech.engine.predictor import Predictor, Probabilities, Sequences, choose_folder
-from hatespeech.engine.spans import MAX_EXPLAINED_WORDS, locate
+from hatespeech.engine.spans import locate
 from hatespeech.errors import (
     CheckpointError,
     InternalError,
@@ -31,8 +31,8 @@ SAMPLE = ROOT / "benchmarks" / "data" / "sample.tsv"
 LONG = " ".join(f"the train number {n} was late again, nobody knows why 😀" for n in range(60))
 
 
-def scored(classifier: Predictor, text: str, explain: bool = False) -> Prediction:
-    (result,) = classifier.score([text], explain)
+def scored(classifier: Predictor, text: str) -> Prediction:
+    (result,) = classifier.score([text])
     assert isinstance(result, Prediction), result
     return result
 
@@ -67,7 +67,7 @@ def test_no_pass_exceeds_the_token_budget(
         return forward(sequences)
 
     monkeypatch.setattr(small_classifier, "probabilities", counted)
-    small_classifier.score([*sample_texts()[:100], LONG], explain=False, max_batch_tokens=700)
+    small_classifier.score([*sample_texts()[:100], LONG], max_batch_tokens=700)
     assert max(sizes) <= 700
     assert len(sizes) < 40, "batches are not filled"
 
@@ -157,53 +157,6 @@ def test_nothing_visible_is_an_error_of_its_text_alone(
     assert isinstance(result, ValidationError)
     assert isinstance(before, Prediction)
     assert isinstance(after, Prediction)
-
-
-def test_a_word_weighs_what_its_absence_changes(small_classifier: Predictor) -> None:
-    text = "  you are the\tworst driver"
-    result = scored(small_classifier, text, explain=True)
-    assert result.words is not None
-    assert [word.word for word in result.words] == ["you", "are", "the", "worst", "driver"]
-    for word in result.words:
-        assert text[word.start : word.end] == word.word
-        without = scored(small_classifier, text[: word.start] + text[word.end :])
-        expected = [a - b for a, b in zip(result.scores, without.scores, strict=True)]
-        assert word.scores == pytest.approx(expected, abs=1e-5)
-    assert max(abs(value) for word in result.words for value in word.scores) > 0.01
-
-
-def test_a_lone_word_is_weighed_against_an_empty_text(small_classifier: Predictor) -> None:
-    result = scored(small_classifier, "worst", explain=True)
-    assert result.words is not None
-    empty = small_classifier.probabilities([small_classifier._tokenizer.encode("").ids])[0]
-    expected = [a - b for a, b in zip(result.scores, empty, strict=True)]
-    assert result.words[0].scores == pytest.approx(expected, abs=1e-5)
-
-
-def test_a_long_text_explains_the_window_that_spoke(small_classifier: Predictor) -> None:
-    long_words = " ".join("extraordinarily" * 3 + str(n) for n in range(60))
-    result = scored(small_classifier, long_words, explain=True)
-    assert result.windows > 1
-    assert result.window is not None
-    assert result.words
-    start, end = result.window
-    assert all(word.start < end and word.end > start for word in result.words)
-    assert all(long_words[word.start : word.end] == word.word for word in result.words)
-    assert len(result.words) < 60
-    window = scored(small_classifier, long_words[start:end])
-    for word in result.words[::7]:
-        cut = long_words[start : max(word.start, start)] + long_words[min(word.end, end) : end]
-        without = scored(small_classifier, cut)
-        expected = [a - b for a, b in zip(window.scores, without.scores, strict=True)]
-        assert word.scores == pytest.approx(expected, abs=1e-5)
-
-
-def test_more_words_than_can_be_explained_are_refused(small_classifier: Predictor) -> None:
-    enough, many = "a " * MAX_EXPLAINED_WORDS, "a " * (MAX_EXPLAINED_WORDS + 1)
-    assert scored(small_classifier, enough, explain=True).words is not None
-    (result,) = small_classifier.score([many], explain=True)
-    assert isinstance(result, TooLargeError)
-    assert isinstance(small_classifier.score([many])[0], Prediction)
 
 
 def test_scores_that_are_not_finite_are_an_error(small_checkpoint: Path) -> None:

@@ -159,7 +159,8 @@ def test_recommended_thresholds_have_names() -> None:
             "thresholds: may be set for hate, abusing, neutral, spam, toxic",
         ),
         ({"thresholds": "none such"}, "thresholds: names are balanced and strict"),
-        ({"explain": 1}, "explain: must be true or false"),
+        ({"explain": 1}, "explain: must be true, false, shapley or leave_one_out"),
+        ({"explain": SECRET}, "explain: must be true, false, shapley or leave_one_out"),
     ],
 )
 def test_a_bad_option_is_raised_before_anything_is_scored(

@@ -27,8 +27,8 @@ POLICY: Final = (
 )
 SPAM: Final = "🎁🎁 Congratulations! You have won a free phone, claim it now at https://example.com"
 NEARLY_CERTAIN: Final = "stupid stupid idiot fools"
-# Some of its words raise the score of the label that wins, one lowers it, others do nothing.
-MIXED: Final = "🎉 you won, what a stupid idiot"
+# Of its words one makes it more toxic, some less, and one does nothing.
+MIXED: Final = "🎉 love this stupid song"
 STRENGTH: Final = "mark => getComputedStyle(mark).getPropertyValue('--strength')"
 OpenPage = Callable[..., Page]
 
@@ -145,7 +145,7 @@ def bar_values(result: Locator) -> list[float]:
 
 
 def marked(result: Locator) -> dict[str, str]:
-    """Return the shaded words, and whether they are for or against the label."""
+    """Return the shaded words, and whether they raise or lower the score."""
     found = result.locator("mark").all()
     return {mark.inner_text(): mark.get_attribute("class") or "" for mark in found}
 
@@ -209,7 +209,7 @@ def test_a_shade_covers_exactly_the_word_after_an_emoji(
 ) -> None:
     result = send(open_page(), MIXED)
     reply = server.post("/score", json={"text": MIXED, "explain": True}).json()
-    influences = {word["word"]: word[reply["label"]] for word in reply["words"]}
+    influences = {word["word"]: word["toxic"] for word in reply["words"]}
     strongest = max(influences, key=lambda word: abs(influences[word]))
     scale = max(0.05, abs(influences[strongest]))
     expected = {
@@ -233,8 +233,17 @@ def test_a_shade_covers_exactly_the_word_after_an_emoji(
         expect(mark).to_have_css("border-bottom-style", "solid" if side == "for" else "dotted")
         sign = "+" if side == "for" else "−"
         points = f"{sign}{abs(influences[word]) * 100:.1f}"
-        assert mark.get_attribute("title") == f"{reply['label']} {points}"
+        assert mark.get_attribute("title") == f"toxic {points}"
     expect(result.locator(".words")).to_contain_text(f"Raised by: “\u2068{strongest}\u2069” +")
+
+
+def test_the_words_of_spam_are_shaded_by_spam(server: HttpServer, open_page: OpenPage) -> None:
+    reply = server.post("/score", json={"text": SPAM, "explain": True}).json()
+    assert reply["label"] == "spam"
+    strongest = max(reply["words"], key=lambda word: word["spam"])
+    mark = send(open_page(), SPAM).locator("mark", has_text=strongest["word"]).first
+    assert mark.get_attribute("title") == f"spam +{strongest['spam'] * 100:.1f}"
+    assert mark.inner_text() == strongest["word"]
 
 
 def test_many_texts_are_answered_in_order_and_a_bad_one_at_its_place(
@@ -543,7 +552,8 @@ def test_the_legend_shows_with_the_shades_it_explains_and_only_then(open_page: O
     expect(legend).to_be_hidden()
     expect(send(page, MIXED)).to_have_count(1)
     expect(legend).to_be_visible()
-    expect(legend).to_contain_text("raises or lowers the score of the winning label")
+    expect(legend).to_contain_text("how far a word raises or lowers the toxic score")
+    expect(legend).to_contain_text("neither what the word means nor whether the model is right")
     page.get_by_label("Show each word's influence").uncheck()
     expect(send(page, MIXED).locator("mark")).to_have_count(0)
     expect(legend).to_be_hidden()
@@ -551,9 +561,9 @@ def test_the_legend_shows_with_the_shades_it_explains_and_only_then(open_page: O
 
 def test_the_words_that_lower_a_score_are_named(server: HttpServer, open_page: OpenPage) -> None:
     reply = server.post("/score", json={"text": MIXED, "explain": True}).json()
-    words = sorted(reply["words"], key=lambda word: word[reply["label"]])
-    lowering = [word for word in words if word[reply["label"]] <= -0.0005][:3]
-    named = [f"“\u2068{w['word']}\u2069” −{-w[reply['label']] * 100:.1f}" for w in lowering]
+    words = sorted(reply["words"], key=lambda word: word["toxic"])
+    lowering = [word for word in words if word["toxic"] <= -0.0005][:3]
+    named = [f"“\u2068{w['word']}\u2069” −{-w['toxic'] * 100:.1f}" for w in lowering]
     assert named
     result = send(open_page(), MIXED)
     expect(result.locator(".words")).to_contain_text(f"Lowered by: {', '.join(named)}.")

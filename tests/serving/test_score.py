@@ -57,6 +57,14 @@ def test_one_text_is_scored_by_get_and_by_post(
         assert reply["model"] == small_classifier.model_id
 
 
+def test_get_explains_by_name(server: HttpClient) -> None:
+    asked = {"text": "you are an idiot", "explain": "leave_one_out"}
+    by_get = server.get("/score", params=asked).json()["words"]
+    by_post = server.post("/score", json=asked).json()["words"]
+    for one, other in zip(by_get, by_post, strict=True):
+        assert one == pytest.approx(other, abs=1e-5)
+
+
 def test_get_takes_recommended_thresholds_by_name(server: HttpClient) -> None:
     text = "nobody asked for your opinion, go back to sleep"
     flagged = {}

@@ -225,11 +225,12 @@ def test_explained_words_add_up_offsets_and_influences(
     assert [(word.word, word.start, word.end) for word in result.words] == [
         *(("you", 0, 3), ("are", 4, 7), ("scum", 9, 13), ("🤬", 14, 15), ("friend", 16, 22)),
     ]
-    (score,) = small_classifier.score([text], explain=True)
+    (score,) = small_classifier.score([text], explain="shapley")
     assert isinstance(score, Prediction)
     assert score.words is not None
     for word, known in zip(result.words, score.words, strict=True):
-        assert scores(word) == pytest.approx(list(known.scores), abs=1e-5)
+        assert scores(word) == pytest.approx(list(known.scores.values()), abs=1e-5)
+        assert word.toxic == pytest.approx(known.toxic, abs=1e-5)
 
 
 def test_thresholds_flag_and_a_threshold_of_zero_counts(call: Client, messages: Any) -> None:

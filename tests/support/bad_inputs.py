@@ -74,12 +74,12 @@ BAD_INPUTS: Final = (
     BadInput(
         "explain_not_bool",
         {"prompt": MARKER, "explain": MARKER},
-        "validation: explain: must be true or false",
+        "validation: explain: must be true, false, shapley or leave_one_out",
     ),
     BadInput(
         "explain_number",
         {"prompt": MARKER, "explain": 1},
-        "validation: explain: must be true or false",
+        "validation: explain: must be true, false, shapley or leave_one_out",
     ),
     BadInput(
         "thresholds_list",

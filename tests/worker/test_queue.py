@@ -210,14 +210,16 @@ def test_words_and_flags_come_only_when_asked_for(
     ((answer, _),) = shift.of("rich")
     assert answer is not None
     reply = answer["output"]
-    (expected,) = small_classifier.score(["day in"], explain=True)
+    (expected,) = small_classifier.score(["day in"], explain="shapley")
     assert isinstance(expected, Prediction)
     assert expected.words is not None
     assert reply["flagged"] == ["hate"]
     words = [(word["word"], word["start"], word["end"]) for word in reply["words"]]
     assert words == [("day", 0, 3), ("in", 4, 6)]
     for word, influence in zip(reply["words"], expected.words, strict=True):
-        assert [word[label] for label in LABELS] == pytest.approx(influence.scores, abs=1e-5)
+        assert [word[label] for label in LABELS] == pytest.approx(
+            list(influence.scores.values()), abs=1e-5
+        )
     for plain, _ in shift.of("good"):
         assert plain is not None
         assert not {"words", "flagged", "window"} & plain["output"].keys()

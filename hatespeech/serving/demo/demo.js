@@ -51,19 +51,25 @@ function points(influence) {
   return `${influence < 0 ? "−" : "+"}${Math.abs(influence * 100).toFixed(1)}`;
 }
 
-/** Return the text with its words shaded by their influence on the winning label. */
+/** Return which score the words are shaded by: what a moderator looks for, or spam in spam. */
+function shadedScore(item) {
+  return item.label === "spam" ? "spam" : "toxic";
+}
+
+/** Return the text with its words shaded by how much of that score they carry. */
 function shadedText(item) {
   // Offsets are code points; indices of a string are UTF-16 code units.
   const characters = Array.from(item.text);
   const cut = (from, to) => characters.slice(from, to).join("");
   const [from, to] = item.window ?? [0, characters.length];
   const words = item.words ?? [];
-  const scale = Math.max(FULL_SHADE, ...words.map((word) => Math.abs(word[item.label])));
+  const score = shadedScore(item);
+  const scale = Math.max(FULL_SHADE, ...words.map((word) => Math.abs(word[score])));
   const shown = make("p", { className: "text", dir: "auto" });
   if (from > 0) shown.append(make("span", { className: "outside" }, cut(0, from)));
   let at = from;
   for (const word of words) {
-    const influence = word[item.label];
+    const influence = word[score];
     const strength = Math.abs(influence) / scale;
     shown.append(cut(at, word.start));
     at = word.end;
@@ -73,7 +79,7 @@ function shadedText(item) {
     }
     const mark = make(
       "mark",
-      { className: influence < 0 ? "against" : "for", title: `${item.label} ${points(influence)}` },
+      { className: influence < 0 ? "against" : "for", title: `${score} ${points(influence)}` },
       cut(word.start, word.end),
     );
     mark.style.setProperty("--strength", strength.toFixed(3));
@@ -107,17 +113,18 @@ function bars(item) {
 
 /** Name the strongest words, for people who cannot see the shades. */
 function strongestWords(item) {
+  const score = shadedScore(item);
   const side = (sign) =>
     item.words
-      .filter((word) => word[item.label] * sign >= 0.0005) // smaller ones would show as 0.0
-      .sort((a, b) => (b[item.label] - a[item.label]) * sign)
+      .filter((word) => word[score] * sign >= 0.0005) // smaller ones would show as 0.0
+      .sort((a, b) => (b[score] - a[score]) * sign)
       .slice(0, NAMED_WORDS)
-      .map((word) => `“\u2068${word.word}\u2069” ${points(word[item.label])}`) // any direction
+      .map((word) => `“\u2068${word.word}\u2069” ${points(word[score])}`) // any direction
       .join(", ") || "no word";
   const said = `Raised by: ${side(1)}. Lowered by: ${side(-1)}.`;
   return make("p", {
     className: "words",
-    textContent: `Percentage points of ${item.label}. ${said}`,
+    textContent: `Percentage points of ${score}. ${said}`,
   });
 }
 

@@ -13,6 +13,7 @@ from hatespeech.labels import THRESHOLD_NAMES
 from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.openapi import (
     EXAMPLE_TEXT,
+    EXPLAIN,
     SCORING,
     VISIBLE,
     ManyReply,
@@ -88,7 +89,7 @@ def query_parameters(settings: ServerSettings) -> list[dict[str, Any]]:
             "example": EXAMPLE_TEXT,
             "schema": {**text, "pattern": VISIBLE},
         },
-        {"in": "query", "name": "explain", "schema": {"type": "boolean", "default": False}},
+        {"in": "query", "name": "explain", "schema": EXPLAIN},
         {
             "in": "query",
             "name": "thresholds",
@@ -101,8 +102,6 @@ def query_parameters(settings: ServerSettings) -> list[dict[str, Any]]:
 def read_score_query(request: Request) -> dict[str, Any]:
     """Read the contract's ``input`` from the query string."""
     fields: dict[str, Any] = dict(read_query(request, ("text", "prompt", "explain", "thresholds")))
-    if "explain" in fields:
-        if fields["explain"] not in ("true", "false"):
-            raise ValidationError("must be true or false", field="explain")
+    if fields.get("explain") in ("true", "false"):
         fields["explain"] = fields["explain"] == "true"
     return fields

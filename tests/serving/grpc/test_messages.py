@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hatespeech.contract import FIELDS, Prediction, Reply, TextScore, Timing, WordInfluence
 from hatespeech.errors import ValidationError
-from hatespeech.labels import FLAGS, THRESHOLD_NAMES
+from hatespeech.labels import FLAGS, LABELS, THRESHOLD_NAMES
 from hatespeech.serving.grpc.messages import COMPILED, read_input, write_reply
 from tests.paths import ROOT
 from tests.support.bad_inputs import MARKER
@@ -111,7 +111,9 @@ def without_zeros(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_reply_loses_no_field_on_its_way_into_the_message() -> None:
-    words = [WordInfluence("good", 0, 4, [0.5, -0.25, 0.125, -0.375])]
+    words = [
+        WordInfluence("good", 0, 4, dict(zip(LABELS, (0.5, -0.25, 0.125, -0.375), strict=True)))
+    ]
     prediction = Prediction([0.125, 0.25, 0.5, 0.125], windows=2, window=(0, 7), words=words)
     scored = TextScore.of("good 👋", prediction, {"neutral": 0.5, "spam": 0.5})
     failed = TextScore.of("", ValidationError("must not be empty", field="prompts[1]"), None)
