@@ -39,7 +39,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from benchmarks import clients, models, report, servers
 from hatespeech import Classifier
-from hatespeech.engine import pace
+from hatespeech.engine import pass_size
 from hatespeech.engine.predictor import Predictor
 from hatespeech.engine.scorer import Scorer
 from hatespeech.serving.grpc.messages import METHOD, SERVICE
@@ -118,7 +118,9 @@ def compare(
     """Measure both kinds of passes in turn, through a front that ``opened`` opens for a kind."""
     paced, unpaced = Side(), Side()
     for index in range(rounds):
-        for side, seconds in ((paced, pace.PASS_SECONDS), (unpaced, UNPACED))[:: 1 - index % 2 * 2]:
+        for side, seconds in ((paced, pass_size.PASS_SECONDS), (unpaced, UNPACED))[
+            :: 1 - index % 2 * 2
+        ]:
             asyncio.run(measure(opened(seconds), texts, side))
     ratio = paced.percentile(99) / mean(paced.pass_ms)
     return [
@@ -193,7 +195,7 @@ async def handler(predictor: Predictor, pass_seconds: float) -> AsyncIterator[Fr
     async def passes() -> int:
         return scorer.batcher.counters.batches
 
-    with patch.object(pace, "PASS_SECONDS", pass_seconds):
+    with patch.object(pass_size, "PASS_SECONDS", pass_seconds):
         predictor.warm_up(SETTINGS.max_batch_tokens)
         try:
             yield Front(score, score, passes)
@@ -205,7 +207,7 @@ async def handler(predictor: Predictor, pass_seconds: float) -> AsyncIterator[Fr
 async def library(predictor: Predictor, pass_seconds: float) -> AsyncIterator[Front]:
     """Open the library in this process; each caller is a thread."""
     with (
-        patch.object(pace, "PASS_SECONDS", pass_seconds),
+        patch.object(pass_size, "PASS_SECONDS", pass_seconds),
         Classifier(predictor, SETTINGS) as classifier,
     ):
 
@@ -256,8 +258,8 @@ def served(
     """Serve the embedded checkpoint in a process whose passes may take so long."""
     command = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from hatespeech.engine import pace\n"
-        f"pace.PASS_SECONDS = {pass_seconds}\n"
+        "from hatespeech.engine import pass_size\n"
+        f"pass_size.PASS_SECONDS = {pass_seconds}\n"
         "from server import main\n"
         "sys.exit(main())"
     )

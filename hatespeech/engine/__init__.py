@@ -4,6 +4,7 @@
     encoder.py       a text as token ids in windows, without torch
     spans.py         words and windows as places in the text that was sent
     batcher.py       many callers share the device: the reader thread and the device thread
+    pass_size.py     how many tokens the next pass may read
     queues.py        turns among requests, and a bound on the texts that wait
     scorer.py        a request in, a reply out: what every front calls
 

@@ -1,7 +1,7 @@
 """Many callers, one device: shared batches without artificial delay.
 
 Two threads serve all callers of an event loop. The *reader* normalises and tokenises ahead. The
-*device* thread takes the sequences that wait, as many as :class:`Pace` allows, and runs them in one
+*device* thread takes the sequences that wait, as many as :class:`PassSize` allows, and runs them in one
 forward pass, so batches grow by themselves under load. In both threads requests take turns, one
 sequence each, so a single tweet does not wait for a job of a thousand.
 
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import torch
 
 from hatespeech.contract import Prediction, Timing
-from hatespeech.engine.pace import Pace
+from hatespeech.engine.pass_size import PassSize
 from hatespeech.engine.predictor import Predictor, Reading
 from hatespeech.engine.queues import FairQueue, Room
 from hatespeech.errors import (
@@ -94,7 +94,7 @@ class Batcher:
         self,
         predictor: Predictor,
         *,
-        pace: Pace,
+        pass_size: PassSize,
         max_queue_texts: int,
         max_request_tokens: int,
         on_broken: Callable[[], None],
@@ -102,7 +102,7 @@ class Batcher:
         self.counters = Counters()
         self.broken = False
         self._predictor = predictor
-        self._pace = pace
+        self._pass_size = pass_size
         self._max_request_tokens = max_request_tokens
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
@@ -249,7 +249,7 @@ class Batcher:
     def _take_batch(self) -> list[_Sequence]:
         batch: list[_Sequence] = []
         tokens = 0
-        budget = self._pace.tokens
+        budget = self._pass_size.tokens
         now = time.perf_counter()
         while self._to_score:
             text, index = self._to_score.peek()
@@ -287,7 +287,7 @@ class Batcher:
         counters.sequences += len(batch)
         lengths = [len(text.sequences[i]) for text, i in batch]
         counters.tokens += sum(lengths)
-        self._pace.passed(sum(lengths), seconds)
+        self._pass_size.passed(sum(lengths), seconds)
         counters.padding += padding(lengths, self._predictor.device)
         counters.shared_batches += len({text.request for text, _ in batch}) > 1
         counters.largest_batch = max(counters.largest_batch, len(batch))
@@ -308,8 +308,10 @@ class Batcher:
     def _recover(self, batch: list[_Sequence], out_of_memory: bool) -> None:
         """Find out whether a text, memory or the device made a batch fail, and act on it."""
         if out_of_memory and len(batch) > 1:
-            self._pace.out_of_memory(sum(len(text.sequences[i]) for text, i in batch))
-            log.warning("out of memory: a batch now reads at most %d tokens", self._pace.tokens)
+            self._pass_size.out_of_memory(sum(len(text.sequences[i]) for text, i in batch))
+            log.warning(
+                "out of memory: a batch now reads at most %d tokens", self._pass_size.tokens
+            )
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         elif not self._device_answers():

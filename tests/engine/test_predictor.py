@@ -14,7 +14,7 @@ import torch
 from hatespeech import paths
 from hatespeech.contract import Prediction
 from hatespeech.engine import predictor as predictors
-from hatespeech.engine.pace import Pace
+from hatespeech.engine.pass_size import PASS_SECONDS
 from hatespeech.engine.predictor import Predictor, Probabilities, Sequences, choose_folder
 from hatespeech.engine.scorer import Scorer
 from hatespeech.engine.spans import MAX_EXPLAINED_WORDS, locate
@@ -330,17 +330,17 @@ def test_the_first_pass_for_callers_follows_the_speed_of_the_warm_up(
     settings = EngineSettings()
     monkeypatch.setattr(small_classifier, "tokens_per_second", None)
     small_classifier.warm_up(settings.max_batch_tokens)
-    speed = small_classifier.tokens_per_second
-    assert speed is not None
+    assert small_classifier.tokens_per_second is not None
+    monkeypatch.setattr(small_classifier, "tokens_per_second", 20_000.0)
 
     async def tokens() -> int:
         scorer = Scorer(small_classifier, settings)
         try:
-            return scorer.batcher._pace.tokens
+            return scorer.batcher._pass_size.tokens
         finally:
             scorer.close()
 
-    assert asyncio.run(tokens()) == Pace(settings.max_batch_tokens, speed).tokens
+    assert asyncio.run(tokens()) == 20_000 * PASS_SECONDS
 
 
 def test_warming_up_raises_what_keeps_the_model_from_scoring(

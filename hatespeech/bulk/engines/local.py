@@ -18,7 +18,7 @@ from hatespeech.bulk.engines.reader_processes import PackedTexts, ReaderPool
 from hatespeech.bulk.engines.rows import read_values, row_of
 from hatespeech.cli import whole_number
 from hatespeech.contract import Prediction
-from hatespeech.engine.pace import SMALLEST_BUDGET
+from hatespeech.engine.pass_size import SMALLEST_BUDGET
 from hatespeech.errors import InternalError, ServiceError, describe_exception
 from hatespeech.settings import EngineSettings
 

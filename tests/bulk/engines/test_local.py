@@ -20,7 +20,7 @@ from hatespeech.bulk.engines.local import LocalEngine
 from hatespeech.bulk.engines.reader_processes import ReaderPool
 from hatespeech.contract import TextScore
 from hatespeech.engine.encoder import Encoded, Encoder, EncoderState
-from hatespeech.engine.pace import SMALLEST_BUDGET
+from hatespeech.engine.pass_size import SMALLEST_BUDGET
 from hatespeech.engine.predictor import Predictor
 from hatespeech.errors import ServiceError
 from hatespeech.labels import LABELS

@@ -21,7 +21,7 @@ SMALLEST_BUDGET: Final = 512
 WEIGHT: Final = 0.25
 
 
-class Pace:
+class PassSize:
     """The size of the next pass. One thread feeds and asks it.
 
     ``max_tokens`` is the most that any pass may read. ``speed``, in tokens a second, is a first
