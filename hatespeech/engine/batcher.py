@@ -1,8 +1,8 @@
 """Many callers, one device: shared batches without artificial delay.
 
 Two threads serve all callers of an event loop. The *reader* normalises and tokenises ahead. The
-*device* thread takes the sequences that wait, as many as :class:`PassSize` allows, and runs them in one
-forward pass, so batches grow by themselves under load. In both threads requests take turns, one
+*device* thread takes the sequences that wait, as many as :class:`PassSize` allows, and runs them in
+one forward pass, so batches grow by themselves under load. In both threads requests take turns, one
 sequence each, so a single tweet does not wait for a job of a thousand.
 
 An error reaches exactly the texts it concerns. A batch that fails is halved until the text that
