@@ -309,9 +309,6 @@ class Batcher:
         """Find out whether a text, memory or the device made a batch fail, and act on it."""
         if out_of_memory and len(batch) > 1:
             self._pass_size.out_of_memory(sum(len(text.sequences[i]) for text, i in batch))
-            log.warning(
-                "out of memory: a batch now reads at most %d tokens", self._pass_size.tokens
-            )
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         elif not self._device_answers():

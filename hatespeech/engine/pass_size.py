@@ -6,7 +6,10 @@ as far as the speed of the passes before tells, and never more than what fits in
 
 from __future__ import annotations
 
+import logging
 from typing import Final
+
+log = logging.getLogger(__name__)
 
 # Of work in one pass, on every device. A GPU works on a batch of this much time at its full speed,
 # because the time to launch its kernels is a fifth of it. A fast GPU reads ``MAX_BATCH_TOKENS`` in
@@ -47,6 +50,7 @@ class PassSize:
         self._speed = before + WEIGHT * (speed - before)
 
     def out_of_memory(self, tokens: int) -> None:
-        """Take note that a pass of so many tokens did not fit into memory."""
+        """Take note, and log, that a pass of so many tokens did not fit into memory."""
         # The minimum, because both halves of a batch may fail, too.
         self._max_tokens = max(min(self._max_tokens, tokens // 2), SMALLEST_BUDGET)
+        log.warning("out of memory: a batch now reads at most %d tokens", self._max_tokens)
