@@ -24,7 +24,10 @@ STOP_SECONDS: Final = 60.0
 
 @contextmanager
 def ours(
-    folder: Path, model_dir: Path, settings: Mapping[str, str] | None = None
+    folder: Path,
+    model_dir: Path,
+    settings: Mapping[str, str] | None = None,
+    command: Sequence[str] = (sys.executable, SERVER),
 ) -> Iterator[Target]:
     """Serve a checkpoint by ``server.py`` in float32; ``folder`` holds what it writes."""
     folder.mkdir()
@@ -38,7 +41,7 @@ def ours(
         **(settings or {}),
     }
     url = f"http://127.0.0.1:{port}"
-    with process([sys.executable, SERVER], environment, folder, port, "/ping"):
+    with process(command, environment, folder, port, "/ping"):
         yield Target(f"{url}/score", BEARER, lambda text: {"text": text}, our_scores)
 
 

@@ -5,6 +5,7 @@
     spans.py         words and windows as places in the text that was sent
     explanation.py   how much of a score each word carries
     batcher.py       many callers share the device: the reader thread and the device thread
+    pass_size.py     how many tokens the next pass may read
     queues.py        turns among requests, and a bound on the texts that wait
     scorer.py        a request in, a reply out: what every front calls
 

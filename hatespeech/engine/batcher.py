@@ -1,13 +1,13 @@
 """Many callers, one device: shared batches without artificial delay.
 
 Two threads serve all callers of an event loop. The *reader* normalises and tokenises ahead. The
-*device* thread takes the sequences that wait, up to a budget of tokens, and runs them in one
-forward pass, so batches grow by themselves under load. In both threads requests take turns, one
+*device* thread takes the sequences that wait, as many as :class:`PassSize` allows, and runs them in
+one forward pass, so batches grow by themselves under load. In both threads requests take turns, one
 sequence each, so a single tweet does not wait for a job of a thousand.
 
 An error reaches exactly the texts it concerns. A batch that fails is halved until the text that
-causes the error is alone. Running out of memory halves the budget. If the device cannot score even
-a text that is known to be good, it is broken: from then on every request gets
+causes the error is alone. Running out of memory halves the size of a pass. If the device cannot
+score even a text that is known to be good, it is broken: from then on every request gets
 :class:`UnhealthyError`, and the owner is told, so that it can end the process.
 """
 
@@ -25,6 +25,7 @@ import torch
 
 from hatespeech.contract import Prediction, Timing
 from hatespeech.engine.explanation import tokens_to_read
+from hatespeech.engine.pass_size import PassSize
 from hatespeech.engine.predictor import Predictor, Reading
 from hatespeech.engine.queues import FairQueue, Room
 from hatespeech.errors import (
@@ -41,9 +42,6 @@ from hatespeech.model.packing import padding
 log = logging.getLogger(__name__)
 
 Outcome = Prediction | ServiceError
-
-# After running out of memory the budget is halved, but not below the longest sequence.
-SMALLEST_BUDGET = 512
 
 
 @dataclass
@@ -100,7 +98,7 @@ class Batcher:
         self,
         predictor: Predictor,
         *,
-        max_batch_tokens: int,
+        pass_size: PassSize,
         max_queue_texts: int,
         max_request_tokens: int,
         on_broken: Callable[[], None],
@@ -108,7 +106,7 @@ class Batcher:
         self.counters = Counters()
         self.broken = False
         self._predictor = predictor
-        self._budget = max_batch_tokens
+        self._pass_size = pass_size
         self._max_request_tokens = max_request_tokens
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
@@ -284,11 +282,12 @@ class Batcher:
     def _take_batch(self) -> list[_Sequence]:
         batch: list[_Sequence] = []
         tokens = 0
+        budget = self._pass_size.tokens
         now = time.perf_counter()
         while self._to_score:
             text, index = self._to_score.peek()
             length = len(text.sequences[index])
-            if batch and tokens + length > self._budget:
+            if batch and tokens + length > budget:
                 break
             batch.append(self._to_score.take())
             tokens += length
@@ -300,12 +299,14 @@ class Batcher:
         if self.broken:
             return
         out_of_memory = False
+        began = time.perf_counter()
         try:
             rows = self._predictor.probabilities([text.sequences[i] for text, i in batch])
         except Exception as exc:
             log.warning("a batch of %d sequences failed: %s", len(batch), describe_exception(exc))
             out_of_memory = isinstance(exc, torch.OutOfMemoryError | MemoryError)
             rows = []
+        seconds = time.perf_counter() - began
         # Not inside the except block: there the exception keeps the failed pass's frames and their
         # tensors alive, which leaves no memory for another try.
         if not rows:
@@ -319,6 +320,7 @@ class Batcher:
         counters.sequences += len(batch)
         lengths = [len(text.sequences[i]) for text, i in batch]
         counters.tokens += sum(lengths)
+        self._pass_size.passed(sum(lengths), seconds)
         counters.padding += padding(lengths, self._predictor.device)
         counters.shared_batches += len({text.request for text, _ in batch}) > 1
         counters.largest_batch = max(counters.largest_batch, len(batch))
@@ -339,10 +341,7 @@ class Batcher:
     def _recover(self, batch: list[_Sequence], out_of_memory: bool) -> None:
         """Find out whether a text, memory or the device made a batch fail, and act on it."""
         if out_of_memory and len(batch) > 1:
-            # Half of what did not fit. The minimum, because both halves of a batch may fail, too.
-            half = sum(len(text.sequences[i]) for text, i in batch) // 2
-            self._budget = max(min(self._budget, half), SMALLEST_BUDGET)
-            log.warning("out of memory: a batch now reads at most %d tokens", self._budget)
+            self._pass_size.out_of_memory(sum(len(text.sequences[i]) for text, i in batch))
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         elif not self._device_answers():

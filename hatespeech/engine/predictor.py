@@ -67,6 +67,8 @@ class Predictor:
         self.thresholds = checkpoint.thresholds
         self.max_windows = max_windows
         self.device = model.linear1.weight.device
+        self.tokens_per_second: float | None = None
+        """The speed of the warm-up's last pass, lower than that of later ones."""
         self._model = model
         self._tokenizer = tokenizer
         self._max_tokens = checkpoint.model.max_tokens
@@ -157,7 +159,7 @@ class Predictor:
             lengths = [56 + index % 9 for index in range(max(1, max_batch_tokens // 64))]
             fits = True
             try:
-                self.probabilities([self._of_length(length) for length in lengths])
+                self._measure(lengths)
             except torch.OutOfMemoryError:
                 fits = False
             if not fits:  # outside the except block, which would keep the pass's tensors alive
@@ -168,7 +170,13 @@ class Predictor:
         for length in range(ROW_STEP, WARM_UP_TOKENS + 1, ROW_STEP):
             if time.perf_counter() > until:
                 break
-            self.probabilities([self._of_length(length)])
+            self._measure([length])
+
+    def _measure(self, lengths: Sequence[int]) -> None:
+        sequences = [self._of_length(length) for length in lengths]
+        began = time.perf_counter()
+        self.probabilities(sequences)
+        self.tokens_per_second = sum(map(len, sequences)) / (time.perf_counter() - began)
 
     def _of_length(self, tokens: int) -> list[int]:
         length = min(tokens, self._max_tokens)

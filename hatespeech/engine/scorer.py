@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from hatespeech.contract import Reply, Timing, build_reply, parse_request
 from hatespeech.engine.batcher import Batcher, Outcome
+from hatespeech.engine.pass_size import PassSize
 from hatespeech.engine.predictor import Predictor
 from hatespeech.settings import EngineSettings
 
@@ -62,7 +63,9 @@ class Scorer:
         if self._batcher is None:
             self._batcher = Batcher(
                 self._predictor,
-                max_batch_tokens=self._settings.max_batch_tokens,
+                pass_size=PassSize(
+                    self._settings.max_batch_tokens, self._predictor.tokens_per_second
+                ),
                 max_queue_texts=self._settings.max_queue_texts,
                 max_request_tokens=self._settings.max_request_tokens,
                 on_broken=self._on_broken,

@@ -268,12 +268,13 @@ class _Running:
     def _shared(self) -> Batcher:
         if self._batcher is None:
             from hatespeech.engine.batcher import Batcher
+            from hatespeech.engine.pass_size import PassSize
 
             if self._predictor is None:
                 raise RuntimeError(CLOSED)
             self._batcher = Batcher(
                 self._predictor,
-                max_batch_tokens=self._settings.max_batch_tokens,
+                pass_size=PassSize(self._settings.max_batch_tokens),
                 max_queue_texts=max(self._settings.max_queue_texts, PART_TEXTS),
                 max_request_tokens=UNLIMITED,
                 on_broken=lambda: None,

@@ -13,9 +13,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 import torch
+from typing_extensions import override
 
 from hatespeech.contract import Prediction
 from hatespeech.engine.batcher import Batcher
+from hatespeech.engine.pass_size import PASS_SECONDS, SMALLEST_BUDGET, PassSize
 from hatespeech.engine.predictor import Predictor, Probabilities, Sequences
 from hatespeech.errors import (
     InternalError,
@@ -27,7 +29,20 @@ from hatespeech.errors import (
 )
 
 Forward = Callable[[Sequences], Probabilities]
+TOO_FAST_TO_PACE = 1e300  # tokens a second: a pass reads as much as it may
 TEXTS = [f"the train number {n} was late again" for n in range(40)]
+
+
+class OfOneSpeed(PassSize):
+    """Is told of each pass that the device did ``told`` tokens a second."""
+
+    def __init__(self, max_tokens: int, told: float) -> None:
+        super().__init__(max_tokens, told)
+        self.told = told
+
+    @override
+    def passed(self, tokens: int, seconds: float) -> None:
+        super().passed(tokens, tokens / self.told)
 
 
 class Device:
@@ -69,13 +84,14 @@ async def running(
     classifier: Predictor,
     *,
     max_batch_tokens: int = 16_384,
+    pass_size: PassSize | None = None,
     max_queue_texts: int = 1000,
     max_request_tokens: int = 100_000,
     on_broken: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Batcher]:
     batcher = Batcher(
         classifier,
-        max_batch_tokens=max_batch_tokens,
+        pass_size=pass_size or OfOneSpeed(max_batch_tokens, TOO_FAST_TO_PACE),
         max_queue_texts=max_queue_texts,
         max_request_tokens=max_request_tokens,
         on_broken=on_broken,
@@ -89,8 +105,13 @@ async def running(
 
 async def settle(batcher: Batcher, queued: int) -> None:
     """Wait until the reader has prepared ``queued`` sequences for the (held) device."""
-    while sum(map(len, batcher._to_score._lanes.values())) != queued:
+    while queue_length(batcher) != queued:
         await asyncio.sleep(0.001)
+
+
+def queue_length(batcher: Batcher) -> int:
+    queue = batcher._to_score
+    return sum(map(len, [*queue._newcomers.values(), *queue._lanes.values()]))
 
 
 def close_to(results: list[Prediction | ServiceError], expected: list[Prediction]) -> bool:
@@ -171,6 +192,95 @@ def test_one_text_behind_a_thousand_takes_its_turn(
         return finished
 
     assert asyncio.run(main()) == ["one", "many"]
+
+
+@pytest.mark.parametrize("explain", [False, True], ids=["of many windows", "explained"])
+def test_one_text_of_much_work_is_read_in_passes_in_which_others_take_turns(
+    small_classifier: Predictor, device: Device, explain: bool
+) -> None:
+    tweet = small_classifier.encode("good morning").windows[0]
+    sizable = " ".join(["word"] * 100 if explain else TEXTS * 20)
+    passes = threading.Semaphore(0)
+    begun = allowed = 0
+
+    def fault(_sequences: Sequences) -> None:
+        nonlocal begun
+        begun += 1
+        assert passes.acquire(timeout=30)
+
+    def allow(count: int) -> None:
+        nonlocal allowed
+        allowed += count
+        passes.release(count)
+
+    async def main() -> None:
+        pass_size = OfOneSpeed(16_384, 10_000)
+        async with running(
+            small_classifier, pass_size=pass_size, max_request_tokens=10**6
+        ) as batcher:
+            device.fault = fault
+            large = asyncio.create_task(batcher.score([sizable], explain))
+            allow(1)
+            for _ in range(3):
+                while begun <= allowed or not queue_length(batcher):
+                    await asyncio.sleep(0.001)
+                waiting = queue_length(batcher)
+                lone = asyncio.create_task(batcher.score(["good morning"]))
+                await settle(batcher, waiting + 1)
+                allow(2)  # the pass that it found, and the next
+                await lone
+                assert tweet in device.batches[allowed - 1]
+                assert not large.done()
+            allow(1_000)
+            (result,), _ = await large
+            assert isinstance(result, Prediction)
+        assert max(sum(map(len, batch)) for batch in device.batches) <= 512
+
+    asyncio.run(main())
+
+
+def test_passes_follow_the_speed_of_the_device(small_classifier: Predictor, device: Device) -> None:
+    async def main() -> None:
+        pass_size = OfOneSpeed(16_384, 10_000)
+        async with running(small_classifier, pass_size=pass_size) as batcher:
+            pass_size.told = 40_000
+            held = await device.hold(batcher)
+            task = asyncio.create_task(batcher.score(TEXTS * 20))
+            await asyncio.sleep(0)
+            await settle(batcher, len(TEXTS) * 20)
+            device.open.set()
+            await asyncio.gather(task, held)
+        sizes = [sum(map(len, batch)) for batch in device.batches[1:]]
+        assert sizes[0] <= 10_000 * PASS_SECONDS < sizes[1]
+        assert 25_000 * PASS_SECONDS < max(sizes) <= 40_000 * PASS_SECONDS
+
+    asyncio.run(main())
+
+
+def test_memory_limits_a_paced_pass_and_time_one_that_fits(
+    small_classifier: Predictor, device: Device
+) -> None:
+    expected = alone(small_classifier, TEXTS * 5)
+
+    def fault(sequences: Sequences) -> None:
+        if sum(map(len, sequences)) > 600:
+            raise torch.OutOfMemoryError("no memory")
+
+    async def main() -> None:
+        pass_size = OfOneSpeed(16_384, 20_000)
+        async with running(small_classifier, pass_size=pass_size) as batcher:
+            for told, most in ((20_000, SMALLEST_BUDGET), (2_000, SMALLEST_BUDGET - 100)):
+                pass_size.told = told
+                held = await device.hold(batcher)
+                device.fault = fault
+                task = asyncio.create_task(batcher.score(TEXTS * 5))
+                await settle(batcher, len(TEXTS) * 5)
+                device.open.set()
+                await held
+                assert close_to((await task)[0], expected)
+                assert most - 200 < pass_size.tokens <= most
+
+    asyncio.run(main())
 
 
 def test_explaining_shares_batches_too_and_gives_what_it_gives_alone(
@@ -354,7 +464,7 @@ def test_running_out_of_memory_halves_the_budget_and_scores_all(
             results, _ = await batcher.score(TEXTS * 3)
             assert close_to(results, expected)
             # Halved from what did not fit, not once for each piece of it that failed.
-            assert 512 <= batcher._budget < 4096
+            assert 512 <= batcher._pass_size.tokens < 4096
             again, _ = await batcher.score(TEXTS * 3)
             assert close_to(again, expected)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import torch
 from hatespeech import paths
 from hatespeech.contract import Prediction
 from hatespeech.engine import predictor as predictors
+from hatespeech.engine.pass_size import PASS_SECONDS
 from hatespeech.engine.predictor import Predictor, Probabilities, Sequences, choose_folder
+from hatespeech.engine.scorer import Scorer
 from hatespeech.engine.spans import locate
 from hatespeech.errors import (
     CheckpointError,
@@ -272,6 +275,25 @@ def test_on_a_gpu_a_full_batch_that_does_not_fit_is_no_reason_not_to_start(
     small_classifier.warm_up(16_384)
     assert 0.9 * 16_384 < max(sizes) <= 16_384
     assert "does not fit" in caplog.text
+
+
+def test_the_first_pass_for_callers_follows_the_speed_of_the_warm_up(
+    small_classifier: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = EngineSettings()
+    monkeypatch.setattr(small_classifier, "tokens_per_second", None)
+    small_classifier.warm_up(settings.max_batch_tokens)
+    assert small_classifier.tokens_per_second is not None
+    monkeypatch.setattr(small_classifier, "tokens_per_second", 20_000.0)
+
+    async def tokens() -> int:
+        scorer = Scorer(small_classifier, settings)
+        try:
+            return scorer.batcher._pass_size.tokens
+        finally:
+            scorer.close()
+
+    assert asyncio.run(tokens()) == 20_000 * PASS_SECONDS
 
 
 def test_warming_up_raises_what_keeps_the_model_from_scoring(

@@ -18,6 +18,7 @@ from hatespeech.bulk.engines.reader_processes import PackedTexts, ReaderPool
 from hatespeech.bulk.engines.rows import read_values, row_of
 from hatespeech.cli import whole_number
 from hatespeech.contract import Prediction
+from hatespeech.engine.pass_size import SMALLEST_BUDGET
 from hatespeech.errors import InternalError, ServiceError, describe_exception
 from hatespeech.settings import EngineSettings
 
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 READ_AT_ONCE: Final = 256
 # Chunks in memory: one is being scored, the others are being read or written.
 CHUNKS_AT_ONCE: Final = 3
-SMALLEST_BUDGET: Final = 512
 
 
 def default_readers() -> int:

@@ -16,10 +16,11 @@ import pytest
 import torch
 
 from hatespeech.bulk.engines.base import Chunk, EngineError
-from hatespeech.bulk.engines.local import SMALLEST_BUDGET, LocalEngine
+from hatespeech.bulk.engines.local import LocalEngine
 from hatespeech.bulk.engines.reader_processes import ReaderPool
 from hatespeech.contract import TextScore
 from hatespeech.engine.encoder import Encoded, Encoder, EncoderState
+from hatespeech.engine.pass_size import SMALLEST_BUDGET
 from hatespeech.engine.predictor import Predictor
 from hatespeech.errors import ServiceError
 from hatespeech.labels import LABELS

@@ -1,0 +1,56 @@
+"""How many tokens the next forward pass may read, so that nobody waits long for it to end.
+
+A text that arrives during a pass waits for its end. So a pass holds about ``PASS_SECONDS`` of work,
+as far as the speed of the passes before tells, and never more than what fits into memory.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+# Of work in one pass, on every device. A GPU works on a batch of this much time at its full speed,
+# because the time to launch its kernels is a fifth of it. A fast GPU reads ``MAX_BATCH_TOKENS`` in
+# less, and then memory is the limit.
+PASS_SECONDS: Final = 0.05
+# However slow the device is: with fewer rows than this, a CPU multiplies less efficiently
+# (benchmarks/beside_bulk.py).
+SMALLEST_PASS: Final = 256
+# After running out of memory the size is halved, but not below the longest sequence.
+SMALLEST_BUDGET: Final = 512
+# What one pass counts for in the mean speed.
+WEIGHT: Final = 0.25
+
+
+class PassSize:
+    """The size of the next pass. One thread feeds and asks it.
+
+    ``max_tokens`` is the most that any pass may read. ``speed``, in tokens a second, is a first
+    measurement, such as the warm-up's. Without one, the first pass is the smallest.
+    """
+
+    def __init__(self, max_tokens: int, speed: float | None = None) -> None:
+        self._max_tokens = max_tokens
+        self._speed = speed
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the next pass may read."""
+        timely = 0.0 if self._speed is None else self._speed * PASS_SECONDS
+        return int(min(self._max_tokens, max(timely, SMALLEST_PASS)))
+
+    def passed(self, tokens: int, seconds: float) -> None:
+        """Take note of a pass that succeeded."""
+        if tokens < self.tokens // 2 and seconds < PASS_SECONDS:
+            return  # a small pass is slow for each of its tokens, and says little of a full one
+        speed = tokens / seconds
+        before = speed if self._speed is None else self._speed
+        self._speed = before + WEIGHT * (speed - before)
+
+    def out_of_memory(self, tokens: int) -> None:
+        """Take note, and log, that a pass of so many tokens did not fit into memory."""
+        # The minimum, because both halves of a batch may fail, too.
+        self._max_tokens = max(min(self._max_tokens, tokens // 2), SMALLEST_BUDGET)
+        log.warning("out of memory: a batch now reads at most %d tokens", self._max_tokens)

@@ -1,0 +1,65 @@
+"""Whose turn it is."""
+
+from __future__ import annotations
+
+from hatespeech.engine.queues import FairQueue
+
+
+def taken(queue: FairQueue[str, str], count: int) -> str:
+    """Take so many items, and check that each is the one that was announced."""
+    items = []
+    for _ in range(count):
+        announced = queue.peek()
+        items.append(queue.take())
+        assert items[-1] == announced
+    return " ".join(items)
+
+
+def queue_of(requests: dict[str, int]) -> FairQueue[str, str]:
+    queue: FairQueue[str, str] = FairQueue()
+    for request, items in requests.items():
+        queue.put(request, [f"{request}{index}" for index in range(items)])
+    return queue
+
+
+def test_requests_take_turns() -> None:
+    queue = queue_of({"a": 3, "b": 3, "c": 1})
+    assert taken(queue, 7) == "a0 a1 b0 a2 c0 b1 b2"
+    assert not queue
+
+
+def test_a_new_request_has_the_next_turn_but_one_however_many_wait() -> None:
+    queue = queue_of({f"r{index}-": 5 for index in range(200)})
+    taken(queue, 500)
+    queue.put("lone", ["lone"])
+    assert "lone" in taken(queue, 2).split()
+
+
+def test_a_stream_of_new_requests_leaves_the_others_half_of_the_turns() -> None:
+    queue = queue_of({"many": 50})
+    taken(queue, 1)
+    items = []
+    for index in range(40):
+        queue.put(f"new{index}", ["new"])
+        queue.put(f"newer{index}", ["new"])
+        items.append(taken(queue, 1))
+    assert sum(item == "new" for item in items) == 20
+
+
+def test_a_request_that_had_nothing_waiting_for_a_while_is_not_new() -> None:
+    queue = queue_of({"a": 1, "b": 40})
+    taken(queue, 2)
+    for _ in range(10):
+        queue.put("a", ["again"])  # as a request whose texts are read one by one
+        queue.put("lone", ["lone"])
+        assert "lone" in taken(queue, 2).split()
+        queue.drop("lone")
+
+
+def test_a_request_that_ends_is_forgotten() -> None:
+    queue = queue_of({"a": 2, "b": 2})
+    taken(queue, 1)
+    queue.drop("a")
+    queue.drop("b")
+    assert not queue
+    assert not queue._known
