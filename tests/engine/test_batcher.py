@@ -27,6 +27,7 @@ from hatespeech.errors import (
     UnhealthyError,
     ValidationError,
 )
+from hatespeech.labels import Explanation
 
 Forward = Callable[[Sequences], Probabilities]
 TOO_FAST_TO_PACE = 1e300  # tokens a second: a pass reads as much as it may
@@ -194,9 +195,9 @@ def test_one_text_behind_a_thousand_takes_its_turn(
     assert asyncio.run(main()) == ["one", "many"]
 
 
-@pytest.mark.parametrize("explain", [False, True], ids=["of many windows", "explained"])
+@pytest.mark.parametrize("explain", [None, "shapley"], ids=["of many windows", "explained"])
 def test_one_text_of_much_work_is_read_in_passes_in_which_others_take_turns(
-    small_classifier: Predictor, device: Device, explain: bool
+    small_classifier: Predictor, device: Device, explain: Explanation | None
 ) -> None:
     tweet = small_classifier.encode("good morning").windows[0]
     sizable = " ".join(["word"] * 100 if explain else TEXTS * 20)
