@@ -82,7 +82,8 @@ def test_the_language_is_given_if_the_identifier_was_asked(tokenizer: Tokenizer)
         language = encoder(tokenizer).encode(text).language
         assert language is not None
         assert (language[0], language[1] > 0.5) == (expected, True)
-    for text in ("good morning", "доброе утро, дорогие друзья, как дела?"):
+    russian = "доброе утро, дорогие друзья, как дела?"
+    for text in ("good morning", russian, f"{GERMAN} {russian} {russian} {russian}"):
         assert encoder(tokenizer).encode(text).language is None
 
 
