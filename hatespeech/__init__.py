@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         SettingsError,
         TooLargeError,
         UnhealthyError,
+        UnreadError,
         ValidationError,
     )
     from hatespeech.labels import LABELS
@@ -60,6 +61,7 @@ __all__ = [
     "TextScore",
     "TooLargeError",
     "UnhealthyError",
+    "UnreadError",
     "ValidationError",
     "WordInfluence",
     "__version__",

@@ -22,7 +22,16 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from hatespeech.errors import ServiceError, TooLargeError, ValidationError, read_error
-from hatespeech.labels import EXPLANATIONS, FLAGS, LABELS, THRESHOLD_NAMES, Explanation, Flag, Label
+from hatespeech.labels import (
+    EXPLANATIONS,
+    FLAGS,
+    LABELS,
+    THRESHOLD_NAMES,
+    Explanation,
+    Flag,
+    Label,
+    WarningCode,
+)
 from hatespeech.settings import EngineSettings
 
 # Error messages cut an unknown key to this length.
@@ -32,7 +41,17 @@ Threshold = Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=False)
 
 # How a field looks in JSON. A front maps each kind to its own types.
 Kind = Literal[
-    "text", "probability", "label", "flags", "count", "span", "words", "error", "items", "timing"
+    "text",
+    "probability",
+    "label",
+    "flags",
+    "count",
+    "span",
+    "words",
+    "warnings",
+    "error",
+    "items",
+    "timing",
 ]
 
 
@@ -120,6 +139,14 @@ FIELDS: Final[tuple[ReplyField, ...]] = (
         "Only if `explain` is set: how much of the scores each word carries.",
     ),
     ReplyField(
+        "warnings",
+        "warnings",
+        16,
+        "Only if there are any: why the scores may mean nothing. `unread`: at least half of the "
+        "letters are unknown to the model; `language`: the text is in none of its languages.",
+        column="string",
+    ),
+    ReplyField(
         "error",
         "error",
         11,
@@ -197,6 +224,8 @@ class Prediction:
     windows: int  # how many 512-token windows the text was read in
     window: tuple[int, int] | None  # if several: code points of the one that speaks for the text
     words: Sequence[WordInfluence] | None  # only if ``explain`` is set
+    warnings: tuple[WarningCode, ...] = ()  # why the scores may mean nothing
+    language: tuple[str, float] | None = None  # ISO 639 code, probability; only if it was asked
 
 
 @dataclass(frozen=True)
@@ -218,6 +247,7 @@ class TextScore:
     window: tuple[int, int] | None = None
     flagged: tuple[Flag, ...] | None = None
     words: tuple[WordInfluence, ...] | None = None
+    warnings: tuple[WarningCode, ...] | None = None  # if there are any
     error: ServiceError | None = None
 
     @classmethod
@@ -248,6 +278,7 @@ class TextScore:
             window=outcome.window,
             flagged=flagged,
             words=None if outcome.words is None else tuple(outcome.words),
+            warnings=outcome.warnings or None,
         )
 
     @property
@@ -258,14 +289,27 @@ class TextScore:
         return {label: getattr(self, label) for label in LABELS}
 
     def columns(self) -> dict[str, Any]:
-        """Return the values for a table's columns; ``None`` for a missing value."""
-        return {name: _plain(getattr(self, name)) for name in COLUMNS}
+        """Return the values for a table's columns; ``None`` for a missing value.
+
+        Several ``warnings`` are joined by commas.
+        """
+        values = {name: _plain(getattr(self, name)) for name in COLUMNS}
+        if self.warnings is not None:
+            values["warnings"] = ",".join(self.warnings)
+        return values
 
     @classmethod
     def from_columns(cls, values: Mapping[str, Any]) -> TextScore:
         """Return the score that :meth:`columns` turned into these values; its text is empty."""
-        written = values["error"]
-        return cls("", **{**values, "error": None if written is None else read_error(written)})
+        error, warnings = values["error"], values["warnings"]
+        return cls(
+            "",
+            **{
+                **values,
+                "error": None if error is None else read_error(error),
+                "warnings": None if warnings is None else tuple(warnings.split(",")),
+            },
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that replies hold, without the fields that have no value."""

@@ -5,6 +5,7 @@ The tree is closed: a front turns any exception that is not in it into :class:`I
     ServiceError
     ├── ValidationError   validation   the input breaks the contract
     ├── TooLargeError     too_large    the input is well-formed but exceeds a limit
+    ├── UnreadError       unread       the checkpoint can't read the text, and must not guess
     ├── OverloadedError   overloaded   the queue is full
     ├── UnhealthyError    unhealthy    the model is loading, or the device failed
     └── InternalError     internal     the service failed on this input alone
@@ -79,6 +80,13 @@ class TooLargeError(ServiceError):
     blames_input = True
 
 
+class UnreadError(ServiceError):
+    """The checkpoint can't read this text, and `ON_UNREAD` is `refuse`."""
+
+    code = "unread"
+    blames_input = True
+
+
 class OverloadedError(ServiceError):
     """The queue has no room for this request."""
 
@@ -110,7 +118,14 @@ class CheckpointError(Exception):
 # The errors that a worker writes for a job or a text.
 _KINDS: Final[dict[str, type[ServiceError]]] = {
     kind.code: kind
-    for kind in (ValidationError, TooLargeError, OverloadedError, UnhealthyError, InternalError)
+    for kind in (
+        ValidationError,
+        TooLargeError,
+        UnreadError,
+        OverloadedError,
+        UnhealthyError,
+        InternalError,
+    )
 }
 
 

@@ -1,4 +1,4 @@
-"""Names: labels, what a threshold may be set for, recommended thresholds, ways to explain.
+"""Names: labels, what a threshold may be set for, thresholds, ways to explain, warnings.
 
 Imports nothing of the package.
 """
@@ -23,3 +23,7 @@ THRESHOLD_NAMES: Final[tuple[str, ...]] = get_args(ThresholdName)
 # Ways to explain a score by its words.
 Explanation = Literal["shapley", "leave_one_out"]
 EXPLANATIONS: Final[tuple[Explanation, ...]] = get_args(Explanation)
+
+# Why the scores of a text may mean nothing, in the order in which replies name them.
+WarningCode = Literal["unread", "language"]
+WARNINGS: Final[tuple[WarningCode, ...]] = get_args(WarningCode)

@@ -91,6 +91,13 @@ class EngineSettings(BaseModel):
     max_windows: Annotated[
         int, Field(ge=1, le=1024, description="Maximum windows of 512 tokens in one text.")
     ] = 32
+    on_unread: Annotated[
+        Literal["warn", "refuse"],
+        Field(
+            description="What becomes of a text that the checkpoint can't read: `warn` scores it "
+            "and adds `warnings`, `refuse` makes it an error with the code `unread`."
+        ),
+    ] = "warn"
     max_concurrency: Annotated[
         int,
         Field(

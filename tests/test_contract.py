@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tracemalloc
 from ctypes import c_float
@@ -276,3 +277,11 @@ def test_the_largest_reply_stays_within_the_platforms_20_megabytes() -> None:
     words = settings.max_texts_per_request * each * word
     items = settings.max_texts_per_request * 400
     assert texts + words + items < 20_000_000
+
+
+def test_warnings_come_back_from_a_tables_column_as_they_were() -> None:
+    for warnings in ((), ("unread",), ("unread", "language")):
+        score = TextScore.of("", dataclasses.replace(SCORE, warnings=warnings), None)
+        assert score.columns()["warnings"] == (",".join(warnings) or None)
+        assert TextScore.from_columns(score.columns()) == score
+        assert score.to_dict().get("warnings", []) == list(warnings)

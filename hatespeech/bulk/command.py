@@ -28,7 +28,8 @@ from hatespeech.settings import EngineSettings
 DESCRIPTION = """\
 Score one or more files of tweets. Every row is written unchanged and in order, with new columns:
 hate, abusing, neutral, spam, toxic (the sum of hate and abusing), label (the highest score),
-windows (how many parts a long text was read in) and error (why a row has no scores).
+windows (how many parts a long text was read in), warnings (why the scores may mean nothing) and
+error (why a row has no scores).
 
 IN is a file, a folder, a glob in quotes, or a URL that fsspec can open (s3://… needs s3fs). It may
 be .csv or .tsv with a header, .jsonl or .ndjson, each also with .gz or .zst, or .parquet. OUT is a
@@ -36,7 +37,8 @@ file, whose name chooses its format in the same way; IN may have another format.
 ending, it is a folder, with a file of the same name and format for each input.
 
 Environment variables choose the model, the device and the limits: MODEL_DIR, DEVICE, DTYPE,
-MAX_BATCH_TOKENS, MAX_TEXT_CHARS, MAX_WINDOWS. docs/settings.md describes them.
+MAX_BATCH_TOKENS, MAX_TEXT_CHARS, MAX_WINDOWS; ON_UNREAD=refuse makes an error of a row that the
+model can't read. docs/settings.md describes them.
 
 To resume after an interruption (Ctrl-C, SIGTERM, kill -9, even a power cut), run the same command
 again: scores are kept in OUT.partial. OUT appears when it is complete. OUT.run.json beside it names
@@ -188,6 +190,7 @@ def run_summary(outcome: Outcome) -> str:
     ]
     if counted.long_texts:
         lines.append(f"  {counted.long_texts:,} read in several windows")
+    lines += [f"  warning {code}: {count:,}" for code, count in sorted(counted.warnings.items())]
     lines += [f"  error {code}: {count:,}" for code, count in sorted(counted.errors.items())]
     if outcome.scored:
         rate = outcome.scored / max(outcome.seconds, 1e-9)

@@ -57,6 +57,11 @@ def render(statistics: Statistics, model: str | None, out: str, files: int) -> s
         if statistics.errors
         else "<p>Every row was scored.</p>"
     )
+    warnings = (
+        bars("warning", statistics.warnings, scored)
+        if statistics.warnings
+        else "<p>The model can read every row that was scored.</p>"
+    )
     return f"""\
 <!DOCTYPE html>
 <html lang="en">
@@ -81,6 +86,10 @@ that small counts stay visible beside large ones. Toxic is the sum of hate and a
 <div class="grid">
 {histograms}
 </div>
+<h2>Warnings</h2>
+<p class="soft">Rows whose scores may mean nothing. <b>unread</b>: at least half of the letters are
+unknown to the model. <b>language</b>: the text is in none of the languages it was trained on.</p>
+{warnings}
 <h2>Errors</h2>
 {errors}
 <h2>Most certain</h2>

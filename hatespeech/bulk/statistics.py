@@ -40,6 +40,7 @@ class Statistics:
     rows: int = 0
     labels: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)  # by code
+    warnings: Counter[str] = field(default_factory=Counter)  # by code; a row may have several
     long_texts: int = 0  # read in several windows
     # Of each score, in the order of FLAGS.
     bins: list[list[int]] = field(default_factory=lambda: [[0] * BINS for _ in FLAGS])
@@ -49,14 +50,15 @@ class Statistics:
 
     def add(self, file: str, first: int, texts: Sequence[Any], scores: pa.Table) -> None:
         """Count rows of one file; ``first`` is the number of the first of them."""
-        read = (*FLAGS, "label", "windows", "error")
+        read = (*FLAGS, "label", "windows", "warnings", "error")
         columns = [scores[name].to_pylist() for name in read]
-        for index, (*row, label, windows, error) in enumerate(zip(*columns, strict=True)):
+        for index, (*row, label, windows, warnings, error) in enumerate(zip(*columns, strict=True)):
             self.rows += 1
             if error is not None:
                 self.errors[code_of(error)] += 1
                 continue
             self.labels[label] += 1
+            self.warnings.update(warnings.split(",") if warnings else ())
             self.long_texts += windows > 1
             for counts, score in zip(self.bins, row, strict=True):
                 counts[min(int(score * BINS), BINS - 1)] += 1
@@ -87,6 +89,7 @@ class Statistics:
             "rows": self.rows,
             "labels": {label: self.labels[label] for label in LABELS},
             "errors": dict(sorted(self.errors.items())),
+            "warnings": dict(sorted(self.warnings.items())),
             "long_texts": self.long_texts,
         }
 

@@ -5,19 +5,31 @@ This module does not import torch, so processes that only read texts start fast 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
 import regex
 from tokenizers import Tokenizer
 
-from hatespeech.errors import TooLargeError, ValidationError
+from hatespeech.errors import TooLargeError, UnreadError, ValidationError
+from hatespeech.labels import WarningCode
+from hatespeech.text import language
 from hatespeech.text.normalizer import normalize_tweet
+from hatespeech.text.readable import ScriptReader
 
 WINDOW_OVERLAP: Final = 128
 
 # White space, control characters and what Unicode says is not shown: nothing a person could read.
 INVISIBLE: Final = regex.compile(r"[\s\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}]*")
+
+# The token for what the vocabulary does not have, where a tokenizer does not name it.
+UNKNOWN: Final = "<unk>"
+
+REASONS: Final[dict[WarningCode, str]] = {
+    "unread": "has too many letters that this model does not know",
+    "language": "is in a language that this model was not trained on",
+}
 
 Windows = list[list[int]]  # token ids of each window, with special tokens
 
@@ -29,6 +41,8 @@ class Encoded:
     normalized: str
     windows: Windows  # each at most as long as the model reads
     spans: list[tuple[int, int]]  # start and end of each window, in code points of ``normalized``
+    warnings: tuple[WarningCode, ...]
+    language: tuple[str, float] | None  # the most probable one, if the identifier was asked
 
 
 @dataclass(frozen=True)
@@ -38,29 +52,65 @@ class EncoderState:
     tokenizer: str  # the content of tokenizer.json
     max_tokens: int
     max_windows: int
+    languages: tuple[str, ...]
+    refuses: bool
 
 
 class Encoder:
     """Turns texts into the token ids that one model reads."""
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int, max_windows: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        max_tokens: int,
+        max_windows: int,
+        languages: Sequence[str],
+        refuses: bool,
+    ) -> None:
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         self._max_windows = max_windows
+        self._languages = tuple(languages)
+        self._refuses = refuses
+        self._script_reader = ScriptReader(languages)
+        unknown = getattr(tokenizer.model, "unk_token", None) or UNKNOWN
+        self._unknown = tokenizer.token_to_id(unknown)
         nothing = tokenizer.encode("").ids
         self.begin, self.end = nothing[0], nothing[-1]
 
     @classmethod
     def from_state(cls, state: EncoderState) -> Self:
         """Return an encoder equal to the one that gave this state."""
-        return cls(Tokenizer.from_str(state.tokenizer), state.max_tokens, state.max_windows)
+        return cls(
+            Tokenizer.from_str(state.tokenizer),
+            state.max_tokens,
+            state.max_windows,
+            state.languages,
+            state.refuses,
+        )
 
     def state(self) -> EncoderState:
         """Return what :meth:`from_state` makes an equal encoder of."""
-        return EncoderState(self._tokenizer.to_str(), self._max_tokens, self._max_windows)
+        return EncoderState(
+            self._tokenizer.to_str(),
+            self._max_tokens,
+            self._max_windows,
+            self._languages,
+            self._refuses,
+        )
+
+    def accept(self, text: str) -> Encoded:
+        """Do what :meth:`encode` does, for a text that a caller sent.
+
+        Raises :class:`UnreadError` for a text with warnings if the encoder refuses those.
+        """
+        encoded = self.encode(text)
+        if self._refuses and encoded.warnings:
+            raise UnreadError(REASONS[encoded.warnings[0]])
+        return encoded
 
     def encode(self, text: str) -> Encoded:
-        """Normalise, tokenise and cut into windows.
+        """Normalise, tokenise, judge whether the model can read it, and cut into windows.
 
         Raises :class:`ValidationError` if nothing visible is left, and :class:`TooLargeError` if
         the text needs more than ``max_windows`` windows.
@@ -70,8 +120,13 @@ class Encoder:
             raise ValidationError("holds nothing but white space or invisible characters")
         encoding = self._tokenizer.encode(normalized)
         ids, offsets = encoding.ids, encoding.offsets
+        unknown = []
+        if self._unknown in ids:
+            pairs = zip(ids, offsets, strict=True)
+            unknown = [place for token, place in pairs if token == self._unknown]
+        warnings, spoken = self.judge(normalized, unknown)
         if len(ids) <= self._max_tokens:
-            return Encoded(normalized, [ids], [(0, len(normalized))])
+            return Encoded(normalized, [ids], [(0, len(normalized))], warnings, spoken)
         room = self._max_tokens - 2
         overlap = min(WINDOW_OVERLAP, room // 2)  # half the room if a model has very few positions
         content, offsets = ids[1:-1], offsets[1:-1]
@@ -86,4 +141,32 @@ class Encoder:
             normalized,
             [[self.begin, *content[start:end], self.end] for start, end in cuts],
             [(offsets[start][0], offsets[end - 1][1]) for start, end in cuts],
+            warnings,
+            spoken,
         )
+
+    def judge(
+        self, normalized: str, unknown: Sequence[tuple[int, int]]
+    ) -> tuple[tuple[WarningCode, ...], tuple[str, float] | None]:
+        """Return the warnings for a normalised text, and its language if the identifier was asked.
+
+        It is not asked where scripts decide, nor about a text with few letters. The language is
+        another one only if the checkpoint's are all improbable, and in both halves of the text:
+        a text that mixes languages, and slang that looks like several, get the benefit of the
+        doubt.
+        """
+        warnings: list[WarningCode] = []
+        content = self._script_reader.read(normalized, unknown)
+        if content.is_unread:
+            warnings.append("unread")
+        if content.is_foreign or content.letters - content.foreign < language.LEAST_LETTERS:
+            return tuple(warnings), None
+        found = language.identify(content.readable)
+        if (
+            found
+            and found.keys().isdisjoint(self._languages)
+            and language.known_languages().issuperset(self._languages)
+            and not language.partly_in(content.readable, self._languages)
+        ):
+            warnings.append("language")
+        return tuple(warnings), next(iter(found.items()), None)

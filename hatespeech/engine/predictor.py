@@ -38,6 +38,7 @@ from hatespeech.model.checkpoint import Checkpoint
 from hatespeech.model.linear import ROW_STEP
 from hatespeech.model.network import CustomModel
 from hatespeech.settings import EngineSettings
+from hatespeech.text import language
 from hatespeech.text.normalizer import normalize_tweet
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,12 @@ class Predictor:
     """One model on one device. ``read`` and ``probabilities`` may run in different threads."""
 
     def __init__(
-        self, checkpoint: Checkpoint, model: CustomModel, tokenizer: Tokenizer, max_windows: int
+        self,
+        checkpoint: Checkpoint,
+        model: CustomModel,
+        tokenizer: Tokenizer,
+        max_windows: int,
+        refuses: bool = False,
     ) -> None:
         self.model_id = checkpoint.model_id
         self.thresholds = checkpoint.thresholds
@@ -72,7 +78,9 @@ class Predictor:
         self._model = model
         self._tokenizer = tokenizer
         self._max_tokens = checkpoint.model.max_tokens
-        self.encoder = Encoder(tokenizer, checkpoint.model.max_tokens, max_windows)
+        self.encoder = Encoder(
+            tokenizer, checkpoint.model.max_tokens, max_windows, checkpoint.languages, refuses
+        )
         self._begin, self._end = self.encoder.begin, self.encoder.end
 
     @classmethod
@@ -88,7 +96,8 @@ class Predictor:
         model = checkpoints.load_model(checkpoint, device, dtype, reorder=device.type == "cpu")
         tokenizer = checkpoints.load_tokenizer(checkpoint)
         log.info("serving %s on %s", checkpoint.model_id, device)
-        return cls(checkpoint, model, tokenizer, settings.max_windows)
+        refuses = settings.on_unread == "refuse"
+        return cls(checkpoint, model, tokenizer, settings.max_windows, refuses)
 
     def encode(self, text: str) -> Encoded:
         """Normalise, tokenise and cut into windows.
@@ -102,11 +111,11 @@ class Predictor:
         """Read one text; see :data:`Reading` for what it yields, is sent and returns.
 
         The window with the lowest ``neutral`` speaks for the text; with a ``method`` its words are
-        explained. Raises the errors of :meth:`encode`, :class:`TooLargeError` if there are more
-        than ``MAX_EXPLAINED_WORDS`` words to explain, and :class:`InternalError` if a probability
-        is not finite.
+        explained. Raises the errors of :meth:`Encoder.accept`, :class:`TooLargeError` if there are
+        more than ``MAX_EXPLAINED_WORDS`` words to explain, and :class:`InternalError` if a
+        probability is not finite.
         """
-        encoded = self.encode(text)
+        encoded = self.encoder.accept(text)
         if method and len(encoded.windows) == 1:
             words_to_explain(text, 0, len(text))  # refuse before anything is computed
         rows = yield encoded.windows
@@ -124,7 +133,7 @@ class Predictor:
             whole = None if window else scores
             influences = yield from explain(text, span, method, self._encode_first, whole)
             require_finite([list(word.scores.values()) for word in influences])
-        return Prediction(scores, len(rows), window, influences)
+        return Prediction(scores, len(rows), window, influences, encoded.warnings, encoded.language)
 
     def _encode_first(self, text: str) -> list[int]:
         """Return the first window's token ids, even if the text is empty without a word."""
@@ -151,7 +160,9 @@ class Predictor:
         allow; on a GPU its kernels and the memory of a full batch. If the model cannot score,
         raises :class:`ServiceError` or the device's own exception.
         """
-        (result,) = self.score(["good morning"])
+        language.known_languages()  # loads the identifier
+        # Not by score(): a checkpoint of other languages may refuse English.
+        (result,) = self.score_windows([self.encode("good morning").windows])
         if isinstance(result, ServiceError):
             raise result
         if self.device.type != "cpu":

@@ -66,6 +66,7 @@ class Classifier:
         max_batch_tokens: int | None = None,
         max_text_chars: int | None = None,
         max_windows: int | None = None,
+        on_unread: Literal["warn", "refuse"] | None = None,
     ) -> Self:
         """Load a checkpoint folder.
 
@@ -83,6 +84,7 @@ class Classifier:
             "max_batch_tokens": max_batch_tokens,
             "max_text_chars": max_text_chars,
             "max_windows": max_windows,
+            "on_unread": on_unread,
         }
         environment = {
             **os.environ,
@@ -157,8 +159,8 @@ class Classifier:
 
         Returns the same kind of frame with the same rows and index, and the columns of score.py
         beside: ``hate``, ``abusing``, ``neutral``, ``spam``, ``toxic`` (float32), ``label``,
-        ``windows`` and ``error``; with ``thresholds`` also ``flagged``, names separated by commas.
-        ``prefix`` stands before these names.
+        ``windows``, ``warnings`` and ``error``; with ``thresholds`` also ``flagged``, names
+        separated by commas. ``prefix`` stands before these names.
 
         Raises :class:`ValueError` if the column is missing or a new column's name is taken, and
         :class:`TypeError` for what is not a DataFrame; otherwise as :meth:`score`.

@@ -2,8 +2,8 @@
 
 A folder holds ``model.safetensors`` (weights, under the published checkpoint's key names),
 ``config.json`` (Hugging Face's RoBERTa field names plus ``labels``, ``classifier_size``, ``name``,
-``sha256`` of the two large files and ``provenance``), ``tokenizer.json`` (for ``tokenizers``) and
-``README.md``, its model card.
+``languages``, ``sha256`` of the two large files and ``provenance``), ``tokenizer.json`` (for
+``tokenizers``) and ``README.md``, its model card.
 
 The hashes are recorded when a folder is written. ``python -m hatespeech.model.checkpoint DIR``
 checks them, and that every weight is finite. Loading a model does not, because it takes seconds.
@@ -38,6 +38,9 @@ WEIGHTS: Final = "model.safetensors"
 TOKENIZER: Final = "tokenizer.json"
 CONFIG: Final = "config.json"
 
+# What the published model was trained on, and a checkpoint whose file does not say.
+LANGUAGES: Final = ("en",)
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -49,6 +52,7 @@ class Checkpoint:
     sha256: Mapping[str, str]  # file name -> hex digest recorded when the folder was written
     provenance: Mapping[str, Any]
     thresholds: Mapping[str, Mapping[str, float]]  # name -> label or toxic -> recommended
+    languages: tuple[str, ...]  # ISO 639 codes of what it was trained on
 
     @property
     def model_id(self) -> str:
@@ -77,6 +81,7 @@ def describe(path: Path) -> Checkpoint:
             config["sha256"],
             config.get("provenance", {}),
             _thresholds(config.get("thresholds", {})),
+            _languages(config.get("languages", list(LANGUAGES))),
         )
         digests = [checkpoint.sha256[file] for file in (WEIGHTS, TOKENIZER)]
         labels = tuple(config["labels"])
@@ -106,6 +111,14 @@ def _thresholds(values: Mapping[str, Any]) -> dict[str, dict[str, float]]:
             if type(value) not in (int, float) or not 0 <= value <= 1:
                 raise ValueError(f"thresholds.{name} must hold numbers from 0 to 1")
     return named
+
+
+def _languages(values: object) -> tuple[str, ...]:
+    """Return language codes; raise :class:`ValueError` for anything but a list of at least one."""
+    codes = values if isinstance(values, list) else []
+    if not codes or not all(isinstance(c, str) and re.fullmatch("[a-z]{2,3}", c) for c in codes):
+        raise ValueError("languages must be a list of ISO 639 codes, such as en")
+    return tuple(codes)
 
 
 def load_model(
@@ -195,6 +208,7 @@ def save(
     provenance: Mapping[str, Any],
     dtype: torch.dtype,
     thresholds: Mapping[str, Any] | None = None,
+    languages: Sequence[str] = LANGUAGES,
 ) -> Checkpoint:
     """Write weights, tokenizer, configuration and hashes into ``path``.
 
@@ -213,6 +227,7 @@ def save(
         "torch_dtype": str(dtype).removeprefix("torch."),
         "labels": LABELS,
         "name": name,
+        "languages": list(languages),
         "sha256": {file: file_sha256(path / file) for file in (WEIGHTS, TOKENIZER)},
         **({"thresholds": thresholds} if thresholds else {}),
         "provenance": provenance,

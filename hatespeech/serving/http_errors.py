@@ -33,6 +33,7 @@ from hatespeech.errors import (
     ServiceError,
     TooLargeError,
     UnhealthyError,
+    UnreadError,
     ValidationError,
     describe_exception,
 )
@@ -86,6 +87,7 @@ STATUSES: Final[Mapping[type[ServiceError], int]] = {
     MethodNotAllowedError: 405,
     TooLargeError: 413,
     UnsupportedMediaError: 415,
+    UnreadError: 422,
     ValidationError: 422,
     RateLimitedError: 429,
     OverloadedError: 429,

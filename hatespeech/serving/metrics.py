@@ -49,6 +49,12 @@ class Metrics:
             ("code",),
             registry=self.registry,
         )
+        self._warnings = Counter(
+            f"{PREFIX}warnings",
+            "Scored texts with a warning, by its code.",
+            ("code",),
+            registry=self.registry,
+        )
         self._windows = Histogram(
             f"{PREFIX}text_windows",
             "Windows of each scored text.",
@@ -76,6 +82,8 @@ class Metrics:
                 self.observe_error(item.error)
             elif item.windows is not None:
                 self._windows.observe(item.windows)
+                for code in item.warnings or ():
+                    self._warnings.labels(code).inc()
 
     def watch(self, model: ServedModel, queued_jobs: Callable[[], int]) -> None:
         """Report the state of these at the time of each scrape."""

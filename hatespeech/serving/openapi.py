@@ -20,9 +20,18 @@ from hatespeech.errors import (
     ServiceError,
     TooLargeError,
     UnhealthyError,
+    UnreadError,
     ValidationError,
 )
-from hatespeech.labels import EXPLANATIONS, FLAGS, LABELS, THRESHOLD_NAMES, Flag, Label
+from hatespeech.labels import (
+    EXPLANATIONS,
+    FLAGS,
+    LABELS,
+    THRESHOLD_NAMES,
+    Flag,
+    Label,
+    WarningCode,
+)
 from hatespeech.serving.http_errors import (
     STATUSES,
     MethodNotAllowedError,
@@ -107,6 +116,7 @@ TYPES: Final[dict[Kind, Any]] = {
     "count": Annotated[int, Field(ge=1)],
     "span": list[int],
     "words": list[WORD],  # type: ignore[valid-type]  # a class made above
+    "warnings": list[WarningCode],
     "error": str,
     "timing": TIMING,
 }
@@ -201,7 +211,12 @@ def errors(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
 
 
 SCORING: Final = errors(
-    ValidationError, TooLargeError, UnsupportedMediaError, OverloadedError, UnhealthyError
+    ValidationError,
+    TooLargeError,
+    UnreadError,
+    UnsupportedMediaError,
+    OverloadedError,
+    UnhealthyError,
 )
 WAITING: Final = SCORING | errors(UnfinishedError)
 JOB: Final = errors(NotFoundError)

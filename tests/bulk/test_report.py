@@ -113,6 +113,7 @@ def test_figures_are_those_of_the_rows() -> None:
         "rows": 5,
         "labels": {"hate": 1, "abusing": 0, "neutral": 1, "spam": 1},
         "errors": {"too_large": 1, "validation": 1},
+        "warnings": {},
         "long_texts": 1,
     }
     assert [sum(counts) for counts in statistics.bins] == [3] * 5
@@ -171,3 +172,18 @@ def test_summary_counts_labels_errors_and_rate(scored: int) -> None:
         "  error validation: 1",
     ]
     assert lines[8:] == (["  5 rows in 2.0 s: 2 rows/s"] if scored else [])
+
+
+def test_warnings_are_counted_and_explained() -> None:
+    found = (0.7, 0.1, 0.1, 0.1)
+    rows = scores([found, found, found, "unread: text: x"]).to_pylist()
+    rows[0]["warnings"], rows[1]["warnings"] = "unread", "unread,language"
+    statistics = Statistics()
+    statistics.add("a", 1, [""] * 4, pa.Table.from_pylist(rows, schema=SCORES))
+    assert statistics.counts()["warnings"] == {"language": 1, "unread": 2}
+    html = render(statistics, "mini@1", "b.csv", 1)
+    assert "<td>unread</td><td class='number'>2</td><td class='number'>66.67%</td>" in html
+    assert "The model can read every row" not in html
+    assert "The model can read every row" in render(collected(), "mini@1", "b.csv", 1)
+    summary = run_summary(Outcome(statistics, "mini@1", 4, 1.0))
+    assert "  warning language: 1\n  warning unread: 2\n  error unread: 1\n" in summary

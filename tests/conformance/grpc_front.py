@@ -19,7 +19,11 @@ from tests.support.grpc_client import Ended, GrpcClient
 from tests.support.stand_ins.snet_client import write_config
 from tests.support.stand_ins.snet_daemon import PROTO, SnetDaemon, compile_proto, new_message
 
-CODES: Final = {"validation": "INVALID_ARGUMENT", "too_large": "RESOURCE_EXHAUSTED"}
+CODES: Final = {
+    "validation": "INVALID_ARGUMENT",
+    "unread": "INVALID_ARGUMENT",
+    "too_large": "RESOURCE_EXHAUSTED",
+}
 
 
 @contextlib.contextmanager

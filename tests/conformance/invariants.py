@@ -106,6 +106,7 @@ def item_faults(
     keys |= {"flagged"} if thresholds is not None else set()
     keys |= {"words"} if request.get("explain") else set()
     keys |= {"window"} if item.get("windows") != 1 else set()
+    keys |= {"warnings"} if is_foreign(value) else {"warnings"} & item.keys()
     if item.keys() != keys:
         yield f"keys: {sorted(item)}, expected {sorted(keys)}"
         return
@@ -129,6 +130,7 @@ def item_faults(
         if item["flagged"] != over:
             yield f"flagged: {shown(item['flagged'])}, expected {over}"
     yield from window_faults(text, item, settings)
+    yield from warning_faults(value, item)
     if request.get("explain"):
         yield from word_faults(text, item)
     if request.get("explain") in (True, "shapley") and item["windows"] == 1:
@@ -145,6 +147,24 @@ def window_faults(text: str, item: Mapping[str, Any], settings: Mapping[str, int
             yield f"window: {shown(window)}"
         elif not 0 <= window[0] < window[1] <= len(text) or window == [0, len(text)]:
             yield f"window: {window} is no part of {len(text)} code points"
+
+
+def is_foreign(text: str) -> bool:
+    """Say whether no letter of a text is Latin, mentions and hashtags apart, of several letters."""
+    words = " ".join(word for word in text.split() if not set("@#") & set(word))
+    letters = [c for c in words if unicodedata.category(c).startswith("L")]
+    return len(letters) > 1 and not any(
+        unicodedata.name(c, "").startswith("LATIN") for c in letters
+    )
+
+
+def warning_faults(text: str, item: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with ``warnings``: known codes, in their order, not of any text."""
+    warnings = item.get("warnings", ["unread"])
+    if warnings not in (["unread"], ["language"], ["unread", "language"]):
+        yield f"warnings: {shown(warnings)}"
+    elif "warnings" in item and is_foreign(text) and warnings != ["unread"]:
+        yield f"warnings: {shown(warnings)}, but the script decides"
 
 
 def word_faults(text: str, item: Mapping[str, Any]) -> Iterator[str]:

@@ -23,6 +23,7 @@ from hatespeech import (
     SettingsError,
     TextScore,
     UnhealthyError,
+    UnreadError,
     ValidationError,
 )
 from hatespeech.contract import Prediction
@@ -230,6 +231,7 @@ def test_arguments_win_over_the_environment(
         ({"device": "cuda:99"}, SettingsError, "there is no such device"),
         ({"dtype": "int4"}, SettingsError, "DTYPE='int4' is not allowed"),
         ({"max_windows": 0}, SettingsError, "MAX_WINDOWS='0' is not allowed"),
+        ({"on_unread": "drop"}, SettingsError, "ON_UNREAD='drop' is not allowed"),
     ],
 )
 def test_a_bad_argument_is_one_line(
@@ -237,6 +239,17 @@ def test_a_bad_argument_is_one_line(
 ) -> None:
     with pytest.raises(error, match=message):
         Classifier.load(**arguments)
+
+
+def test_what_cannot_be_read_is_warned_of_or_refused(small_checkpoint: Path) -> None:
+    with Classifier.load(small_checkpoint) as loaded:
+        item = loaded.score("доброе утро")
+        assert (item.warnings, item.error) == (("unread",), None)
+        assert loaded.score("good morning").warnings is None
+    with Classifier.load(small_checkpoint, on_unread="refuse") as loaded:
+        refused, fine = loaded.score(["доброе утро", "good morning"])
+        assert isinstance(refused.error, UnreadError)
+        assert fine.error is None
 
 
 def test_a_closed_classifier_says_so_and_closes_twice(small_checkpoint: Path) -> None:

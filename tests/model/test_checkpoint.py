@@ -96,6 +96,25 @@ def test_thresholds_no_score_can_be_held_to_are_refused(folder: Path, thresholds
         checkpoints.describe(folder)
 
 
+def test_the_languages_are_english_unless_the_file_says_otherwise(folder: Path) -> None:
+    assert checkpoints.describe(folder).languages == ("en",)
+    edit_config(folder, languages=["de", "gsw"])
+    assert checkpoints.describe(folder).languages == ("de", "gsw")
+    edit_config(folder, languages=None)
+    assert checkpoints.describe(folder).languages == ("en",)
+
+
+@pytest.mark.parametrize(
+    "languages",
+    ["en", [], ["English"], ["EN"], [7], {"en": 1}, 0],
+    ids=["string", "none", "name", "capitals", "number", "object", "zero"],
+)
+def test_languages_that_are_no_list_of_codes_are_refused(folder: Path, languages: Any) -> None:
+    edit_config(folder, languages=languages)
+    with pytest.raises(CheckpointError, match="languages must be a list"):
+        checkpoints.describe(folder)
+
+
 @pytest.mark.parametrize("file", [CONFIG, WEIGHTS, TOKENIZER])
 def test_a_missing_file_is_named(folder: Path, file: str) -> None:
     (folder / file).unlink()

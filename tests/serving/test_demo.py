@@ -27,6 +27,8 @@ POLICY: Final = (
 )
 SPAM: Final = "🎁🎁 Congratulations! You have won a free phone, claim it now at https://example.com"
 NEARLY_CERTAIN: Final = "stupid stupid idiot fools"
+ARABIC: Final = "صباح الخير"
+UNREAD: Final = "The model can't read most of this text. The scores say nothing about it."
 # Of its words one makes it more toxic, some less, and one does nothing.
 MIXED: Final = "🎉 love this stupid song"
 STRENGTH: Final = "mark => getComputedStyle(mark).getPropertyValue('--strength')"
@@ -488,8 +490,9 @@ def test_every_text_has_enough_contrast_in_either_scheme(
 ) -> None:
     page = open_page(color_scheme=scheme)
     page.get_by_label("many texts, one per line").check()
-    lines = ["good morning everyone", "you are an idiot", SPAM, "x" * 4001]
-    expect(send(page, "\n".join(lines))).to_have_count(4)
+    lines = ["good morning everyone", "you are an idiot", SPAM, "x" * 4001, ARABIC]
+    expect(send(page, "\n".join(lines))).to_have_count(5)
+    expect(page.locator(".warning")).to_have_count(1)
     page.locator("summary").first.click()
     audit = page.evaluate(LOW_CONTRAST)
     assert audit["seen"] > 40
@@ -544,6 +547,24 @@ def test_a_screen_reader_finds_names_and_values(open_page: OpenPage) -> None:
 
 
 # What people read around the scores.
+
+
+def test_a_warning_stands_in_plain_words_before_the_scores(open_page: OpenPage) -> None:
+    page = open_page()
+    result = send(page, ARABIC)
+    warning = result.locator(".warning")
+    expect(warning).to_be_visible()
+    expect(warning).to_have_text(UNREAD)
+    above, below = warning.bounding_box(), result.locator(".bars").bounding_box()
+    assert above
+    assert below
+    assert above["y"] < below["y"]
+    status = page.locator("#status")
+    expect(status).to_have_text(re.compile(rf"^\w+, \d+\.\d %\. {re.escape(UNREAD)}$"))
+    page.get_by_label("many texts, one per line").check()
+    send(page, f"{ARABIC}\ngood morning")
+    expect(page.locator(".warning")).to_have_count(1)
+    expect(status).to_have_text(re.compile("^2 texts: .+, 1 with a warning$"))
 
 
 def test_the_legend_shows_with_the_shades_it_explains_and_only_then(open_page: OpenPage) -> None:

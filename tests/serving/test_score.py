@@ -141,6 +141,14 @@ def test_callers_at_the_same_time_share_batches_and_get_their_own(
     assert after[f"model:{small_classifier.model_id}"] == 1
 
 
+def test_warnings_are_counted_by_code(server: HttpClient) -> None:
+    before = server.metrics()
+    server.post("/score", json={"texts": ["доброе утро", "good", "早上好", ""]})
+    after = server.metrics()
+    name = "warnings_total:unread"
+    assert after[name] - before.get(name, 0) == 2
+
+
 def test_errors_are_counted_by_code_those_of_items_too(server: HttpClient) -> None:
     before = server.metrics()
     server.post("/score", json={"texts": ["", "a", ""]})

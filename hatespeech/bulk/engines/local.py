@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import os
 import threading
@@ -124,7 +125,9 @@ class LocalEngine(BulkEngine):
         self, parts: Sequence[Future[PackedTexts]], progress: Callable[[int], object]
     ) -> list[Prediction | ServiceError]:
         """Score what the readers have read; runs in the device's thread."""
-        texts = [text for part in parts for text in part.result().unpack()]
+        read = [part.result() for part in parts]
+        texts = [text for part in read for text in part.unpack()]
+        warnings = [part.warnings.get(index, ()) for part in read for index in range(len(part))]
         places = [index for index, text in enumerate(texts) if not isinstance(text, ServiceError)]
         windows = [text for text in texts if not isinstance(text, ServiceError)]
         results: list[Prediction | ServiceError] = [
@@ -133,6 +136,8 @@ class LocalEngine(BulkEngine):
         ]
         progress(len(texts) - len(windows))
         for index, result in zip(places, self._score_windows(windows, progress), strict=True):
+            if warnings[index] and isinstance(result, Prediction):
+                result = dataclasses.replace(result, warnings=warnings[index])
             results[index] = result
         return results
 

@@ -25,6 +25,7 @@ from typing import Final
 from hatespeech.bulk.engines.base import EngineError
 from hatespeech.engine.encoder import Encoder, EncoderState, Windows
 from hatespeech.errors import InternalError, ServiceError, describe_exception
+from hatespeech.labels import WarningCode
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,10 @@ class PackedTexts:
     lengths: bytes  # int32, number of tokens of each window
     counts: bytes  # int32, number of windows of each text; 0 if the text has an error
     errors: dict[int, ServiceError]
+    warnings: dict[int, tuple[WarningCode, ...]]  # of those texts that have any
+
+    def __len__(self) -> int:
+        return len(self.counts) // array("i").itemsize
 
     def unpack(self) -> list[Windows | ServiceError]:
         """Return each text's windows, or its error."""
@@ -67,9 +72,13 @@ def read_texts(encoder: Encoder, texts: Sequence[str]) -> PackedTexts:
     """Normalise and tokenise texts; a text that can't be read has its error instead."""
     ids, lengths, counts = array("i"), array("i"), array("i")
     errors: dict[int, ServiceError] = {}
+    warnings: dict[int, tuple[WarningCode, ...]] = {}
     for index, text in enumerate(texts):
         try:
-            windows = encoder.encode(text).windows
+            encoded = encoder.accept(text)
+            windows = encoded.windows
+            if encoded.warnings:
+                warnings[index] = encoded.warnings
         except ServiceError as error:
             errors[index] = error
             windows = []
@@ -81,7 +90,7 @@ def read_texts(encoder: Encoder, texts: Sequence[str]) -> PackedTexts:
         for window in windows:
             lengths.append(len(window))
             ids.extend(window)
-    return PackedTexts(ids.tobytes(), lengths.tobytes(), counts.tobytes(), errors)
+    return PackedTexts(ids.tobytes(), lengths.tobytes(), counts.tobytes(), errors, warnings)
 
 
 def read_until_closed(connection: Connection, state: EncoderState) -> None:

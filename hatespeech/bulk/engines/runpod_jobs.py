@@ -19,7 +19,7 @@ from hatespeech.bulk.engines.rows import row_of
 from hatespeech.bulk.engines.runpod_client import Endpoint
 from hatespeech.contract import Prediction, TextScore
 from hatespeech.errors import TooLargeError, ValidationError, read_error
-from hatespeech.labels import LABELS
+from hatespeech.labels import LABELS, WARNINGS
 
 log = logging.getLogger(__name__)
 
@@ -214,4 +214,8 @@ def _read_item(item: Mapping[str, Any], text: str) -> TextScore:
         raise ValueError("not probabilities")
     if item["label"] not in LABELS or not isinstance(windows, int) or windows < 1:
         raise ValueError("no label or no windows")
-    return dataclasses.replace(row_of(Prediction(scores, windows, None, None)), label=item["label"])
+    warnings = tuple(item.get("warnings", ()))
+    if not set(warnings) <= set(WARNINGS):
+        raise ValueError("not our warnings")
+    found = Prediction(scores, windows, None, None, warnings)
+    return dataclasses.replace(row_of(found), label=item["label"])

@@ -13,6 +13,11 @@ const TITLES = {
   429: "Too many requests",
   503: "Not ready",
 };
+// What each warning means, in the order of the reply.
+const WARNINGS = {
+  unread: "The model can't read most of this text. The scores say nothing about it.",
+  language: "This text is in a language that the model was not trained on. Do not rely on the scores.",
+};
 // The influence, on a score from 0 to 1, that gets the full shade if no word has a stronger one. So
 // weak influences do not look strong when there are only weak ones.
 const FULL_SHADE = 0.05;
@@ -141,7 +146,11 @@ function result(item, behind) {
       className: "toxic",
       textContent: `toxic, the sum of hate and abusing: ${percent(item.toxic)}`,
     });
-    shown.append(shadedText(item), winner, bars(item), toxic);
+    const warnings = (item.warnings ?? []).map((code) =>
+      make("p", { className: "warning", textContent: WARNINGS[code] }),
+    );
+    // Before the scores, so that nobody reads those first.
+    shown.append(shadedText(item), ...warnings, winner, bars(item), toxic);
     if (item.words) shown.append(strongestWords(item));
     if (item.windows > 1) {
       const [from, to] = item.window;
@@ -162,8 +171,13 @@ function result(item, behind) {
 
 /** Describe the reply in one line, for the status that screen readers announce. */
 function summary(replies, many) {
-  if (!many) return `${replies[0].label}, ${percent(replies[0][replies[0].label])}`;
+  if (!many) {
+    const [item] = replies;
+    const warnings = (item.warnings ?? []).map((code) => ` ${WARNINGS[code]}`).join("");
+    return `${item.label}, ${percent(item[item.label])}${warnings && "."}${warnings}`;
+  }
   const counts = LABELS.map((label) => [label, replies.filter((r) => r.label === label).length]);
+  counts.push(["with a warning", replies.filter((reply) => reply.warnings).length]);
   counts.push(["not scored", replies.filter((reply) => "error" in reply).length]);
   const named = counts.filter(([, count]) => count > 0).map(([name, count]) => `${count} ${name}`);
   return `${replies.length} ${replies.length === 1 ? "text" : "texts"}: ${named.join(", ")}`;

@@ -41,7 +41,9 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def classifier(small_classifier: Predictor) -> Iterator[Predictor]:
     before = small_classifier.encoder
-    small_classifier.encoder = Encoder(small_classifier._tokenizer, 512, SETTINGS.max_windows)
+    small_classifier.encoder = Encoder(
+        small_classifier._tokenizer, 512, SETTINGS.max_windows, ("en",), False
+    )
     yield small_classifier
     small_classifier.encoder = before  # other files' tests use it, too
 
@@ -130,7 +132,7 @@ class Broken(Encoder):
     """Arrives elsewhere as something that no process survives."""
 
     def state(self) -> EncoderState:
-        return EncoderState("{}", 512, 1)
+        return EncoderState("{}", 512, 1, ("en",), False)
 
 
 @pytest.mark.slow
@@ -138,9 +140,9 @@ def test_readers_that_die_again_and_again_end_the_run(
     classifier: Predictor, engine: LocalEngine
 ) -> None:
     with pytest.raises(EngineError, match="memory short"):
-        ReaderPool(Broken(classifier._tokenizer, 512, 1), 1)
+        ReaderPool(Broken(classifier._tokenizer, 512, 1, ("en",), False), 1)
     for reader in engine._readers._all:
-        reader._state = EncoderState("{}", 512, 1)
+        reader._state = EncoderState("{}", 512, 1, ("en",), False)
         reader._process.kill()
     with pytest.raises(EngineError, match="memory short"):
         list(engine.score(chunks(), lambda _rows: None))
@@ -227,7 +229,9 @@ UNREAD = [None, "internal: the text could not be read", None]
 def test_a_text_that_cannot_be_read_is_the_error_of_its_row_alone(
     classifier: Predictor, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classifier, "encoder", Fragile(classifier._tokenizer, 512, 4))
+    monkeypatch.setattr(
+        classifier, "encoder", Fragile(classifier._tokenizer, 512, 4, ("en",), False)
+    )
     engine = LocalEngine(classifier, SETTINGS, 0)
     found = score(engine, ["fine", "cursed one", "fine, too"])
     engine.close()
@@ -251,7 +255,7 @@ if sys.argv[1] == "text":
 else:
     ours.close()  # by a run that is killed while the reader starts
 try:
-    state = EncoderState(open(sys.argv[2]).read(), 512, 4)
+    state = EncoderState(open(sys.argv[2]).read(), 512, 4, ("en",), False)
     reader_processes.read_until_closed(theirs, state)
 finally:
     theirs.close()
@@ -360,3 +364,27 @@ def test_no_more_than_a_few_chunks_are_read_ahead(engine: LocalEngine) -> None:
         next(scored)
     assert taken <= 8
     scored.close()
+
+
+@pytest.mark.slow
+def test_warnings_reach_their_rows_from_other_processes_too(
+    classifier: Predictor, engine: LocalEngine
+) -> None:
+    texts = ["good morning", "", "доброе утро", *["fine"] * 300, "早上好", "\u200b"]
+    expected = [("unread",) if index in (2, 303) else None for index in range(len(texts))]
+    here = LocalEngine(classifier, SETTINGS, 0)
+    for each in (here, engine):
+        assert [row.warnings for row in score(each, texts)] == expected
+    here.close()
+
+
+def test_a_refused_row_has_its_error(
+    classifier: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = Encoder(classifier._tokenizer, 512, 4, ("en",), True)
+    monkeypatch.setattr(classifier, "encoder", strict)
+    engine = LocalEngine(classifier, SETTINGS, 0)
+    found = score(engine, ["good morning", "доброе утро"])
+    engine.close()
+    assert found[0].error is None
+    assert str(found[1].error) == "unread: text: has too many letters that this model does not know"

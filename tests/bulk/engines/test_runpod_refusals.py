@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from aiohttp import web
@@ -27,6 +27,7 @@ from hatespeech.bulk.engines.runpod_client import (
 from hatespeech.bulk.engines.runpod_engine import JOB_BYTES, RunpodEngine
 from hatespeech.bulk.engines.runpod_jobs import EndpointJobs, Limits
 from hatespeech.bulk.engines.runpod_options import add_arguments, make_engine
+from hatespeech.labels import LABELS
 from hatespeech.retry import Backoff
 from hatespeech.settings import EngineSettings
 from tests.paths import ROOT
@@ -88,13 +89,16 @@ def give_up(engine: RunpodEngine) -> str:
     return line
 
 
+ITEM: Final = {"text", *LABELS, "label", "windows", "warnings"}
+
+
 def reply(**changes: Any) -> dict[str, Any]:
     """Return a worker's reply to the texts of ``give_up``; None leaves a field out."""
     item = {"hate": 0.1, "abusing": 0.2, "neutral": 0.3, "spam": 0.4, "label": "spam", "windows": 1}
     items = [{"text": f"{MARKER} {name}", **item} for name in ("one", "two")]
-    items[1].update({name: value for name, value in changes.items() if name in (*item, "text")})
+    items[1].update({name: value for name, value in changes.items() if name in ITEM})
     output = {"items": items, "model": "m@1", "timing": {}} | {
-        name: value for name, value in changes.items() if name not in (*item, "text", "error")
+        name: value for name, value in changes.items() if name not in {*ITEM, "error"}
     }
     if "error" in changes:
         items[1] = {"text": f"{MARKER} two", "error": changes["error"]}
@@ -277,6 +281,8 @@ FOREIGN: dict[str, Any] = {
     "score_nan": reply(spam=float("nan")),
     "score_a_list": reply(spam=[0.4]),
     "no_windows": reply(windows=0),
+    "unknown_warning": reply(warnings=["sarcasm"]),
+    "warnings_no_list": reply(warnings=7),
     "error_not_ours": reply(error=f"could not read {MARKER}"),
 }
 
