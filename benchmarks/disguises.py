@@ -43,9 +43,7 @@ CYRILLIC: Final = dict(zip("acdehijklmnopqrstuvwxy", "асԁеһіјкӏмпор
 GREEK: Final = dict(zip("abeikmnoprtuvwxy", "αβεικμηορгτυνωχγ", strict=True))
 DIGITS: Final = dict(zip("aegiostb", "43910578", strict=True))
 DIGITS_AND_SIGNS: Final = DIGITS | {"a": "@", "i": "!", "s": "$"}
-UPSIDE_DOWN: Final = dict(
-    zip(LETTERS, "ɐqɔpǝɟƃɥᴉɾʞꞁɯuodbɹsʇnʌʍxʎz", strict=True)
-)
+UPSIDE_DOWN: Final = dict(zip(LETTERS, "ɐqɔpǝɟƃɥᴉɾʞꞁɯuodbɹsʇnʌʍxʎz", strict=True))
 ABOVE_AND_BELOW: Final = tuple(map(chr, (0x300, 0x307, 0x316, 0x323, 0x334, 0x34F, 0x35C, 0x489)))
 UNSEEN: Final = tuple(map(chr, (0x200B, 0x200C, 0x200D, 0x2060, 0x2063, 0xFEFF, 0x34F, 0x180E)))
 EMOJI: Final = ("🔥", "💩", "😂", "🤡", "❤️", "👏")
@@ -251,7 +249,10 @@ def texts_of(path: Path, *labels: str) -> list[str]:
 
 def table(rows: Sequence[Row]) -> str:
     """Return the table as Markdown."""
-    lines = ["| | disguise | plain | disguised | with `robust` |", "| --- | --- | ---: | ---: | ---: |"]
+    lines = [
+        "| | disguise | plain | disguised | with `robust` |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
     lines += [
         f"| {row.kind} | {row.name} | {row.plain:.2f} | {row.disguised:.2f} | {row.robust:.2f} |"
         for row in rows

@@ -32,8 +32,20 @@ Threshold = Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=False)
 
 # How a field looks in JSON. A front maps each kind to its own types.
 Kind = Literal[
-    "text", "probability", "label", "flags", "count", "span", "words", "error", "items", "timing"
+    "text",
+    "probability",
+    "label",
+    "flags",
+    "count",
+    "span",
+    "words",
+    "reading",
+    "error",
+    "items",
+    "timing",
 ]
+
+ReadAs = Literal["folded"]
 
 
 @dataclass(frozen=True)
@@ -120,6 +132,14 @@ FIELDS: Final[tuple[ReplyField, ...]] = (
         "Only if `explain` is set: how much of the scores each word carries.",
     ),
     ReplyField(
+        "read_as",
+        "reading",
+        17,
+        "`folded` if `robust` is on and the text without its disguise speaks, the less neutral "
+        "reading.",
+        column="string",
+    ),
+    ReplyField(
         "error",
         "error",
         11,
@@ -165,6 +185,7 @@ class _Body(BaseModel):
     prompts: Any = None
     texts: Any = None
     explain: bool | Explanation = False
+    robust: bool | None = None
     thresholds: dict[Flag, Threshold] | None = None
 
 
@@ -197,6 +218,7 @@ class Prediction:
     windows: int  # how many 512-token windows the text was read in
     window: tuple[int, int] | None  # if several: code points of the one that speaks for the text
     words: Sequence[WordInfluence] | None  # only if ``explain`` is set
+    read_as: ReadAs | None = None  # how the reading differs from the text as sent, if it does
 
 
 @dataclass(frozen=True)
@@ -218,6 +240,7 @@ class TextScore:
     window: tuple[int, int] | None = None
     flagged: tuple[Flag, ...] | None = None
     words: tuple[WordInfluence, ...] | None = None
+    read_as: ReadAs | None = None
     error: ServiceError | None = None
 
     @classmethod
@@ -248,6 +271,7 @@ class TextScore:
             window=outcome.window,
             flagged=flagged,
             words=None if outcome.words is None else tuple(outcome.words),
+            read_as=outcome.read_as,
         )
 
     @property
@@ -291,6 +315,7 @@ class ScoreRequest:
     faults: Mapping[int, ServiceError]  # positions that can't be scored, and why
     many: bool
     explain: Explanation | None
+    robust: bool
     thresholds: Mapping[str, float] | None
     recommended: str | None = None  # the name of the checkpoint's thresholds to use instead
 
@@ -385,7 +410,14 @@ def parse_request(body: object, settings: EngineSettings) -> ScoreRequest:
     if fields.thresholds is not None:
         thresholds = {str(flag): least for flag, least in fields.thresholds.items()}
     return ScoreRequest(
-        name, texts, faults, many, _explanation(fields.explain), thresholds, recommended
+        name,
+        texts,
+        faults,
+        many,
+        _explanation(fields.explain),
+        settings.robust if fields.robust is None else fields.robust,
+        thresholds,
+        recommended,
     )
 
 
@@ -478,6 +510,8 @@ def _explain(exc: pydantic.ValidationError) -> ValidationError:
     if first == "explain":
         names = " or ".join(EXPLANATIONS)
         return ValidationError(f"must be true, false, {names}", field="explain")
+    if first == "robust":
+        return ValidationError("must be true, false or null", field="robust")
     if rest:
         return ValidationError("must be a number from 0 to 1", field=f"thresholds.{rest[0]}")
     names = " or ".join(THRESHOLD_NAMES)

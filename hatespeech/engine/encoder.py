@@ -12,6 +12,7 @@ import regex
 from tokenizers import Tokenizer
 
 from hatespeech.errors import TooLargeError, ValidationError
+from hatespeech.text.folding import fold
 from hatespeech.text.normalizer import normalize_tweet
 
 WINDOW_OVERLAP: Final = 128
@@ -29,6 +30,14 @@ class Encoded:
     normalized: str
     windows: Windows  # each at most as long as the model reads
     spans: list[tuple[int, int]]  # start and end of each window, in code points of ``normalized``
+
+
+@dataclass(frozen=True)
+class Readings:
+    """The windows of all readings of one text."""
+
+    windows: Windows  # of the text as sent, then those of the folded text
+    as_sent: int  # how many of them are of the text as sent
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,26 @@ class Encoder:
     def state(self) -> EncoderState:
         """Return what :meth:`from_state` makes an equal encoder of."""
         return EncoderState(self._tokenizer.to_str(), self._max_tokens, self._max_windows)
+
+    def read(self, text: str, robust: bool) -> list[Encoded]:
+        """Encode a text as sent and, if it is ``robust``, folded, if the model then sees others.
+
+        Raises the errors of :meth:`encode`, and :class:`TooLargeError` if both readings together
+        need more than ``max_windows`` windows.
+        """
+        as_sent = self.encode(text)
+        if not robust or (changed := fold(text)) == text:
+            return [as_sent]
+        folded = self.encode(changed)
+        if folded.windows == as_sent.windows:
+            return [as_sent]
+        needed = len(as_sent.windows) + len(folded.windows)
+        if needed > self._max_windows:
+            raise TooLargeError(
+                f"needs {needed} windows of {self._max_tokens} tokens in two readings, "
+                f"the limit is {self._max_windows}"
+            )
+        return [as_sent, folded]
 
     def encode(self, text: str) -> Encoded:
         """Normalise, tokenise and cut into windows.

@@ -167,7 +167,9 @@ def _segments(text: str) -> Iterator[_Segment]:
     kinds: list[Kind] = []
     for index, character in enumerate(text):
         found = kind(character)
-        if found in _SEGMENT_KINDS and (not kinds or (found is Kind.FLAG) == (kinds[0] is Kind.FLAG)):
+        if found in _SEGMENT_KINDS and (
+            not kinds or (found is Kind.FLAG) == (kinds[0] is Kind.FLAG)
+        ):
             if not kinds:
                 start = index
             kinds.append(found)
@@ -219,7 +221,7 @@ def _spell_flags(cells: _Cells, segment: _Segment) -> None:
     indicators = cells.text[segment.start : segment.end]
     spelled = "".join(map(latin, indicators))
     pairs = [indicators[at : at + 2] for at in range(0, len(indicators), 2)]
-    if is_word(spelled) and len(spelled) > 2 or not all(map(is_flag, pairs)):
+    if (is_word(spelled) and len(spelled) > 2) or not all(map(is_flag, pairs)):
         cells.put(segment.start, list(spelled))
 
 
@@ -269,17 +271,15 @@ def _write_latin(cells: _Cells, segment: _Segment) -> None:
 
 # Letters that something separates.
 
-# A lone letter or digit, but not the one after an apostrophe, nor what censors leave of a word; or a
-# sign between separators.
+# A lone letter or digit, not after an apostrophe nor beside a censor's asterisk; or
+# a sign between separators.
 _LETTER: Final = r"[[\p{L}\p{N}\p{M}]--[\ufe0e\ufe0f\u20e3]]"
 _LONE = regex.compile(
     rf"(?<!{_LETTER}['’]?)(?<!{_LETTER}{{2}}[*\-])[A-Za-z0-9](?!['’]?{_LETTER}|[*\-]{_LETTER}{{2}})"
     r"|(?:(?<=[\s.\-_*~•·|/])|(?<![^\n]))[@$!](?=[\s.\-_*~•·|/]|$)",
     regex.V1,
 )
-_GAP = regex.compile(
-    r"(?:[^\p{L}\p{N}\p{M}()\[\]{}<>=\"\\^,;:?]|[\ufe0e\ufe0f\u20e3]){1,8}|[,;:]"
-)
+_GAP = regex.compile(r"(?:[^\p{L}\p{N}\p{M}()\[\]{}<>=\"\\^,;:?]|[\ufe0e\ufe0f\u20e3]){1,8}|[,;:]")
 _MANY: Final = 4  # so many letters in a row are a word; three are one only if it is known
 
 
@@ -386,15 +386,17 @@ def _join_pieces(cells: _Cells) -> None:
     for start in sorted(each for each in starts if each >= 0):
         if start < done:
             continue
-        count = _fitting(pieces[start : start + _PIECES], cuts[start : start + _PIECES], odd[start : start + _PIECES])
+        count = _fitting(
+            pieces[start : start + _PIECES],
+            cuts[start : start + _PIECES],
+            odd[start : start + _PIECES],
+        )
         for left, right in pairwise(pieces[start : start + count]):
             cells.drop(left.end(), right.start())
         done = start + count
 
 
-def _fitting(
-    pieces: Sequence[regex.Match[str]], cuts: Sequence[str], odd: Sequence[bool]
-) -> int:
+def _fitting(pieces: Sequence[regex.Match[str]], cuts: Sequence[str], odd: Sequence[bool]) -> int:
     """Return how many pieces from the first on are a word together."""
     joined = pieces[0].group()
     unknown, loud = odd[0], True
@@ -442,7 +444,9 @@ _ADDRESS = re.compile(
     r"(?i)https?:|www\.|\w@[\w-]+\.\w|\w\.(?:com|org|net|edu|gov|co|io|me|ly|uk|info|tv|us)\b"
 )
 _EDGE: Final = "!|+^(<#¡*"
-_NUMBERED = re.compile(r"(?i)[$+#]?(?:\d+(?:am|pm|s|k|m|in|oz|ft|x|p|g)?|\d*(?:1st|2nd|3rd|\dth))!*")
+_NUMBERED = re.compile(
+    r"(?i)[$+#]?(?:\d+(?:am|pm|s|k|m|in|oz|ft|x|p|g)?|\d*(?:1st|2nd|3rd|\dth))!*"
+)
 _ROMAN = re.compile(r"[IVXLC]+")
 _RUN = re.compile(r"(?i)(.)\1*")
 
@@ -505,7 +509,9 @@ def _choices(word: str) -> list[tuple[str, ...]]:
         if run[0] == "*":
             choices.append(("",))
             continue
-        single = _READ_AS.get(run[0]) or (("i", "l") if run == "I" and choices else (run[0].lower(),))
+        single = _READ_AS.get(run[0]) or (
+            ("i", "l") if run == "I" and choices else (run[0].lower(),)
+        )
         if len(run) > 2 or doubled:
             choices.append((*single, *(each * 2 for each in single)))
         else:

@@ -30,14 +30,13 @@ _FIRST_INDICATOR, _LAST_INDICATOR = "\U0001f1e6", "\U0001f1ff"
 # Signs that people write as themselves, although they are made of letters.
 _SIGNS: Final = frozenset("™℠℗№℃℉")
 
-# Look-alikes of the alphabets that web pages make of other scripts, which Unicode does not list, and
-# the alphabet of Braille.
+# Braille, and look-alikes that Unicode does not list, of the alphabets that web pages make of other
+# scripts.
 _UNLISTED: Final = dict(
     zip(
         "∂£§×†©®ЯяИиЦц卂乃匚刀乇下厶卄工丁长乚爪口尸尺丂丅凵山乂丫乙ค๒๔ђเן๓ภ๏קรยשฬץא"
         "⠁⠃⠉⠙⠑⠋⠛⠓⠊⠚⠅⠇⠍⠝⠕⠏⠟⠗⠎⠞⠥⠧⠺⠭⠽⠵",
-        "dlsxtcrRrNnUuabcdefghijklmoprstuwxyzabdhilmnopsuwwyx"
-        "abcdefghijklmnopqrstuvwxyz",
+        "dlsxtcrRrNnUuabcdefghijklmoprstuwxyzabdhilmnopsuwwyxabcdefghijklmnopqrstuvwxyz",
         strict=True,
     )
 )
@@ -46,7 +45,13 @@ _UNLISTED: Final = dict(
 _ROTATED: Final = {
     **dict(zip("bdnpqu()[]", "qpudbn)(][", strict=True)),
     **dict.fromkeys("losxzIHNOSXZ", ""),  # themselves
-    **dict(zip("ıɔƆɟƃɓɾſ⅂Ԁᴚ⊥∩Λ⅄Ǝᗡᘔɐǝᴉᵷꞁʌʍɥɯɹʇʎʞꓤ˙¡¿", "icCfggjtLPRTUVYEDZaeiglvwhmrtykR.!?", strict=True)),
+    **dict(
+        zip(
+            "ıɔƆɟƃɓɾſ⅂Ԁᴚ⊥∩Λ⅄Ǝᗡᘔɐǝᴉᵷꞁʌʍɥɯɹʇʎʞꓤ˙¡¿",
+            "icCfggjtLPRTUVYEDZaeiglvwhmrtykR.!?",
+            strict=True,
+        )
+    ),
 }
 
 

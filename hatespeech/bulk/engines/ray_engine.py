@@ -40,7 +40,7 @@ PARTS_PER_ACTOR: Final = 2 * CALLS
 EXECUTIONS: Final = 3
 # The settings that an actor reads, beside device and model_dir. EngineSettings has no secrets; the
 # others are left out because they concern the queue, the front and the log.
-ACTOR_SETTINGS: Final = {"dtype", "max_batch_tokens", "max_text_chars", "max_windows"}
+ACTOR_SETTINGS: Final = {"dtype", "max_batch_tokens", "max_text_chars", "max_windows", "robust"}
 
 
 class RayEngine(BulkEngine):

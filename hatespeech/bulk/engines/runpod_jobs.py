@@ -44,8 +44,9 @@ class Limits:
 class EndpointJobs:
     """Scores texts by jobs on an endpoint, for any number of threads."""
 
-    def __init__(self, endpoint: Endpoint, limits: Limits) -> None:
+    def __init__(self, endpoint: Endpoint, limits: Limits, robust: bool) -> None:
         self._endpoint = endpoint
+        self._robust = robust
         self._limits = limits
         # The platform deletes a job after its time to live. So a job whose id was in a lost reply
         # ends by itself.
@@ -82,7 +83,7 @@ class EndpointJobs:
         return [*self.score(texts[:middle]), *self.score(texts[middle:])]
 
     def _score_at_once(self, texts: Sequence[str]) -> list[TextScore]:
-        question = {"input": {"texts": list(texts)}, "policy": self._policy}
+        question = {"input": {"texts": list(texts), "robust": self._robust}, "policy": self._policy}
         content = json.dumps(question, ensure_ascii=False).encode()
         tries = self._endpoint.pace.tries
         for failures in range(1, tries + 1):
@@ -214,4 +215,8 @@ def _read_item(item: Mapping[str, Any], text: str) -> TextScore:
         raise ValueError("not probabilities")
     if item["label"] not in LABELS or not isinstance(windows, int) or windows < 1:
         raise ValueError("no label or no windows")
-    return dataclasses.replace(row_of(Prediction(scores, windows, None, None)), label=item["label"])
+    read_as = item.get("read_as")
+    if read_as not in (None, "folded"):
+        raise ValueError("no reading that this version knows")
+    row = row_of(Prediction(scores, windows, None, None, read_as))
+    return dataclasses.replace(row, label=item["label"])
