@@ -5,7 +5,7 @@ three letters and more in the hateful and abusive texts of a labelled file and i
 figure is the mean of hate + abusing over these texts. Below the table stands the share of the
 neutral texts of the file whose label `robust` changes.
 
-    python -m benchmarks.disguises [--data test.tsv] [--model-dir FOLDER]
+    python -m benchmarks.disguises [--data test.tsv] [--model-dir FOLDER] [--write]
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
 
 SAMPLE: Final = Path(__file__).with_name("data") / "sample.tsv"
+PAGE: Final = Path(__file__).parent.parent / "docs" / "contract.md"
+BEGIN, END = "<!-- disguises -->", "<!-- /disguises -->"
+TEXTS: Final = 120  # hateful and abusive ones of the file
+# The most that robust reading may lose of hate + abusing, by kind of disguise.
+AIMS: Final[Mapping[str, float]] = {"Unicode": 0.05, "separated": 0.10, "digits": 0.20}
 INSULTS: Final = (
     "you are a stupid idiot and a moron",
     "shut up you worthless piece of shit",
@@ -241,6 +246,11 @@ def label(found: object) -> str:
     return LABELS[row.index(max(row))]
 
 
+def hateful(path: Path, count: int) -> list[str]:
+    """Return the insults, and the first hateful and abusive texts of a labelled file."""
+    return [*INSULTS, *texts_of(path, "hate", "abusing")[:count]]
+
+
 def texts_of(path: Path, *labels: str) -> list[str]:
     """Return the texts of a labelled file that have one of these labels."""
     rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
@@ -250,7 +260,7 @@ def texts_of(path: Path, *labels: str) -> list[str]:
 def table(rows: Sequence[Row]) -> str:
     """Return the table as Markdown."""
     lines = [
-        "| | disguise | plain | disguised | with `robust` |",
+        "| kind | disguise | plain | disguised | with `robust` |",
         "| --- | --- | ---: | ---: | ---: |",
     ]
     lines += [
@@ -277,14 +287,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--data", type=Path, default=SAMPLE, metavar="TSV", help="label, text, source (%(default)s)"
     )
     parser.add_argument(
-        "--limit", type=int, default=250, help="hateful and abusive texts (%(default)s)"
+        "--texts", type=int, default=TEXTS, help="hateful and abusive texts (%(default)s)"
     )
     parser.add_argument("--model-dir", type=Path, help="checkpoint (the embedded one)")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
     options = parser.parse_args(arguments)
     predictor = load(options.model_dir)
-    texts = [*INSULTS, *texts_of(options.data, "hate", "abusing")[: options.limit]]
+    texts = hateful(options.data, options.texts)
     print(f"{predictor.model_id}: hate + abusing, mean of {len(texts)} texts\n")
-    print(table(measure(predictor, texts)))
+    shown = table(measure(predictor, texts))
+    print(shown)
+    if options.write:
+        head, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+        tail = rest.partition(END)[2]
+        PAGE.write_text(f"{head}{BEGIN}\n\n{shown}\n\n{END}{tail}", encoding="utf-8")
     neutral = texts_of(options.data, "neutral")
     changed = changed_labels(predictor, neutral)
     print(

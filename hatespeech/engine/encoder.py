@@ -83,7 +83,7 @@ class Encoder:
         needed = len(as_sent.windows) + len(folded.windows)
         if needed > self._max_windows:
             raise TooLargeError(
-                f"needs {needed} windows of {self._max_tokens} tokens in two readings, "
+                f"needs {needed} windows of {self._max_tokens} tokens, "
                 f"the limit is {self._max_windows}"
             )
         return [as_sent, folded]

@@ -207,12 +207,14 @@ def _replace_lookalikes(cells: _Cells) -> None:
                 known = is_word(_spelled(text, segment))
                 votes = disguised if known else at_home
                 votes[_script_of(text, segment)] += segment.count(Kind.FOREIGN)
-    has_latin = any(each.isascii() and each.isalpha() for each in text)
+    # Lone letters have no vote. They pass for Latin ones beside these, or if they spell a word.
+    lone = [each for each in foreign if each.count(Kind.FOREIGN) == 1]
+    among_latin = any(each.isascii() and each.isalpha() for each in text)
+    spelt_out = among_latin or is_word("".join(_spelled(text, each) for each in lone))
     for segment in foreign:
         of = _script_of(text, segment)
-        spelled = _spelled(text, segment)
-        alone = segment.count(Kind.FOREIGN) == 1 and not at_home[of] and has_latin
-        if spelled and (alone or disguised[of] > 3 * at_home[of]):
+        alone = segment.count(Kind.FOREIGN) == 1 and spelt_out and not at_home[of]
+        if _spelled(text, segment) and (alone or disguised[of] > 3 * at_home[of]):
             _write_latin(cells, segment)
 
 
@@ -349,7 +351,8 @@ def _is_spelt_out(letters: str) -> bool:
     alphabetic = {each.lower() for each in letters if each.isalpha()}
     if len(alphabetic) >= 3 and sum(map(str.isalpha, letters)) * 2 >= len(letters):
         return True
-    return is_word(letters) or (bool(alphabetic) and solve(_choices(letters)) is not None)
+    known = is_word(letters) or (bool(alphabetic) and solve(_choices(letters)) is not None)
+    return known and len(letters) >= 3
 
 
 def _space_out(cells: _Cells, group: Sequence[int], letters: str) -> None:

@@ -37,7 +37,7 @@ from tests.support.processes.score import run_here as run
 pytestmark = pytest.mark.usefixtures("mini")
 
 TEXTS = ["good morning", "win a free phone now, call 0800", 'a "quoted", long\nline', "schön 🎉"]
-ADDED = [*FLAGS, "label", "windows", "error"]
+ADDED = [*FLAGS, "label", "windows", "read_as", "error"]
 
 
 def compress(name: str, data: bytes) -> bytes:
@@ -107,7 +107,7 @@ def test_jsonl_keeps_values_and_the_order_of_keys(source: str, out: str, tmp_pat
         assert list(json.loads(after))[-len(ADDED) :] == ADDED
     assert_scored(json.loads(found[0]))
     assert json.loads(found[2]) == {
-        **dict.fromkeys([*FLAGS, "label", "windows"]),
+        **dict.fromkeys([*FLAGS, "label", "windows", "read_as"]),
         "error": "validation: text: must be a string, not null",
     }
 

@@ -382,7 +382,7 @@ def test_a_text_that_cannot_be_read_fails_alone(small_classifier: Predictor) -> 
 def test_an_unforeseen_exception_while_reading_fails_its_text_alone(
     small_classifier: Predictor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    encode = small_classifier.encode
+    encode = small_classifier.encoder.encode
 
     def failing(text: str) -> object:
         if "marmalade" in text:
@@ -391,7 +391,7 @@ def test_an_unforeseen_exception_while_reading_fails_its_text_alone(
 
     async def main() -> None:
         async with running(small_classifier) as batcher:
-            monkeypatch.setattr(small_classifier, "encode", failing)
+            monkeypatch.setattr(small_classifier.encoder, "encode", failing)
             results, _ = await batcher.score(["good", "marmalade", "morning"])
             assert isinstance(results[1], InternalError)
             assert isinstance(results[2], Prediction)

@@ -36,6 +36,7 @@ INPUTS: Final = st.fixed_dictionaries(
         "prompt": TEXTS,
         "prompts": st.lists(TEXTS, max_size=5),
         "explain": st.booleans(),
+        "robust": st.booleans(),
         "thresholds": st.fixed_dictionaries({}, optional=GIVEN_THRESHOLDS),
     },
 )
@@ -114,7 +115,9 @@ def test_a_reply_loses_no_field_on_its_way_into_the_message() -> None:
     words = [
         WordInfluence("good", 0, 4, dict(zip(LABELS, (0.5, -0.25, 0.125, -0.375), strict=True)))
     ]
-    prediction = Prediction([0.125, 0.25, 0.5, 0.125], windows=2, window=(0, 7), words=words)
+    prediction = Prediction(
+        [0.125, 0.25, 0.5, 0.125], windows=2, window=(0, 7), words=words, read_as="folded"
+    )
     scored = TextScore.of("good 👋", prediction, {"neutral": 0.5, "spam": 0.5})
     failed = TextScore.of("", ValidationError("must not be empty", field="prompts[1]"), None)
     seen: set[str] = set()
