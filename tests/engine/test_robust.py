@@ -39,10 +39,10 @@ def test_the_less_neutral_reading_speaks(small_classifier: Predictor, text: str)
     as_sent, folded = (read(small_classifier, each, robust=False) for each in (text, fold(text)))
     found = read(small_classifier, text, robust=True)
     assert as_sent.read_as is folded.read_as is None
-    if folded.scores[2] < as_sent.scores[2]:
-        assert (found.read_as, found.scores) == ("folded", pytest.approx(folded.scores, abs=1e-6))
-    else:
-        assert (found.read_as, found.scores) == (None, pytest.approx(as_sent.scores, abs=1e-6))
+    speaks = folded.scores[2] < as_sent.scores[2]
+    assert found.read_as == ("folded" if speaks else None)
+    expected = folded if speaks else as_sent
+    assert found.scores == pytest.approx(expected.scores, abs=1e-6)
 
 
 def test_either_reading_speaks_for_some_text(small_classifier: Predictor) -> None:

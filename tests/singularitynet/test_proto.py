@@ -150,7 +150,8 @@ REQUESTS: Final[dict[str, dict[str, Any]]] = {
     "one": {"prompt": "good morning"},
     "explained": {"prompt": "you are scum 🙂", "explain": True},
     "flagged": {"prompt": "good morning", "thresholds": {"hate": 0.0, "spam": 1.0}},
-    "robust": {"prompt": "you are ѕсum", "robust": True},
+    # One of them folds to what the small model finds less neutral.
+    "robust": {"prompts": ["you 1d10t", "ѕtuрid", "s.c.u.m", "ｇｏ ａｗａｙ"], "robust": True},
     "windowed": {"prompt": "good morning everyone " * 300},
     "many": {"prompts": ["good morning", "", "you are scum"], "explain": True},
 }
