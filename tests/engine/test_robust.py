@@ -10,11 +10,11 @@ import pytest
 
 from hatespeech.bulk.engines.reader_processes import read_texts
 from hatespeech.contract import Prediction
-from hatespeech.engine.batcher import Batcher
 from hatespeech.engine.encoder import Encoder
 from hatespeech.engine.predictor import Predictor
 from hatespeech.errors import ServiceError, TooLargeError
 from hatespeech.text.folding import fold
+from tests.engine.test_batcher import running
 
 DISGUISED = (
     "you are an 1d10t",
@@ -72,19 +72,11 @@ def test_both_readings_count_against_the_windows(small_classifier: Predictor) ->
 
 
 def test_both_readings_count_against_the_tokens_of_a_request(small_classifier: Predictor) -> None:
+    limit = sum(map(len, small_classifier.encode(DISGUISED[0]).windows)) + 2
+
     async def score(robust: bool) -> Sequence[Prediction | ServiceError]:
-        limit = sum(map(len, small_classifier.encode(DISGUISED[0]).windows)) + 2
-        batcher = Batcher(
-            small_classifier,
-            max_batch_tokens=512,
-            max_queue_texts=8,
-            max_request_tokens=limit,
-            on_broken=lambda: None,
-        )
-        try:
+        async with running(small_classifier, max_request_tokens=limit) as batcher:
             return (await batcher.score([DISGUISED[0]], robust=robust))[0]
-        finally:
-            batcher.close()
 
     assert isinstance(asyncio.run(score(False))[0], Prediction)
     with pytest.raises(TooLargeError, match="tokens"):
@@ -121,14 +113,16 @@ def test_an_explanation_is_of_the_reading_that_speaks_in_the_words_as_sent(
     text = next(
         each for each in DISGUISED if read(small_classifier, each, robust=True).read_as == "folded"
     )
-    (found,) = small_classifier.score([text], explain=True, robust=True)
+    (found,) = small_classifier.score([text], explain="leave_one_out", robust=True)
     assert isinstance(found, Prediction)
     assert found.words is not None
-    assert [word.word for word in found.words] == text.split()
+    assert [word.start for word in found.words] == [
+        word.start() for word in re.finditer(r"\S+", text)
+    ]
     word = found.words[-1]
     without = read(small_classifier, fold(text[: word.start]), robust=False)
     expected = [a - b for a, b in zip(found.scores, without.scores, strict=True)]
-    assert word.scores == pytest.approx(expected, abs=1e-5)
+    assert list(word.scores.values()) == pytest.approx(expected, abs=1e-5)
 
 
 def test_texts_read_in_another_process_have_the_same_readings(small_classifier: Predictor) -> None:
