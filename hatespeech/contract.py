@@ -49,10 +49,13 @@ Kind = Literal[
     "span",
     "words",
     "warnings",
+    "reading",
     "error",
     "items",
     "timing",
 ]
+
+ReadAs = Literal["folded"]
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,14 @@ FIELDS: Final[tuple[ReplyField, ...]] = (
         column="string",
     ),
     ReplyField(
+        "read_as",
+        "reading",
+        17,
+        "`folded` if `robust` is on and the text without its disguise speaks, the less neutral "
+        "reading.",
+        column="string",
+    ),
+    ReplyField(
         "error",
         "error",
         11,
@@ -192,6 +203,7 @@ class _Body(BaseModel):
     prompts: Any = None
     texts: Any = None
     explain: bool | Explanation = False
+    robust: bool | None = None
     thresholds: dict[Flag, Threshold] | None = None
 
 
@@ -224,6 +236,7 @@ class Prediction:
     windows: int  # how many 512-token windows the text was read in
     window: tuple[int, int] | None  # if several: code points of the one that speaks for the text
     words: Sequence[WordInfluence] | None  # only if ``explain`` is set
+    read_as: ReadAs | None = None  # how the reading differs from the text as sent, if it does
     warnings: tuple[WarningCode, ...] = ()  # why the scores may mean nothing
     language: tuple[str, float] | None = None  # ISO 639 code, probability; only if it was asked
 
@@ -248,6 +261,7 @@ class TextScore:
     flagged: tuple[Flag, ...] | None = None
     words: tuple[WordInfluence, ...] | None = None
     warnings: tuple[WarningCode, ...] | None = None  # if there are any
+    read_as: ReadAs | None = None
     error: ServiceError | None = None
 
     @classmethod
@@ -279,6 +293,7 @@ class TextScore:
             flagged=flagged,
             words=None if outcome.words is None else tuple(outcome.words),
             warnings=outcome.warnings or None,
+            read_as=outcome.read_as,
         )
 
     @property
@@ -335,6 +350,7 @@ class ScoreRequest:
     faults: Mapping[int, ServiceError]  # positions that can't be scored, and why
     many: bool
     explain: Explanation | None
+    robust: bool
     thresholds: Mapping[str, float] | None
     recommended: str | None = None  # the name of the checkpoint's thresholds to use instead
 
@@ -429,7 +445,14 @@ def parse_request(body: object, settings: EngineSettings) -> ScoreRequest:
     if fields.thresholds is not None:
         thresholds = {str(flag): least for flag, least in fields.thresholds.items()}
     return ScoreRequest(
-        name, texts, faults, many, _explanation(fields.explain), thresholds, recommended
+        name,
+        texts,
+        faults,
+        many,
+        _explanation(fields.explain),
+        settings.robust if fields.robust is None else fields.robust,
+        thresholds,
+        recommended,
     )
 
 
@@ -522,6 +545,8 @@ def _explain(exc: pydantic.ValidationError) -> ValidationError:
     if first == "explain":
         names = " or ".join(EXPLANATIONS)
         return ValidationError(f"must be true, false, {names}", field="explain")
+    if first == "robust":
+        return ValidationError("must be true, false or null", field="robust")
     if rest:
         return ValidationError("must be a number from 0 to 1", field=f"thresholds.{rest[0]}")
     names = " or ".join(THRESHOLD_NAMES)

@@ -82,14 +82,20 @@ class EngineSettings(BaseModel):
             ge=512,
             le=100_000_000,
             description="Maximum tokens that the model reads for one request, in all windows and "
-            "all readings that `explain` needs.",
+            "all readings that `explain` and `robust` need.",
         ),
     ] = 1_048_576
     max_text_chars: Annotated[
         int, Field(ge=1, le=1_000_000, description="Maximum code points in one text.")
     ] = 10_000
     max_windows: Annotated[
-        int, Field(ge=1, le=1024, description="Maximum windows of 512 tokens in one text.")
+        int,
+        Field(
+            ge=1,
+            le=1024,
+            description="Maximum windows of 512 tokens in one text; with `robust`, in both "
+            "readings together.",
+        ),
     ] = 32
     on_unread: Annotated[
         Literal["warn", "refuse"],
@@ -98,6 +104,13 @@ class EngineSettings(BaseModel):
             "and adds `warnings`, `refuse` makes it an error with the code `unread`."
         ),
     ] = "warn"
+    robust: Annotated[
+        bool,
+        Field(
+            description="Whether texts are also read without their disguise: look-alike letters, "
+            "separated letters, digits for letters. A request's `robust` overrides it."
+        ),
+    ] = False
     max_concurrency: Annotated[
         int,
         Field(

@@ -31,6 +31,7 @@ PROTO_KINDS: Final[dict[str, tuple[int, bool]]] = {
     "span": (FieldDescriptor.TYPE_INT32, True),
     "words": (FieldDescriptor.TYPE_MESSAGE, True),
     "warnings": (FieldDescriptor.TYPE_STRING, True),
+    "reading": (FieldDescriptor.TYPE_STRING, False),
     "error": (FieldDescriptor.TYPE_STRING, False),
     "items": (FieldDescriptor.TYPE_MESSAGE, True),
     "timing": (FieldDescriptor.TYPE_MESSAGE, False),

@@ -28,8 +28,8 @@ from hatespeech.settings import EngineSettings
 DESCRIPTION = """\
 Score one or more files of tweets. Every row is written unchanged and in order, with new columns:
 hate, abusing, neutral, spam, toxic (the sum of hate and abusing), label (the highest score),
-windows (how many parts a long text was read in), warnings (why the scores may mean nothing) and
-error (why a row has no scores).
+windows (how many parts a long text was read in), warnings (why the scores may mean nothing),
+read_as (folded if the text without its disguise speaks) and error (why a row has no scores).
 
 IN is a file, a folder, a glob in quotes, or a URL that fsspec can open (s3://… needs s3fs). It may
 be .csv or .tsv with a header, .jsonl or .ndjson, each also with .gz or .zst, or .parquet. OUT is a
@@ -37,8 +37,8 @@ file, whose name chooses its format in the same way; IN may have another format.
 ending, it is a folder, with a file of the same name and format for each input.
 
 Environment variables choose the model, the device and the limits: MODEL_DIR, DEVICE, DTYPE,
-MAX_BATCH_TOKENS, MAX_TEXT_CHARS, MAX_WINDOWS; ON_UNREAD=refuse makes an error of a row that the
-model can't read. docs/settings.md describes them.
+MAX_BATCH_TOKENS, MAX_TEXT_CHARS, MAX_WINDOWS, ROBUST; ON_UNREAD=refuse makes an error of a row that
+the model can't read. docs/settings.md describes them.
 
 To resume after an interruption (Ctrl-C, SIGTERM, kill -9, even a power cut), run the same command
 again: scores are kept in OUT.partial. OUT appears when it is complete. OUT.run.json beside it names
@@ -108,6 +108,12 @@ def scoring_parser(prog: str) -> argparse.ArgumentParser:
         action="store_true",
         help="show the texts of the report's examples, not only their row numbers",
     )
+    add(
+        "--robust",
+        action="store_true",
+        help="also read each text without its disguise, such as look-alike or separated letters; "
+        "costs up to twice as much",
+    )
     for name, module in ENGINES.items():
         if importlib.util.find_spec(module):
             importlib.import_module(module).add_arguments(parser.add_argument_group(GROUPS[name]))
@@ -146,6 +152,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "score.py") -> int:
 
 def plan_and_run(arguments: argparse.Namespace, settings: EngineSettings) -> int:
     """Plan the run, run it, and print the summary; return the exit code."""
+    if arguments.robust:
+        settings = settings.model_copy(update={"robust": True})
     options = RunOptions(
         arguments.source,
         arguments.out,

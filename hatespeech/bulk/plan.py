@@ -135,6 +135,7 @@ def make_plan(options: RunOptions, settings: EngineSettings) -> Plan:
         "MAX_TEXT_CHARS": settings.max_text_chars,
         "MAX_WINDOWS": settings.max_windows,
         "ON_UNREAD": settings.on_unread,
+        "--robust": settings.robust,
     }
     plan = Plan(options, out, outputs, inputs, found.skipped, fixed)
     _require_report_fits(plan)

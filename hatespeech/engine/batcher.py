@@ -64,6 +64,7 @@ class _Request:
 
     texts: Sequence[str]
     explain: Explanation | None
+    robust: bool
     done: asyncio.Future[None]
     results: list[Outcome]
     left: int
@@ -136,6 +137,7 @@ class Batcher:
         self,
         texts: Sequence[str],
         explain: Explanation | None = None,
+        robust: bool = False,
         *,
         wait_for_room: bool = True,
     ) -> tuple[list[Outcome], Timing]:
@@ -154,6 +156,7 @@ class Batcher:
         request = _Request(
             texts,
             explain,
+            robust,
             self._loop.create_future(),
             [InternalError("not scored")] * len(texts),
             len(texts),
@@ -205,8 +208,9 @@ class Batcher:
         text.sequences = []
         try:
             if text.reading is None:
+                request = text.request
                 text.reading = self._predictor.read(
-                    text.request.texts[text.index], text.request.explain
+                    request.texts[text.index], request.explain, request.robust
                 )
                 text.sequences = next(text.reading)
             else:

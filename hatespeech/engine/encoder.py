@@ -6,7 +6,7 @@ This module does not import torch, so processes that only read texts start fast 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 import regex
@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from hatespeech.errors import TooLargeError, UnreadError, ValidationError
 from hatespeech.labels import WarningCode
 from hatespeech.text import language
+from hatespeech.text.folding import fold
 from hatespeech.text.normalizer import normalize_tweet
 from hatespeech.text.readable import ScriptReader
 
@@ -43,6 +44,14 @@ class Encoded:
     spans: list[tuple[int, int]]  # start and end of each window, in code points of ``normalized``
     warnings: tuple[WarningCode, ...]
     language: tuple[str, float] | None  # the most probable one, if the identifier was asked
+
+
+@dataclass(frozen=True)
+class Readings:
+    """The windows of all readings of one text."""
+
+    windows: Windows  # of the text as sent, then those of the folded text
+    as_sent: int  # how many of them are of the text as sent
 
 
 @dataclass(frozen=True)
@@ -99,15 +108,33 @@ class Encoder:
             self._refuses,
         )
 
-    def accept(self, text: str) -> Encoded:
-        """Do what :meth:`encode` does, for a text that a caller sent.
+    def read(self, text: str, robust: bool = False) -> list[Encoded]:
+        """Encode a text as sent and, if it is ``robust``, folded, if the model then sees others.
 
-        Raises :class:`UnreadError` for a text with warnings if the encoder refuses those.
+        A disguise alone is no reason for a warning, so only those that both readings have stand.
+
+        Raises the errors of :meth:`encode`, :class:`TooLargeError` if both readings together need
+        more than ``max_windows`` windows, and :class:`UnreadError` for a text with warnings if the
+        encoder refuses those.
         """
-        encoded = self.encode(text)
-        if self._refuses and encoded.warnings:
-            raise UnreadError(REASONS[encoded.warnings[0]])
-        return encoded
+        as_sent = self.encode(text)
+        readings = [as_sent]
+        if robust and (changed := fold(text)) != text:
+            folded = self.encode(changed)
+            if folded.windows != as_sent.windows:
+                readings.append(folded)
+        needed = sum(len(reading.windows) for reading in readings)
+        if needed > self._max_windows:
+            raise TooLargeError(
+                f"needs {needed} windows of {self._max_tokens} tokens, "
+                f"the limit is {self._max_windows}"
+            )
+        warnings = tuple(
+            code for code in as_sent.warnings if all(code in each.warnings for each in readings)
+        )
+        if self._refuses and warnings:
+            raise UnreadError(REASONS[warnings[0]])
+        return [replace(reading, warnings=warnings) for reading in readings]
 
     def encode(self, text: str) -> Encoded:
         """Normalise, tokenise, judge whether the model can read it, and cut into windows.

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -22,8 +23,8 @@ import torch
 from tokenizers import Tokenizer
 
 from hatespeech import paths
-from hatespeech.contract import Prediction
-from hatespeech.engine.encoder import Encoded, Encoder
+from hatespeech.contract import Prediction, ReadAs
+from hatespeech.engine.encoder import Encoded, Encoder, Readings
 from hatespeech.engine.explanation import explain
 from hatespeech.engine.spans import locate, words_to_explain
 from hatespeech.errors import (
@@ -39,6 +40,7 @@ from hatespeech.model.linear import ROW_STEP
 from hatespeech.model.network import CustomModel
 from hatespeech.settings import EngineSettings
 from hatespeech.text import language
+from hatespeech.text.folding import fold, fold_in_places
 from hatespeech.text.normalizer import normalize_tweet
 
 log = logging.getLogger(__name__)
@@ -107,37 +109,63 @@ class Predictor:
         """
         return self.encoder.encode(text)
 
-    def read(self, text: str, method: Explanation | None = None) -> Reading:
+    def read(self, text: str, method: Explanation | None = None, robust: bool = False) -> Reading:
         """Read one text; see :data:`Reading` for what it yields, is sent and returns.
 
-        The window with the lowest ``neutral`` speaks for the text; with a ``method`` its words are
-        explained. Raises the errors of :meth:`Encoder.accept`, :class:`TooLargeError` if there are
-        more than ``MAX_EXPLAINED_WORDS`` words to explain, and :class:`InternalError` if a
-        probability is not finite.
+        The window with the lowest ``neutral`` speaks for the text, be it of the text as sent or,
+        if that is ``robust``, of the folded one; with a ``method`` its words are explained. Raises
+        the errors of :meth:`Encoder.read`, :class:`TooLargeError` if there are more than
+        ``MAX_EXPLAINED_WORDS`` words to explain, and :class:`InternalError` if a probability is not
+        finite.
         """
-        encoded = self.encoder.accept(text)
+        encoded, *folded = self.encoder.read(text, robust)
         if method and len(encoded.windows) == 1:
             words_to_explain(text, 0, len(text))  # refuse before anything is computed
-        rows = yield encoded.windows
+        rows = yield [*encoded.windows, *(window for each in folded for window in each.windows)]
         require_finite(rows)
-        speaker = min(range(len(rows)), key=lambda index: rows[index][NEUTRAL])
+        speaker = least_neutral(rows)
         scores = rows[speaker]
+        read_as: ReadAs | None = None
+        if speaker >= len(encoded.windows):
+            speaker -= len(encoded.windows)
+            (encoded,) = folded
+            read_as = "folded"
         window = None
-        if len(rows) > 1:
-            window = locate(text, encoded.normalized, *encoded.spans[speaker])
+        if len(encoded.windows) > 1:
+            window = self._locate(text, encoded, speaker, read_as)
         influences = None
         if method:
             span = window or (0, len(text))
             # A window that is cut out may tokenise a little differently at its ends, so it is read
             # once more, as it is cut.
             whole = None if window else scores
-            influences = yield from explain(text, span, method, self._encode_first, whole)
+            encode = partial(self._encode_first, read_as=read_as)
+            influences = yield from explain(text, span, method, encode, whole)
             require_finite([list(word.scores.values()) for word in influences])
-        return Prediction(scores, len(rows), window, influences, encoded.warnings, encoded.language)
+        return Prediction(
+            scores,
+            len(encoded.windows),
+            window,
+            influences,
+            read_as,
+            encoded.warnings,
+            encoded.language,
+        )
 
-    def _encode_first(self, text: str) -> list[int]:
+    def _locate(
+        self, text: str, encoded: Encoded, window: int, read_as: ReadAs | None
+    ) -> tuple[int, int]:
+        """Return the code points of the text as sent that a window covers."""
+        span = encoded.spans[window]
+        if read_as is None:
+            return locate(text, encoded.normalized, *span)
+        folded = fold_in_places(text)
+        return folded.span(*locate(folded.text, encoded.normalized, *span))
+
+    def _encode_first(self, text: str, read_as: ReadAs | None) -> list[int]:
         """Return the first window's token ids, even if the text is empty without a word."""
-        ids: list[int] = self._tokenizer.encode(normalize_tweet(text)).ids
+        read = text if read_as is None else fold(text)
+        ids: list[int] = self._tokenizer.encode(normalize_tweet(read)).ids
         if len(ids) > self._max_tokens:
             ids = [*ids[: self._max_tokens - 1], self._end]
         return ids
@@ -162,9 +190,7 @@ class Predictor:
         """
         language.known_languages()  # loads the identifier
         # Not by score(): a checkpoint of other languages may refuse English.
-        (result,) = self.score_windows([self.encode("good morning").windows])
-        if isinstance(result, ServiceError):
-            raise result
+        require_finite(self.probabilities(self.encode("good morning").windows))
         if self.device.type != "cpu":
             # Several lengths: a group with a mask runs other kernels than one of a single length.
             lengths = [56 + index % 9 for index in range(max(1, max_batch_tokens // 64))]
@@ -197,6 +223,7 @@ class Predictor:
         self,
         texts: Sequence[str],
         explain: Explanation | None = None,
+        robust: bool = False,
         max_batch_tokens: int = 16_384,
         progress: Callable[[int], object] = lambda _texts: None,
     ) -> list[Prediction | ServiceError]:
@@ -225,7 +252,7 @@ class Predictor:
             waiting[:] = again
             tokens = sum(len(sequence) for _, _, more in again for sequence in more)
 
-        for index, (reading, begun) in enumerate(self._begin_ahead(texts, explain)):
+        for index, (reading, begun) in enumerate(self._begin_ahead(texts, explain, robust)):
             if isinstance(begun, ServiceError):
                 results[index] = begun
                 progress(1)
@@ -241,39 +268,46 @@ class Predictor:
 
     def score_windows(
         self,
-        texts: Sequence[Sequences],
+        texts: Sequence[Readings],
         max_batch_tokens: int = 16_384,
         progress: Callable[[int], object] = lambda _texts: None,
     ) -> list[Prediction | ServiceError]:
-        """Score texts that an :class:`Encoder` has read elsewhere, each given by its windows.
+        """Score texts that an :class:`Encoder` has read elsewhere, each given by the windows
+        of its readings.
 
         Returns what :meth:`score` does, but without ``window``. Sequences of similar length share a
         pass, the longest first, so that a pass that does not fit into memory shows at once.
         ``progress`` is called with the number of texts finished since its last call.
         """
-        flat = [(index, sequence) for index, windows in enumerate(texts) for sequence in windows]
-        flat.sort(key=lambda pair: -len(pair[1]))
-        found: list[Probabilities] = [[] for _ in texts]
+        flat = [
+            (index, place, window)
+            for index, text in enumerate(texts)
+            for place, window in enumerate(text.windows)
+        ]
+        flat.sort(key=lambda each: -len(each[2]))
+        found: list[Probabilities] = [[[]] * len(text.windows) for text in texts]
+        missing = [len(text.windows) for text in texts]
         while flat:
-            tokens = itertools.accumulate(len(sequence) for _, sequence in flat)
+            tokens = itertools.accumulate(len(window) for *_, window in flat)
             fitting = itertools.takewhile(lambda total: total <= max_batch_tokens, tokens)
             count = max(1, sum(1 for _ in fitting))
             batch, flat = flat[:count], flat[count:]
             done = 0
-            rows = self.probabilities([sequence for _, sequence in batch])
-            for (index, _), row in zip(batch, rows, strict=True):
-                found[index].append(row)
-                done += len(found[index]) == len(texts[index])
+            rows = self.probabilities([window for *_, window in batch])
+            for (index, place, _), row in zip(batch, rows, strict=True):
+                found[index][place] = row
+                missing[index] -= 1
+                done += not missing[index]
             progress(done)
-        return [spoken_for(rows) for rows in found]
+        return [spoken_for(rows, text.as_sent) for rows, text in zip(found, texts, strict=True)]
 
     def _begin_ahead(
-        self, texts: Sequence[str], explain: Explanation | None
+        self, texts: Sequence[str], explain: Explanation | None, robust: bool
     ) -> Iterator[tuple[Reading, Sequences | ServiceError]]:
         """Normalise and tokenise in a thread, a little ahead of the caller."""
 
         def begin(part: Sequence[str]) -> list[tuple[Reading, Sequences | ServiceError]]:
-            return [begin_reading(self.read(text, explain)) for text in part]
+            return [begin_reading(self.read(text, explain, robust)) for text in part]
 
         ahead: deque[Future[list[tuple[Reading, Sequences | ServiceError]]]] = deque()
         with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader:
@@ -307,13 +341,24 @@ def begin_reading(reading: Reading) -> tuple[Reading, Sequences | ServiceError]:
         return reading, error
 
 
-def spoken_for(rows: Probabilities) -> Prediction | ServiceError:
-    """Return the prediction for a text from its windows' probabilities, in any order."""
+def spoken_for(rows: Probabilities, as_sent: int) -> Prediction | ServiceError:
+    """Return the prediction for a text from the probabilities of its windows.
+
+    The first ``as_sent`` of them are of the text as sent, the others of the folded text.
+    """
     try:
         require_finite(rows)
     except ServiceError as error:
         return error
-    return Prediction(min(rows, key=lambda row: row[NEUTRAL]), len(rows), None, None)
+    speaker = least_neutral(rows)
+    if speaker < as_sent:
+        return Prediction(rows[speaker], as_sent, None, None)
+    return Prediction(rows[speaker], len(rows) - as_sent, None, None, "folded")
+
+
+def least_neutral(rows: Probabilities) -> int:
+    """Return which row has the lowest ``neutral``, the first of equals."""
+    return min(range(len(rows)), key=lambda index: rows[index][NEUTRAL])
 
 
 def require_finite(rows: Probabilities) -> None:

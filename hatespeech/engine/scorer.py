@@ -42,7 +42,7 @@ class Scorer:
         if sound:
             texts = [request.texts[i] for i in sound]
             scored, timing = await self.batcher.score(
-                texts, request.explain, wait_for_room=wait_for_room
+                texts, request.explain, request.robust, wait_for_room=wait_for_room
             )
         outcomes: dict[int, Outcome] = {**request.faults, **dict(zip(sound, scored, strict=True))}
         ordered = [outcomes[i] for i in range(len(request.texts))]

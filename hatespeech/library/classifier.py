@@ -104,6 +104,7 @@ class Classifier:
         texts: str,
         *,
         explain: bool | Explanation = ...,
+        robust: bool | None = ...,
         thresholds: Thresholds | None = ...,
         progress: bool = ...,
     ) -> TextScore: ...
@@ -113,6 +114,7 @@ class Classifier:
         texts: Iterable[object],
         *,
         explain: bool | Explanation = ...,
+        robust: bool | None = ...,
         thresholds: Thresholds | None = ...,
         progress: bool = ...,
     ) -> list[TextScore]: ...
@@ -122,6 +124,7 @@ class Classifier:
         texts: str | Iterable[object],
         *,
         explain: bool | Explanation = False,
+        robust: bool | None = None,
         thresholds: Thresholds | None = None,
         progress: bool = False,
     ) -> TextScore | list[TextScore]:
@@ -132,13 +135,15 @@ class Classifier:
         its ``error``. ``explain`` adds ``words``, how much of the scores each word carries, at the
         price of up to 255 more readings of a tweet; ``"leave_one_out"`` costs one for each word.
         ``thresholds``, numbers by label or for ``toxic``, or a name that the model recommends, add
-        ``flagged``.
+        ``robust`` also reads a disguised text without its disguise, and ``read_as`` says when that
+        reading speaks; ``None`` takes the setting ``ROBUST``. ``thresholds``, numbers by label or
+        for ``toxic``, or a name that the model recommends, add ``flagged``.
         ``progress`` shows a bar on standard error.
 
-        Raises :class:`ValidationError` for bad ``thresholds`` or ``explain``,
+        Raises :class:`ValidationError` for bad ``thresholds``, ``explain`` or ``robust``,
         :class:`UnhealthyError` if the device breaks, and :class:`RuntimeError` once closed.
         """
-        options = self._options(explain, thresholds)
+        options = self._options(explain, robust, thresholds)
         if isinstance(texts, str):
             (item,) = self._score([texts], options, progress)
             return item
@@ -151,6 +156,7 @@ class Classifier:
         frame: Frame,
         column: str = "text",
         *,
+        robust: bool | None = None,
         thresholds: Thresholds | None = None,
         prefix: str = "",
         progress: bool = False,
@@ -159,8 +165,8 @@ class Classifier:
 
         Returns the same kind of frame with the same rows and index, and the columns of score.py
         beside: ``hate``, ``abusing``, ``neutral``, ``spam``, ``toxic`` (float32), ``label``,
-        ``windows``, ``warnings`` and ``error``; with ``thresholds`` also ``flagged``, names
-        separated by commas. ``prefix`` stands before these names.
+        ``windows``, ``warnings``, ``read_as`` and ``error``; with ``thresholds`` also ``flagged``,
+        names separated by commas. ``prefix`` stands before these names.
 
         Raises :class:`ValueError` if the column is missing or a new column's name is taken, and
         :class:`TypeError` for what is not a DataFrame; otherwise as :meth:`score`.
@@ -168,7 +174,7 @@ class Classifier:
         from hatespeech.library.frames import add_scores, texts_of
 
         texts = texts_of(frame, column, prefix, flagged=thresholds is not None)
-        items = self.score(texts, thresholds=thresholds, progress=progress)
+        items = self.score(texts, robust=robust, thresholds=thresholds, progress=progress)
         return add_scores(frame, items, prefix, flagged=thresholds is not None)
 
     def close(self) -> None:
@@ -186,12 +192,15 @@ class Classifier:
     ) -> None:
         self.close()
 
-    def _options(self, explain: bool | Explanation, thresholds: Thresholds | None) -> ScoreRequest:
+    def _options(
+        self, explain: bool | Explanation, robust: bool | None, thresholds: Thresholds | None
+    ) -> ScoreRequest:
         """Check the options as the contract does."""
-        body: dict[str, Any] = {"text": "checked apart", "explain": explain}
+        body: dict[str, Any] = {"text": "checked apart", "explain": explain, "robust": robust}
         if thresholds is not None:
             body["thresholds"] = dict(thresholds) if isinstance(thresholds, Mapping) else thresholds
-        return parse_request(body, EngineSettings()).resolve(self._recommended)
+        limits = EngineSettings(robust=self._settings.robust)
+        return parse_request(body, limits).resolve(self._recommended)
 
     def _score(
         self, values: Sequence[str | object], options: ScoreRequest, progress: bool
@@ -256,7 +265,7 @@ class _Running:
         outcomes: dict[int, Prediction | ServiceError] = dict(request.faults)
         if sound:
             scored, _ = await self._shared().score(
-                [request.texts[i] for i in sound], options.explain
+                [request.texts[i] for i in sound], options.explain, options.robust
             )
             outcomes |= zip(sound, scored, strict=True)
         items = []

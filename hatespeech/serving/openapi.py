@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from hatespeech.contract import FIELDS, ITEM_FIELDS, Kind, ReplyField, Timing
+from hatespeech.contract import FIELDS, ITEM_FIELDS, Kind, ReadAs, ReplyField, Timing
 from hatespeech.errors import (
     InternalError,
     OverloadedError,
@@ -67,6 +67,12 @@ EXPLAIN: Final[dict[str, Any]] = {
     "oneOf": [{"type": "boolean"}, {"enum": list(EXPLANATIONS)}],
     "default": False,
 }
+ROBUST_PARAMETER: Final[dict[str, Any]] = {
+    "in": "query",
+    "name": "robust",
+    "description": "Also read the text without its disguise; the server's setting if left out.",
+    "schema": {"type": "boolean"},
+}
 OPEN: Final[dict[str, Any]] = {"security": []}
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -115,6 +121,7 @@ TYPES: Final[dict[Kind, Any]] = {
     "flags": list[Flag],
     "count": Annotated[int, Field(ge=1)],
     "span": list[int],
+    "reading": ReadAs,
     "words": list[WORD],  # type: ignore[valid-type]  # a class made above
     "warnings": list[WarningCode],
     "error": str,
@@ -239,6 +246,10 @@ def score_input(settings: ServerSettings) -> dict[str, Any]:
     }
     options = {
         "explain": EXPLAIN,
+        "robust": {
+            "type": ["boolean", "null"],
+            "description": "Also read the text without its disguise; `ROBUST` if left out.",
+        },
         "thresholds": {
             "oneOf": [
                 {

@@ -105,6 +105,13 @@ def read_query(request: Request, names: tuple[str, ...]) -> dict[str, str]:
     return fields
 
 
+def read_switch(value: str, name: str) -> bool:
+    """Read ``true`` or ``false`` from a query string; raise :class:`ValidationError` for others."""
+    if value not in ("true", "false"):
+        raise ValidationError("must be true or false", field=name)
+    return value == "true"
+
+
 async def until_gone(request: Request, work: Awaitable[Answer]) -> Answer:
     """Await ``work``; if the client hangs up, cancel it and raise ``ClientDisconnect``."""
 

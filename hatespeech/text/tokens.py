@@ -20,7 +20,7 @@ from html.entities import name2codepoint
 
 import regex
 
-_ENTITY = regex.compile(r"&(#?(x?))([^&;\s]++);")
+ENTITY = regex.compile(r"&(#?(x?))([^&;\s]++);")
 _LONG_REPEAT = re.compile(r"([^a-zA-Z0-9])\1{3,}")
 
 _PHONE = r"(?=[+(\d]) (?:\+?[01][ *\-.)]*)? (?:\(?\d{3}[ *\-.)]*)? \d{3}[ *\-.)]*\d{4}"
@@ -92,7 +92,7 @@ def tokenize(text: str) -> list[str]:
     An entity beyond Unicode, for which NLTK 3.5 raises an exception, is removed.
     """
     if "&" in text:
-        text = _ENTITY.sub(_decode, text)
+        text = ENTITY.sub(decode_entity, text)
     text = _LONG_REPEAT.sub(r"\1\1\1", text)
     short = _SHORT_IN_ASCII if text.isascii() else _SHORT
     if not _LONG_TOKEN_HINT.search(text):
@@ -112,7 +112,7 @@ def tokenize(text: str) -> list[str]:
     return tokens
 
 
-def _decode(entity: regex.Match[str]) -> str:
+def decode_entity(entity: regex.Match[str]) -> str:
     """Return an HTML entity's character, which may be a lone surrogate; empty if it has none."""
     number_sign, hexadecimal, body = entity.groups()
     if not number_sign:

@@ -10,6 +10,7 @@
     functional.py          invented texts about groups, from the templates of functional.toml
     sequences.py           from texts to token ids and batches; makes long texts
     vocabulary.py          trains a tokenizer; the special tokens
+    words.py               the words of a corpus, for the fold of disguised texts
 
     initial_models.py      where a model starts: fresh weights, or a pre-trained RoBERTa or BERT
     compression.py         cuts a small student out of a teacher

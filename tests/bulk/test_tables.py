@@ -37,7 +37,7 @@ from tests.support.processes.score import run_here as run
 pytestmark = pytest.mark.usefixtures("mini")
 
 TEXTS = ["good morning", "win a free phone now, call 0800", 'a "quoted", long\nline', "schön 🎉"]
-ADDED = [*FLAGS, "label", "windows", "warnings", "error"]
+ADDED = [*FLAGS, "label", "windows", "warnings", "read_as", "error"]
 
 
 def compress(name: str, data: bytes) -> bytes:

@@ -21,7 +21,7 @@ WINDOWS: Final = re.compile(
     r"too_large: (.+): needs (\d+) windows of 512 tokens, the limit is (\d+)"
 )
 PLACES: Final = re.compile(
-    r"(input|explain|thresholds(\.(hate|abusing|neutral|spam|toxic))?|"
+    r"(input|explain|robust|thresholds(\.(hate|abusing|neutral|spam|toxic))?|"
     r"(prompts?|texts?)(, (prompts?|texts?))*|'.{1,41}'): .+"
 )
 CODES: Final = ("validation", "too_large")
@@ -107,6 +107,7 @@ def item_faults(
     keys |= {"words"} if request.get("explain") else set()
     keys |= {"window"} if item.get("windows") != 1 else set()
     keys |= {"warnings"} if is_foreign(value) else {"warnings"} & item.keys()
+    keys |= {"read_as"} if request.get("robust") and item.get("read_as") == "folded" else set()
     if item.keys() != keys:
         yield f"keys: {sorted(item)}, expected {sorted(keys)}"
         return

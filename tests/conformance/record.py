@@ -44,7 +44,17 @@ DIGITS: Final = 6
 LEAST_MARGIN: Final = 3e-4
 
 # What another checkpoint may change.
-MODELS_OWN: Final = (*SCORES, "label", "flagged", "windows", "window", "words", "model", "timing")
+MODELS_OWN: Final = (
+    *SCORES,
+    "label",
+    "flagged",
+    "windows",
+    "window",
+    "words",
+    "read_as",
+    "model",
+    "timing",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

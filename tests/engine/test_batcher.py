@@ -382,16 +382,16 @@ def test_a_text_that_cannot_be_read_fails_alone(small_classifier: Predictor) -> 
 def test_an_unforeseen_exception_while_reading_fails_its_text_alone(
     small_classifier: Predictor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    accept = small_classifier.encoder.accept
+    encode = small_classifier.encoder.encode
 
     def failing(text: str) -> object:
         if "marmalade" in text:
             raise LookupError(text)
-        return accept(text)
+        return encode(text)
 
     async def main() -> None:
         async with running(small_classifier) as batcher:
-            monkeypatch.setattr(small_classifier.encoder, "accept", failing)
+            monkeypatch.setattr(small_classifier.encoder, "encode", failing)
             results, _ = await batcher.score(["good", "marmalade", "morning"])
             assert isinstance(results[1], InternalError)
             assert isinstance(results[2], Prediction)

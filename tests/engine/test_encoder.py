@@ -113,17 +113,27 @@ def test_what_a_caller_sent_is_refused_and_the_services_own_text_is_not(
     strict = encoder(tokenizer, refuses=True)
     for text, reason in ((GERMAN, "in a language"), ("صباح الخير", "too many letters")):
         with pytest.raises(UnreadError, match=reason) as caught:
-            strict.accept(text)
+            strict.read(text)
         assert text not in str(caught.value)
         assert strict.encode(text).warnings
-    assert strict.accept(ENGLISH) == strict.encode(ENGLISH)
-    assert encoder(tokenizer).accept(GERMAN).warnings
+    assert strict.read(ENGLISH) == [strict.encode(ENGLISH)]
+    assert encoder(tokenizer).read(GERMAN)[0].warnings
+
+
+def test_a_disguise_alone_is_neither_warned_of_nor_refused(tokenizer: Tokenizer) -> None:
+    disguised = "ｙｏｕ ａｒｅ ａ ｓｔｕｐｉｄ ｍｏｒｏｎ"
+    strict = encoder(tokenizer, refuses=True)
+    with pytest.raises(UnreadError):
+        strict.read(disguised)
+    assert [reading.warnings for reading in strict.read(disguised, robust=True)] == [(), ()]
+    with pytest.raises(UnreadError):
+        strict.read(GERMAN, robust=True)
 
 
 def test_an_equal_encoder_is_made_elsewhere(tokenizer: Tokenizer) -> None:
     copy = Encoder.from_state(encoder(tokenizer, "ru", refuses=True).state())
     with pytest.raises(UnreadError):
-        copy.accept("good morning")
+        copy.read("good morning")
 
 
 def test_a_checkpoint_of_another_language_starts_though_it_refuses_english(

@@ -132,11 +132,11 @@ def fields(descriptor: Descriptor) -> dict[str, FieldDescriptor]:
 def test_every_field_of_a_request_is_one_the_service_takes(input_type: Descriptor) -> None:
     question = fields(input_type)["input"].message_type
     assert question is not None
-    assert set(fields(question)) == {"prompt", "prompts", "explain", "thresholds"}
+    assert set(fields(question)) == {"prompt", "prompts", "explain", "thresholds", "robust"}
     thresholds = fields(question)["thresholds"].message_type
     assert thresholds is not None
     assert set(fields(thresholds)) == {*FLAGS, "name"}
-    common = {"explain": True, "thresholds": dict.fromkeys(FLAGS, 0.0)}
+    common = {"explain": True, "robust": False, "thresholds": dict.fromkeys(FLAGS, 0.0)}
     for texts in ({"prompt": "a"}, {"prompts": ["a", ""]}):
         message = json_format.ParseDict(
             {"input": {**texts, **common}}, new_message(compile_proto(PROTO)[0], "input")
@@ -150,6 +150,8 @@ REQUESTS: Final[dict[str, dict[str, Any]]] = {
     "one": {"prompt": "good morning"},
     "explained": {"prompt": "you are scum 🙂", "explain": True},
     "flagged": {"prompt": "good morning", "thresholds": {"hate": 0.0, "spam": 1.0}},
+    # One of them folds to what the small model finds less neutral.
+    "robust": {"prompts": ["you 1d10t", "ѕtuрid", "s.c.u.m", "ｇｏ ａｗａｙ"], "robust": True},
     "windowed": {"prompt": "good morning everyone " * 300},
     "many": {"prompts": ["good morning", "", "you are scum"], "explain": True},
 }

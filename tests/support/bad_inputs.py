@@ -82,6 +82,11 @@ BAD_INPUTS: Final = (
         "validation: explain: must be true, false, shapley or leave_one_out",
     ),
     BadInput(
+        "robust_not_bool",
+        {"prompt": MARKER, "robust": MARKER},
+        "validation: robust: must be true, false or null",
+    ),
+    BadInput(
         "thresholds_list",
         {"prompt": MARKER, "thresholds": [0.5]},
         "validation: thresholds: must be an object of numbers, or balanced or strict",

@@ -125,6 +125,8 @@ def expected_input(name: str) -> dict[str, Any]:
     if get_origin(field.annotation) is Literal:
         values = get_args(field.annotation)
         return form | {"type": "string", "options": [{"label": v, "value": v} for v in values]}
+    if field.annotation is bool:
+        return form | {"type": "boolean"}
     if field.annotation is int:
         bounds = {type(bound).__name__: bound for bound in field.metadata}
         return form | {"type": "number", "min": bounds["Ge"].ge, "max": bounds["Le"].le}

@@ -19,6 +19,7 @@ from hatespeech.bulk.engines.reader_processes import PackedTexts, ReaderPool
 from hatespeech.bulk.engines.rows import read_values, row_of
 from hatespeech.cli import whole_number
 from hatespeech.contract import Prediction
+from hatespeech.engine.encoder import Readings
 from hatespeech.engine.pass_size import SMALLEST_BUDGET
 from hatespeech.errors import InternalError, ServiceError, describe_exception
 from hatespeech.settings import EngineSettings
@@ -83,7 +84,8 @@ class LocalEngine(BulkEngine):
         self._predictor = predictor
         self._settings = settings
         self._budget = settings.max_batch_tokens
-        self._known_good = predictor.encode("a text known to be good").windows
+        known_good = predictor.encode("a text known to be good").windows
+        self._known_good = Readings(known_good, len(known_good))
         self._stopped = threading.Event()
         self._readers = ReaderPool(predictor.encoder, readers)
         self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
@@ -111,7 +113,10 @@ class LocalEngine(BulkEngine):
         texts, faults = read_values(chunk.texts, self._settings)
         sound = [text for index, text in enumerate(texts) if index not in faults]
         starts = range(0, len(sound), READ_AT_ONCE)
-        parts = [self._readers.submit(sound[start : start + READ_AT_ONCE]) for start in starts]
+        robust = self._settings.robust
+        parts = [
+            self._readers.submit(sound[start : start + READ_AT_ONCE], robust) for start in starts
+        ]
 
         def finish() -> ScoredChunk:
             results = iter(self._score(parts, progress))
@@ -129,20 +134,20 @@ class LocalEngine(BulkEngine):
         texts = [text for part in read for text in part.unpack()]
         warnings = [part.warnings.get(index, ()) for part in read for index in range(len(part))]
         places = [index for index, text in enumerate(texts) if not isinstance(text, ServiceError)]
-        windows = [text for text in texts if not isinstance(text, ServiceError)]
+        readings = [text for text in texts if not isinstance(text, ServiceError)]
         results: list[Prediction | ServiceError] = [
             text if isinstance(text, ServiceError) else InternalError("not scored")
             for text in texts
         ]
-        progress(len(texts) - len(windows))
-        for index, result in zip(places, self._score_windows(windows, progress), strict=True):
+        progress(len(texts) - len(readings))
+        for index, result in zip(places, self._score_windows(readings, progress), strict=True):
             if warnings[index] and isinstance(result, Prediction):
                 result = dataclasses.replace(result, warnings=warnings[index])
             results[index] = result
         return results
 
     def _score_windows(
-        self, windows: list[list[list[int]]], progress: Callable[[int], object]
+        self, texts: list[Readings], progress: Callable[[int], object]
     ) -> list[Prediction | ServiceError]:
         """Score in passes that fit into the device's memory; a text that fails affects no other."""
         import torch
@@ -159,7 +164,7 @@ class LocalEngine(BulkEngine):
                 told = done
 
         results: list[Prediction | ServiceError] = []
-        waiting = [windows]  # a stack: the first rows are on top
+        waiting = [texts]  # a stack: the first rows are on top
         while waiting:
             part = waiting[-1]
             done = len(results)

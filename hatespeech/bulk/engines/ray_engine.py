@@ -46,6 +46,7 @@ ACTOR_SETTINGS: Final = {
     "max_text_chars",
     "max_windows",
     "on_unread",
+    "robust",
 }
 
 

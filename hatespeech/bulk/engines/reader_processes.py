@@ -23,7 +23,7 @@ from queue import SimpleQueue
 from typing import Final
 
 from hatespeech.bulk.engines.base import EngineError
-from hatespeech.engine.encoder import Encoder, EncoderState, Windows
+from hatespeech.engine.encoder import Encoder, EncoderState, Readings
 from hatespeech.errors import InternalError, ServiceError, describe_exception
 from hatespeech.labels import WarningCode
 
@@ -41,20 +41,22 @@ class PackedTexts:
     ids: bytes  # int32, token ids of all windows, end to end
     lengths: bytes  # int32, number of tokens of each window
     counts: bytes  # int32, number of windows of each text; 0 if the text has an error
+    as_sent: bytes  # int32, how many of these are not of the folded text
     errors: dict[int, ServiceError]
     warnings: dict[int, tuple[WarningCode, ...]]  # of those texts that have any
 
     def __len__(self) -> int:
         return len(self.counts) // array("i").itemsize
 
-    def unpack(self) -> list[Windows | ServiceError]:
+    def unpack(self) -> list[Readings | ServiceError]:
         """Return each text's windows, or its error."""
-        ids, lengths, counts = array("i"), array("i"), array("i")
+        ids, lengths, counts, as_sent = array("i"), array("i"), array("i"), array("i")
         ids.frombytes(self.ids)
         lengths.frombytes(self.lengths)
         counts.frombytes(self.counts)
+        as_sent.frombytes(self.as_sent)
         flat, window, start = ids.tolist(), 0, 0
-        texts: list[Windows | ServiceError] = []
+        texts: list[Readings | ServiceError] = []
         for index, count in enumerate(counts):
             if not count:
                 texts.append(self.errors[index])
@@ -64,33 +66,36 @@ class PackedTexts:
                 windows.append(flat[start : start + length])
                 start += length
             window += count
-            texts.append(windows)
+            texts.append(Readings(windows, as_sent[index]))
         return texts
 
 
-def read_texts(encoder: Encoder, texts: Sequence[str]) -> PackedTexts:
+def read_texts(encoder: Encoder, texts: Sequence[str], robust: bool) -> PackedTexts:
     """Normalise and tokenise texts; a text that can't be read has its error instead."""
-    ids, lengths, counts = array("i"), array("i"), array("i")
+    ids, lengths, counts, as_sent = array("i"), array("i"), array("i"), array("i")
     errors: dict[int, ServiceError] = {}
     warnings: dict[int, tuple[WarningCode, ...]] = {}
     for index, text in enumerate(texts):
         try:
-            encoded = encoder.accept(text)
-            windows = encoded.windows
-            if encoded.warnings:
-                warnings[index] = encoded.warnings
+            readings = encoder.read(text, robust)
+            if readings[0].warnings:
+                warnings[index] = readings[0].warnings
         except ServiceError as error:
             errors[index] = error
-            windows = []
+            readings = []
         except Exception as exc:
             log.error("a text could not be read: %s", describe_exception(exc))
             errors[index] = InternalError("the text could not be read")
-            windows = []
+            readings = []
+        windows = [window for reading in readings for window in reading.windows]
         counts.append(len(windows))
+        as_sent.append(len(readings[0].windows) if readings else 0)
         for window in windows:
             lengths.append(len(window))
             ids.extend(window)
-    return PackedTexts(ids.tobytes(), lengths.tobytes(), counts.tobytes(), errors, warnings)
+    return PackedTexts(
+        ids.tobytes(), lengths.tobytes(), counts.tobytes(), as_sent.tobytes(), errors, warnings
+    )
 
 
 def read_until_closed(connection: Connection, state: EncoderState) -> None:
@@ -101,7 +106,7 @@ def read_until_closed(connection: Connection, state: EncoderState) -> None:
         encoder = Encoder.from_state(state)
         connection.send(None)  # ready
         while True:
-            connection.send(read_texts(encoder, connection.recv()))
+            connection.send(read_texts(encoder, *connection.recv()))
 
 
 class ReaderProcess:
@@ -120,10 +125,10 @@ class ReaderProcess:
             self._connection.recv()
             self._ready = True
 
-    def read(self, texts: Sequence[str]) -> PackedTexts:
+    def read(self, texts: Sequence[str], robust: bool) -> PackedTexts:
         """Have texts read; raise :class:`EOFError` or :class:`OSError` if the process is dead."""
         self.wait()
-        self._connection.send(texts)
+        self._connection.send((texts, robust))
         found = self._connection.recv()
         assert isinstance(found, PackedTexts)  # noqa: S101 - for mypy: a reader sends nothing else
         return found
@@ -187,12 +192,12 @@ class ReaderPool:
             raise EngineError(DEAD) from None
         self._threads = ThreadPoolExecutor(max(count, 1), thread_name_prefix="reader")
 
-    def submit(self, texts: Sequence[str]) -> Future[PackedTexts]:
+    def submit(self, texts: Sequence[str], robust: bool) -> Future[PackedTexts]:
         """Have texts read; the future may raise :class:`EngineError`."""
         if self._all:
-            return self._threads.submit(self._read, texts)
+            return self._threads.submit(self._read, texts, robust)
         done: Future[PackedTexts] = Future()
-        done.set_result(read_texts(self._encoder, texts))
+        done.set_result(read_texts(self._encoder, texts, robust))
         return done
 
     def close(self) -> None:
@@ -204,16 +209,16 @@ class ReaderPool:
         self._threads.shutdown()
         self._all = []
 
-    def _read(self, texts: Sequence[str]) -> PackedTexts:
+    def _read(self, texts: Sequence[str], robust: bool) -> PackedTexts:
         reader = self._idle.get()
         try:
             try:
-                return reader.read(texts)
+                return reader.read(texts, robust)
             except (EOFError, OSError):
                 if self._closed:
                     raise
                 reader.restart()
-            return reader.read(texts)
+            return reader.read(texts, robust)
         except (EOFError, OSError):
             raise EngineError(DEAD) from None
         finally:

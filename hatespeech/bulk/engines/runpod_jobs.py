@@ -44,8 +44,9 @@ class Limits:
 class EndpointJobs:
     """Scores texts by jobs on an endpoint, for any number of threads."""
 
-    def __init__(self, endpoint: Endpoint, limits: Limits) -> None:
+    def __init__(self, endpoint: Endpoint, limits: Limits, robust: bool) -> None:
         self._endpoint = endpoint
+        self._robust = robust
         self._limits = limits
         # The platform deletes a job after its time to live. So a job whose id was in a lost reply
         # ends by itself.
@@ -82,7 +83,7 @@ class EndpointJobs:
         return [*self.score(texts[:middle]), *self.score(texts[middle:])]
 
     def _score_at_once(self, texts: Sequence[str]) -> list[TextScore]:
-        question = {"input": {"texts": list(texts)}, "policy": self._policy}
+        question = {"input": {"texts": list(texts), "robust": self._robust}, "policy": self._policy}
         content = json.dumps(question, ensure_ascii=False).encode()
         tries = self._endpoint.pace.tries
         for failures in range(1, tries + 1):
@@ -217,5 +218,8 @@ def _read_item(item: Mapping[str, Any], text: str) -> TextScore:
     warnings = tuple(item.get("warnings", ()))
     if not set(warnings) <= set(WARNINGS):
         raise ValueError("not our warnings")
-    found = Prediction(scores, windows, None, None, warnings)
+    read_as = item.get("read_as")
+    if read_as not in (None, "folded"):
+        raise ValueError("no reading that this version knows")
+    found = Prediction(scores, windows, None, None, read_as, warnings)
     return dataclasses.replace(row_of(found), label=item["label"])

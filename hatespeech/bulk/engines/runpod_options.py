@@ -80,7 +80,11 @@ def make_engine(options: argparse.Namespace, settings: EngineSettings) -> Runpod
     endpoint = _endpoint(options)
     return RunpodEngine(
         endpoint,
-        EndpointJobs(endpoint, Limits(job=options.job_timeout, queue=options.queue_timeout)),
+        EndpointJobs(
+            endpoint,
+            Limits(job=options.job_timeout, queue=options.queue_timeout),
+            settings.robust,
+        ),
         settings,
         in_flight=options.in_flight,
         job_texts=options.job_texts or settings.max_texts_per_request,

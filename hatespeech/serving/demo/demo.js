@@ -24,8 +24,8 @@ const FULL_SHADE = 0.05;
 const LEAST_SHADE = 0.1; // of the full shade; a weaker word is not shaded
 const NAMED_WORDS = 3;
 
-const [form, text, explain, token, submit, stop] = byIds(
-  "form", "text", "explain", "token", "submit", "stop",
+const [form, text, explain, robust, token, submit, stop] = byIds(
+  "form", "text", "explain", "robust", "token", "submit", "stop",
 );
 const [status, error, results, title, legend, items, facts] = byIds(
   "status", "error", "results", "results-title", "legend", "items", "facts",
@@ -152,6 +152,14 @@ function result(item, behind) {
     // Before the scores, so that nobody reads those first.
     shown.append(shadedText(item), ...warnings, winner, bars(item), toxic);
     if (item.words) shown.append(strongestWords(item));
+    if (item.read_as === "folded") {
+      shown.append(
+        make("p", {
+          className: "read-as",
+          textContent: "This text is disguised. The scores are those of what it spells.",
+        }),
+      );
+    }
     if (item.windows > 1) {
       const [from, to] = item.window;
       shown.append(
@@ -185,9 +193,11 @@ function summary(replies, many) {
 
 /** Return the request's body: the text as it is, or its lines that are not empty. */
 function body() {
-  if (form.elements.mode.value === "one") return { text: text.value, explain: explain.checked };
+  // Without the field the service's own setting applies.
+  const options = { explain: explain.checked, ...(robust.checked && { robust: true }) };
+  if (form.elements.mode.value === "one") return { text: text.value, ...options };
   const texts = text.value.split("\n").filter((line) => line.trim() !== "");
-  return { texts, explain: explain.checked };
+  return { texts, ...options };
 }
 
 /** Call the service; return its reply, or throw an Error that can be shown. */
@@ -265,6 +275,7 @@ for (const example of document.querySelectorAll("button[data-text]")) {
   example.addEventListener("click", () => {
     text.value = example.dataset.text;
     form.elements.mode.value = "one";
+    if ("robust" in example.dataset) robust.checked = true;
     form.requestSubmit();
   });
 }

@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from hatespeech.serving.metrics import Metrics
-from hatespeech.serving.openapi import SCORING
-from hatespeech.serving.reading import read_query
+from hatespeech.serving.openapi import ROBUST_PARAMETER, SCORING
+from hatespeech.serving.reading import read_query, read_switch
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 from hatespeech.serving.uploads.upload import open_table, receive_upload, score_table
@@ -33,8 +33,8 @@ UPLOAD_BODY: Final[dict[str, Any]] = {
     "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD}}}
 }
 SCORED_FILE: Final[dict[str, Any]] = {
-    "description": "The file with all its columns, and the four scores, `label`, `windows` and "
-    "`error`.",
+    "description": "The file with all its columns, and the four scores, `label`, `windows`, "
+    "`read_as` and `error`.",
     "content": {
         "text/csv": {"schema": {"type": "string"}},
         "text/tab-separated-values": {"schema": {"type": "string"}},
@@ -52,7 +52,7 @@ def file_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
         "/score/file",
         operation_id="score_file",
         summary="Score a file of texts",
-        openapi_extra=UPLOAD_BODY,
+        openapi_extra={**UPLOAD_BODY, "parameters": [ROBUST_PARAMETER]},
         response_class=StreamingResponse,
         responses={200: SCORED_FILE, **SCORING},
     )
@@ -61,7 +61,10 @@ def file_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
 
         A row that cannot be scored gets an `error`.
         """
-        read_query(request, ())
+        options = {
+            name: read_switch(value, name)
+            for name, value in read_query(request, ("robust",)).items()
+        }
         model: ServedModel = request.app.state.model
         model.require_ready()
         file = await receive_upload(request)
@@ -72,7 +75,7 @@ def file_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
             await file.close()
             raise
         return StreamingResponse(
-            score_table(table, model, metrics),
+            score_table(table, model, metrics, options),
             media_type=table.media_type,
             headers={"Content-Disposition": f'attachment; filename="scored.{table.suffix}"'},
             # This runs even if the client hangs up, so the temporary file never outlives the reply.

@@ -14,6 +14,7 @@ from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.openapi import (
     EXAMPLE_TEXT,
     EXPLAIN,
+    ROBUST_PARAMETER,
     SCORING,
     VISIBLE,
     ManyReply,
@@ -22,7 +23,7 @@ from hatespeech.serving.openapi import (
     json_body,
     score_input,
 )
-from hatespeech.serving.reading import read_json, read_query, until_gone
+from hatespeech.serving.reading import read_json, read_query, read_switch, until_gone
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 
@@ -90,6 +91,7 @@ def query_parameters(settings: ServerSettings) -> list[dict[str, Any]]:
             "schema": {**text, "pattern": VISIBLE},
         },
         {"in": "query", "name": "explain", "schema": EXPLAIN},
+        ROBUST_PARAMETER,
         {
             "in": "query",
             "name": "thresholds",
@@ -101,7 +103,10 @@ def query_parameters(settings: ServerSettings) -> list[dict[str, Any]]:
 
 def read_score_query(request: Request) -> dict[str, Any]:
     """Read the contract's ``input`` from the query string."""
-    fields: dict[str, Any] = dict(read_query(request, ("text", "prompt", "explain", "thresholds")))
+    names = ("text", "prompt", "explain", "robust", "thresholds")
+    fields: dict[str, Any] = dict(read_query(request, names))
     if fields.get("explain") in ("true", "false"):
         fields["explain"] = fields["explain"] == "true"
+    if "robust" in fields:
+        fields["robust"] = read_switch(fields["robust"], "robust")
     return fields

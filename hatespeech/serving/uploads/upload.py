@@ -78,9 +78,12 @@ def open_table(upload: UploadFile, settings: ServerSettings) -> UploadTable:
 
 
 async def score_table(
-    table: UploadTable, model: ServedModel, metrics: Metrics
+    table: UploadTable, model: ServedModel, metrics: Metrics, options: Mapping[str, bool]
 ) -> AsyncIterator[bytes]:
-    """Yield the table with its scores. Unlike a request's texts, a file's wait for room."""
+    """Yield the table with its scores; ``options`` are fields of the contract's request.
+
+    Unlike a request's texts, a file's wait for room.
+    """
     chunks = table.chunks()
     pending: deque[tuple[Any, asyncio.Task[list[TextScore]]]] = deque()
     try:
@@ -91,7 +94,7 @@ async def score_table(
                 more = chunk is not None
                 if chunk is not None:
                     rows, texts = chunk
-                    pending.append((rows, asyncio.create_task(score_rows(texts, model))))
+                    pending.append((rows, asyncio.create_task(score_rows(texts, model, options))))
             if pending:
                 rows, task = pending.popleft()
                 items = await task
@@ -106,19 +109,21 @@ async def score_table(
         table.close()
 
 
-async def score_rows(texts: Sequence[Any], model: ServedModel) -> list[TextScore]:
+async def score_rows(
+    texts: Sequence[Any], model: ServedModel, options: Mapping[str, bool]
+) -> list[TextScore]:
     """Score rows, in several requests if one would be too large. Errors name the column."""
     if not texts:
         return []
     try:
-        reply = await model.score({"texts": list(texts)}, wait_for_room=True)
+        reply = await model.score({"texts": list(texts), **options}, wait_for_room=True)
     except TooLargeError as error:
         if len(texts) == 1:
             return [TextScore(str(texts[0]), error=error.at(TEXT))]
         middle = len(texts) // 2
         return [
-            *await score_rows(texts[:middle], model),
-            *await score_rows(texts[middle:], model),
+            *await score_rows(texts[:middle], model, options),
+            *await score_rows(texts[middle:], model, options),
         ]
     return [
         item if item.error is None else dataclasses.replace(item, error=item.error.at(TEXT))

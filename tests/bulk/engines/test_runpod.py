@@ -104,7 +104,7 @@ def quick_engine(
     settings: EngineSettings | None = None,
 ) -> Iterator[RunpodEngine]:
     endpoint = Endpoint(cloud.endpoint.base_url, ENDPOINT_ID, KEY, QUICK)
-    jobs = EndpointJobs(endpoint, Limits(job=600, queue=600))
+    jobs = EndpointJobs(endpoint, Limits(job=600, queue=600), robust=False)
     engine = RunpodEngine(
         endpoint, jobs, settings or EngineSettings(), in_flight=in_flight, job_texts=job_texts
     )

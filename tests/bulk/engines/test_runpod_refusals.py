@@ -71,7 +71,7 @@ def quick_engine(
     pace: Pace = QUICK,
 ) -> Iterator[RunpodEngine]:
     endpoint = Endpoint(cloud.base_url, endpoint_id, key, pace)
-    jobs = EndpointJobs(endpoint, limits or Limits(job=600, queue=60))
+    jobs = EndpointJobs(endpoint, limits or Limits(job=600, queue=60), robust=False)
     engine = RunpodEngine(endpoint, jobs, EngineSettings(), in_flight=in_flight, job_texts=2)
     with contextlib.closing(engine):
         yield engine
@@ -152,7 +152,7 @@ def test_a_request_that_always_fails_ends_the_run(
 
 def test_an_endpoint_that_cannot_be_reached_ends_the_run(cloud: RunpodEndpoint) -> None:
     unreachable = Endpoint("http://127.0.0.1:9", ENDPOINT_ID, KEY, QUICK)
-    jobs = EndpointJobs(unreachable, Limits(job=600, queue=60))
+    jobs = EndpointJobs(unreachable, Limits(job=600, queue=60), robust=False)
     engine = RunpodEngine(unreachable, jobs, EngineSettings(), in_flight=1, job_texts=2)
     with contextlib.closing(engine):
         assert "the last time with no answer (ConnectError)" in give_up(engine)

@@ -36,6 +36,7 @@ INPUTS: Final = st.fixed_dictionaries(
         "prompt": TEXTS,
         "prompts": st.lists(TEXTS, max_size=5),
         "explain": st.booleans(),
+        "robust": st.booleans(),
         "thresholds": st.fixed_dictionaries({}, optional=GIVEN_THRESHOLDS),
     },
 )
@@ -120,6 +121,7 @@ def test_a_reply_loses_no_field_on_its_way_into_the_message() -> None:
         window=(0, 7),
         words=words,
         warnings=("unread", "language"),
+        read_as="folded",
     )
     scored = TextScore.of("good 👋", prediction, {"neutral": 0.5, "spam": 0.5})
     failed = TextScore.of("", ValidationError("must not be empty", field="prompts[1]"), None)

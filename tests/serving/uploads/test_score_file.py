@@ -23,7 +23,7 @@ from tests.support.local_server import local_server
 from tests.support.processes.server import HttpServer, http_server
 from tests.support.processes.worker import wait_until
 
-ADDED: Final = [*FLAGS, "label", "windows", "warnings", "error"]
+ADDED: Final = [*FLAGS, "label", "windows", "warnings", "read_as", "error"]
 HARD_TEXTS: Final = [
     "plain",
     'with "quotes", commas and \t tabs',
