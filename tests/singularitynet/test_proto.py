@@ -152,6 +152,7 @@ REQUESTS: Final[dict[str, dict[str, Any]]] = {
     "flagged": {"prompt": "good morning", "thresholds": {"hate": 0.0, "spam": 1.0}},
     # One of them folds to what the small model finds less neutral.
     "robust": {"prompts": ["you 1d10t", "ѕtuрid", "s.c.u.m", "ｇｏ ａｗａｙ"], "robust": True},
+    "unread": {"prompt": "صباح الخير"},
     "windowed": {"prompt": "good morning everyone " * 300},
     "many": {"prompts": ["good morning", "", "you are scum"], "explain": True},
 }
