@@ -4,6 +4,9 @@ The embedded checkpoint scores one tweet at a time, beside as many endlessly com
 there are cores, and then without them. By default OpenMP's threads spin for a long time while they
 wait for each other; `hatespeech/libraries.py` says what we set instead. How the system shares the
 cores is a matter of luck, so the rounds differ much. A round's figure is the mean of its tweets.
+Each round is a process that uses the library, with nothing of OpenMP's in its environment: on one
+side it imports `hatespeech`, which sets the variables, on the other torch before, which makes that
+too late.
 
     python -m benchmarks.busy_neighbour
 """
@@ -20,7 +23,7 @@ from pathlib import Path
 
 from benchmarks import report
 
-SCRIPT = str(Path(__file__).with_name("lone_tweets.py"))
+SCRIPT = str(Path(__file__).with_name("busy_tweets.py"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, company in (("while others want every core", True), ("on an idle machine", False)):
         with busy_processes() if company else contextlib.nullcontext():
             ours, theirs = report.in_turn(
-                partial(milliseconds, "--ours"), milliseconds, options.rounds
+                milliseconds, partial(milliseconds, "--torch-first"), options.rounds
             )
         figures.append(
             report.at_most(

@@ -30,8 +30,11 @@ The rooms, from the ground up; nothing imports what stands below it in this list
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
+from hatespeech.libraries import let_threads_sleep
 from hatespeech.version import __version__
 
 if TYPE_CHECKING:
@@ -66,6 +69,9 @@ __all__ = [
     "WordInfluence",
     "__version__",
 ]
+
+if "torch" not in sys.modules:
+    let_threads_sleep(os.environ)  # OpenMP looks only when torch loads it
 
 # Where each name is. It is imported when it is first used: the package itself loads at once, and
 # nothing loads torch before it must.

@@ -2,21 +2,52 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
+from functools import cache
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+POLICY: Final = "OMP_WAIT_POLICY"
+SPINS: Final = "GOMP_SPINCOUNT"
 
 
 def set_library_defaults(environment: MutableMapping[str, str]) -> None:
     """Set the variables that are not set yet. Call it before torch and tokenizers are imported."""
+    let_threads_sleep(environment)
+    # gRPC's core would write lines of its own between ours: for each failed TLS handshake, say.
+    environment.setdefault("GRPC_VERBOSITY", "NONE")
+    # One thread tokenises here; a pool of threads would only warn about forks.
+    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def let_threads_sleep(environment: MutableMapping[str, str]) -> None:
+    """Set OpenMP's variables unless its policy is set. Importing the package does this."""
     # OpenMP's threads spin while they wait for each other. If another process takes one of their
     # cores, all of them wait for its whole time slice (benchmarks/busy_neighbour.py). So let them
     # spin only briefly, which is enough when they have the cores to themselves, and then sleep.
     # The names are those of GNU's OpenMP, which torch uses on Linux; other OpenMPs would sleep at
     # once, which is slower.
-    if sys.platform == "linux" and "OMP_WAIT_POLICY" not in environment:
-        environment["OMP_WAIT_POLICY"] = "PASSIVE"
-        environment.setdefault("GOMP_SPINCOUNT", "3000")
-    # gRPC's core would write lines of its own between ours: for each failed TLS handshake, say.
-    environment.setdefault("GRPC_VERBOSITY", "NONE")
-    # One thread tokenises here; a pool of threads would only warn about forks.
-    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if sys.platform == "linux" and POLICY not in environment:
+        environment[POLICY] = "PASSIVE"
+        environment.setdefault(SPINS, "3000")
+
+
+@cache  # so it warns once in a process
+def warn_if_threads_spin() -> None:
+    """Log a warning if torch was imported before anyone decided how its threads wait."""
+    if threads_spin(os.environ):
+        log.warning(
+            "torch was imported before hatespeech, so its threads spin while they wait. Scoring on "
+            "a CPU becomes many times slower when other work wants the cores. Import hatespeech "
+            "first, or set %s=PASSIVE and %s=3000 before Python starts",
+            *(POLICY, SPINS),
+        )
+
+
+def threads_spin(environment: Mapping[str, str]) -> bool:
+    """Return whether OpenMP's threads spin for long, because neither variable is set."""
+    return sys.platform == "linux" and not {POLICY, SPINS} & set(environment)

@@ -37,7 +37,7 @@ NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("entry", ["app", "server", "uvicorn", "benchmarks"])
+@pytest.mark.parametrize("entry", ["app", "server", "uvicorn", "benchmarks", "library"])
 def test_threads_that_wait_sleep_before_torch_is_loaded(entry: str, tmp_path: Path) -> None:
     """Set later, OpenMP would not see it: each entry point is watched importing torch."""
     script = f"""
@@ -60,8 +60,10 @@ elif entry == "server":
 elif entry == "uvicorn":
     import server
     server.app
-else:
+elif entry == "benchmarks":
     import benchmarks
+else:
+    import hatespeech
 import torch
 """
     environment = clean_environment(tmp_path, None) | {
@@ -79,3 +81,37 @@ import torch
         timeout=60,
     )
     assert "policy PASSIVE 3000" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "given", "warned"),
+    [
+        ("torch", {}, True),
+        ("hatespeech", {}, False),
+        ("torch", {"OMP_WAIT_POLICY": "PASSIVE"}, False),
+    ],
+)
+def test_the_library_says_once_that_torch_was_loaded_too_early(
+    before: str, given: dict[str, str], warned: bool, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    script = f"""
+import {before}, torch
+from hatespeech import Classifier
+
+for _ in range(2):
+    with Classifier.load({str(small_checkpoint)!r}, device="cpu") as classifier:
+        classifier.score("good morning")
+"""
+    environment = clean_environment(tmp_path, None) | {"PYTHONPATH": str(ROOT)} | given
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert [all(name in line for name in NAMES) for line in lines] == [True] * warned, lines

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from hatespeech.contract import TextScore, parse_request
 from hatespeech.errors import ServiceError
 from hatespeech.labels import Explanation, Flag, ThresholdName
-from hatespeech.libraries import set_library_defaults
+from hatespeech.libraries import set_library_defaults, warn_if_threads_spin
 from hatespeech.settings import EngineSettings
 
 if TYPE_CHECKING:
@@ -96,7 +96,10 @@ class Classifier:
 
         from hatespeech.engine.predictor import Predictor
 
-        return cls(Predictor.from_settings(settings), settings)
+        predictor = Predictor.from_settings(settings)
+        if predictor.device.type == "cpu":
+            warn_if_threads_spin()
+        return cls(predictor, settings)
 
     @overload
     def score(  # type: ignore[overload-overlap]  # a string is an iterable of strings

@@ -1,15 +1,16 @@
 """Score one tweet after another for some seconds; print their mean time in milliseconds.
 
-Run it as a file, so that the libraries see only the settings of the environment and of ``--ours``:
+Run it as a file, with nothing of OpenMP's in the environment. Then importing the package sets what
+torch's threads do, as for anyone who uses it as a library, unless ``--torch-first`` loads torch
+before:
 
-    python benchmarks/lone_tweets.py [--ours] [--seconds 4]
+    python benchmarks/busy_tweets.py [--torch-first] [--seconds 4]
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import os
 import sys
 import time
 from pathlib import Path
@@ -18,17 +19,17 @@ from statistics import mean
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from hatespeech.libraries import set_library_defaults  # noqa: E402 - found by the line above
-
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ours", action="store_true", help="with this engine's library settings")
+    parser.add_argument(
+        "--torch-first", action="store_true", help="import torch before this package"
+    )
     parser.add_argument("--seconds", type=float, default=4.0, help="(%(default)s)")
     options = parser.parse_args()
-    if options.ours:
-        set_library_defaults(os.environ)
+    if options.torch_first:
+        import torch  # noqa: F401 - its OpenMP reads the environment now
 
     from hatespeech.engine.predictor import Predictor
     from hatespeech.settings import EngineSettings
