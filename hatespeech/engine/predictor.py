@@ -309,6 +309,9 @@ class Predictor:
         def begin(part: Sequence[str]) -> list[tuple[Reading, Sequences | ServiceError]]:
             return [begin_reading(self.read(text, explain, robust)) for text in part]
 
+        if len(texts) <= READ_AT_ONCE:  # nothing could be read ahead; a thread costs a short text
+            yield from begin(texts)
+            return
         ahead: deque[Future[list[tuple[Reading, Sequences | ServiceError]]]] = deque()
         with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader:
             try:

@@ -29,7 +29,6 @@ from torch import Tensor
 
 from hatespeech.errors import CheckpointError
 from hatespeech.labels import FLAGS, LABELS, THRESHOLD_NAMES
-from hatespeech.model.linear import Linear
 from hatespeech.model.network import CustomModel, ModelConfig
 from hatespeech.paths import file_sha256
 from hatespeech.text.normalizer import NORMALIZER_VERSION
@@ -130,9 +129,10 @@ def load_model(
 ) -> CustomModel:
     """Load the weights strictly, straight to ``device`` and ``dtype``, in evaluation mode.
 
-    The file is mapped into memory. With ``reorder`` the encoder's linear layers keep a copy in
-    oneDNN's order instead (see :meth:`Linear.reorder`); the file is then mapped again for each
-    layer, so that only one layer at a time is in memory twice. Raises :class:`CheckpointError` for
+    The file is mapped into memory. With ``reorder`` the encoder's layers are prepared for
+    inference: they keep a copy of their weights, query, key and value joined, in oneDNN's order
+    (see :meth:`LayerStack.prepare`). The file is then mapped again for each layer, so that only one
+    layer at a time is in memory twice. Raises :class:`CheckpointError` for
     a file that is damaged or does not fit its configuration.
     """
     with torch.device("meta"):
@@ -156,9 +156,7 @@ def load_model(
                 state = {k: t.clone() if t.dim() == 1 else t for k, t in state.items()}
             model.load_state_dict(state, strict=False, assign=True)
             if reorder and layer:
-                for module in model.get_submodule(layer).modules():
-                    if isinstance(module, Linear):
-                        module.reorder()
+                model.model.encoder.prepare(int(layer.rpartition(".")[2]))
             del state  # before the next layer is read
     except (OSError, SafetensorError, RuntimeError) as exc:
         reason = str(exc).splitlines()[0]

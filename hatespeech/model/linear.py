@@ -14,7 +14,7 @@ go in one call. That makes at most 64 shapes for each layer.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Final, Self
 
@@ -49,6 +49,16 @@ class Linear(nn.Linear):
                 self.weight.detach(), ROWS_AT_ONCE
             )
             del self.weight
+
+    @classmethod
+    def join(cls, layers: Sequence[Linear]) -> Self:
+        """Return a layer for inference whose output is theirs, side by side."""
+        first = layers[0]
+        with torch.device("meta"):
+            joined = cls(first.in_features, sum(layer.out_features for layer in layers))
+        joined.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]), False)
+        joined.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]), False)
+        return joined.eval()
 
     @override
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -92,7 +102,7 @@ class Linear(nn.Linear):
             [],
             "none",
         )
-        return product[:count]
+        return product[:count] if missing else product
 
 
 def by_rows(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -231,6 +232,17 @@ def test_a_device_that_is_not_there_is_refused(small_checkpoint: Path) -> None:
     absent = f"cuda:{torch.cuda.device_count()}"
     with pytest.raises(SettingsError, match="DEVICE"):
         Predictor.from_settings(EngineSettings(model_dir=small_checkpoint, device=absent))
+
+
+def test_a_short_list_is_read_without_a_thread(small_classifier: Predictor) -> None:
+    """Starting one takes as long as a short text takes the embedded model."""
+    before = set(threading.enumerate())
+    meanwhile: set[threading.Thread] = set()
+    small_classifier.score(
+        ["good morning"] * 3, progress=lambda _texts: meanwhile.update(threading.enumerate())
+    )
+    assert meanwhile
+    assert meanwhile <= before
 
 
 @pytest.mark.skipif(not onednn_dtypes(), reason="this build of torch has no oneDNN")
