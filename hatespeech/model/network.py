@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hatespeech.model import threads
 from hatespeech.model.linear import ROW_STEP, ROWS_AT_ONCE, Linear
 from hatespeech.model.packing import PackedBatch, parts_of
 
@@ -65,6 +66,12 @@ class ModelConfig:
     def max_tokens(self) -> int:
         """Longest sequence, with special tokens. Positions up to the padding id are not used."""
         return self.max_position_embeddings - self.pad_token_id - 1
+
+    @property
+    def operations_per_token(self) -> int:
+        """Floating-point operations of the encoder's linear layers, two for each multiply-add."""
+        layer = 4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size
+        return 2 * self.num_hidden_layers * layer
 
 
 class Embeddings(nn.Module):
@@ -290,23 +297,33 @@ class CustomModel(nn.Module):
         return restored
 
     def forward_sequences(self, sequences: Sequence[Sequence[int]]) -> Tensor:
-        """Pack token id lists on the model's device; return logits ``[sequences, labels]``.
-
-        For inference on a CPU, one part after another of at most ``ROWS_AT_ONCE`` tokens goes
-        through all layers: its states stay in the processor's caches, and no copy joins parts.
-        """
+        """Pack token id lists on the model's device; return logits ``[sequences, labels]``."""
         device = self.linear1.weight.device
-        in_parts = device.type == "cpu" and not torch.is_grad_enabled()
-        step = ROW_STEP if in_parts else 1
+        if device.type != "cpu" or torch.is_grad_enabled():
+            return self._logits(sequences, device, 1)
+        operations = sum(map(len, sequences)) * self.config.operations_per_token
+        with threads.as_many_as_useful(operations):
+            return self._in_parts(sequences, device)
 
-        def logits(part: Sequence[Sequence[int]]) -> Tensor:
-            found: Tensor = self(PackedBatch.pack(part, self.config.pad_token_id, device, step))
-            return found
+    def _in_parts(self, sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+        """Read at most ``ROWS_AT_ONCE`` tokens at a time, for inference on a CPU.
 
-        parts = parts_of(sequences, ROWS_AT_ONCE) if in_parts else []
+        A part goes through all layers before the next: its states stay in the processor's caches,
+        and no copy joins parts.
+        """
+        parts = parts_of(sequences, ROWS_AT_ONCE)
         if len(parts) < 2:
-            return logits(sequences)
-        found = torch.cat([logits([sequences[i] for i in part]) for part in parts])
-        restored = torch.empty_like(found)
-        restored[[i for part in parts for i in part]] = found
+            return self._logits(sequences, device, ROW_STEP)
+        logits = torch.cat(
+            [self._logits([sequences[i] for i in part], device, ROW_STEP) for part in parts]
+        )
+        restored = torch.empty_like(logits)
+        restored[[i for part in parts for i in part]] = logits
         return restored
+
+    def _logits(
+        self, sequences: Sequence[Sequence[int]], device: torch.device, row_step: int
+    ) -> Tensor:
+        pad_token_id = self.config.pad_token_id
+        logits: Tensor = self(PackedBatch.pack(sequences, pad_token_id, device, row_step))
+        return logits

@@ -15,6 +15,7 @@ import torch
 from hatespeech import paths
 from hatespeech.contract import Prediction
 from hatespeech.engine import predictor as predictors
+from hatespeech.engine.encoder import Encoded
 from hatespeech.engine.pass_size import PASS_SECONDS
 from hatespeech.engine.predictor import Predictor, Probabilities, Sequences, choose_folder
 from hatespeech.engine.scorer import Scorer
@@ -234,15 +235,22 @@ def test_a_device_that_is_not_there_is_refused(small_checkpoint: Path) -> None:
         Predictor.from_settings(EngineSettings(model_dir=small_checkpoint, device=absent))
 
 
-def test_a_short_list_is_read_without_a_thread(small_classifier: Predictor) -> None:
+def test_a_short_list_is_read_without_a_thread(
+    small_classifier: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Starting one takes as long as a short text takes the embedded model."""
-    before = set(threading.enumerate())
-    meanwhile: set[threading.Thread] = set()
-    small_classifier.score(
-        ["good morning"] * 3, progress=lambda _texts: meanwhile.update(threading.enumerate())
-    )
-    assert meanwhile
-    assert meanwhile <= before
+    readers: set[threading.Thread] = set()
+    encode = small_classifier.encode
+
+    def watched(text: str) -> Encoded:
+        readers.add(threading.current_thread())
+        return encode(text)
+
+    monkeypatch.setattr(small_classifier, "encode", watched)
+    small_classifier.score(["good morning"] * predictors.READ_AT_ONCE)
+    assert readers == {threading.current_thread()}
+    small_classifier.score(["good morning"] * (predictors.READ_AT_ONCE + 1))
+    assert len(readers) > 1  # a longer list is read ahead
 
 
 @pytest.mark.skipif(not onednn_dtypes(), reason="this build of torch has no oneDNN")
