@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks import report
 
-SCRIPT = str(Path(__file__).with_name("lone_tweets.py"))
+SCRIPT = str(Path(__file__).with_name("busy_tweets.py"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,7 +2,7 @@
 
 Run it as a file, so that the libraries see only the settings of the environment and of ``--ours``:
 
-    python benchmarks/lone_tweets.py [--ours] [--seconds 4]
+    python benchmarks/busy_tweets.py [--ours] [--seconds 4]
 """
 
 from __future__ import annotations
