@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,14 @@ import torch
 from hatespeech import paths
 from hatespeech.contract import Prediction
 from hatespeech.engine import predictor as predictors
-from hatespeech.engine.encoder import Encoded
 from hatespeech.engine.pass_size import PASS_SECONDS
-from hatespeech.engine.predictor import Predictor, Probabilities, Sequences, choose_folder
+from hatespeech.engine.predictor import (
+    Predictor,
+    Probabilities,
+    Reading,
+    Sequences,
+    choose_folder,
+)
 from hatespeech.engine.scorer import Scorer
 from hatespeech.engine.spans import locate
 from hatespeech.errors import (
@@ -240,13 +246,13 @@ def test_a_short_list_is_read_without_a_thread(
 ) -> None:
     """Starting one takes as long as a short text takes the embedded model."""
     readers: set[threading.Thread] = set()
-    encode = small_classifier.encode
+    read = small_classifier.read
 
-    def watched(text: str) -> Encoded:
+    def watched(*arguments: Any) -> Reading:
         readers.add(threading.current_thread())
-        return encode(text)
+        return read(*arguments)
 
-    monkeypatch.setattr(small_classifier, "encode", watched)
+    monkeypatch.setattr(small_classifier, "read", watched)
     small_classifier.score(["good morning"] * predictors.READ_AT_ONCE)
     assert readers == {threading.current_thread()}
     small_classifier.score(["good morning"] * (predictors.READ_AT_ONCE + 1))
