@@ -239,15 +239,18 @@ class LayerStack(nn.Module):
             hidden = layer(hidden, batch, first_only and index == last)
         return hidden
 
-    def prepare(self, index: int) -> None:
-        """Make a layer faster for inference; its weights can then be neither moved nor saved."""
+    def prepare(self, index: int, *, int8: bool = False) -> None:
+        """Make a layer faster for inference; its weights can then be neither moved nor saved.
+
+        With ``int8`` it multiplies in int8.
+        """
         layer = self.layer[index]
         for module in list(layer.modules()):
             if isinstance(module, SelfAttention):
                 module.join(last=index == len(self.layer) - 1)
         for module in layer.modules():
             if isinstance(module, Linear):
-                module.reorder()
+                module.quantize() if int8 else module.reorder()
 
 
 class Pooler(nn.Module):
