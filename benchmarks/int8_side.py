@@ -48,12 +48,11 @@ def onnxruntime_session(
     folder: Path, _feeds: list[dict[str, Any]], threads: int
 ) -> Callable[[Any], Any]:
     """Return what scores a batch."""
-    from lone_onnxruntime import Graph
-
+    graphs: Any = importlib.import_module("lone_onnxruntime")  # beside this file
     runtime: Any = importlib.import_module("onnxruntime")
     quantization: Any = importlib.import_module("onnxruntime.quantization")
     graph, quantized = folder / "model.onnx", folder / "int8.onnx"
-    graph.write_bytes(Graph(folder).serialized())
+    graph.write_bytes(graphs.Graph(folder).serialized())
     quantization.quantize_dynamic(
         graph, quantized, per_channel=True, weight_type=quantization.QuantType.QInt8
     )
