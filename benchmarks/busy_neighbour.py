@@ -1,12 +1,15 @@
-"""One tweet while other processes want the cores: our OpenMP settings against the default.
+"""Sixteen tweets while other processes want the cores: our OpenMP settings against others.
 
-The embedded checkpoint scores one tweet at a time, beside as many endlessly computing processes as
-there are cores, and then without them. By default OpenMP's threads spin for a long time while they
-wait for each other; `hatespeech/libraries.py` says what we set instead. How the system shares the
-cores is a matter of luck, so the rounds differ much. A round's figure is the mean of its tweets.
-Each round is a process that uses the library, with nothing of OpenMP's in its environment: on one
-side it imports `hatespeech`, which sets the variables, on the other torch before, which makes that
-too late.
+The embedded checkpoint scores sixteen tweets at a time, beside as many endlessly computing
+processes as there are cores, and then without them. By default OpenMP's threads spin for a long
+time while they wait for each other; `hatespeech/libraries.py` says what we set instead. Threads
+bound to cores (`OMP_PROC_BIND=true`) are never woken on one core, but cannot give way to another
+process either. How the system shares the cores is a matter of luck, so the rounds differ much. A
+round's figure is the mean of its calls.
+
+Each round is a process that uses the library, with nothing else of OpenMP's in its environment.
+It imports `hatespeech`, which sets the variables. For the defaults it imports torch before, which
+makes that too late.
 
     python -m benchmarks.busy_neighbour
 """
@@ -22,6 +25,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import report
+from benchmarks.busy_tweets import TWEETS
 
 SCRIPT = str(Path(__file__).with_name("busy_tweets.py"))
 
@@ -31,17 +35,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = report.parser(__doc__, rounds=5).parse_args(arguments)
     figures = []
     for name, company in (("while others want every core", True), ("on an idle machine", False)):
-        with busy_processes() if company else contextlib.nullcontext():
-            ours, theirs = report.in_turn(
-                milliseconds, partial(milliseconds, "--torch-first"), options.rounds
+        for against, theirs in (
+            ("the same with OpenMP's defaults", partial(milliseconds, "--torch-first")),
+            ("the same with threads bound to cores", partial(milliseconds, OMP_PROC_BIND="true")),
+        ):
+            with busy_processes() if company else contextlib.nullcontext():
+                pairs = report.in_turn(milliseconds, theirs, options.rounds)
+            figures.append(
+                report.at_most(f"{TWEETS} tweets {name}, mini, ms", against, *pairs, None)
             )
-        figures.append(
-            report.at_most(
-                f"one tweet {name}, mini, ms",
-                "the same with OpenMP's defaults",
-                *(ours, theirs, None),
-            )
-        )
     report.publish(figures, options.json)
 
 
@@ -58,14 +60,14 @@ def busy_processes() -> Iterator[None]:
             process.wait()
 
 
-def milliseconds(*arguments: str) -> float:
-    """Measure in a process whose environment has no settings of OpenMP's."""
-    environment = {
+def milliseconds(*arguments: str, **environment: str) -> float:
+    """Measure in a process whose environment has no other settings of OpenMP's."""
+    others = {
         name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))
     }
     done = subprocess.run(
         [sys.executable, SCRIPT, *arguments],
-        env=environment,
+        env=others | environment,
         check=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -14,11 +14,8 @@ from benchmarks/requirements-infinity.txt. TORCH_INDEX_URL works as in scripts/i
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +28,7 @@ from typing import Any, Final
 import torch
 from tqdm import tqdm
 
-from benchmarks import clients, models, report, servers
+from benchmarks import clients, environments, models, report, servers
 from tests.support.http_client import BEARER, TOKEN
 from tests.support.ports import free_port
 
@@ -60,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--seconds", type=report.positive, default=30, metavar="N", help="a round (%(default)s)"
     )
     options = parser.parse_args(arguments)
-    python = options.infinity_python or environment()
+    python = options.infinity_python or environments.interpreter(REQUIREMENTS)
     try:
         versions = packages(python)
     except (OSError, subprocess.CalledProcessError):
@@ -178,35 +175,6 @@ def infinity(folder: Path, model: Path, python: Path) -> Iterator[clients.Target
             lambda text: {"model": MODEL, "input": [text]},
             lambda reply: [each["score"] for each in reply["data"][0]],
         )
-
-
-def environment() -> Path:
-    """Return the interpreter of infinity's virtual environment; make it if it does not exist.
-
-    It lies in the temporary folder. Its name depends on the user and on the pins.
-    """
-    pins = REQUIREMENTS.read_bytes()
-    name = f"infinity-emb-{os.getuid()}-{hashlib.sha256(pins).hexdigest()[:12]}"
-    folder = Path(tempfile.gettempdir()) / name
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise SystemExit(f"error: {folder} belongs to somebody else")
-    python = folder / "bin" / "python"
-    complete = folder / "complete"
-    if not complete.exists():
-        print(f"Installing infinity-emb into {folder} (takes minutes) ...", file=sys.stderr)
-        pinned = [line for line in pins.decode().splitlines() if line.startswith("torch==")]
-        index = os.environ.get("TORCH_INDEX_URL")
-        from_index = ["--index-url", index] if index else []
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        for command in (
-            [sys.executable, "-m", "venv", str(folder)],
-            [*pip, *from_index, *pinned],
-            [*pip, "-r", str(REQUIREMENTS)],
-        ):
-            subprocess.run(command, check=True)
-        complete.touch()
-    return python
 
 
 def packages(python: Path) -> dict[str, dict[str, str]]:

@@ -17,7 +17,6 @@ from hatespeech import paths
 from hatespeech.engine.predictor import Predictor
 from hatespeech.model import checkpoint as checkpoints
 from hatespeech.model.checkpoint import Checkpoint
-from hatespeech.model.linear import Linear
 from hatespeech.model.network import CustomModel, ModelConfig
 from hatespeech.text.normalizer import normalize_tweet
 
@@ -68,10 +67,10 @@ def classifier(dtype: torch.dtype, shape: ModelConfig = BASE) -> Predictor:
     """Return the engine's classifier over a random model on the CPU."""
     mini = embedded()
     config = dataclasses.replace(shape, vocab_size=mini.model.vocab_size)
-    model = random_model(config).to(dtype)
-    for module in model.model.encoder.modules():  # as it is loaded on a CPU
-        if isinstance(module, Linear):
-            module.reorder()
+    int8 = dtype == torch.int8
+    model = random_model(config).to(torch.float32 if int8 else dtype)
+    for index in range(shape.num_hidden_layers):  # as it is loaded on a CPU
+        model.model.encoder.prepare(index, int8=int8)
     checkpoint = dataclasses.replace(mini, model=config)
     return Predictor(checkpoint, model, checkpoints.load_tokenizer(mini), max_windows=32)
 

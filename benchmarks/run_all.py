@@ -36,6 +36,7 @@ BENCHMARKS: Final[Mapping[str, Sequence[str]]] = {
     "grpc_and_http": (),
     "handler_concurrency": (),
     "idle_latency": (),
+    "lone_tweets": (),
     "busy_neighbour": (),
     "scaling": (),
     "sdk_loop": (),

@@ -41,10 +41,11 @@ class EngineSettings(BaseModel):
         ),
     ] = "auto"
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
+        Literal["auto", "float32", "bfloat16", "float16", "int8"],
         Field(
             description="Number format of the weights; `auto` is float16 on a GPU and float32 on a "
-            "CPU. bfloat16 is faster on CPUs with AVX512_BF16 or AMX."
+            "CPU. On a CPU, bfloat16 is faster with AVX512_BF16 or AMX; int8 is faster still, and "
+            "needs AVX512_VNNI or AMX."
         ),
     ] = "auto"
     max_batch_tokens: Annotated[

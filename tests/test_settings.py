@@ -38,7 +38,7 @@ def test_values_are_read_by_name() -> None:
         ("DEVICE", "gpu", "auto, cpu, cuda or cuda:N"),
         ("DEVICE", "cuda:01", "auto, cpu, cuda or cuda:N"),
         ("DEVICE", "cuda:300", "auto, cpu, cuda or cuda:N"),
-        ("DTYPE", "int8", "auto, float32, bfloat16 or float16"),
+        ("DTYPE", "int4", "auto, float32, bfloat16, float16 or int8"),
         ("LOG_FORMAT", "xml", "text or json"),
         ("MAX_QUEUE_TEXTS", "10", "at least MAX_TEXTS_PER_REQUEST (1024)"),
     ],

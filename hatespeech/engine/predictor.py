@@ -35,6 +35,7 @@ from hatespeech.errors import (
 )
 from hatespeech.labels import LABELS, Explanation
 from hatespeech.model import checkpoint as checkpoints
+from hatespeech.model import int8
 from hatespeech.model.checkpoint import Checkpoint
 from hatespeech.model.linear import ROW_STEP
 from hatespeech.model.network import CustomModel
@@ -75,6 +76,7 @@ class Predictor:
         self.thresholds = checkpoint.thresholds
         self.max_windows = max_windows
         self.device = model.linear1.weight.device
+        self.dtype = checkpoints.dtype_name(model)
         self.tokens_per_second: float | None = None
         """The speed of the warm-up's last pass, lower than that of later ones."""
         self._model = model
@@ -90,16 +92,17 @@ class Predictor:
         """Load the checkpoint that ``settings`` choose, on the device that they choose.
 
         Raises :class:`CheckpointError` if the folder is missing, damaged or inconsistent, and
-        :class:`SettingsError` if this machine does not have the device.
+        :class:`SettingsError` if this machine does not have the device or the dtype.
         """
         checkpoint = checkpoints.describe(choose_folder(settings))
         device = choose_device(settings)
         dtype = choose_dtype(settings, device)
         model = checkpoints.load_model(checkpoint, device, dtype, reorder=device.type == "cpu")
         tokenizer = checkpoints.load_tokenizer(checkpoint)
-        log.info("serving %s on %s", checkpoint.model_id, device)
         refuses = settings.on_unread == "refuse"
-        return cls(checkpoint, model, tokenizer, settings.max_windows, refuses)
+        predictor = cls(checkpoint, model, tokenizer, settings.max_windows, refuses)
+        log.info("serving %s on %s in %s", checkpoint.model_id, device, predictor.dtype)
+        return predictor
 
     def encode(self, text: str) -> Encoded:
         """Normalise, tokenise and cut into windows.
@@ -309,6 +312,9 @@ class Predictor:
         def begin(part: Sequence[str]) -> list[tuple[Reading, Sequences | ServiceError]]:
             return [begin_reading(self.read(text, explain, robust)) for text in part]
 
+        if len(texts) <= READ_AT_ONCE:  # nothing could be read ahead; a thread costs a short text
+            yield from begin(texts)
+            return
         ahead: deque[Future[list[tuple[Reading, Sequences | ServiceError]]]] = deque()
         with ThreadPoolExecutor(1, thread_name_prefix="reader") as reader:
             try:
@@ -400,8 +406,19 @@ def choose_device(settings: EngineSettings) -> torch.device:
 
 
 def choose_dtype(settings: EngineSettings, device: torch.device) -> torch.dtype:
-    """Return the dtype that the settings name; ``auto`` is float16 on a GPU, float32 on a CPU."""
+    """Return the dtype that the settings name; ``auto`` is float16 on a GPU, float32 on a CPU.
+
+    ``auto`` does not depend on the processor, so that scores do not change from one machine to the
+    next. Raises :class:`SettingsError` if this machine does not have the dtype.
+    """
     if settings.dtype == "auto":
         return torch.float16 if device.type == "cuda" else torch.float32
     dtype: torch.dtype = getattr(torch, settings.dtype)
+    if dtype == torch.int8:
+        if device.type != "cpu":
+            raise SettingsError("DTYPE='int8' is not allowed: it runs on CPUs only")
+        if not int8.is_exact():
+            raise SettingsError(
+                "DTYPE='int8' is not allowed: this processor has neither AVX512_VNNI nor AMX"
+            )
     return dtype

@@ -76,7 +76,12 @@ def convert(
             "they do not fit together"
         )
     target: torch.dtype = getattr(torch, dtype)
-    require_room(sum(tensor.numel() for tensor in state.values()) * target.itemsize)
+    require_room(
+        sum(
+            tensor.numel() * checkpoints.stored_dtype(key, target).itemsize
+            for key, tensor in state.items()
+        )
+    )
     provenance = {
         **provenance,
         "dtype": dtype,
@@ -153,6 +158,7 @@ def write_card(
     folder: Path,
     name: str,
     provenance: Mapping[str, Any],
+    dtype: str,
     found: Sequence[tuple[Expectation, Mapping[str, float]]],
 ) -> None:
     """Write the folder's model card."""
@@ -166,6 +172,8 @@ def write_card(
         f"- SHA-256 of that file: `{source['sha256']}` ({source['size']:,} bytes)",
         f"- Tokenizer: `{tokenizer['source']}`, revision `{tokenizer.get('commit') or 'local'}`",
         f"- Converted by torch {torch.__version__} on Python {sys.version.split()[0]}",
+        f"- Weights in {dtype}"
+        + (", linear layers and word embeddings quantised by row" if dtype == "int8" else ""),
         "",
         "The weights and their names are those of the source file; nothing was trained. "
         "`python -m hatespeech.model.checkpoint` checks the folder against the hashes in "

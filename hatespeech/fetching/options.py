@@ -55,6 +55,7 @@ exit codes: 0 done; 1 failed, with one line on standard error; 2 bad arguments;
 examples:
   COMMAND
   COMMAND --dtype float16                   half the size; what a GPU serves anyway
+  COMMAND --dtype int8                      a quarter; for CPUs that serve with DTYPE=int8
   COMMAND --revision 0123abc… --sha256 …    pinned: what an image build should do
   COMMAND --checkpoint model_7 --tokenizer ./bertweet-large --output /tmp/model
   COMMAND --checkpoint my_model.pt --output /tmp/mine --expect "Hello World" spam=0.98
@@ -112,9 +113,10 @@ def download_parser(prog: str) -> argparse.ArgumentParser:
     )
     add(
         "--dtype",
-        choices=("float32", "float16"),
+        choices=("float32", "float16", "int8"),
         default="float32",
-        help="number format of the weights on disk (%(default)s)",
+        help="number format of the weights on disk (%(default)s); int8 quantises the linear layers "
+        "and the word embeddings",
     )
     add("--keep", action="store_true", help="keep the downloaded file, as OUTPUT.pickle")
     add(

@@ -62,7 +62,7 @@ class Classifier:
         model_dir: str | os.PathLike[str] | None = None,
         *,
         device: str | None = None,
-        dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None,
+        dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] | None = None,
         max_batch_tokens: int | None = None,
         max_text_chars: int | None = None,
         max_windows: int | None = None,

@@ -3,6 +3,8 @@
     network.py       RoBERTa and the classification head
     packing.py       the sequences of a batch end to end, without padding between them
     linear.py        linear layers; on a CPU, oneDNN's
+    threads.py       one thread for a pass that is too short to share
+    int8.py          products in int8 on CPUs: weights by output, activations by token
     checkpoint.py    the checkpoint folder: describe, load, save, verify
 
 Nothing here knows settings, requests or HTTP.

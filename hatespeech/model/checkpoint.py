@@ -5,6 +5,11 @@ A folder holds ``model.safetensors`` (weights, under the published checkpoint's 
 ``languages``, ``sha256`` of the two large files and ``provenance``), ``tokenizer.json`` (for
 ``tokenizers``) and ``README.md``, its model card.
 
+Weights are float32, float16 or bfloat16. In an int8 folder the encoder's linear layers and the word
+embeddings are int8, with the float32 scale of each row under ``…weight_scale``, and everything else
+is float32. A folder of any of these can be loaded as any dtype: int8 weights are then multiplied
+out, and a folder's ``sha256`` and model id are those of what it holds, whatever it is loaded as.
+
 The hashes are recorded when a folder is written. ``python -m hatespeech.model.checkpoint DIR``
 checks them, and that every weight is finite. Loading a model does not, because it takes seconds.
 """
@@ -29,7 +34,7 @@ from torch import Tensor
 
 from hatespeech.errors import CheckpointError
 from hatespeech.labels import FLAGS, LABELS, THRESHOLD_NAMES
-from hatespeech.model.linear import Linear
+from hatespeech.model.int8 import Int8Embedding, dequantize, quantize
 from hatespeech.model.network import CustomModel, ModelConfig
 from hatespeech.paths import file_sha256
 from hatespeech.text.normalizer import NORMALIZER_VERSION
@@ -40,6 +45,9 @@ CONFIG: Final = "config.json"
 
 # What the published model was trained on, and a checkpoint whose file does not say.
 LANGUAGES: Final = ("en",)
+
+WORD_EMBEDDINGS: Final = "model.embeddings.word_embeddings.weight"
+SCALE: Final = "_scale"  # what the key of an int8 weight's scales adds
 
 
 @dataclass(frozen=True)
@@ -130,17 +138,22 @@ def load_model(
 ) -> CustomModel:
     """Load the weights strictly, straight to ``device`` and ``dtype``, in evaluation mode.
 
-    The file is mapped into memory. With ``reorder`` the encoder's linear layers keep a copy in
-    oneDNN's order instead (see :meth:`Linear.reorder`); the file is then mapped again for each
-    layer, so that only one layer at a time is in memory twice. Raises :class:`CheckpointError` for
-    a file that is damaged or does not fit its configuration.
+    The file is mapped into memory. With ``reorder`` the encoder's layers are prepared for
+    inference: they keep a copy of their weights, query, key and value joined, in oneDNN's order
+    (see :meth:`LayerStack.prepare`). The file is then mapped again for each layer, so that only one
+    layer at a time is in memory twice. With ``torch.int8``, which needs ``reorder``, these layers
+    and the word embeddings become int8, everything else float32; scores do not depend on whether
+    the folder was int8. Raises :class:`CheckpointError` for a file that is damaged or does not fit
+    its configuration.
     """
+    kept = torch.float32 if dtype == torch.int8 else dtype
     with torch.device("meta"):
         model = CustomModel(checkpoint.model)
     path = checkpoint.path / WEIGHTS
     try:
         with safe_open(path, framework="pt") as file:
-            found = set(file.keys())
+            stored = set(file.keys())
+        found = stored - {key + SCALE for key in stored}
         expected = model.state_dict().keys()
         for fault, names in (
             ("lacks", expected - found),
@@ -150,20 +163,46 @@ def load_model(
                 raise RuntimeError(f"it {fault} {min(names)}")
         for layer, keys in _by_layer(sorted(found)):
             with safe_open(path, framework="pt") as file:
-                state = {key: file.get_tensor(key).to(device, dtype) for key in keys}
+                if dtype == torch.int8 and WORD_EMBEDDINGS in keys:
+                    keys.remove(WORD_EMBEDDINGS)
+                    table = Int8Embedding(*_read_int8(file, WORD_EMBEDDINGS))
+                    model.model.embeddings.add_module("word_embeddings", table)
+                state = {key: _read(file, key).to(device, kept) for key in keys}
             if reorder and layer:
                 # Small tensors would keep their layer's part of the file mapped.
                 state = {k: t.clone() if t.dim() == 1 else t for k, t in state.items()}
             model.load_state_dict(state, strict=False, assign=True)
             if reorder and layer:
-                for module in model.get_submodule(layer).modules():
-                    if isinstance(module, Linear):
-                        module.reorder()
+                index = int(layer.rpartition(".")[2])
+                model.model.encoder.prepare(index, int8=dtype == torch.int8)
             del state  # before the next layer is read
-    except (OSError, SafetensorError, RuntimeError) as exc:
+    except (OSError, SafetensorError, RuntimeError, ValueError) as exc:
         reason = str(exc).splitlines()[0]
         raise CheckpointError(f"{checkpoint.path}: {WEIGHTS} does not load: {reason}") from exc
     return model.requires_grad_(False).eval()
+
+
+def dtype_name(model: CustomModel) -> str:
+    """Return the name of the number format that a loaded model multiplies."""
+    if isinstance(model.model.embeddings.word_embeddings, Int8Embedding):
+        return "int8"
+    return str(model.linear1.weight.dtype).removeprefix("torch.")
+
+
+def _read(file: Any, key: str) -> Tensor:
+    """Return a weight of an open file; one in int8 is multiplied out, to float32."""
+    tensor: Tensor = file.get_tensor(key)
+    return dequantize(tensor, file.get_tensor(key + SCALE)) if _is_int8(tensor) else tensor
+
+
+def _read_int8(file: Any, key: str) -> tuple[Tensor, Tensor]:
+    """Return a weight of an open file as int8, and its scales; int8 stays mapped."""
+    tensor: Tensor = file.get_tensor(key)
+    return (tensor, file.get_tensor(key + SCALE)) if _is_int8(tensor) else quantize(tensor)
+
+
+def _is_int8(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.int8
 
 
 def _by_layer(keys: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -216,7 +255,13 @@ def save(
     ``toxic``, that it flags.
     """
     path.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in state.items()}
+    tensors = {}
+    for key, value in state.items():
+        stored = stored_dtype(key, dtype)
+        if stored == torch.int8:
+            tensors[key], tensors[key + SCALE] = quantize(value.detach().cpu())
+        else:
+            tensors[key] = value.detach().to("cpu", stored).contiguous()
     save_file(tensors, path / WEIGHTS)
     tokenizer.save(str(path / TOKENIZER), pretty=False)
     config = {
@@ -234,6 +279,14 @@ def save(
     }
     (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return describe(path)
+
+
+def stored_dtype(key: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype that a folder of ``dtype`` stores a weight in."""
+    multiplied = r"model\.encoder\.layer\.\d+\..*\.(query|key|value|dense)\.weight"
+    if dtype == torch.int8 and key != WORD_EMBEDDINGS and not re.fullmatch(multiplied, key):
+        return torch.float32
+    return dtype
 
 
 def verify(path: Path) -> Checkpoint:

@@ -14,7 +14,7 @@ go in one call. That makes at most 64 shapes for each layer.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Final, Self
 
@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
+
+from hatespeech.model.int8 import Int8Weight
 
 OPERATORS: Final = [
     "_linear_pointwise",
@@ -37,6 +39,7 @@ class Linear(nn.Linear):
     """``nn.Linear`` for ``[rows, features]``, with faster inference on a CPU."""
 
     _reordered: Tensor | None = None
+    _int8: Int8Weight | None = None
 
     def reorder(self) -> None:
         """Replace the weights by a copy in the order that oneDNN multiplies fastest.
@@ -50,9 +53,27 @@ class Linear(nn.Linear):
             )
             del self.weight
 
+    @classmethod
+    def join(cls, layers: Sequence[Linear]) -> Self:
+        """Return a layer for inference whose output is theirs, side by side."""
+        first = layers[0]
+        with torch.device("meta"):
+            joined = cls(first.in_features, sum(layer.out_features for layer in layers))
+        joined.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]), False)
+        joined.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]), False)
+        return joined.eval()
+
+    def quantize(self) -> None:
+        """Replace the weights by int8 in oneDNN's order; see :mod:`hatespeech.model.int8`.
+
+        Afterwards the layer is inference-only, takes float32 and has no ``weight``.
+        """
+        self._int8 = Int8Weight(self.weight.detach())
+        del self.weight
+
     @override
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        if self._reordered is not None:
+        if self._reordered is not None or self._int8 is not None:
             raise RuntimeError("a layer in oneDNN's order cannot be moved or cast")
         moved: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
         return moved
@@ -72,7 +93,9 @@ class Linear(nn.Linear):
 
     def _served_by_onednn(self, rows: Tensor) -> bool:
         """Return whether oneDNN can replace torch here: no gradient and nothing to cast."""
-        return self._reordered is not None or (
+        if self._reordered is not None or self._int8 is not None:
+            return True
+        return (
             rows.dtype == self.weight.dtype
             and _may_serve(rows)
             and not torch.is_grad_enabled()
@@ -84,6 +107,8 @@ class Linear(nn.Linear):
         missing = -count % ROW_STEP
         if missing:
             rows = F.pad(rows, (0, 0, 0, missing))
+        if self._int8 is not None:
+            return self._int8.product(rows, self.bias, activation)[:count]
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
             rows,
             self.weight if self._reordered is None else self._reordered,
@@ -92,7 +117,7 @@ class Linear(nn.Linear):
             [],
             "none",
         )
-        return product[:count]
+        return product[:count] if missing else product
 
 
 def by_rows(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

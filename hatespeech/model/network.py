@@ -5,7 +5,7 @@ Module names follow the published checkpoint (``model.embeddings…``, ``model.e
 RoBERTa class adds seconds to every cold start, and its forward pass computes padding.
 
 Batches are packed (see :mod:`hatespeech.model.packing`): linear layers, which do nearly all of the
-work, see only real tokens.
+work, see only real tokens. On a CPU a few rows are added, because oneDNN wants a multiple of eight.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hatespeech.model.linear import Linear, by_rows
-from hatespeech.model.packing import PackedBatch
+from hatespeech.model import threads
+from hatespeech.model.linear import ROW_STEP, ROWS_AT_ONCE, Linear
+from hatespeech.model.packing import PackedBatch, parts_of
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,12 @@ class ModelConfig:
         """Longest sequence, with special tokens. Positions up to the padding id are not used."""
         return self.max_position_embeddings - self.pad_token_id - 1
 
+    @property
+    def operations_per_token(self) -> int:
+        """Floating-point operations of the encoder's linear layers, two for each multiply-add."""
+        layer = 4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size
+        return 2 * self.num_hidden_layers * layer
+
 
 class Embeddings(nn.Module):
     """Word, position and type embeddings, summed and normalised."""
@@ -104,10 +111,25 @@ class SelfAttention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads = config.num_attention_heads
+        self.head_size = config.hidden_size // config.num_attention_heads
+        self.dropout_prob = config.attention_probs_dropout_prob
+        # The outputs of all submodules, side by side, are query, key and value.
         self.query = Linear(config.hidden_size, config.hidden_size)
         self.key = Linear(config.hidden_size, config.hidden_size)
         self.value = Linear(config.hidden_size, config.hidden_size)
-        self.dropout_prob = config.attention_probs_dropout_prob
+
+    def join(self, last: bool) -> None:
+        """Join three products into one for inference, since each call costs a short text time.
+
+        The ``last`` layer keeps the query apart: not every token needs it there. Afterwards the
+        state dict has other keys.
+        """
+        if last:
+            self.key_value = Linear.join([self.key, self.value])
+        else:
+            self.query_key_value = Linear.join([self.query, self.key, self.value])
+            del self.query
+        del self.key, self.value
 
     def forward(self, hidden: Tensor, batch: PackedBatch, first_only: bool) -> Tensor:
         """Return the attention's context, ``[tokens, hidden]``.
@@ -115,32 +137,35 @@ class SelfAttention(nn.Module):
         With ``first_only``, only the first token of each sequence is a query:
         ``[sequences, hidden]``.
         """
-        query = self.query(hidden[batch.first] if first_only else hidden)
-        key, value = self.key(hidden), self.value(hidden)
+        layers = list(self.children())
+        first = layers.pop(0)(hidden[batch.first]) if first_only else None
+        products = [layer(hidden) for layer in layers]
+        projected = products[0] if len(products) == 1 else torch.cat(products, dim=1)
         contexts = []
         asked = 0
         for group in batch.groups:
-            tokens = slice(group.start, group.end)
-            if first_only:
-                q = query[asked : asked + group.count].unsqueeze(1)
+            *queries, key, value = self._split(group.pad(projected[group.start : group.end]))
+            if first is not None:
+                queries = self._split(first[asked : asked + group.count].unsqueeze(1))
                 asked += group.count
-            else:
-                q = group.pad(query[tokens])
             context = F.scaled_dot_product_attention(
-                self._split(q),
-                self._split(group.pad(key[tokens])),
-                self._split(group.pad(value[tokens])),
+                queries[0],
+                key,
+                value,
                 attn_mask=None if group.present is None else group.present[:, None, None, :],
                 dropout_p=self.dropout_prob if self.training else 0.0,
             )
             context = context.transpose(1, 2).flatten(2)
             contexts.append(context.flatten(0, 1) if first_only else group.unpad(context))
+        # Rows behind the last sequence may hold anything.
+        contexts.append(hidden[batch.groups[-1].end :] if first is None else first[asked:])
         return torch.cat(contexts)
 
-    def _split(self, hidden: Tensor) -> Tensor:
-        """Turn ``[count, length, hidden]`` into ``[count, heads, length, head size]``."""
-        count, length, _ = hidden.shape
-        return hidden.view(count, length, self.heads, -1).transpose(1, 2)
+    def _split(self, projected: Tensor) -> list[Tensor]:
+        """Part ``[count, length, n * hidden]`` into n of ``[count, heads, length, head size]``."""
+        count, length, _ = projected.shape
+        parts = projected.view(count, length, -1, self.heads, self.head_size)
+        return list(parts.permute(2, 0, 3, 1, 4))
 
 
 class ResidualOutput(nn.Module):
@@ -154,7 +179,10 @@ class ResidualOutput(nn.Module):
 
     def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
         """Return ``[tokens, hidden]``."""
-        normed: Tensor = self.LayerNorm(self.dropout(self.dense(hidden)) + residual)
+        projected = self.dense(hidden)
+        if self.training:
+            projected = self.dropout(projected)
+        normed: Tensor = self.LayerNorm(projected + residual)
         return normed
 
 
@@ -192,9 +220,6 @@ class Layer(nn.Module):
         """Return ``[tokens, hidden]``, or ``[sequences, hidden]`` with ``first_only``."""
         context = self.attention.self(hidden, batch, first_only)
         residual = hidden[batch.first] if first_only else hidden
-        return by_rows(self._after_attention, context, residual)
-
-    def _after_attention(self, context: Tensor, residual: Tensor) -> Tensor:
         attended = self.attention.output(context, residual)
         widened: Tensor = self.output(self.intermediate(attended), attended)
         return widened
@@ -213,6 +238,19 @@ class LayerStack(nn.Module):
         for index, layer in enumerate(self.layer):
             hidden = layer(hidden, batch, first_only and index == last)
         return hidden
+
+    def prepare(self, index: int, *, int8: bool = False) -> None:
+        """Make a layer faster for inference; its weights can then be neither moved nor saved.
+
+        With ``int8`` it multiplies in int8.
+        """
+        layer = self.layer[index]
+        for module in list(layer.modules()):
+            if isinstance(module, SelfAttention):
+                module.join(last=index == len(self.layer) - 1)
+        for module in layer.modules():
+            if isinstance(module, Linear):
+                module.quantize() if int8 else module.reorder()
 
 
 class Pooler(nn.Module):
@@ -264,5 +302,31 @@ class CustomModel(nn.Module):
     def forward_sequences(self, sequences: Sequence[Sequence[int]]) -> Tensor:
         """Pack token id lists on the model's device; return logits ``[sequences, labels]``."""
         device = self.linear1.weight.device
-        logits: Tensor = self(PackedBatch.pack(sequences, self.config.pad_token_id, device))
+        if device.type != "cpu" or torch.is_grad_enabled():
+            return self._logits(sequences, device, 1)
+        operations = sum(map(len, sequences)) * self.config.operations_per_token
+        with threads.as_many_as_useful(operations):
+            return self._in_parts(sequences, device)
+
+    def _in_parts(self, sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+        """Read at most ``ROWS_AT_ONCE`` tokens at a time, for inference on a CPU.
+
+        A part goes through all layers before the next: its states stay in the processor's caches,
+        and no copy joins parts.
+        """
+        parts = parts_of(sequences, ROWS_AT_ONCE)
+        if len(parts) < 2:
+            return self._logits(sequences, device, ROW_STEP)
+        logits = torch.cat(
+            [self._logits([sequences[i] for i in part], device, ROW_STEP) for part in parts]
+        )
+        restored = torch.empty_like(logits)
+        restored[[i for part in parts for i in part]] = logits
+        return restored
+
+    def _logits(
+        self, sequences: Sequence[Sequence[int]], device: torch.device, row_step: int
+    ) -> Tensor:
+        pad_token_id = self.config.pad_token_id
+        logits: Tensor = self(PackedBatch.pack(sequences, pad_token_id, device, row_step))
         return logits

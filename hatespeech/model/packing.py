@@ -56,6 +56,9 @@ class PackedBatch:
     ``input_ids`` and ``position_ids`` are ``[tokens]`` int64. ``first``, ``[sequences]`` int64, is
     where each sequence starts. ``order[i]`` is the caller's index of the sequence at ``i``, and
     ``places[j]``, ``[sequences]`` int64, is where the caller's sequence ``j`` is.
+
+    A batch that was packed with a ``row_step`` has rows behind its last token and behind its last
+    ``first`` that belong to no sequence.
     """
 
     input_ids: Tensor
@@ -67,11 +70,17 @@ class PackedBatch:
 
     @classmethod
     def pack(
-        cls, sequences: Sequence[Sequence[int]], pad_token_id: int, device: torch.device | str
+        cls,
+        sequences: Sequence[Sequence[int]],
+        pad_token_id: int,
+        device: torch.device | str,
+        row_step: int = 1,
     ) -> Self:
         """Pack token id lists of any lengths.
 
-        Raises :class:`ValueError` if there is none, or if one is empty.
+        The numbers of rows of ``input_ids``, ``position_ids`` and ``first`` are rounded up to a
+        multiple of ``row_step``, so that no product has to do it. Raises :class:`ValueError` if
+        there is no sequence, or if one is empty.
         """
         device = torch.device(device)
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
@@ -83,17 +92,21 @@ class PackedBatch:
             first.append(len(ids))
             ids.extend(sequences[i])
             positions.extend(position_ids(sequences[i], pad_token_id))
+        fill(ids, row_step, pad_token_id)
+        fill(positions, row_step, pad_token_id)
         places = array("q", bytes(8 * len(order)))
         for place, i in enumerate(order):
             places[i] = place
         bounds = group_bounds(lengths, device)
+        starts = first.tolist()
+        fill(first, row_step, 0)
         padded = [_places(lengths[begin:end]) for begin, end in bounds]
         ids_there, positions_there, first_there, places_there, lengths_there, *padded_there = (
             _stage([ids, positions, first, places, array("q", lengths), *padded], device)
         )
         groups = []
         for (begin, end), group_places in zip(bounds, padded_there, strict=True):
-            start, stop = first[begin], first[end - 1] + lengths[end - 1]
+            start, stop = starts[begin], starts[end - 1] + lengths[end - 1]
             longest = lengths[end - 1]
             if not len(group_places):
                 groups.append(Group(start, stop, end - begin, longest, None, None))
@@ -101,6 +114,27 @@ class PackedBatch:
             present = torch.arange(longest, device=device) < lengths_there[begin:end, None]
             groups.append(Group(start, stop, end - begin, longest, present, group_places))
         return cls(ids_there, positions_there, first_there, places_there, order, groups)
+
+
+def fill(values: array[int], step: int, value: int) -> None:
+    """Append ``value`` until the length is a multiple of ``step``."""
+    values.extend([value] * (-len(values) % step))
+
+
+def parts_of(sequences: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+    """Part the indexes of sequences, shortest first, so that a part has at most ``tokens`` tokens.
+
+    A longer sequence has a part of its own.
+    """
+    parts: list[list[int]] = []
+    room = 0
+    for i in sorted(range(len(sequences)), key=lambda i: len(sequences[i])):
+        if not parts or len(sequences[i]) > room:
+            parts.append([])
+            room = tokens
+        parts[-1].append(i)
+        room -= len(sequences[i])
+    return parts
 
 
 def position_ids(sequence: Sequence[int], pad_token_id: int) -> Sequence[int]:

@@ -191,6 +191,10 @@ class Health(Closed):
 
     status: Annotated[str, Field(json_schema_extra={"enum": ["loading", "ready", "broken"]})]
     model: str | None
+    dtype: Annotated[
+        str | None,
+        Field(description="The number format in which the model multiplies, such as float32."),
+    ]
 
 
 # The errors of every route that needs a token.

@@ -35,6 +35,7 @@ class ServedModel:
     def __init__(self, settings: ServerSettings, stop: Callable[[], None]) -> None:
         self.state: Literal["loading", "ready", "broken"] = "loading"
         self.model_id: str | None = None
+        self.dtype: str | None = None
         self.scorer: Scorer | None = None
         self.settled = asyncio.Event()  # no longer loading
         self.broken = asyncio.Event()
@@ -90,6 +91,7 @@ class ServedModel:
 
         self.scorer = Scorer(predictor, self._settings, self._on_broken)
         self.model_id = predictor.model_id
+        self.dtype = predictor.dtype
         self.state = "ready"
         self.settled.set()
         log.info("ready")

@@ -6,7 +6,9 @@ import asyncio
 import csv
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,13 @@ from hatespeech import paths
 from hatespeech.contract import Prediction
 from hatespeech.engine import predictor as predictors
 from hatespeech.engine.pass_size import PASS_SECONDS
-from hatespeech.engine.predictor import Predictor, Probabilities, Sequences, choose_folder
+from hatespeech.engine.predictor import (
+    Predictor,
+    Probabilities,
+    Reading,
+    Sequences,
+    choose_folder,
+)
 from hatespeech.engine.scorer import Scorer
 from hatespeech.engine.spans import locate
 from hatespeech.errors import (
@@ -231,6 +239,24 @@ def test_a_device_that_is_not_there_is_refused(small_checkpoint: Path) -> None:
     absent = f"cuda:{torch.cuda.device_count()}"
     with pytest.raises(SettingsError, match="DEVICE"):
         Predictor.from_settings(EngineSettings(model_dir=small_checkpoint, device=absent))
+
+
+def test_a_short_list_is_read_without_a_thread(
+    small_classifier: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starting one takes as long as a short text takes the embedded model."""
+    readers: set[threading.Thread] = set()
+    read = small_classifier.read
+
+    def watched(*arguments: Any) -> Reading:
+        readers.add(threading.current_thread())
+        return read(*arguments)
+
+    monkeypatch.setattr(small_classifier, "read", watched)
+    small_classifier.score(["good morning"] * predictors.READ_AT_ONCE)
+    assert readers == {threading.current_thread()}
+    small_classifier.score(["good morning"] * (predictors.READ_AT_ONCE + 1))
+    assert len(readers) > 1  # a longer list is read ahead
 
 
 @pytest.mark.skipif(not onednn_dtypes(), reason="this build of torch has no oneDNN")

@@ -172,6 +172,19 @@ def test_float16_halves_the_file_and_scores_alike(
     assert f"| 'Hello World' | spam | {figure['spam']:.6f} |" in card
 
 
+def test_int8_makes_the_file_small_and_scores_alike(
+    made: Path, tokenizer: Path, tmp_path: Path, figure: dict[str, float]
+) -> None:
+    output = tmp_path / "int8"
+    arguments = [*arguments_for(PICKLE, tokenizer, output), "--dtype", "int8"]
+    expected = [f"{label}={score:.6f}" for label, score in figure.items()]
+    assert call(*arguments, "--expect", "Hello World", *expected)[::2] == (0, "")
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in (output, made)]
+    assert sizes[0] / sizes[1] < 0.55  # a third of this tiny model is positions, which stay
+    assert "quantised by row" in (output / "README.md").read_text(encoding="utf-8")
+    assert call(*arguments)[1].startswith(f"{output}: already exists, verified")
+
+
 # What is already there
 
 

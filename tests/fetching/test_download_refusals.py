@@ -172,6 +172,7 @@ def with_weight(content: bytes, value: float) -> bytes:
     [
         (float("nan"), "float32", "is refused: .* holds values that are not finite"),
         (1e6, "float16", "is damaged: .* holds a value that is not finite"),
+        (1e6, "int8", None),
         (1e6, "float32", None),
     ],
 )
@@ -233,7 +234,7 @@ def test_output_below_a_file_is_an_error_in_one_line(tokenizer: Path, tmp_path: 
     ("arguments", "said"),
     [
         (["--sha256", "abc"], "argument --sha256: must be 64 hexadecimal digits"),
-        (["--dtype", "int8"], "argument --dtype: invalid choice"),
+        (["--dtype", "int4"], "argument --dtype: invalid choice"),
         (["--checkpoint", "no/such/file"], "there is no file no/such/file"),
         (["--checkpoint", "http://"], "is not a URL that can be fetched"),
         (["--checkpoint", "http://[half"], "is not a URL that can be fetched"),

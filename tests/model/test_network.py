@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import RobertaConfig, RobertaModel
 
 from hatespeech.model import packing
+from hatespeech.model.linear import ROW_STEP, ROWS_AT_ONCE, Linear
 from hatespeech.model.network import CustomModel, ModelConfig
 from hatespeech.model.packing import PackedBatch
 from tests.support.checkpoints import random_model
@@ -29,6 +31,15 @@ SIZES = ModelConfig(
 @pytest.fixture(scope="module")
 def model() -> CustomModel:
     return random_model(SIZES)
+
+
+@pytest.fixture(scope="module")
+def prepared(model: CustomModel) -> CustomModel:
+    """The same model as the service loads it on a CPU."""
+    prepared = copy.deepcopy(model).requires_grad_(False)
+    for index in range(SIZES.num_hidden_layers):
+        prepared.model.encoder.prepare(index)
+    return prepared
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +103,19 @@ def grouped_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     return kind
 
 
+@pytest.mark.parametrize("kind", ["model", "prepared"])
 @pytest.mark.parametrize("padded", [False, True], ids=["unpadded", "padded"])
 @pytest.mark.parametrize("lengths", MIXTURES.values(), ids=MIXTURES.keys())
 @torch.inference_mode()
 def test_hidden_states_equal_those_of_transformers(
-    model: CustomModel,
+    kind: str,
+    request: pytest.FixtureRequest,
     reference: nn.Module,
     lengths: list[int],
     padded: bool,
     grouped_for: str,
 ) -> None:
+    model: CustomModel = request.getfixturevalue(kind)
     sequences = sequences_of(lengths)
     expected = expected_states(reference, sequences, padded)
     batch = PackedBatch.pack(sequences, PAD, "cpu")
@@ -140,14 +154,31 @@ def test_a_padding_id_inside_a_text_takes_the_padding_position(
         torch.testing.assert_close(packed[place], expected[original][0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["model", "prepared"])
 @torch.inference_mode()
-def test_logits_come_in_the_order_given_and_do_not_depend_on_company(model: CustomModel) -> None:
-    sequences = sequences_of([40, 3, 300, 7, 8, 41, 3, 60])
+def test_logits_come_in_the_order_given_and_do_not_depend_on_company(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    model: CustomModel = request.getfixturevalue(kind)
+    sequences = sequences_of([40, 3, 300, 7, 8, 41, 3, 512, 60, 511, 2])
+    assert sum(map(len, sequences)) > 2 * ROWS_AT_ONCE
     together = model.forward_sequences(sequences)
     alone = torch.cat([model.forward_sequences([sequence]) for sequence in sequences])
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
     # Clearly different texts, or the order would not be tested.
     assert len({tuple(row) for row in together.round(decimals=3).tolist()}) == len(sequences)
+
+
+@torch.inference_mode()
+def test_layers_of_a_cpu_get_rows_that_need_no_padding(model: CustomModel) -> None:
+    rows: list[int] = []
+    hook = nn.modules.module.register_module_forward_pre_hook(
+        lambda module, inputs: rows.append(len(inputs[0])) if isinstance(module, Linear) else None
+    )
+    model.forward_sequences(sequences_of([3, 9, 17, 400, 13, 255]))
+    hook.remove()
+    assert all(count % ROW_STEP == 0 for count in rows)
+    assert set(rows) == {8, 304, 400}
 
 
 def test_linear_layers_see_only_tokens_that_exist(model: CustomModel) -> None:
@@ -199,3 +230,12 @@ def test_padding_is_counted_as_the_groups_are_cut() -> None:
     lengths = [20, 3, 3, 4, 21, 400]
     assert packing.padding(lengths, torch.device("cpu")) == 0
     assert packing.padding(lengths, torch.device("cuda")) == (4 - 3) * 2 + (21 - 20)
+
+
+def test_parts_hold_every_sequence_once_and_at_most_so_many_tokens() -> None:
+    lengths = [20, 300, 3, 3, 300, 700, 4, 300, 512]
+    parts = packing.parts_of([[0] * length for length in lengths], 512)
+    assert sorted(i for part in parts for i in part) == list(range(len(lengths)))
+    found = [[lengths[i] for i in part] for part in parts]
+    assert found == [[3, 3, 4, 20, 300], [300], [300], [512], [700]]
+    assert packing.parts_of([], 512) == []

@@ -139,6 +139,10 @@ def test_a_probe_answers_head_as_it_answers_get_without_a_body(
     assert list(documented) == ["get"]
 
 
+def test_health_says_which_number_format_is_in_use(server: HttpServer) -> None:
+    assert server.get("/health").json()["dtype"] == "float32"
+
+
 def test_a_health_port_that_is_the_port_takes_nothing_away_from_it(server: HttpServer) -> None:
     assert server.get("/ping", headers={}).status_code == 200
     assert server.get("/score?text=good").status_code == 200

@@ -67,7 +67,7 @@ def service_routes(settings: ServerSettings, metrics: Metrics, version: str) -> 
     async def health(request: Request) -> Response:
         """200 only when ready. The SingularityNET daemon reads it as a heartbeat."""
         model: ServedModel = request.app.state.model
-        body = {"status": model.state, "model": model.model_id}
+        body = {"status": model.state, "model": model.model_id, "dtype": model.dtype}
         return JSONResponse(body, 200 if model.state == "ready" else 503)
 
     # Monitors send HEAD.

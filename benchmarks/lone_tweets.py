@@ -1,0 +1,143 @@
+"""One tweet at a time, in a row and after pauses: our engine against ONNX Runtime, both in float32.
+
+The commonest call of a live site is one short text after a pause. Both sides are processes of
+their own, with the threads that they choose themselves. They take turns, so after a pause the other
+side has scored last. The times are from token ids to scores, without normalising and tokenising. A
+figure is of the length, among 8 to 32 tokens, at which we compare worst.
+
+ONNX Runtime needs packages that this project does not. The first run makes a virtual environment
+for it, from benchmarks/requirements-onnxruntime.txt.
+
+    python -m benchmarks.lone_tweets
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from benchmarks import environments, models, report
+from hatespeech import paths
+from hatespeech.engine.predictor import Predictor
+from hatespeech.settings import EngineSettings
+
+HERE: Final = Path(__file__).resolve().parent
+REQUIREMENTS: Final = HERE / "requirements-onnxruntime.txt"
+COMPARED: Final = (8, 16, 24, 32)
+TOKENS: Final = (*COMPARED, 64)
+# Seconds before each turn; calls in a turn; turns of each side in a round.
+TURNS: Final = {"in a row": (0.0, 10, 2), "after 20 ms": (0.02, 1, 5), "after 1 s": (1.0, 1, 1)}
+TARGETS: Final = {"base shape": 1.0, "mini": None}
+TOLERANCE: Final = 1e-4
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = report.parser(__doc__, rounds=5)
+    parser.add_argument("--answer", type=Path, metavar="FOLDER", help="be our side, for FOLDER")
+    options = parser.parse_args(arguments)
+    if options.answer:
+        answer(options.answer)
+        return
+    python = environments.interpreter(REQUIREMENTS)
+    figures: list[report.Figure] = []
+    with tempfile.TemporaryDirectory() as name:
+        models.write_checkpoint(Path(name))
+        for shape, folder in (("base shape", Path(name)), ("mini", paths.EMBEDDED)):
+            us = [sys.executable, "-m", "benchmarks.lone_tweets", "--answer", str(folder)]
+            them = [str(python), str(HERE / "lone_onnxruntime.py"), str(folder)]
+            with side(us) as ours, side(them) as theirs:
+                figures += compare(ours, theirs, shape, options.rounds)
+    report.publish(figures, options.json)
+
+
+class Side:
+    """A process that scores what it is asked to."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def ask(self, tokens: int, calls: int) -> tuple[list[float], list[float]]:
+        """Score a text of so many tokens; return each call's milliseconds, and the scores."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        ids = [0, *range(4, tokens + 2), 2]
+        self._process.stdin.write(json.dumps([ids, calls]) + "\n")
+        self._process.stdin.flush()
+        times, scores = json.loads(self._process.stdout.readline())
+        return times, scores
+
+    def turn(self, tokens: int, calls: int, pause: float) -> float:
+        """Wait, then score; return the median of the calls."""
+        time.sleep(pause)
+        return median(self.ask(tokens, calls)[0])
+
+
+@contextmanager
+def side(command: Sequence[str]) -> Iterator[Side]:
+    """Run a side's process until the block ends."""
+    process = subprocess.Popen(
+        command, cwd=HERE.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        yield Side(process)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def compare(ours: Side, theirs: Side, shape: str, rounds: int) -> list[report.Figure]:
+    """Measure every length with every pause."""
+    for tokens in TOKENS:
+        mine, their = ours.ask(tokens, 3)[1], theirs.ask(tokens, 3)[1]
+        if max(abs(a - b) for a, b in zip(mine, their, strict=True)) > TOLERANCE:
+            raise SystemExit(f"error: both sides must compute the same: {mine}, {their}")
+    figures = []
+    for when, (pause, calls, turns) in TURNS.items():
+        by_tokens = {}
+        for tokens in TOKENS:
+            turn = (tokens, calls, pause)
+            us, them = partial(ours.turn, *turn), partial(theirs.turn, *turn)
+            by_tokens[tokens] = report.at_most(
+                f"a lone text of {tokens} tokens, {shape}, float32, {when}, ms",
+                "ONNX Runtime, float32",
+                *report.in_turn(us, them, rounds * turns),
+                TARGETS[shape],
+            )
+        ratios = {tokens: round(figure.ratio, 3) for tokens, figure in by_tokens.items()}
+        worst = by_tokens[max(COMPARED, key=ratios.__getitem__)]
+        figures.append(
+            report.Figure(
+                *(worst.name, worst.against, worst.ratio, worst.target, worst.met),
+                raw={**worst.raw, "ratios_by_tokens": ratios},
+            )
+        )
+    return figures
+
+
+def answer(folder: Path) -> None:
+    """Be our side: answer each line of the input."""
+    settings = EngineSettings.from_environment(
+        {"DEVICE": "cpu", "MODEL_DIR": str(folder), "LOG_LEVEL": "ERROR"}
+    )
+    classifier = Predictor.from_settings(settings)
+    for line in sys.stdin:
+        ids, calls = json.loads(line)
+        times = []
+        for _ in range(calls):
+            started = time.perf_counter()
+            (scores,) = classifier.probabilities([ids])
+            times.append((time.perf_counter() - started) * 1e3)
+        print(json.dumps([times, scores]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
