@@ -40,6 +40,7 @@ HIDDEN: Final = (
 # if they separate letters, then spaces separate words.
 GAPS: Final = (r"(?: ?[.\-_*/|~+•·] ?| :[a-z0-9_]++: ?)", " ")
 LETTER_BEFORE: Final = r"(?<=^[a-z]|[^a-z0-9'\x{E000}][a-z]|\x{E000}[a-z])"
+KEYCAP: Final = "\u20e3"
 JOINT: Final = "\ue000"  # a private character: where a gap was
 DIGITS: Final = {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t"}
 # A digit within a word, or before one: "1st", "4th" and "mp3" stay as they are.
@@ -83,13 +84,17 @@ def _join(gap: str) -> list[normalizers.Normalizer]:
 def look_alikes() -> dict[str, str]:
     """Return what each look-alike character stands for, in ASCII and lower case.
 
-    Latin letters with marks are left to BERT's normaliser.
+    Latin letters with marks are left to BERT's normaliser. It does not strip marks that enclose a
+    letter: these stand for nothing. A keycap stays, since it makes a digit an emoji.
     """
     found = {}
     for character in map(chr, range(0x80, sys.maxunicode + 1)):
         name = unicodedata.name(character, "")
         base = unicodedata.normalize("NFD", character)[0]
         if not name or base.isascii() or unicodedata.category(character) in ("Mn", "Zs"):
+            continue
+        if unicodedata.category(character) == "Me" and character != KEYCAP:
+            found[character] = ""
             continue
         compatible = unicodedata.normalize("NFKC", character)
         if kind(character) is Kind.LATIN or script(character) in SCRIPTS:
@@ -132,7 +137,8 @@ class _Node:
 
 
 def _double_array(root: _Node) -> list[int]:
-    units, taken = [0], {0}
+    # No two nodes have one base: otherwise the child of one would be found from the other.
+    units, taken, bases = [0], {0}, set[int]()
     waiting = [(0, root)]
     start = 1
     while waiting:
@@ -140,8 +146,9 @@ def _double_array(root: _Node) -> list[int]:
         # The end of a key is a child with the byte 0.
         labels = [*node.children, *([] if node.place is None else [0])]
         base = start
-        while any(base ^ label in taken for label in labels):
+        while base in bases or any(base ^ label in taken for label in labels):
             base += 1
+        bases.add(base)
         taken.update(base ^ label for label in labels)
         while start in taken:
             start += 1

@@ -358,7 +358,7 @@ def test_invented_texts_measure_with_templates_and_groups_that_are_not_trained_o
     lowered = " ".join(trained_on.texts).lower()
     assert not [name for name in names[1] if name in lowered]
     shares = np.bincount(trained_on.labels, minlength=4) / 3000
-    assert shares == pytest.approx([0.4, 0.1, 0.5, 0], abs=0.04)
+    assert shares == pytest.approx([0.476, 0.095, 0.43, 0], abs=0.03)
     assert not any("{" in text or "}" in text for text in trained_on.texts + measured.texts)
 
 

@@ -37,7 +37,8 @@ def reader() -> normalizers.Normalizer:
     [
         "rоttеn роtаtо", "ｒｏｔｔｅｎ ｐｏｔａｔｏ", "𝓻𝓸𝓽𝓽𝓮𝓷 𝕡𝕠𝕥𝕒𝕥𝕠",
         "ⓡⓞⓣⓣⓔⓝ 🅟🅞🅣🅐🅣🅞", "ʀᴏᴛᴛᴇɴ ᴘᴏᴛᴀᴛᴏ",
-        "r̶o̶t̶t̶e̶n̶ p̶o̶t̶a̶t̶o̶", "r\u200bo\u200bt\u200bten pot\u00adato", "r\u2060otten p\u200dotato",
+        "r̶o̶t̶t̶e̶n̶ p̶o̶t̶a̶t̶o̶", "r\u0489\u0300o\u0489t\u0488\u0301ten potato",
+        "r\u200bo\u200bt\u200bten pot\u00adato", "r\u2060otten p\u200dotato",
         "r.o.t.t.e.n p.o.t.a.t.o", "r-o-t-t-e-n p_o_t_a_t_o", "r*o*t*t*e*n p~o~t~a~t~o",
         "r🔥o🔥t🔥t🔥e🔥n p❤️o❤️t❤️a❤️t❤️o", "r0tt3n p0tat0es", "rotten r0774n",
     ],
@@ -82,7 +83,8 @@ def test_the_compiled_table_replaces_every_character_in_it() -> None:
     compiled = normalizers.Precompiled(characters_map(table))
     for character, plain in table.items():
         assert compiled.normalize_str(f"x{character}y") == f"x{plain}y"
-    kept = "aéжא中😀"
+    others = map(chr, (*range(0x20, 0xD800), *range(0xE000, 0x20000)))
+    kept = " ".join(character for character in others if character not in table)
     assert compiled.normalize_str(kept) == kept
 
 
