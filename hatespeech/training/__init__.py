@@ -8,6 +8,9 @@
 
     corpus.py              reads the labelled TSV files
     functional.py          invented texts about groups, from the templates of functional.toml
+    disguise.py            hides words by their spelling, in texts of all labels
+    undisguise.py          what the student's tokenizer undoes of that
+    foreign.py             harmless texts in other languages, from foreign.toml
     sequences.py           from texts to token ids and batches; makes long texts
     vocabulary.py          trains a tokenizer; the special tokens
     words.py               the words of a corpus, for the fold of disguised texts

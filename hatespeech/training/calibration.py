@@ -1,22 +1,25 @@
 """Calibrated probabilities, and recommended thresholds.
 
 A trained network is more confident than it is accurate. Dividing its logits by one number, the
-temperature, corrects most of that (Guo and others 2017, https://arxiv.org/abs/1706.04599). The
-temperature is fitted on the dev set and folded into the head's last layer, so the checkpoint's
-format does not change, and neither does any label.
+temperature, corrects most of that (Guo and others 2017, https://arxiv.org/abs/1706.04599). Training
+also weighs rare labels more and adds texts of its own, so the network predicts some labels more
+often than they occur; one number for each label, added to its logit, corrects that. All five are
+fitted on the dev set and folded into the head's last layer, so the checkpoint's format does not
+change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]  # ships no types
+from scipy.optimize import minimize  # type: ignore[import-untyped]  # ships no types
 from scipy.special import log_softmax, softmax  # type: ignore[import-untyped]  # nor here
 from torch import Tensor
 
@@ -36,26 +39,41 @@ THRESHOLDS: Final = np.round(np.arange(0.01, 1.0, 0.01), 2)  # the candidates
 
 @dataclass(frozen=True)
 class Calibration:
-    """The temperature, and the expected calibration error (0 to 1) on dev without and with it."""
+    """The temperature, the labels' biases, and the expected calibration error (0 to 1) on dev."""
 
     temperature: float
+    biases: tuple[float, ...]  # added to the divided logits
     dev_before: float
     dev_after: float
 
+    def apply(self, logits: Logits) -> Logits:
+        """Return calibrated logits."""
+        return np.asarray(logits / self.temperature + np.array(self.biases), dtype=np.float32)
+
+    def undo(self, logits: Logits) -> Logits:
+        """Return the logits that :meth:`apply` made into these."""
+        return np.asarray((logits - np.array(self.biases)) * self.temperature, dtype=np.float32)
+
 
 def calibrate(logits: Logits, labels: Labels) -> Calibration:
-    """Return the temperature with the least cross-entropy."""
+    """Return the temperature and the biases with the least cross-entropy."""
+    rows = np.arange(len(labels))
 
-    def loss(temperature: float) -> float:
-        return -float(
-            log_softmax(logits / temperature, axis=1)[np.arange(len(labels)), labels].mean()
-        )
+    def loss(parameters: NDArray[np.float64]) -> float:
+        moved = logits * parameters[0] + parameters[1:]
+        return -float(log_softmax(moved, axis=1)[rows, labels].mean())
 
-    temperature = float(minimize_scalar(loss, bounds=TEMPERATURES, method="bounded").x)
-    return Calibration(
-        round(temperature, 4),
-        expected_calibration_error(logits, labels),
-        expected_calibration_error(logits / temperature, labels),
+    factors = (1 / TEMPERATURES[1], 1 / TEMPERATURES[0])
+    start = np.array([1.0, *(0.0 for _ in LABELS)])
+    found = minimize(loss, start, bounds=[factors, *((None, None) for _ in LABELS)]).x
+    biases = found[1:] - found[1:].mean()  # what all labels share changes nothing
+    calibration = Calibration(
+        round(1 / float(found[0]), 4), tuple(round(float(b), 4) for b in biases), 0.0, 0.0
+    )
+    return replace(
+        calibration,
+        dev_before=expected_calibration_error(logits, labels),
+        dev_after=expected_calibration_error(calibration.apply(logits), labels),
     )
 
 
@@ -65,10 +83,15 @@ def probabilities(logits: Logits) -> NDArray[np.float64]:
     return scores
 
 
-def fold(state: Mapping[str, Tensor], temperature: float) -> dict[str, Tensor]:
-    """Return a state dict whose logits are those of ``state`` divided by the temperature."""
-    last = ("linear2.weight", "linear2.bias")
-    return {key: value / temperature if key in last else value for key, value in state.items()}
+def fold(state: Mapping[str, Tensor], calibration: Calibration) -> dict[str, Tensor]:
+    """Return a state dict whose logits are those of ``state``, calibrated."""
+    weight, bias = state["linear2.weight"], state["linear2.bias"]
+    added = torch.tensor(calibration.biases, dtype=bias.dtype, device=bias.device)
+    return {
+        **state,
+        "linear2.weight": weight / calibration.temperature,
+        "linear2.bias": bias / calibration.temperature + added,
+    }
 
 
 def expected_calibration_error(logits: Logits, labels: Labels) -> float:

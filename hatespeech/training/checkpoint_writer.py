@@ -137,7 +137,7 @@ def write_folder(
     if result.recipe.long_share:
         rng = np.random.default_rng(result.recipe.seed)
         long_accuracy = evaluate(model, tokenizer, long_corpus(corpus, LONG_TEXTS, rng)).accuracy
-    uncalibrated = logits * calibration.temperature
+    uncalibrated = calibration.undo(logits)
     figures = CardFigures(
         corpus_name,
         metrics,
@@ -190,15 +190,15 @@ def save_calibrated(
     result: FinishedTraining,
     **fields: Any,
 ) -> tuple[Checkpoint, Calibration]:
-    """Fit the temperature and the thresholds on the dev set, and save with both."""
+    """Fit the calibration and the thresholds on the dev set, and save with both."""
     model = CustomModel(config).to(result.device)
     model.load_state_dict(state)
     labels = np.array(result.dev.labels)
     logits = compute_logits(model, tokenizer, result.dev.texts)
     calibration = calibrate(logits, labels)
-    thresholds = recommend(probabilities(logits / calibration.temperature), labels)
-    log.info("temperature %.3f", calibration.temperature)
-    state = fold(state, calibration.temperature)
+    thresholds = recommend(probabilities(calibration.apply(logits)), labels)
+    log.info("temperature %.3f, biases %s", calibration.temperature, calibration.biases)
+    state = fold(state, calibration)
     saved = checkpoint.save(folder, state, config, tokenizer, thresholds=thresholds, **fields)
     return saved, calibration
 

@@ -28,6 +28,7 @@ from hatespeech.text.normalizer import NORMALIZER_VERSION
 from hatespeech.training import TrainingError
 from hatespeech.training.checkpoint_writer import FinishedTraining, shape, write_folder
 from hatespeech.training.corpus import read_corpus
+from hatespeech.training.foreign import SENTENCES
 from hatespeech.training.functional import TEMPLATES
 from hatespeech.training.initial_models import pretrained_model
 from hatespeech.training.loop import Interrupted, StateFile, stop_requests
@@ -272,7 +273,7 @@ def fingerprint(options: argparse.Namespace, recipe: Recipe) -> str:
     parts = {
         "recipe": dataclasses.asdict(recipe),
         "encoder": [options.encoder, *(getattr(options, name) for name in shape(options))],
-        "templates": file_sha256(TEMPLATES),
+        "templates": [file_sha256(TEMPLATES), file_sha256(SENTENCES)],
         "teacher": dataclasses.asdict(teacher_recipe(recipe)),
         "files": [file_sha256(options.train), file_sha256(options.dev)],
         "normalizer": NORMALIZER_VERSION,

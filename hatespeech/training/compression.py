@@ -22,6 +22,7 @@ from hatespeech.model.network import CustomModel, ModelConfig
 from hatespeech.model.packing import PackedBatch
 from hatespeech.training import TrainingError
 from hatespeech.training.sequences import encode
+from hatespeech.training.undisguise import undisguised
 from hatespeech.training.vocabulary import PAD, SPECIAL_TOKENS, wrap_in_sentence_marks
 
 CONTINUATION: Final = "##"  # prefix of a WordPiece token that continues a word
@@ -137,11 +138,14 @@ def prune_vocabulary(
 
     It keeps the special tokens (under RoBERTa's ids), every single character that is ASCII or in
     the texts, and the most frequent tokens. A word that is dropped is split into smaller tokens.
+    Before it looks words up it undoes disguises (:mod:`hatespeech.training.undisguise`).
     """
-    document = json.loads(tokenizer.to_str())
+    reading = Tokenizer.from_str(tokenizer.to_str())
+    reading.normalizer = undisguised(tokenizer)
+    document = json.loads(reading.to_str())
     vocabulary = tokenizer.get_vocab()
     counts: Counter[int] = Counter()
-    for ids in encode(tokenizer, texts):
+    for ids in encode(reading, texts):
         counts.update(ids)
     characters = [
         token_id

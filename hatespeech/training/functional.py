@@ -27,6 +27,13 @@ SOURCE: Final = "functional"
 # Words that are as often colours, names or everyday words as names of a group.
 AMBIGUOUS: Final = {"white", "black", "girl", "girls", "man", "men", "male", "foreign", "christian"}
 
+# Kinds of templates that are not named after their label, and how often each kind is drawn.
+SPECIAL_KINDS: Final = {"denied": "hate", "negated": "neutral", "countered": "neutral"}
+DRAWN: Final = (
+    *("hate",) * 8, *("denied",) * 2, *("neutral",) * 4, *("negated",) * 3, *("countered",) * 2,
+    *("abusing",) * 2,
+)  # fmt: skip
+
 T = TypeVar("T")
 
 _PLACE: Final = re.compile(r"\{(\w+)\}")
@@ -67,15 +74,15 @@ def read_grammars() -> tuple[Grammar, Grammar]:
 
 
 def functional_corpus(count: int, rng: np.random.Generator) -> Corpus:
-    """Return ``count`` texts to train on, half of them hateful, in the spelling of tweets."""
+    """Return ``count`` texts to train on, about half of them hateful, in the spelling of tweets."""
     grammar, _ = read_grammars()
     texts, labels = [], []
     for _ in range(count):
-        label = _draw(("hate", "hate", "hate", "neutral", "neutral", "abusing"), rng)
-        text = grammar.fill(_draw(grammar.templates[label], rng), rng)
+        kind = _draw(DRAWN, rng)
+        text = grammar.fill(_draw(grammar.templates[kind], rng), rng)
         text = _draw(grammar.words["opener"], rng) + text + _draw(grammar.words["closer"], rng)
         texts.append(respell(normalize_tweet(text), rng))
-        labels.append(LABELS.index(label))
+        labels.append(LABELS.index(SPECIAL_KINDS.get(kind, kind)))
     return Corpus(texts, labels, [SOURCE] * count)
 
 

@@ -99,11 +99,14 @@ words that fill the templates, and the authors are the same.
 
 def _calibration(figures: CardFigures) -> str:
     calibration = figures.calibration
+    named = zip(LABELS, calibration.biases, strict=True)
+    biases = ", ".join(f"{label} {bias:+.3f}" for label, bias in named)
     return f"""\
 ## Calibration
 
-Logits are divided by a temperature of {calibration.temperature:.3f}. It was fitted on the dev set
-and is already part of the weights. It changes the expected calibration error (15 bins)
+Logits are divided by a temperature of {calibration.temperature:.3f}, and each label has a bias:
+{biases}. They were fitted on the dev set and are
+already part of the weights. They change the expected calibration error (15 bins)
 from {figures.error_before:.4f} to {figures.error_after:.4f} on the {figures.corpus} set,
 and from {calibration.dev_before:.4f} to {calibration.dev_after:.4f} on the dev set.
 

@@ -48,6 +48,9 @@ class Recipe:
     joined_share: float = 0.1  # share of texts that pre-training joins into long ones
     class_weight_power: float = 0.3  # weight = (relative label frequency) ** -power
     functional_texts: int = 0  # invented texts added to each epoch of fine-tuning
+    foreign_texts: int = 0  # harmless texts in other languages added to each epoch
+    disguised_share: float = 0.0  # share of all texts whose words are hidden by their spelling
+    unknown_share: float = 0.0  # share of texts with invented words, and of tokens made <unk>
     changed_share: float = 0.0  # share of texts changed in groups, case, punctuation or spelling
     soft_share: float = 0.0  # share of the loss on the teacher's probabilities, not the labels
     soft_temperature: float = 2.0  # divides the logits of both in that part of the loss
@@ -74,7 +77,10 @@ MINI: Final = replace(
     learning_rate=4e-4,
     pretrain_epochs=0,
     pretrain_learning_rate=0.0,
-    functional_texts=9000,
+    functional_texts=14000,
+    foreign_texts=1500,
+    disguised_share=0.15,
+    unknown_share=0.04,
     changed_share=0.2,
     soft_share=0.7,
 )

@@ -20,6 +20,8 @@ from tokenizers import Tokenizer
 
 from hatespeech.labels import LABELS
 from hatespeech.training.corpus import Corpus
+from hatespeech.training.disguise import disguise, with_unknown_words
+from hatespeech.training.foreign import foreign_corpus
 from hatespeech.training.functional import functional_corpus, vary
 from hatespeech.training.recipe import MAX_TOKENS, Recipe
 
@@ -75,10 +77,11 @@ def finetuning_samples(
 ) -> list[Sample]:
     """Return every text, some of them changed, and the texts that the recipe adds.
 
-    It adds joined long texts, whose labels are as frequent as in the corpus, and invented texts.
+    It adds joined long texts, whose labels are as frequent as in the corpus, invented texts, and
+    texts in other languages. Texts of all kinds and labels may have hidden or unknown words.
     ``targets`` are a teacher's logits for the corpus; a changed text keeps those of the original.
     """
-    texts = [vary(text, recipe.changed_share, rng) for text in corpus.texts]
+    texts = [hide(vary(text, recipe.changed_share, rng), recipe, rng) for text in corpus.texts]
     samples = [
         Sample(ids, label, target)
         for ids, label, target in zip(
@@ -91,10 +94,21 @@ def finetuning_samples(
     for added in (
         long_corpus(corpus, round(len(corpus) * recipe.long_share), rng),
         functional_corpus(recipe.functional_texts, rng),
+        foreign_corpus(recipe.foreign_texts, rng),
     ):
-        encoded = encode(tokenizer, added.texts)
+        encoded = encode(tokenizer, [hide(text, recipe, rng) for text in added.texts])
         samples += [Sample(ids, label) for ids, label in zip(encoded, added.labels, strict=True)]
     return samples
+
+
+def hide(text: str, recipe: Recipe, rng: np.random.Generator) -> str:
+    """Return the text with its words hidden or some unknown, if it is one of the recipe's share."""
+    drawn = float(rng.random())
+    if drawn < recipe.disguised_share:
+        return disguise(text, rng)
+    if drawn < recipe.disguised_share + recipe.unknown_share:
+        return with_unknown_words(text, rng)
+    return text
 
 
 def long_corpus(corpus: Corpus, count: int, rng: np.random.Generator) -> Corpus:

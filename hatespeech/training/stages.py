@@ -20,7 +20,7 @@ from hatespeech.training.corpus import Corpus
 from hatespeech.training.initial_models import initialise
 from hatespeech.training.recipe import Recipe
 from hatespeech.training.sequences import Sample
-from hatespeech.training.vocabulary import BOS, EOS, MASK, PAD, special_id
+from hatespeech.training.vocabulary import BOS, EOS, MASK, PAD, UNK, special_id
 
 
 class Stage(Protocol):
@@ -157,7 +157,9 @@ class Classification:
         """Return the weighted mean of both losses."""
         batch = PackedBatch.pack([s.ids for s in part], self._masking.pad_token_id, self._device)
         if self._recipe.token_dropout:
-            batch = self._masking.drop(batch, self._recipe.token_dropout)
+            batch = self._masking.drop(
+                batch, self._recipe.token_dropout, self._recipe.unknown_share
+            )
         logits = self.module(batch).float()
         labels = torch.tensor([sample.label for sample in part]).to(self._device)
         none = (0.0,) * logits.shape[1]
@@ -179,7 +181,7 @@ class Masking:
         """Learn the tokenizer's special ids."""
         self.pad_token_id = config.pad_token_id
         self._vocab_size = tokenizer.get_vocab_size()
-        self._mask_id = special_id(tokenizer, MASK)
+        self._mask_id, self._unk_id = special_id(tokenizer, MASK), special_id(tokenizer, UNK)
         unmasked = [special_id(tokenizer, name) for name in (BOS, PAD, EOS)]
         self._unmasked = torch.tensor(unmasked)
 
@@ -197,10 +199,12 @@ class Masking:
         masked = torch.where(chosen & (fate >= 0.9), random_ids, masked)
         return dataclasses.replace(batch, input_ids=masked), chosen
 
-    def drop(self, batch: PackedBatch, share: float) -> PackedBatch:
-        """Replace a ``share`` of the tokens by ``<mask>``."""
+    def drop(self, batch: PackedBatch, share: float, unknown: float = 0.0) -> PackedBatch:
+        """Replace a ``share`` of the tokens by ``<mask>``, and a share by ``<unk>``."""
         ids = batch.input_ids
         dropped = torch.where(self._choose(ids, share), self._mask_id, ids)
+        if unknown:
+            dropped = torch.where(self._choose(ids, unknown), self._unk_id, dropped)
         return dataclasses.replace(batch, input_ids=dropped)
 
     def _choose(self, ids: Tensor, share: float) -> Tensor:

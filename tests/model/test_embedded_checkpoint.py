@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.checkpoints import SUITES, balanced_accuracy, load, suite_hits
+from benchmarks.embedded_figures import figures
 from hatespeech.labels import LABELS
 from hatespeech.model import checkpoint
 from hatespeech.model.network import CustomModel
@@ -124,6 +125,22 @@ def test_suites_that_it_was_not_made_with_are_told_as_the_card_says() -> None:
         assert len(found) == int(texts)
         # A text at the border may fall on either side, as kernels of other CPUs round.
         assert abs(sum(found) - int(right)) <= 1, functionality
+
+
+def test_the_table_of_the_card_is_what_the_script_prints() -> None:
+    """All of it but the figures on labelled texts that are not part of the repository."""
+    card = (MINI / "README.md").read_text(encoding="utf-8")
+    section = card.partition("## What it is measured by")[2].partition("\n## ")[0]
+    shown = dict(re.findall(r"^\| (.+) \| (.+) \|$", section, re.MULTILINE))
+    measured = dict(figures(load(MINI), [SAMPLE]))
+    missing = {name for name in measured if not name.startswith(SAMPLE.name)} - shown.keys()
+    assert not missing
+    for name in shown.keys() & measured.keys():
+        # A text at the border may fall on either side, as kernels of other CPUs round.
+        numbers = [re.match(r"-?[\d.]+", row[name]) for row in (shown, measured)]
+        assert None not in numbers
+        expected, found = (float(number[0]) for number in numbers if number)
+        assert found == pytest.approx(expected, abs=1.0 if " of " in shown[name] else 0.01), name
 
 
 def test_suites_have_no_text_that_training_can_invent() -> None:
