@@ -24,7 +24,12 @@ from hatespeech.training import calibration, checkpoint_writer, functional, mode
 from hatespeech.training import command as train
 from hatespeech.training.compression import cut_student
 from hatespeech.training.corpus import Corpus, read_corpus
-from hatespeech.training.evaluation import compute_logits, functional_figures, measure
+from hatespeech.training.evaluation import (
+    compute_logits,
+    functional_figures,
+    macro_f1,
+    measure,
+)
 from hatespeech.training.initial_models import pretrained_model
 from hatespeech.training.loop import TrainingProgress
 from hatespeech.training.recipe import MINI, SCRATCH, TEACHER_PACKAGE
@@ -414,6 +419,19 @@ def test_calibration_finds_the_labels_that_are_predicted_too_often() -> None:
     found = calibration.calibrate(honest + np.array([0.6, 0, -0.6, 0], dtype=np.float32), labels)
     assert found.biases == pytest.approx([-0.6, 0, 0.6, 0], abs=0.12)
     assert found.dev_after < found.dev_before
+
+
+def test_biases_that_hide_a_rare_label_are_applied_in_part() -> None:
+    rng = np.random.default_rng(0)
+    honest = rng.normal(scale=1.5, size=(20_000, 4)).astype(np.float32)
+    honest[:, 3] -= 4  # so rare that an honest network hardly ever predicts it
+    labels = np.array([rng.choice(4, p=row) for row in calibration.probabilities(honest)])
+    eager = honest + np.array([0, 0, 0, 2], dtype=np.float32)
+    found = calibration.calibrate(eager, labels)
+    assert -1.2 < found.biases[3] < -0.3, "the whole would be -1.5"
+    predicted = found.apply(eager).argmax(axis=1)
+    for whole in (honest, eager):
+        assert macro_f1(labels, predicted) >= macro_f1(labels, whole.argmax(axis=1))
 
 
 def test_the_calibration_error_is_the_gap_of_confidence_and_accuracy() -> None:
