@@ -30,7 +30,7 @@ AMBIGUOUS: Final = {"white", "black", "girl", "girls", "man", "men", "male", "fo
 # Kinds of templates that are not named after their label, and how often each kind is drawn.
 SPECIAL_KINDS: Final = {"denied": "hate", "negated": "neutral", "countered": "neutral"}
 DRAWN: Final = (
-    *("hate",) * 8, *("denied",) * 2, *("neutral",) * 4, *("negated",) * 3, *("countered",) * 2,
+    *("hate",) * 6, *("denied",) * 2, *("neutral",) * 4, *("negated",) * 4, *("countered",) * 2,
     *("abusing",) * 2,
 )  # fmt: skip
 
@@ -74,7 +74,7 @@ def read_grammars() -> tuple[Grammar, Grammar]:
 
 
 def functional_corpus(count: int, rng: np.random.Generator) -> Corpus:
-    """Return ``count`` texts to train on, about half of them hateful, in the spelling of tweets."""
+    """Return ``count`` texts to train on, 4 of 10 of them hateful, in the spelling of tweets."""
     grammar, _ = read_grammars()
     texts, labels = [], []
     for _ in range(count):

@@ -73,13 +73,13 @@ SCRATCH: Final = Recipe(
 # A student cut out of a teacher: its layers are pre-trained, but damaged by the cuts.
 MINI: Final = replace(
     SCRATCH,
-    epochs=4,
+    epochs=6,
     learning_rate=4e-4,
     pretrain_epochs=0,
     pretrain_learning_rate=0.0,
-    functional_texts=14000,
+    functional_texts=16000,
     foreign_texts=1500,
-    disguised_share=0.15,
+    disguised_share=0.18,
     unknown_share=0.04,
     changed_share=0.2,
     soft_share=0.7,
