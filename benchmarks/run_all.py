@@ -40,6 +40,7 @@ BENCHMARKS: Final[Mapping[str, Sequence[str]]] = {
     "busy_neighbour": (),
     "scaling": (),
     "sdk_loop": (),
+    "stops": (),
     "original_way": (),
     "normalizer": (),
     "reading": (),

@@ -7,7 +7,7 @@ The tree is closed: a front turns any exception that is not in it into :class:`I
     ├── TooLargeError     too_large    the input is well-formed but exceeds a limit
     ├── UnreadError       unread       the checkpoint can't read the text, and must not guess
     ├── OverloadedError   overloaded   the queue is full
-    ├── UnhealthyError    unhealthy    the model is loading, or the device failed
+    ├── UnhealthyError    unhealthy    the model is loading, the device failed, or a stop
     └── InternalError     internal     the service failed on this input alone
     SettingsError         an environment variable holds a bad value; the program does not start
     CheckpointError       a checkpoint folder is missing, damaged or inconsistent
@@ -95,7 +95,7 @@ class OverloadedError(ServiceError):
 
 
 class UnhealthyError(ServiceError):
-    """The model is loading, or the device failed and the worker is being replaced."""
+    """The model is loading, the device failed, or the worker is being stopped."""
 
     code = "unhealthy"
     retry_after = 5

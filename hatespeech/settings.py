@@ -121,6 +121,15 @@ class EngineSettings(BaseModel):
             "worker of a fleet does not take the whole queue.",
         ),
     ] = 256
+    stop_seconds: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=3600,
+            description="Seconds for which a queue worker goes on scoring after SIGTERM. What is "
+            "not scored then is answered with `unhealthy`, for the caller to send it again.",
+        ),
+    ] = 8
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"],
         Field(description="Minimum severity to log. Texts are never logged at any level."),

@@ -10,9 +10,9 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,8 @@ from hatespeech.settings import EngineSettings
 if TYPE_CHECKING:
     from hatespeech.engine.predictor import Predictor
 
-# How long a worker whose device broke waits for its last replies to be posted.
-LAST_REPLIES_SECONDS = 30.0
+# How long the development API of a broken device has for the reply in progress.
+LAST_REPLY_SECONDS = 0.5
 
 DESCRIPTION = """\
 Score tweets: hate, abusing, neutral, spam.
@@ -77,6 +77,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "app.py") -> int:
     local = options.test_input is not None or not (
         options.rp_serve_api or os.environ.get("RUNPOD_WEBHOOK_GET_JOB")
     )
+    if not local:
+        # A container's first process ignores a signal without a handler: it would take jobs later,
+        # and be killed with them. The job loop has a handler of its own.
+        signal.signal(signal.SIGTERM, lambda _signal, _frame: os._exit(128 + signal.SIGTERM))
     try:
         settings = EngineSettings.from_environment(os.environ)
         job = read_job(options.test_input) if local else {}
@@ -175,7 +179,7 @@ def print_reply(reply: Mapping[str, Any]) -> None:
 def serve(classifier: Predictor, settings: EngineSettings, options: argparse.Namespace) -> int:
     """Work the platform's queue, or serve the SDK's development API, until told to stop.
 
-    Returns the exit code: 1 if the device broke, whoever notices first that all is answered.
+    Returns the exit code: 1 if the device broke, or if the SDK is not the one that it needs.
     """
     # The SDK reads its level at import. At DEBUG, its default, it logs every reply, texts and all.
     level = options.rp_log_level or os.environ.get("RUNPOD_LOG_LEVEL", "").upper()
@@ -188,13 +192,25 @@ def serve(classifier: Predictor, settings: EngineSettings, options: argparse.Nam
     import runpod
 
     from hatespeech.engine.scorer import Scorer
+    from hatespeech.worker import sdk_shape
     from hatespeech.worker.handler import JobHandler
+
+    if not options.rp_serve_api:
+        difference = sdk_shape.difference()
+        if difference is not None:
+            sys.stderr.write(f"error: {difference}\n")
+            return 1
+
+        from hatespeech.worker import job_loop
+
+        job_loop.install(settings.stop_seconds)
 
     config: dict[str, Any] = {}
 
     def on_broken() -> None:
-        config["refresh_worker"] = True  # the SDK takes no further job
-        threading.Thread(target=exit_when_answered, daemon=True).start()
+        config["refresh_worker"] = True  # the job loop stops when it has answered a job
+        if options.rp_serve_api:  # which does not stop by itself
+            threading.Timer(LAST_REPLY_SECONDS, os._exit, [1]).start()
 
     scorer = Scorer(classifier, settings, on_broken)
     handler = JobHandler(scorer)
@@ -210,8 +226,10 @@ def serve(classifier: Predictor, settings: EngineSettings, options: argparse.Nam
     # Constant: a changed value would stop fetching until every job in flight has ended.
     config["concurrency_modifier"] = lambda _current: settings.max_concurrency
     runpod.serverless.start(config)
+    if "refresh_worker" in config:
+        return 1
     scorer.close()
-    return 1 if "refresh_worker" in config else 0
+    return 0
 
 
 def check_fitness(classifier: Predictor, settings: EngineSettings) -> None:
@@ -227,17 +245,3 @@ def check_fitness(classifier: Predictor, settings: EngineSettings) -> None:
         classifier.warm_up(settings.max_batch_tokens)
     except ServiceError as exc:
         raise RuntimeError(f"the model does not score: {exc}") from None
-
-
-def exit_when_answered() -> None:
-    """End the process, once the jobs in flight have been told, for the platform to replace it.
-
-    The SDK alone would stay for as long as its long polls last, a broken worker on the bill.
-    """
-    from runpod.serverless.modules.worker_state import JobsProgress
-
-    deadline = time.monotonic() + LAST_REPLIES_SECONDS
-    time.sleep(0.5)  # for a reply of the development API, which keeps no such count
-    while JobsProgress().get_job_count() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os._exit(1)

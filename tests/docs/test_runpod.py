@@ -114,6 +114,7 @@ def test_example_fails_with_a_wrong_key(
 
 def test_page_names_the_defaults_of_the_settings() -> None:
     assert f"**`MAX_CONCURRENCY`** ({EngineSettings().max_concurrency})" in DOC
+    assert f"`STOP_SECONDS` ({EngineSettings().stop_seconds})" in DOC
     assert f"up to {EngineSettings().max_texts_per_request} texts" in DOC
 
 

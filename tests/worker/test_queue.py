@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import shutil
+import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,13 @@ from tests.support.checkpoints import SENTENCES
 from tests.support.faulty_device import Switches
 from tests.support.processes.worker import APP, FAULTY_WORKER, WorkerProcess, wait_until
 from tests.support.stand_ins.runpod.endpoint import RunpodEndpoint
-from tests.support.stand_ins.runpod.jobs import Fault
+from tests.support.stand_ins.runpod.jobs import LOST, RESET, Fault
 
 # The most that the SDK and we could be told to log.
 LOUD = {"RUNPOD_LOG_LEVEL": "DEBUG", "RUNPOD_DEBUG_LEVEL": "DEBUG", "LOG_LEVEL": "DEBUG"}
 LONE_SURROGATE = f"{MARKER} half an emoji \ud83d and more"
+# Time to finish every job, on the slowest machine.
+PATIENT = {"STOP_SECONDS": "600"}
 UNHEALTHY = "unhealthy: the device failed; this worker is being replaced"
 
 
@@ -152,7 +155,8 @@ def shift(start_worker: StartWorker) -> Iterator[Shift]:
     with RunpodEndpoint() as endpoint:
         endpoint.fail("job-take", Fault(400))
         endpoint.fail("job-done", Fault(500))
-        worker = start_worker([APP, "--rp_log_level", "DEBUG"], {**endpoint.environment(), **LOUD})
+        variables = {**endpoint.environment(), **LOUD, **PATIENT}
+        worker = start_worker([APP, "--rp_log_level", "DEBUG"], variables)
         ids = endpoint.submit(*(job.input for job in jobs))
         (without_input,) = endpoint.submit_bodies([{}])
         wait_answered(endpoint, worker, [*ids, without_input])
@@ -291,7 +295,7 @@ def start_held(
 ) -> Held:
     worker = start_worker(
         [*FAULTY_WORKER, "--switches", str(switches), *arguments],
-        {**endpoint.environment(), **LOUD, **environment},
+        {**endpoint.environment(), **LOUD, **PATIENT, **environment},
     )
     # Not before it asks for jobs: its start-up check runs a forward pass too.
     wait_until(lambda: endpoint.takes > 0, "the worker to start", watch=worker.require_running)
@@ -390,6 +394,9 @@ def test_a_broken_device_answers_all_that_wait_and_ends_the_process(
         wait_begun(held.worker, jobs)
         held.switches.break_device()
         held.release()
+        wait_answered(endpoint, held.worker, jobs)
+        held.worker.require_running()  # until its last poll returns
+        endpoint.drain()
         assert held.worker.wait() == 1
         for job_id in jobs:
             assert endpoint.answer(job_id) == {"error": UNHEALTHY, "stopPod": True}
@@ -431,6 +438,107 @@ def test_a_text_that_the_device_fails_on_fails_alone(
         assert budgets == sorted(budgets, reverse=True)
         assert budgets[-1] == 512
         assert MARKER not in held.worker.stdout + held.worker.stderr
+
+
+# Stops, and replies that do not arrive.
+
+
+def wait_told_to_stop(worker: WorkerProcess) -> None:
+    """Return once the worker has seen its first signal."""
+    wait_until(lambda: "told to stop" in worker.stderr, "the stop", watch=worker.require_running)
+
+
+def test_jobs_that_the_last_poll_brings_are_scored(
+    start_worker: StartWorker, scores: Scores
+) -> None:
+    with RunpodEndpoint() as endpoint:
+        worker = start_worker([APP], {**endpoint.environment(), **PATIENT})
+        wait_until(lambda: endpoint.takes > 0, "the worker to start", watch=worker.require_running)
+        worker.terminate()
+        wait_told_to_stop(worker)
+        jobs = [{"prompts": tweets(20 + i, 5)} for i in range(10)]
+        ids = endpoint.submit(*jobs)
+        # The poll for stops stays open for 90 s.
+        assert worker.wait(80) == 0
+        for job_id, job in zip(ids, jobs, strict=True):
+            scores.check(endpoint.answer(job_id), job)
+        assert endpoint.problems == []
+
+
+@pytest.mark.parametrize(("seconds", "signals"), [("0", 1), ("3600", 2)])
+def test_what_is_not_scored_in_time_is_answered_for_the_caller_to_try_again(
+    seconds: str, signals: int, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    with RunpodEndpoint() as endpoint:
+        held = start_held(endpoint, start_worker, tmp_path, {"STOP_SECONDS": seconds})
+        holder = held.hold()
+        waiting = endpoint.submit(*({"prompt": text} for text in tweets(30, 5)))
+        wait_begun(held.worker, [holder, *waiting])
+        held.worker.terminate()
+        wait_told_to_stop(held.worker)
+        if signals == 2:
+            assert endpoint.answered == []
+            held.worker.terminate()
+        wait_answered(endpoint, held.worker, [holder, *waiting])
+        (late,) = endpoint.submit({"prompt": "what the last poll brings"})
+        wait_until(lambda: endpoint.all_answered([late]), "an answer to the last job")
+        held.release()
+        assert held.worker.wait() == 0
+        for job_id in (holder, *waiting, late):
+            error = "unhealthy: this worker is being stopped; try again"
+            assert endpoint.answer(job_id) == {"error": error}
+        assert endpoint.problems == []
+
+
+def test_a_reply_is_posted_until_it_is_taken_and_the_work_is_done_once(
+    start_worker: StartWorker, scores: Scores
+) -> None:
+    with RunpodEndpoint() as endpoint:
+        endpoint.fail("job-done", RESET, LOST, RESET, RESET, RESET, Fault(503), Fault(429), LOST)
+        worker = start_worker([APP], {**endpoint.environment(), **PATIENT})
+        jobs = [{"prompt": text} for text in tweets(40, 4)]
+        ids = endpoint.submit(*jobs)
+        wait_answered(endpoint, worker, ids)
+        assert end(endpoint, worker) == 0
+        for job_id, job in zip(ids, jobs, strict=True):
+            scores.check(endpoint.answer(job_id), job)
+        assert endpoint.problems == []
+        assert worker.counters()["requests"] == len(jobs)
+
+
+def test_a_reply_that_the_platform_refuses_for_good_is_posted_once(
+    start_worker: StartWorker, scores: Scores
+) -> None:
+    with RunpodEndpoint() as endpoint:
+        endpoint.fail("job-done", Fault(413))
+        worker = start_worker([APP], {**endpoint.environment(), **PATIENT})
+        (refused,) = endpoint.submit({"prompt": "a reply that is too large"})
+        wait_until(
+            lambda: f"{refused} was refused with 413" in worker.stderr,
+            "the refusal",
+            watch=worker.require_running,
+        )
+        job = {"prompt": "another"}
+        (other,) = endpoint.submit(job)
+        wait_answered(endpoint, worker, [other])
+        assert end(endpoint, worker) == 0
+        scores.check(endpoint.answer(other), job)
+        assert endpoint.answer(refused) is None
+        assert endpoint.problems == []
+
+
+def test_sigterm_before_the_first_job_ends_the_worker(
+    start_worker: StartWorker, tmp_path: Path
+) -> None:
+    switches = Switches(tmp_path)
+    switches.hold()  # at the check of its fitness
+    with RunpodEndpoint() as endpoint:
+        command = [*FAULTY_WORKER, "--switches", str(tmp_path)]
+        worker = start_worker(command, endpoint.environment())
+        wait_until(lambda: switches.held, "the device to be held", watch=worker.require_running)
+        worker.terminate()
+        assert worker.wait() == 128 + signal.SIGTERM
+        assert endpoint.takes == 0
 
 
 # Fitness: whether a worker may start at all.

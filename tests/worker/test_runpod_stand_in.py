@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.support.stand_ins.runpod.endpoint import ENDPOINT_ID, KEY, RunpodEndpoint
+from tests.support.stand_ins.runpod.jobs import LOST, RESET
 from tests.support.stand_ins.runpod.queue import POD, RESULT_TYPE, WORKER_KEY
 
 
@@ -74,6 +75,22 @@ def test_an_answer_too_many_is_a_problem(endpoint: RunpodEndpoint) -> None:
         f"{job_id}: answered twice",
         f"{waiting}: answered, but never handed out",
     ]
+
+
+def test_a_post_of_an_answer_fails_before_or_after_it_is_taken(endpoint: RunpodEndpoint) -> None:
+    job_id = take_one(endpoint)
+    endpoint.fail("job-done", RESET, LOST)
+    with pytest.raises(httpx.TransportError):
+        answer(endpoint, job_id)
+    assert endpoint.answer(job_id) is None
+    with pytest.raises(httpx.TransportError):
+        answer(endpoint, job_id)
+    assert endpoint.answered == [job_id]
+    answer(endpoint, job_id)  # the same again: nobody has told the worker
+    assert endpoint.answered == [job_id]
+    assert endpoint.problems == []
+    answer(endpoint, job_id)
+    assert endpoint.problems == [f"{job_id}: answered twice"]
 
 
 def test_an_answer_is_a_problem_once_the_worker_has_stopped_the_job(

@@ -27,7 +27,7 @@ from tests.support.image.builder import (
 from tests.support.image.container import Container
 from tests.support.image.layers import check_layers, read_layer
 from tests.support.ports import free_port
-from tests.support.processes.worker import have_started, wait_until
+from tests.support.processes.worker import wait_until
 from tests.support.small_tokenizer import train_tokenizer
 from tests.support.stand_ins.file_server import FileServer
 from tests.support.stand_ins.runpod.endpoint import RunpodEndpoint
@@ -172,7 +172,8 @@ def check_refusals(image: Image, folder: Path) -> str:
 def check_queue(image: Image) -> str:
     """Work a queue; pass the health check; at SIGTERM answer what was taken, and end."""
     with RunpodEndpoint() as endpoint:
-        with image.start(environment={**CPU, **endpoint.environment()}) as worker:
+        environment = {**CPU, **endpoint.environment(), "STOP_SECONDS": "600"}
+        with image.start(environment=environment) as worker:
             ids = endpoint.submit({"prompt": "good morning"}, {"prompt": ""})
             wait_until(
                 lambda: endpoint.all_answered(ids), "two answers", watch=worker.require_running
@@ -184,10 +185,9 @@ def check_queue(image: Image) -> str:
             assert f"{':'.join(map(str, worker.user_ids()))}" == image.config["User"]
 
             last = endpoint.submit(*[{"prompts": ["good morning"] * 1024}] * 4)
-            # Not only handed out: the SDK drops a job that reaches it after the signal.
             wait_until(
-                lambda: have_started(worker.stdout, last),
-                "jobs to begin",
+                lambda: all(endpoint.jobs[job].pods for job in last),
+                "jobs to be handed over",
                 watch=worker.require_running,
             )
             before = len(endpoint.answered)

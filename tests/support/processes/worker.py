@@ -96,8 +96,9 @@ class WorkerProcess:
             )
 
     def started(self, job_ids: Sequence[str]) -> bool:
-        """Say whether the handler has been called for all these jobs."""
-        return have_started(self.stdout, job_ids)
+        """Say whether the handler has been called for all these jobs, by the SDK's log."""
+        seen = set(re.findall(r"^INFO +\| (\S+) \| Started\.$", self.stdout, re.MULTILINE))
+        return seen.issuperset(job_ids)
 
     def terminate(self) -> None:
         """Send SIGTERM, as the platform does."""
@@ -118,12 +119,6 @@ class WorkerProcess:
         if not found:
             raise AssertionError(f"no counters in\n{self.stderr[-4000:]}")
         return {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", found[-1])}
-
-
-def have_started(output: str, job_ids: Sequence[str]) -> bool:
-    """Say whether a worker's handler has been called for all these jobs, by the SDK's log."""
-    seen = set(re.findall(r"^INFO +\| (\S+) \| Started\.$", output, re.MULTILINE))
-    return seen.issuperset(job_ids)
 
 
 def wait_until(

@@ -20,7 +20,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from tests.support.stand_ins.runpod.jobs import FINAL, Fault, Job
-from tests.support.stand_ins.runpod.queue import JobQueue, hung_up
+from tests.support.stand_ins.runpod.queue import JobQueue, hang_up, hung_up
 
 KEY: Final = "rpa_KEYOFTHETESTS0123456789"
 ENDPOINT_ID: Final = "tests0endpoint"
@@ -226,10 +226,3 @@ class RunpodEndpoint(JobQueue):
         if job is None:
             raise web.HTTPNotFound(text="job not found")
         return job
-
-
-def hang_up(request: web.Request) -> web.Response:
-    """Break the connection off; what is returned reaches nobody."""
-    if request.transport is not None:
-        request.transport.abort()
-    return web.Response()

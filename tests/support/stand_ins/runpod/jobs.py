@@ -20,7 +20,8 @@ class Job:
     answer: Mapping[str, Any] | None = None  # what a worker posted
     pods: list[str] = field(default_factory=list)  # that were given it, in order
     stopped: bool = False  # its worker was told to stop it, and has asked again since
-    refused: bool = False  # an answer to it was, so that the SDK has to try again
+    refused: bool = False  # an answer to it was, so that the worker has to try again
+    lost: bool = False  # the platform's word that it has the answer was; it may come again
 
     @property
     def input(self) -> Any:
@@ -52,7 +53,9 @@ class Fault:
     retry_after: int | None = None  # seconds
     as_date: bool = False  # of retry_after
     lose: bool = False  # do what was asked, then hang up instead of answering
+    reset: bool = False  # hang up before anything is done
     endless: bytes | None = None  # what comes again and again without an end; b"": nothing does
 
 
 LOST: Final = Fault(lose=True)
+RESET: Final = Fault(reset=True)

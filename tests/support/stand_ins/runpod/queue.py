@@ -144,13 +144,18 @@ class JobQueue(AppThread):
             self.problems.append(f"{request.path}: wrong Authorization")
         if request.match_info.get("pod") not in self._pods:
             self.problems.append(f"{request.path}: wrong worker")
-        if self._faults[operation]:
-            job = self.jobs.get(request.match_info.get("job", ""))
+        if not self._faults[operation]:
+            response: web.StreamResponse = await handler(request)
+            return response
+        fault = self._faults[operation].popleft()
+        job = self.jobs.get(request.match_info.get("job", ""))
+        if job is not None:
+            job.refused = True
+        if fault.lose:
+            await handler(request)
             if job is not None:
-                job.refused = True
-            return web.Response(status=self._faults[operation].popleft().status)
-        response: web.StreamResponse = await handler(request)
-        return response
+                job.lost = True
+        return hang_up(request) if fault.lose or fault.reset else web.Response(status=fault.status)
 
     async def _poll(self, request: web.Request, ready: Callable[[], bool]) -> bool:
         """Hold a long poll until there is something to say; say whether there is."""
@@ -245,8 +250,6 @@ class JobQueue(AppThread):
             return
         if job.stopped:
             problem("answered after it was stopped")
-        if job.answer is not None and len(job.pods) == 1:
-            problem("answered twice")
         try:
             answer = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
         except ValueError as exc:
@@ -255,9 +258,21 @@ class JobQueue(AppThread):
         if not isinstance(answer, Mapping) or not ({"output", "error"} & answer.keys()):
             problem("neither output nor error in the answer")
             answer = {}
+        if job.lost and answer == job.answer:
+            job.lost = False  # the same again, as it has to be
+            return
+        if job.answer is not None and len(job.pods) == 1:
+            problem("answered twice")
         self.answered.append(job_id)
         job.answer = answer
         job.finish(answer)
+
+
+def hang_up(request: web.Request) -> web.Response:
+    """Break the connection off; what is returned reaches nobody."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()
 
 
 def hung_up(request: web.Request) -> bool:

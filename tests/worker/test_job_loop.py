@@ -1,0 +1,121 @@
+"""The job loop: a hundred stops with jobs on their way, and the SDK that it is made for."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runpod.http_client import AsyncClientSession
+from runpod.serverless.modules import rp_job, rp_scale
+from typing_extensions import override
+
+from hatespeech.engine.predictor import Predictor
+from hatespeech.settings import EngineSettings
+from hatespeech.worker import command, job_loop, sdk_shape
+from hatespeech.worker.job_loop import JobLoop
+from tests.support.processes.forked_worker import context
+from tests.support.stand_ins.runpod.jobs import Fault
+from tests.support.stand_ins.runpod.queue import JobQueue
+from tests.support.stops import stop
+
+
+@pytest.mark.slow
+def test_a_hundred_stops_lose_no_job_and_answer_none_twice(tmp_path: Path) -> None:
+    run = partial(stop, context=context(), folder=tmp_path, ours=True, kill_seconds=120)
+    with ThreadPoolExecutor(8) as pool:
+        stops = list(pool.map(run, range(100)))
+    assert not [each for each in stops if each.lost or each.problems or each.exit_code != 0]
+    # The plans hold what they are for.
+    assert sum(each.handed for each in stops) > 300
+    assert any(each.given_up for each in stops)
+    assert any(each.given_up < each.handed for each in stops)
+
+
+class Watched(JobLoop):
+    """Says when it pauses."""
+
+    pausing: asyncio.Event
+
+    @override
+    async def _pause(self, seconds: float) -> None:
+        self.pausing.set()
+        await super()._pause(seconds)
+
+
+@pytest.mark.parametrize("status", [429, 500])
+def test_a_worker_that_pauses_between_polls_stops_at_once(
+    status: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("BUSY_SECONDS", "FAILED_SECONDS"):
+        monkeypatch.setattr(job_loop, name, 3600.0)
+
+    async def pause_and_stop() -> None:
+        loop = Watched({}, stop_seconds=8.0)
+        loop.pausing = asyncio.Event()
+        async with AsyncClientSession() as session:
+            taking = asyncio.create_task(loop.get_jobs(session))
+            await asyncio.wait_for(loop.pausing.wait(), 60)
+            assert loop.is_alive()
+            loop.kill_worker()
+            await asyncio.wait_for(taking, 60)
+        assert not loop.is_alive()
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with JobQueue() as queue:
+        environment = queue.environment()
+        monkeypatch.setenv("RUNPOD_AI_API_KEY", environment["RUNPOD_AI_API_KEY"])
+        url = environment["RUNPOD_WEBHOOK_GET_JOB"].replace("$ID", environment["RUNPOD_POD_ID"])
+        monkeypatch.setattr(rp_job, "JOB_GET_URL", url)
+        queue.fail("job-take", Fault(status))
+        asyncio.run(pause_and_stop())
+        assert queue.takes == 0
+
+
+# The SDK's shape.
+
+
+def test_the_pinned_sdk_has_the_shape_that_the_loop_relies_on() -> None:
+    assert sdk_shape.difference() is None
+
+
+async def other_get_jobs(self: Any, session: Any, batch: int) -> None:
+    """Stand for a later SDK's."""
+
+
+async def other_run_jobs(self: Any, session: Any) -> None:
+    """Stand for a later SDK's."""
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "words"),
+    [
+        ("set_scale", None, "JobScaler.set_scale is missing"),
+        ("get_jobs", other_get_jobs, "takes (self, session, batch) instead of (self, session)"),
+        ("run_jobs", other_run_jobs, "JobScaler.run_jobs no longer uses is_alive"),
+    ],
+)
+def test_a_worker_on_an_sdk_of_another_shape_says_so_and_does_not_start(
+    name: str,
+    other: Any,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    small_classifier: Predictor,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    monkeypatch.setenv("RUNPOD_LOG_LEVEL", "INFO")
+    if other is None:
+        monkeypatch.delattr(rp_scale.JobScaler, name)
+    else:
+        monkeypatch.setattr(rp_scale.JobScaler, name, other)
+    options = command.worker_parser("app.py").parse_args([])
+    assert command.serve(small_classifier, EngineSettings(), options) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: the Runpod SDK 1.12.0 does not fit this worker: ")
+    assert words in line
+    assert line.endswith("; install runpod==1.12.0")
