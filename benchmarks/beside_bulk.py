@@ -8,9 +8,10 @@ HTTP and over gRPC. The embedded checkpoint goes through every front, BERTweet-l
 random weights through the handler, once. gRPC takes one text a call, so its bulk goes over HTTP.
 All in float32 on the CPU.
 
-A pass is the time of the run divided by the number of passes. The throughput counts all texts. With
-``--sizes`` the script measures instead what a token costs in passes of different sizes, in seconds
-of processor time, so that other processes disturb it less.
+A pass is the time of the run divided by the number of passes. The throughput counts all texts. The
+script also counts the passes that end while a lone text waits, which other processes disturb less.
+With ``--sizes`` it measures instead what a token costs in passes of different sizes, in seconds of
+processor time.
 
     python -m benchmarks.beside_bulk
 """
@@ -80,11 +81,11 @@ class Side:
     rates: list[float] = field(default_factory=list)  # texts a second, of each round
     pass_ms: list[float] = field(default_factory=list)
     lone_ms: list[float] = field(default_factory=list)
+    waited: list[int] = field(default_factory=list)  # passes that ended while a lone text waited
 
     def percentile(self, percent: int) -> float:
         """Return a percentile of the lone texts' times, in ms."""
-        ranked = sorted(self.lone_ms)
-        return ranked[-(-len(ranked) * percent // 100) - 1]
+        return percentile(self.lone_ms, percent)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -135,6 +136,7 @@ def compare(
                 "theirs": round(mean(paced.pass_ms), 1),
                 "median": round(paced.percentile(50), 1),
                 "lone texts": len(paced.lone_ms),
+                "passes that ended while one waited, 99th percentile": percentile(paced.waited, 99),
                 "99th percentile with passes of MAX_BATCH_TOKENS": round(unpaced.percentile(99), 1),
                 "median with them": round(unpaced.percentile(50), 1),
                 "a pass of them": round(mean(unpaced.pass_ms), 1),
@@ -146,6 +148,11 @@ def compare(
             *(paced.rates, unpaced.rates, LEAST_RATE),
         ),
     ]
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """Return the value that so many percent of the values do not exceed."""
+    return sorted(values)[-(-len(values) * percent // 100) - 1]
 
 
 async def measure(opened: Any, texts: int, side: Side) -> None:
@@ -168,9 +175,11 @@ async def measure(opened: Any, texts: int, side: Side) -> None:
         async def one_by_one() -> None:
             while True:
                 await asyncio.sleep(PAUSE_SECONDS)
+                before = await front.passes()
                 sent = time.perf_counter()
                 await front.one([next(supply)])
                 lone.append((time.perf_counter() - sent) * 1e3)
+                side.waited.append(await front.passes() - before)
 
         alone = asyncio.create_task(one_by_one())
         await asyncio.gather(*(bulk() for _ in range(CALLERS)))
