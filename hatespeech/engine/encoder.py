@@ -111,7 +111,7 @@ class Encoder:
     def read(self, text: str, robust: bool = False) -> list[Encoded]:
         """Encode a text as sent and, if it is ``robust``, folded, if the model then sees others.
 
-        A disguise alone is no reason for a warning, so only those that both readings have stand.
+        A disguise alone is no reason for a warning, so only those that both spellings have stand.
 
         Raises the errors of :meth:`encode`, :class:`TooLargeError` if both readings together need
         more than ``max_windows`` windows, and :class:`UnreadError` for a text with warnings if the
@@ -119,8 +119,10 @@ class Encoder:
         """
         as_sent = self.encode(text)
         readings = [as_sent]
+        warnings = as_sent.warnings
         if robust and (changed := fold(text)) != text:
             folded = self.encode(changed)
+            warnings = tuple(code for code in warnings if code in folded.warnings)
             if folded.windows != as_sent.windows:
                 readings.append(folded)
         needed = sum(len(reading.windows) for reading in readings)
@@ -129,9 +131,6 @@ class Encoder:
                 f"needs {needed} windows of {self._max_tokens} tokens, "
                 f"the limit is {self._max_windows}"
             )
-        warnings = tuple(
-            code for code in as_sent.warnings if all(code in each.warnings for each in readings)
-        )
         if self._refuses and warnings:
             raise UnreadError(REASONS[warnings[0]])
         return [replace(reading, warnings=warnings) for reading in readings]

@@ -125,7 +125,7 @@ def test_a_disguise_alone_is_neither_warned_of_nor_refused(tokenizer: Tokenizer)
     strict = encoder(tokenizer, refuses=True)
     with pytest.raises(UnreadError):
         strict.read(disguised)
-    assert [reading.warnings for reading in strict.read(disguised, robust=True)] == [(), ()]
+    assert {reading.warnings for reading in strict.read(disguised, robust=True)} == {()}
     with pytest.raises(UnreadError):
         strict.read(GERMAN, robust=True)
 
