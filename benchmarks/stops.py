@@ -17,10 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 from benchmarks import report
-from tests.support.processes.forked_worker import context
-from tests.support.stops import Stop, stop
+
+if TYPE_CHECKING:
+    from tests.support.stops import Stop
 
 AT_ONCE = 16
 KILL_SECONDS = 10.0
@@ -32,6 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = report.parser(__doc__, rounds=2)
     parser.add_argument("--stops", type=report.positive, default=100, help="a round (%(default)s)")
     options = parser.parse_args(arguments)
+
+    # Not for --help: they import the SDK, which starts a process.
+    from tests.support.processes.forked_worker import context
+    from tests.support.stops import stop
+
     done: dict[bool, list[Stop]] = {True: [], False: []}
     with tempfile.TemporaryDirectory() as name:
 
