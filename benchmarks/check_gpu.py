@@ -512,17 +512,20 @@ class VarlenAttention(nn.Module):
     def forward(self, hidden: Tensor, batch: PackedBatch, first_only: bool) -> Tensor:
         """Return what :meth:`SelfAttention.forward` returns."""
         end = batch.groups[-1].end
-        starts = torch.cat([batch.first, batch.first.new_tensor([end])]).int()
+        first = batch.first[: sum(group.count for group in batch.groups)]
+        starts = torch.cat([first, first.new_tensor([end])]).int()
         longest = max(group.length for group in batch.groups)
         query, asked, most = self.query(hidden[:end]), starts, longest
+        rest = hidden[end:]  # rows that belong to no sequence
         if first_only:
-            query = query[batch.first]
+            query = query[first]
+            rest = hidden[batch.first[len(first) :]]
             asked, most = torch.arange(len(starts), device=hidden.device, dtype=torch.int32), 1
         parts = [query, self.key(hidden[:end]), self.value(hidden[:end])]
         q, k, v = (part.unflatten(1, (self.heads, -1)) for part in parts)
         attend = flash if hidden.is_cuda else one_by_one
         context = attend(q, k, v, asked, starts, most, longest).flatten(1)
-        return context if first_only else torch.cat([context, hidden[end:]])
+        return torch.cat([context, rest])
 
 
 def flash(

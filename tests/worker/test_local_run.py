@@ -310,7 +310,7 @@ def test_a_test_input_json_that_is_not_utf_8_is_one_line_on_standard_error(
         ("MAX_CONCURRENCY", "0", "a whole number from 1 to 10000"),
         ("MAX_TEXT_CHARS", "1e4", "a whole number from 1 to 1000000"),
         ("DEVICE", "gpu", "auto, cpu, cuda or cuda:N"),
-        ("DTYPE", "fp16", "auto, float32, bfloat16 or float16"),
+        ("DTYPE", "fp16", "auto, float32, bfloat16, float16 or int8"),
         ("LOG_LEVEL", "debug", "DEBUG, INFO, WARNING or ERROR"),
         ("LOG_FORMAT", "yaml", "text or json"),
     ],
