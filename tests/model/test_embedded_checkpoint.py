@@ -127,6 +127,7 @@ def test_suites_that_it_was_not_made_with_are_told_as_the_card_says() -> None:
         assert abs(sum(found) - int(right)) <= 1, functionality
 
 
+@pytest.mark.slow
 def test_the_table_of_the_card_is_what_the_script_prints() -> None:
     """All of it but the figures on labelled texts that are not part of the repository."""
     card = (MINI / "README.md").read_text(encoding="utf-8")
