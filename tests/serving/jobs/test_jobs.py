@@ -544,7 +544,8 @@ def test_while_loading_it_answers_but_does_not_score(held: Held) -> None:
     with held.serve() as server:
         server.wait_ping(204)
         held.wait_held(server)
-        assert server.get("/health", headers={}).json() == {"status": "loading", "model": None, "dtype": None}
+        loading = {"status": "loading", "model": None, "dtype": None}
+        assert server.get("/health", headers={}).json() == loading
         assert server.get("/").json()["model"] is None
         for path, body in (
             ("/score", {"text": "hello"}),
