@@ -281,7 +281,10 @@ _LONE = regex.compile(
     r"|(?:(?<=[\s.\-_*~•·|/])|(?<![^\n]))[@$!](?=[\s.\-_*~•·|/]|$)",
     regex.V1,
 )
-_GAP = regex.compile(r"(?:[^\p{L}\p{N}\p{M}()\[\]{}<>=\"\\^,;:?]|[\ufe0e\ufe0f\u20e3]){1,8}|[,;:]")
+_GAP = regex.compile(
+    r"(?:[^\p{L}\p{N}\p{M}()\[\]{}<>=\"\\^,;:?]|[\ufe0e\ufe0f\u20e3]){1,8}|[,;:] ?"
+    r"|\)\(|\]\[|\}\{|[=<>\\]"
+)
 _MANY: Final = 4  # so many letters in a row are a word; three are one only if it is known
 
 
@@ -321,6 +324,9 @@ def _join_run(cells: _Cells, run: Sequence[int]) -> None:
     if len(run) < _MANY:
         if len(set(gaps)) > 1 or not is_word("".join(spelt)):
             return
+    elif any(gap[0] in ",;:" for gap in gaps):  # as in lists
+        if not is_word("".join(spelt)):
+            return
     elif sum(len(each) for each in spelt if _is_spelt_out(each)) * 2 < len(run):
         return
     for group, letters, following in zip(groups, spelt, [*groups[1:], None], strict=True):
@@ -342,8 +348,7 @@ def _is_list(run: Sequence[int], gaps: Sequence[str], text: str) -> bool:
         return True
     if not set(gaps) <= {".", ". "} or text[run[-1] + 1 : run[-1] + 2] != ".":
         return False
-    longest = max(map(len, "".join(gaps).replace(". ", " ").split(" "))) + 1
-    return longest <= (_MANY if letters.isupper() else _MANY - 1)
+    return max(map(len, "".join(gaps).replace(". ", " ").split(" "))) + 1 < _MANY
 
 
 def _is_spelt_out(letters: str) -> bool:
@@ -357,7 +362,7 @@ def _is_spelt_out(letters: str) -> bool:
 
 def _space_out(cells: _Cells, group: Sequence[int], letters: str) -> None:
     """Put spaces between words that are spelt out without a wider gap between them."""
-    if len(letters) <= 5 or not letters.isalpha() or is_word(letters) or solve(_choices(letters)):
+    if len(letters) <= 3 or not letters.isalpha() or is_word(letters) or solve(_choices(letters)):
         return
     end = 0
     for word in split(letters)[:-1]:
@@ -371,6 +376,7 @@ _PIECE = regex.compile(rf"(?<!{_LETTER})[A-Za-z]+(?!{_LETTER})", regex.V1)
 _SIGN = r"[^\p{L}\p{N}\p{M}\s\x00-\x7f][\ufe0e\ufe0f]?"
 _CUT = regex.compile(rf"[ .\-_*~|•·+/]|(?:{_SIGN}){{1,4}}")
 _LOUD_CUT = regex.compile(rf"[._*~|•·+]|(?:{_SIGN}){{1,4}}")  # nothing that stands between words
+_USUAL_CUTS: Final = frozenset((" ", ", ", ". ", "! ", "? ", ": ", "; ", " - ", "-", "'", "’"))
 _PIECES: Final = 4
 _LEAST_JOINED: Final = 5
 
@@ -382,7 +388,7 @@ def _join_pieces(cells: _Cells) -> None:
     cuts = [text[left.end() : right.start()] for left, right in pairwise(pieces)]
     # Nearly all are words with a space between them: look only near those that are not.
     odd = [not is_word(piece.group()) for piece in pieces]
-    near = [index for index, cut in enumerate(cuts) if odd[index] or cut not in " , - ' . "]
+    near = [index for index, cut in enumerate(cuts) if odd[index] or cut not in _USUAL_CUTS]
     near += [index - 1 for index, unknown in enumerate(odd) if unknown]
     starts = {each - back for each in near for back in range(_PIECES - 1)}
     done = 0
@@ -411,9 +417,33 @@ def _fitting(pieces: Sequence[regex.Match[str]], cuts: Sequence[str], odd: Seque
         joined += piece.group()
         unknown = unknown or odd[index]
         loud = loud and _LOUD_CUT.fullmatch(cut) is not None
-        if len(joined) >= _LEAST_JOINED and (unknown or loud) and is_word(joined):
+        if len(joined) >= _LEAST_JOINED - loud and (unknown or loud) and is_word(joined):
             best = index + 1
     return best
+
+
+# Addresses stay as they are.
+_ADDRESS = re.compile(
+    r"(?i)https?:|www\.|\w@[\w-]+\.\w|\w\.(?:com|org|net|edu|gov|co|io|me|ly|uk|info|tv|us)\b"
+)
+
+
+# Words that something joins.
+
+_JOINED_WORDS = re.compile(
+    r"(?<![\w#@/.])[A-Za-z]+(?P<sign>[._*~|+])[A-Za-z]+(?:(?P=sign)[A-Za-z]+)+(?!\w)"
+)
+
+
+def _part_words(cells: _Cells) -> None:
+    """Put spaces between words that a sign joins: ``you_are_an_idiot``."""
+    for match in _JOINED_WORDS.finditer(cells.text):
+        if all(map(is_word, match.group().split(match["sign"]))) and not _ADDRESS.search(
+            match.group()
+        ):
+            for at in range(*match.span()):
+                if cells.text[at] == match["sign"]:
+                    cells.strings[at] = " "
 
 
 # Digits and signs for letters, and stretched letters.
@@ -443,9 +473,6 @@ _READ_AS: Final[dict[str, tuple[str, ...]]] = {
 _VOWELS: Final = "iuoae"
 _CANDIDATE = re.compile(r"[A-Za-z0-9@$!|+^(<#¡*]{2,}")
 _ODD = re.compile(r"[^A-Za-z]|([A-Za-z])\1\1|(?<=[a-z])I|^(?:([A-Za-z])\2)+$")
-_ADDRESS = re.compile(
-    r"(?i)https?:|www\.|\w@[\w-]+\.\w|\w\.(?:com|org|net|edu|gov|co|io|me|ly|uk|info|tv|us)\b"
-)
 _EDGE: Final = "!|+^(<#¡*"
 _NUMBERED = re.compile(
     r"(?i)[$+#]?(?:\d+(?:am|pm|s|k|m|in|oz|ft|x|p|g)?|\d*(?:1st|2nd|3rd|\dth))!*"
@@ -487,7 +514,7 @@ def _solved(word: str) -> list[str] | None:
         return None
     found: list[list[str]] = []
     if word.count("*") == 1 and 0 < word.index("*") < len(word) - 1:
-        read = [solve(_choices(word.replace("*", vowel))) for vowel in _VOWELS]
+        read = [solve(_choices(word, vowel)) for vowel in _VOWELS]
         found = [each for each in read if each]
         if len(found) > 1:
             return None  # which one is meant?
@@ -496,21 +523,21 @@ def _solved(word: str) -> list[str] | None:
         return None
     strings: list[str] = []
     for run, letters in zip(_RUN.finditer(word), chosen, strict=True):
-        shown = run.group()[: len(letters)] if run.group().isalpha() else letters
+        shown = run.group()[: len(letters)]
         if shown.lower() != letters:
-            shown = letters
+            shown = letters.upper() if word.isupper() else letters
         strings += [shown, *[""] * (len(run.group()) - 1)]
     return strings
 
 
-def _choices(word: str) -> list[tuple[str, ...]]:
-    """Return what each run of equal characters in a word may stand for."""
+def _choices(word: str, asterisk: str = "") -> list[tuple[str, ...]]:
+    """Return what each run of equal characters in a word, and of asterisks, may stand for."""
     runs = [match.group() for match in _RUN.finditer(word)]
     doubled = len(word) > 4 and all(len(run) % 2 == 0 for run in runs)
     choices: list[tuple[str, ...]] = []
     for run in runs:
         if run[0] == "*":
-            choices.append(("",))
+            choices.append((asterisk,))
             continue
         single = _READ_AS.get(run[0]) or (
             ("i", "l") if run == "I" and choices else (run[0].lower(),)
@@ -542,5 +569,6 @@ _STEPS: Final[tuple[Callable[[_Cells], None], ...]] = (
     _replace_lookalikes,
     _join_letters,
     _join_pieces,
+    _part_words,
     _read_signs,
 )

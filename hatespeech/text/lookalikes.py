@@ -34,9 +34,10 @@ _SIGNS: Final = frozenset("™℠℗№℃℉")
 # scripts.
 _UNLISTED: Final = dict(
     zip(
-        "∂£§×†©®ЯяИиЦц卂乃匚刀乇下厶卄工丁长乚爪口尸尺丂丅凵山乂丫乙ค๒๔ђเן๓ภ๏קรยשฬץא"
-        "⠁⠃⠉⠙⠑⠋⠛⠓⠊⠚⠅⠇⠍⠝⠕⠏⠟⠗⠎⠞⠥⠧⠺⠭⠽⠵",
-        "dlsxtcrRrNnUuabcdefghijklmoprstuwxyzabdhilmnopsuwwyxabcdefghijklmnopqrstuvwxyz",
+        "ʊ∂£§×†©®₴₱₲₳₵ЯяИиЦцֆք卂乃匚刀乇下厶卄工丁长乚爪口尸尺丂丅凵山乂丫乙ㄒㄩ卩丨ᔕᗴᖴᘜᛕᖇ"
+        "ค๒๔ђเן๓ภ๏קรยשฬץא⠁⠃⠉⠙⠑⠋⠛⠓⠊⠚⠅⠇⠍⠝⠕⠏⠟⠗⠎⠞⠥⠧⠺⠭⠽⠵",
+        "udlsxtcrSPGACRrNnUuspabcdefghijklmoprstuwxyztupisefgkr"
+        "abdhilmnopsuwwyxabcdefghijklmnopqrstuvwxyz",
         strict=True,
     )
 )
