@@ -285,6 +285,8 @@ _GAP = regex.compile(
     r"(?:[^\p{L}\p{N}\p{M}()\[\]{}<>=\"\\^,;:?]|[\ufe0e\ufe0f\u20e3]){1,8}|[,;:] ?"
     r"|\)\(|\]\[|\}\{|[=<>\\]"
 )
+_COMMAS: Final = frozenset(",;:")
+_LEAST_SPLIT: Final = 6
 _MANY: Final = 4  # so many letters in a row are a word; three are one only if it is known
 
 
@@ -292,17 +294,21 @@ def _join_letters(cells: _Cells) -> None:
     """Join lone letters to words: ``s.t.u.p.i.d``, ``s t u p i d``, ``s🔥t🔥u🔥p🔥i🔥d``."""
     text = cells.text
     run: list[int] = []
+    listed = False  # whether the run has commas between its letters
     for match in _LONE.finditer(text):
         at = match.start()
-        if run and not _is_gap(text[run[-1] + 1 : at]):
+        gap = text[run[-1] + 1 : at] if run else ""
+        if run and (not _is_gap(gap) or (len(run) > 1 and listed != (gap[0] in _COMMAS))):
             _join_run(cells, run)
             run = []
+        elif run:
+            listed = gap[0] in _COMMAS
         run.append(at)
     _join_run(cells, run)
 
 
 def _is_gap(between: str) -> bool:
-    return len(between) <= 8 and _GAP.fullmatch(between) is not None and between.count("\n") < 2
+    return 0 < len(between) <= 8 and _GAP.fullmatch(between) is not None and between.count("\n") < 2
 
 
 def _join_run(cells: _Cells, run: Sequence[int]) -> None:
@@ -324,16 +330,19 @@ def _join_run(cells: _Cells, run: Sequence[int]) -> None:
     if len(run) < _MANY:
         if len(set(gaps)) > 1 or not is_word("".join(spelt)):
             return
-    elif any(gap[0] in ",;:" for gap in gaps):  # as in lists
+    elif gaps[0][0] in _COMMAS:
         if not is_word("".join(spelt)):
             return
     elif sum(len(each) for each in spelt if _is_spelt_out(each)) * 2 < len(run):
         return
+    # Where nothing else parts them, short words may be run together, too.
+    least = _MANY if usual and len(groups) == 1 else _LEAST_SPLIT
     for group, letters, following in zip(groups, spelt, [*groups[1:], None], strict=True):
         if not letters.isdigit():
             for left, right in pairwise(group):
                 cells.drop(left + 1, right)
-            _space_out(cells, group, letters)
+            if len(letters) >= least:
+                _space_out(cells, group, letters)
         if following:
             cells.drop(group[-1] + 1, following[0])
             cells.strings[group[-1] + 1] = " "
@@ -362,7 +371,7 @@ def _is_spelt_out(letters: str) -> bool:
 
 def _space_out(cells: _Cells, group: Sequence[int], letters: str) -> None:
     """Put spaces between words that are spelt out without a wider gap between them."""
-    if len(letters) <= 3 or not letters.isalpha() or is_word(letters) or solve(_choices(letters)):
+    if not letters.isalpha() or is_word(letters) or solve(_choices(letters)):
         return
     end = 0
     for word in split(letters)[:-1]:
