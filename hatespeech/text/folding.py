@@ -20,7 +20,7 @@ from typing import Final
 
 import regex
 
-from hatespeech.text.lookalikes import Kind, is_flag, kind, latin, rotated, script
+from hatespeech.text.lookalikes import Kind, is_flag, kind, latin, readings, rotated, script
 from hatespeech.text.spellings import LONGEST_WORD, is_word, solve, split
 from hatespeech.text.tokens import ENTITY, decode_entity
 
@@ -204,7 +204,7 @@ def _replace_lookalikes(cells: _Cells) -> None:
         else:
             foreign.append(segment)
             if not segment.count(Kind.LATIN) and segment.count(Kind.FOREIGN) > 1:
-                known = is_word(_spelled(text, segment))
+                known = is_word(_spelled(text, segment)) or bool(_otherwise(text, segment))
                 votes = disguised if known else at_home
                 votes[_script_of(text, segment)] += segment.count(Kind.FOREIGN)
     # Lone letters have no vote. They pass for Latin ones beside these, or if they spell a word.
@@ -253,7 +253,11 @@ def _script_of(text: str, segment: _Segment) -> str:
 def _write_latin(cells: _Cells, segment: _Segment) -> None:
     letters = segment.count(Kind.LATIN) + segment.count(Kind.FOREIGN)
     last = len(segment.kinds) - 1
-    whole = segment.count(Kind.WEAK) > 0 and is_word(_spelled(cells.text, segment))
+    spelled = _spelled(cells.text, segment)
+    whole = segment.count(Kind.WEAK) > 0 and is_word(spelled)
+    if segment.count(Kind.FOREIGN) and not is_word(spelled):
+        for at, letter in _otherwise(cells.text, segment).items():
+            cells.strings[at] = letter
     shown = False  # a letter of this segment
     for index, of in enumerate(segment.kinds):
         at = segment.start + index
@@ -268,7 +272,22 @@ def _write_latin(cells: _Cells, segment: _Segment) -> None:
                 cells.strings[at] = latin(cells.text[at])
         else:
             shown = True
-            cells.strings[at] = latin(cells.text[at]) or cells.text[at]
+            if cells.strings[at] == cells.text[at]:
+                cells.strings[at] = latin(cells.text[at]) or cells.text[at]
+
+
+def _otherwise(text: str, segment: _Segment) -> dict[int, str]:
+    """Return the foreign letters of a word that it becomes if some are read in a second way."""
+    shown = [
+        segment.start + index
+        for index, of in enumerate(segment.kinds)
+        if of not in (Kind.MARK, Kind.HIDDEN)
+    ]
+    if len(shown) > LONGEST_WORD:
+        return {}
+    chosen = solve([readings(text[at]) for at in shown]) or []
+    pairs = zip(shown, chosen, strict=False)
+    return {at: letter for at, letter in pairs if kind(text[at]) is Kind.FOREIGN}
 
 
 # Letters that something separates.

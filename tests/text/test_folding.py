@@ -19,6 +19,7 @@ DISGUISED = {
     "Cyrillic among Latin": ("you ѕtuріd іdіot", "you stupid idiot"),
     "all in Cyrillic": ("іԁіот", "idiot"),
     "Greek": ("ιδιοτ", "idiot"),
+    "Greek letters read in two ways": ("ωομεη αrε ѕтирiд", "women are stupid"),
     "full width": ("ＹＯＵ ＡＲＥ ＳＣＵＭ！", "YOU ARE SCUM!"),
     "mathematical": ("𝓲𝔡𝕚𝐨𝚝", "idiot"),
     "circled": ("ⓘⓓⓘⓞⓣ", "idiot"),
