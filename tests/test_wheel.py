@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from hatespeech.labels import LABELS
+from hatespeech.labels import FLAGS
 from hatespeech.version import __version__
 from tests.paths import ROOT
 from tests.support.environments import make_environment, with_requirements
@@ -108,7 +108,7 @@ def test_installed_command_scores_a_text(bare: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     label, *scores = done.stdout.splitlines()
     assert label == "abusing"
-    assert [line.split()[0] for line in scores] == list(LABELS)
+    assert [line.split()[0] for line in scores] == list(FLAGS)
     # One line about the small model, and none by libraries that miss something.
     (note,) = done.stderr.splitlines()
     assert "the small embedded checkpoint mini" in note

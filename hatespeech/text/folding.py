@@ -20,7 +20,7 @@ from typing import Final
 
 import regex
 
-from hatespeech.text.lookalikes import Kind, is_flag, kind, latin, rotated, script
+from hatespeech.text.lookalikes import Kind, is_flag, kind, latin, readings, rotated, script
 from hatespeech.text.spellings import LONGEST_WORD, is_word, solve, split
 from hatespeech.text.tokens import ENTITY, decode_entity
 
@@ -204,7 +204,7 @@ def _replace_lookalikes(cells: _Cells) -> None:
         else:
             foreign.append(segment)
             if not segment.count(Kind.LATIN) and segment.count(Kind.FOREIGN) > 1:
-                known = is_word(_spelled(text, segment))
+                known = is_word(_spelled(text, segment)) or bool(_otherwise(text, segment))
                 votes = disguised if known else at_home
                 votes[_script_of(text, segment)] += segment.count(Kind.FOREIGN)
     # Lone letters have no vote. They pass for Latin ones beside these, or if they spell a word.
@@ -253,7 +253,11 @@ def _script_of(text: str, segment: _Segment) -> str:
 def _write_latin(cells: _Cells, segment: _Segment) -> None:
     letters = segment.count(Kind.LATIN) + segment.count(Kind.FOREIGN)
     last = len(segment.kinds) - 1
-    whole = segment.count(Kind.WEAK) > 0 and is_word(_spelled(cells.text, segment))
+    spelled = _spelled(cells.text, segment)
+    whole = segment.count(Kind.WEAK) > 0 and is_word(spelled)
+    if segment.count(Kind.FOREIGN) and not is_word(spelled):
+        for at, letter in _otherwise(cells.text, segment).items():
+            cells.strings[at] = letter
     shown = False  # a letter of this segment
     for index, of in enumerate(segment.kinds):
         at = segment.start + index
@@ -268,7 +272,22 @@ def _write_latin(cells: _Cells, segment: _Segment) -> None:
                 cells.strings[at] = latin(cells.text[at])
         else:
             shown = True
-            cells.strings[at] = latin(cells.text[at]) or cells.text[at]
+            if cells.strings[at] == cells.text[at]:
+                cells.strings[at] = latin(cells.text[at]) or cells.text[at]
+
+
+def _otherwise(text: str, segment: _Segment) -> dict[int, str]:
+    """Return the foreign letters of a word that it becomes if some are read in a second way."""
+    shown = [
+        segment.start + index
+        for index, of in enumerate(segment.kinds)
+        if of not in (Kind.MARK, Kind.HIDDEN)
+    ]
+    if len(shown) > LONGEST_WORD:
+        return {}
+    chosen = solve([readings(text[at]) for at in shown]) or []
+    pairs = zip(shown, chosen, strict=False)
+    return {at: letter for at, letter in pairs if kind(text[at]) is Kind.FOREIGN}
 
 
 # Letters that something separates.
@@ -281,7 +300,12 @@ _LONE = regex.compile(
     r"|(?:(?<=[\s.\-_*~•·|/])|(?<![^\n]))[@$!](?=[\s.\-_*~•·|/]|$)",
     regex.V1,
 )
-_GAP = regex.compile(r"(?:[^\p{L}\p{N}\p{M}()\[\]{}<>=\"\\^,;:?]|[\ufe0e\ufe0f\u20e3]){1,8}|[,;:]")
+_GAP = regex.compile(
+    r"(?:[^\p{L}\p{N}\p{M}()\[\]{}<>=\"\\^,;:?]|[\ufe0e\ufe0f\u20e3]){1,8}|[,;:] ?"
+    r"|\)\(|\]\[|\}\{|[=<>\\]"
+)
+_COMMAS: Final = frozenset(",;:")
+_LEAST_SPLIT: Final = 6
 _MANY: Final = 4  # so many letters in a row are a word; three are one only if it is known
 
 
@@ -289,17 +313,21 @@ def _join_letters(cells: _Cells) -> None:
     """Join lone letters to words: ``s.t.u.p.i.d``, ``s t u p i d``, ``s🔥t🔥u🔥p🔥i🔥d``."""
     text = cells.text
     run: list[int] = []
+    listed = False  # whether the run has commas between its letters
     for match in _LONE.finditer(text):
         at = match.start()
-        if run and not _is_gap(text[run[-1] + 1 : at]):
+        gap = text[run[-1] + 1 : at] if run else ""
+        if run and (not _is_gap(gap) or (len(run) > 1 and listed != (gap[0] in _COMMAS))):
             _join_run(cells, run)
             run = []
+        elif run:
+            listed = gap[0] in _COMMAS
         run.append(at)
     _join_run(cells, run)
 
 
 def _is_gap(between: str) -> bool:
-    return len(between) <= 8 and _GAP.fullmatch(between) is not None and between.count("\n") < 2
+    return 0 < len(between) <= 8 and _GAP.fullmatch(between) is not None and between.count("\n") < 2
 
 
 def _join_run(cells: _Cells, run: Sequence[int]) -> None:
@@ -321,13 +349,19 @@ def _join_run(cells: _Cells, run: Sequence[int]) -> None:
     if len(run) < _MANY:
         if len(set(gaps)) > 1 or not is_word("".join(spelt)):
             return
+    elif gaps[0][0] in _COMMAS:
+        if not is_word("".join(spelt)):
+            return
     elif sum(len(each) for each in spelt if _is_spelt_out(each)) * 2 < len(run):
         return
+    # Where nothing else parts them, short words may be run together, too.
+    least = _MANY if usual and len(groups) == 1 else _LEAST_SPLIT
     for group, letters, following in zip(groups, spelt, [*groups[1:], None], strict=True):
         if not letters.isdigit():
             for left, right in pairwise(group):
                 cells.drop(left + 1, right)
-            _space_out(cells, group, letters)
+            if len(letters) >= least:
+                _space_out(cells, group, letters)
         if following:
             cells.drop(group[-1] + 1, following[0])
             cells.strings[group[-1] + 1] = " "
@@ -342,8 +376,7 @@ def _is_list(run: Sequence[int], gaps: Sequence[str], text: str) -> bool:
         return True
     if not set(gaps) <= {".", ". "} or text[run[-1] + 1 : run[-1] + 2] != ".":
         return False
-    longest = max(map(len, "".join(gaps).replace(". ", " ").split(" "))) + 1
-    return longest <= (_MANY if letters.isupper() else _MANY - 1)
+    return max(map(len, "".join(gaps).replace(". ", " ").split(" "))) + 1 < _MANY
 
 
 def _is_spelt_out(letters: str) -> bool:
@@ -357,7 +390,7 @@ def _is_spelt_out(letters: str) -> bool:
 
 def _space_out(cells: _Cells, group: Sequence[int], letters: str) -> None:
     """Put spaces between words that are spelt out without a wider gap between them."""
-    if len(letters) <= 5 or not letters.isalpha() or is_word(letters) or solve(_choices(letters)):
+    if not letters.isalpha() or is_word(letters) or solve(_choices(letters)):
         return
     end = 0
     for word in split(letters)[:-1]:
@@ -371,6 +404,7 @@ _PIECE = regex.compile(rf"(?<!{_LETTER})[A-Za-z]+(?!{_LETTER})", regex.V1)
 _SIGN = r"[^\p{L}\p{N}\p{M}\s\x00-\x7f][\ufe0e\ufe0f]?"
 _CUT = regex.compile(rf"[ .\-_*~|•·+/]|(?:{_SIGN}){{1,4}}")
 _LOUD_CUT = regex.compile(rf"[._*~|•·+]|(?:{_SIGN}){{1,4}}")  # nothing that stands between words
+_USUAL_CUTS: Final = frozenset((" ", ", ", ". ", "! ", "? ", ": ", "; ", " - ", "-", "'", "’"))
 _PIECES: Final = 4
 _LEAST_JOINED: Final = 5
 
@@ -382,7 +416,7 @@ def _join_pieces(cells: _Cells) -> None:
     cuts = [text[left.end() : right.start()] for left, right in pairwise(pieces)]
     # Nearly all are words with a space between them: look only near those that are not.
     odd = [not is_word(piece.group()) for piece in pieces]
-    near = [index for index, cut in enumerate(cuts) if odd[index] or cut not in " , - ' . "]
+    near = [index for index, cut in enumerate(cuts) if odd[index] or cut not in _USUAL_CUTS]
     near += [index - 1 for index, unknown in enumerate(odd) if unknown]
     starts = {each - back for each in near for back in range(_PIECES - 1)}
     done = 0
@@ -411,9 +445,33 @@ def _fitting(pieces: Sequence[regex.Match[str]], cuts: Sequence[str], odd: Seque
         joined += piece.group()
         unknown = unknown or odd[index]
         loud = loud and _LOUD_CUT.fullmatch(cut) is not None
-        if len(joined) >= _LEAST_JOINED and (unknown or loud) and is_word(joined):
+        if len(joined) >= _LEAST_JOINED - loud and (unknown or loud) and is_word(joined):
             best = index + 1
     return best
+
+
+# Addresses stay as they are.
+_ADDRESS = re.compile(
+    r"(?i)https?:|www\.|\w@[\w-]+\.\w|\w\.(?:com|org|net|edu|gov|co|io|me|ly|uk|info|tv|us)\b"
+)
+
+
+# Words that something joins.
+
+_JOINED_WORDS = re.compile(
+    r"(?<![\w#@/.])[A-Za-z]+(?P<sign>[._*~|+])[A-Za-z]+(?:(?P=sign)[A-Za-z]+)+(?!\w)"
+)
+
+
+def _part_words(cells: _Cells) -> None:
+    """Put spaces between words that a sign joins: ``you_are_an_idiot``."""
+    for match in _JOINED_WORDS.finditer(cells.text):
+        if all(map(is_word, match.group().split(match["sign"]))) and not _ADDRESS.search(
+            match.group()
+        ):
+            for at in range(*match.span()):
+                if cells.text[at] == match["sign"]:
+                    cells.strings[at] = " "
 
 
 # Digits and signs for letters, and stretched letters.
@@ -443,9 +501,6 @@ _READ_AS: Final[dict[str, tuple[str, ...]]] = {
 _VOWELS: Final = "iuoae"
 _CANDIDATE = re.compile(r"[A-Za-z0-9@$!|+^(<#¡*]{2,}")
 _ODD = re.compile(r"[^A-Za-z]|([A-Za-z])\1\1|(?<=[a-z])I|^(?:([A-Za-z])\2)+$")
-_ADDRESS = re.compile(
-    r"(?i)https?:|www\.|\w@[\w-]+\.\w|\w\.(?:com|org|net|edu|gov|co|io|me|ly|uk|info|tv|us)\b"
-)
 _EDGE: Final = "!|+^(<#¡*"
 _NUMBERED = re.compile(
     r"(?i)[$+#]?(?:\d+(?:am|pm|s|k|m|in|oz|ft|x|p|g)?|\d*(?:1st|2nd|3rd|\dth))!*"
@@ -487,7 +542,7 @@ def _solved(word: str) -> list[str] | None:
         return None
     found: list[list[str]] = []
     if word.count("*") == 1 and 0 < word.index("*") < len(word) - 1:
-        read = [solve(_choices(word.replace("*", vowel))) for vowel in _VOWELS]
+        read = [solve(_choices(word, vowel)) for vowel in _VOWELS]
         found = [each for each in read if each]
         if len(found) > 1:
             return None  # which one is meant?
@@ -496,21 +551,21 @@ def _solved(word: str) -> list[str] | None:
         return None
     strings: list[str] = []
     for run, letters in zip(_RUN.finditer(word), chosen, strict=True):
-        shown = run.group()[: len(letters)] if run.group().isalpha() else letters
+        shown = run.group()[: len(letters)]
         if shown.lower() != letters:
-            shown = letters
+            shown = letters.upper() if word.isupper() else letters
         strings += [shown, *[""] * (len(run.group()) - 1)]
     return strings
 
 
-def _choices(word: str) -> list[tuple[str, ...]]:
-    """Return what each run of equal characters in a word may stand for."""
+def _choices(word: str, asterisk: str = "") -> list[tuple[str, ...]]:
+    """Return what each run of equal characters in a word, and of asterisks, may stand for."""
     runs = [match.group() for match in _RUN.finditer(word)]
     doubled = len(word) > 4 and all(len(run) % 2 == 0 for run in runs)
     choices: list[tuple[str, ...]] = []
     for run in runs:
         if run[0] == "*":
-            choices.append(("",))
+            choices.append((asterisk,))
             continue
         single = _READ_AS.get(run[0]) or (
             ("i", "l") if run == "I" and choices else (run[0].lower(),)
@@ -542,5 +597,6 @@ _STEPS: Final[tuple[Callable[[_Cells], None], ...]] = (
     _replace_lookalikes,
     _join_letters,
     _join_pieces,
+    _part_words,
     _read_signs,
 )

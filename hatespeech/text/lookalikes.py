@@ -34,12 +34,19 @@ _SIGNS: Final = frozenset("™℠℗№℃℉")
 # scripts.
 _UNLISTED: Final = dict(
     zip(
-        "∂£§×†©®ЯяИиЦц卂乃匚刀乇下厶卄工丁长乚爪口尸尺丂丅凵山乂丫乙ค๒๔ђเן๓ภ๏קรยשฬץא"
-        "⠁⠃⠉⠙⠑⠋⠛⠓⠊⠚⠅⠇⠍⠝⠕⠏⠟⠗⠎⠞⠥⠧⠺⠭⠽⠵",
-        "dlsxtcrRrNnUuabcdefghijklmoprstuwxyzabdhilmnopsuwwyxabcdefghijklmnopqrstuvwxyz",
+        "χʊ∂£§×†©®₴₱₲₳₵ЯяИиЦцֆք卂乃匚刀乇下厶卄工丁长乚爪口尸尺丂丅凵山乂丫乙ㄒㄩ卩丨ᔕᗴᖴᘜᛕᖇ"
+        "ค๒๔ђเן๓ภ๏קรยשฬץא⠁⠃⠉⠙⠑⠋⠛⠓⠊⠚⠅⠇⠍⠝⠕⠏⠟⠗⠎⠞⠥⠧⠺⠭⠽⠵",
+        "xudlsxtcrSPGACRrNnUuspabcdefghijklmoprstuwxyztupisefgkr"
+        "abdhilmnopsuwwyxabcdefghijklmnopqrstuvwxyz",
         strict=True,
     )
 )
+
+# What else a letter stands for: another one that it looks like, or the one that it sounds like.
+_ALSO: Final = {
+    **dict(zip("μµνηγωдгпвзцручи", "mmnhgodgpvzcruau", strict=True)),
+    **dict(zip("ΜΝΗΡДГПВЗЦРУЧ", "mnhrdgpvzcrua", strict=True)),
+}
 
 # What a letter looks like when the page is turned, where its name does not say so.
 _ROTATED: Final = {
@@ -82,6 +89,12 @@ def latin(character: str) -> str:
         return found
     small = character.lower()
     return "" if small == character or len(small) > 1 else latin(small).upper()
+
+
+def readings(character: str) -> tuple[str, ...]:
+    """Return what a character may stand for in a word, in lower case, the likeliest first."""
+    found = (latin(character).lower(), _ALSO.get(character, ""))
+    return tuple(each for each in found if each) or (character,)
 
 
 def _base(character: str) -> str:

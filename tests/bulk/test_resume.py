@@ -222,6 +222,7 @@ def interrupt(*_arguments: object) -> None:
         (["--text-column", "id"], "--text-column"),
         (["--chunk-rows", "99"], "--chunk-rows"),
         (["--prefix", "p_"], "--prefix"),
+        (["--robust"], "--robust"),
     ],
 )
 def test_another_command_does_not_go_on_with_a_run(

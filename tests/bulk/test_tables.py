@@ -181,6 +181,21 @@ def test_rows_that_cannot_be_scored_get_the_errors_of_the_service(tmp_path: Path
     ]
 
 
+def test_a_disguised_text_is_read_folded_if_the_command_asks_for_it(tmp_path: Path) -> None:
+    texts = ["good morning", "you are an idiot", "you are an ʇoᴉpᴉ"]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    for name, options in (("b.jsonl", []), ("c.jsonl", ["--robust"])):
+        run(tmp_path / "a.jsonl", tmp_path / name, *options)
+    without, robust = (
+        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
+        for name in ("b.jsonl", "c.jsonl")
+    )
+    assert [row["read_as"] for row in without] == [None] * 3
+    # No checkpoint sees an insult in letters that stand upside down.
+    assert [row["read_as"] for row in robust] == [None, None, "folded"]
+    assert robust[2]["toxic"] == pytest.approx(without[1]["toxic"], abs=1e-5)
+
+
 def test_a_long_text_is_read_in_windows(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "some words here, " * 500}))
     run(tmp_path / "a.jsonl", tmp_path / "b.jsonl")

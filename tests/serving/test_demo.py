@@ -391,16 +391,16 @@ def test_the_keyboard_alone_will_do(open_page: OpenPage) -> None:
     page.keyboard.press("Tab")
     expect(page.get_by_role("textbox", name="Text", exact=True)).to_be_focused()
     page.keyboard.type("good morning")
-    for _ in range(6):  # three examples, the mode, the words
+    for _ in range(8):  # four examples, the mode, the words, the disguises
         page.keyboard.press("Tab")
     expect(page.get_by_label("Token")).to_be_focused()
     assert page.get_by_label("Token").evaluate("it => getComputedStyle(it).outlineStyle") == "solid"
     page.keyboard.type(TOKEN)
-    for _ in range(6):
+    for _ in range(8):
         page.keyboard.press("Shift+Tab")
     page.keyboard.press("Control+Enter")
     expect(answered(page)).to_have_count(1)
-    for _ in range(8):
+    for _ in range(10):
         page.keyboard.press("Tab")
     expect(page.locator("summary")).to_be_focused()
     page.keyboard.press("Enter")
@@ -417,6 +417,19 @@ def test_the_page_asks_for_its_own_paths_alone_and_complains_of_nothing(
     assert {url.removeprefix(server.url) for url in requests_seen} <= OWN_PATHS
     assert sum(url.endswith("/score") for url in requests_seen) == 3
     assert complaints == []
+
+
+def test_the_page_says_when_the_scores_are_those_of_what_a_disguise_spells(
+    open_page: OpenPage,
+) -> None:
+    page = open_page()
+    page.get_by_role("button", name="a disguise").click()
+    expect(answered(page)).to_have_count(1)
+    expect(page.get_by_label("See through disguises")).to_be_checked()
+    expect(page.locator(".read-as")).to_contain_text("This text is disguised")
+    page.get_by_role("button", name="a greeting").click()
+    expect(answered(page)).to_have_count(1)
+    expect(page.locator(".read-as")).to_have_count(0)
 
 
 def test_behind_a_proxys_path_it_asks_below_that_path(

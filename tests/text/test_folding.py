@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hatespeech.text import lookalikes, spellings
@@ -19,6 +19,7 @@ DISGUISED = {
     "Cyrillic among Latin": ("you ѕtuріd іdіot", "you stupid idiot"),
     "all in Cyrillic": ("іԁіот", "idiot"),
     "Greek": ("ιδιοτ", "idiot"),
+    "Greek letters read in two ways": ("ωομεη αrε ѕтирiд", "women are stupid"),
     "full width": ("ＹＯＵ ＡＲＥ ＳＣＵＭ！", "YOU ARE SCUM!"),
     "mathematical": ("𝓲𝔡𝕚𝐨𝚝", "idiot"),
     "circled": ("ⓘⓓⓘⓞⓣ", "idiot"),
@@ -61,6 +62,15 @@ DISGUISED = {
     "separated signs": ("$ h ! t", "shit"),
     "an asterisk with one reading": ("f*ck id*iot", "fuck idiot"),
     "a capital for an l": ("asshoIe", "asshole"),
+    "capitals": ("STUPID 1D10T", "STUPID IDIOT"),
+    "brackets": ("[s][t][u][p][i][d]", "[stupid]"),
+    "a list that spells a word": ("s, t, u, p, i, d", "stupid"),
+    "words joined by underscores": ("you_are_an_idiot", "you are an idiot"),
+    "words joined by dots": ("you.are.an.idiot", "you are an idiot"),
+    "cut by a dot": ("fu.ck you", "fuck you"),
+    "two words spelt out": ("go d i e", "go die"),
+    "initials that are none": ("F.U.C.K.", "FUCK."),
+    "an alphabet of the web": ("丂ㄒㄩ卩丨ᗪ", "stupiD"),
     "stretched": ("stuuupid asssshole coooool", "stupid asshole cool"),
     "doubled": ("ssttuuppiidd", "stupid"),
     "Cyrillic with dots": ("ѕ.с.υ.м", "scum"),
@@ -109,6 +119,8 @@ PLAIN = (
     "안녕하세요",
     "¡hola!",
     "1) a) b) c)",
+    "options: x, y, z or A, B, C, D",
+    "see www.example.org, notes.final.txt_old and #you_are_an",
     "some words that nobody disguised, with well-known hyphens and a co-worker",
 )
 
@@ -164,6 +176,7 @@ def test_any_text_folds_to_one_of_bounded_length_with_places_inside(text: str) -
 
 
 @given(ODD)
+@example("2*O")
 @settings(max_examples=300, deadline=None)
 def test_folding_leaves_something_to_read_wherever_there_was(text: str) -> None:
     def visible(shown: str) -> list[str]:

@@ -104,10 +104,9 @@ def quick_engine(
     settings: EngineSettings | None = None,
 ) -> Iterator[RunpodEngine]:
     endpoint = Endpoint(cloud.endpoint.base_url, ENDPOINT_ID, KEY, QUICK)
-    jobs = EndpointJobs(endpoint, Limits(job=600, queue=600), robust=False)
-    engine = RunpodEngine(
-        endpoint, jobs, settings or EngineSettings(), in_flight=in_flight, job_texts=job_texts
-    )
+    settings = settings or EngineSettings()
+    jobs = EndpointJobs(endpoint, Limits(job=600, queue=600), settings.robust)
+    engine = RunpodEngine(endpoint, jobs, settings, in_flight=in_flight, job_texts=job_texts)
     with contextlib.closing(engine):
         yield engine
 
@@ -195,6 +194,16 @@ def test_rows_are_those_of_the_model_in_this_process_whatever_stands_in_them(
     assert 2 <= cloud.endpoint.most_in_flight <= 6
     assert set(cloud.endpoint.answered_by) == set(PODS)
     assert cloud.endpoint.count("run") == 7 * 3
+
+
+def test_jobs_ask_for_the_folded_reading(cloud: Cloud, small_classifier: Predictor) -> None:
+    texts = ["you 1d10t", "ѕtuрid", "s.c.u.m", "ｇｏ ａｗａｙ", "good morning"]
+    with quick_engine(cloud, settings=EngineSettings(robust=True)) as engine:
+        (scored,) = engine.score([Chunk(0, texts)], lambda _rows: None)
+    expected = small_classifier.score(texts, robust=True)
+    read = [each.read_as for each in expected if isinstance(each, Prediction)]
+    assert [row.read_as for row in scored.rows] == read
+    assert "folded" in read
 
 
 def test_a_lone_surrogate_is_scored_as_a_replacement_character(
