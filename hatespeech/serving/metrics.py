@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from hatespeech.contract import TextScore
 from hatespeech.errors import ServiceError
+from hatespeech.labels import WARNINGS
 from hatespeech.serving.served_model import ServedModel
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Metrics:
             ("code",),
             registry=self.registry,
         )
+        for code in WARNINGS:
+            self._warnings.labels(code)  # a rate needs the zero before the first one
         self._windows = Histogram(
             f"{PREFIX}text_windows",
             "Windows of each scored text.",

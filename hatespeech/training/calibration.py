@@ -32,7 +32,7 @@ Labels = NDArray[np.int64]  # [texts]
 
 BINS: Final = 15
 TEMPERATURES: Final = (0.25, 4.0)  # range of the search
-BIAS_SHARES: Final = (1.0, 0.75, 0.5, 0.25, 0.0)  # of equally good ones, the first
+BIAS_SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)  # of equally good ones, the smallest
 RECOMMENDED_FLAGS: Final = tuple(flag for flag in FLAGS if flag != "neutral")
 STRICT_PRECISION: Final = 0.9
 STRICT_RECALL: Final = 0.5  # a strict threshold that finds less is not recommended

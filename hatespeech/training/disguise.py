@@ -107,7 +107,7 @@ def symbols(word: str, rng: np.random.Generator) -> str:
     share = rng.choice([0.5, 1.0])
     return "".join(
         _draw(choices, rng)
-        if (choices := SYMBOLS.get(ord(letter.lower()))) and rng.random() < share
+        if (choices := SYMBOLS.get(ord(letter.lower()[0]))) and rng.random() < share
         else letter
         for letter in word
     )

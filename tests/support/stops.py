@@ -18,7 +18,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Final
 
-from tests.support.processes.forked_worker import work
+from tests.support.processes.forked_worker import ended, work
 from tests.support.processes.worker import wait_until
 from tests.support.stand_ins.runpod.jobs import LOST, RESET, Fault
 from tests.support.stand_ins.runpod.queue import JobQueue
@@ -76,7 +76,7 @@ class Stop:
     lost: int  # handed over, never answered
     given_up: int  # answered with ``unhealthy``
     problems: tuple[str, ...]  # a second answer, or another job's
-    exit_code: int | None
+    ended: bool  # by itself, without an exception
     seconds: float  # from the end of the polls to the end of the process
 
 
@@ -124,7 +124,7 @@ def stop(
         if process.is_alive():
             process.kill()
             process.join()
-        return judge(number, plan, queue, process.exitcode, seconds)
+        return judge(number, plan, queue, ended(output).exists(), seconds)
 
 
 def submit(queue: JobQueue, seconds: tuple[float, ...]) -> None:
@@ -133,7 +133,7 @@ def submit(queue: JobQueue, seconds: tuple[float, ...]) -> None:
     queue.submit(*({"number": first + i, "seconds": each} for i, each in enumerate(seconds)))
 
 
-def judge(number: int, plan: Plan, queue: JobQueue, exit_code: int | None, seconds: float) -> Stop:
+def judge(number: int, plan: Plan, queue: JobQueue, ended_well: bool, seconds: float) -> Stop:
     """Count, and look at the answers."""
     handed = [job for job in queue.jobs.values() if job.pods]
     problems = list(queue.problems)
@@ -154,6 +154,6 @@ def judge(number: int, plan: Plan, queue: JobQueue, exit_code: int | None, secon
         lost=sum(job.answer is None for job in handed),
         given_up=given_up,
         problems=tuple(problems),
-        exit_code=exit_code,
+        ended=ended_well,
         seconds=seconds,
     )

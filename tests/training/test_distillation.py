@@ -271,7 +271,7 @@ def test_a_mini_is_taught_interrupted_and_ends_as_if_it_had_not_been(
     assert described.provenance["command"].count("--teacher tiny-bert --teacher-layers 0,2") == 1
     assert described.thresholds.keys() == {"balanced", "strict"}
     card = (whole / "README.md").read_text(encoding="utf-8")
-    for part in ("## Calibration", "calibration.png", "| strict | spam |", "g CO2e", "countered"):
+    for part in ("## Calibration", "calibration.png", "| strict | ", "g CO2e", "countered"):
         assert part in card
     model, tok = checkpoint.load_model(described), checkpoint.load_tokenizer(described)
     rng = random.Random(99)
@@ -363,7 +363,7 @@ def test_invented_texts_measure_with_templates_and_groups_that_are_not_trained_o
     lowered = " ".join(trained_on.texts).lower()
     assert not [name for name in names[1] if name in lowered]
     shares = np.bincount(trained_on.labels, minlength=4) / 3000
-    assert shares == pytest.approx([0.476, 0.095, 0.43, 0], abs=0.03)
+    assert shares == pytest.approx([0.4, 0.1, 0.5, 0], abs=0.03)
     assert not any("{" in text or "}" in text for text in trained_on.texts + measured.texts)
 
 

@@ -29,7 +29,7 @@ def test_a_hundred_stops_lose_no_job_and_answer_none_twice(tmp_path: Path) -> No
     run = partial(stop, context=context(), folder=tmp_path, ours=True, kill_seconds=120)
     with ThreadPoolExecutor(8) as pool:
         stops = list(pool.map(run, range(100)))
-    assert not [each for each in stops if each.lost or each.problems or each.exit_code != 0]
+    assert not [each for each in stops if each.lost or each.problems or not each.ended]
     # The plans hold what they are for.
     assert sum(each.handed for each in stops) > 300
     assert any(each.given_up for each in stops)

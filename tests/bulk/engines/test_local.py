@@ -250,7 +250,8 @@ from hatespeech.engine.encoder import EncoderState
 reader_processes.Encoder = Fragile
 ours, theirs = Pipe()
 if sys.argv[1] == "text":
-    for sent in (["fine", "cursed one", "fine, too"], None):  # None can't be read at all
+    # None can't be read at all.
+    for sent in ((["fine", "cursed one", "fine, too"], False), None):
         ours.send(sent)
 else:
     ours.close()  # by a run that is killed while the reader starts

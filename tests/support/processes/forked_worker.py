@@ -55,6 +55,16 @@ def work(
     runpod.serverless.start(
         {"handler": handle, "concurrency_modifier": lambda _current: concurrency}
     )
+    ended(output).touch()
+
+
+def ended(output: Path) -> Path:
+    """Return the file that a worker leaves when it ends by itself.
+
+    The exit code that ``multiprocessing`` tells is not always the true one: threads that start and
+    await processes of one fork server may read each other's, and 255 is left.
+    """
+    return output.with_suffix(".ended")
 
 
 async def handle(job: dict[str, Any]) -> dict[str, Any]:
