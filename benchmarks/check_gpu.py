@@ -497,7 +497,7 @@ def use_varlen(model: CustomModel) -> None:
     """Switch a model from padded groups to :class:`VarlenAttention`."""
     for module in model.model.encoder.modules():
         if isinstance(module, Attention):
-            module.self = VarlenAttention(module.self)  # type: ignore[assignment]  # as it does
+            module.self = VarlenAttention(module.self)  # type: ignore[assignment]  # same interface
 
 
 class VarlenAttention(nn.Module):

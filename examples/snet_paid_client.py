@@ -100,7 +100,7 @@ def call(options: argparse.Namespace) -> tuple[Any, str]:
     # The SDK's client of IPFS uses an argument that urllib3 will drop. mypy does not see the SDK,
     # which is in an environment of its own.
     warnings.filterwarnings("ignore", category=FutureWarning, module="urllib3")
-    from snet.sdk import PaidCallPaymentStrategy, SnetSDK  # type: ignore[import-not-found]
+    from snet.sdk import PaidCallPaymentStrategy, SnetSDK  # type: ignore[import-not-found]  # as above
 
     sdk = SnetSDK()
     account = sdk.account

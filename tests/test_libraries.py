@@ -36,6 +36,20 @@ def test_what_somebody_set_stays(given: dict[str, str], expected: dict[str, str]
 NAMES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 
+def run_script(
+    script: str, environment: dict[str, str], folder: Path
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("entry", ["app", "server", "uvicorn", "benchmarks", "library"])
 def test_threads_that_wait_sleep_before_torch_is_loaded(entry: str, tmp_path: Path) -> None:
@@ -72,14 +86,7 @@ import torch
         "PORT": str(free_port()),
         "PYTHONPATH": str(ROOT),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run_script(script, environment, tmp_path)
     assert "policy PASSIVE 3000" in done.stdout, done.stdout + done.stderr
 
 
@@ -104,14 +111,7 @@ for _ in range(2):
         classifier.score("good morning")
 """
     environment = clean_environment(tmp_path, None) | {"PYTHONPATH": str(ROOT)} | given
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run_script(script, environment, tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     assert [all(name in line for name in NAMES) for line in lines] == [True] * warned, lines

@@ -115,7 +115,7 @@ def draw_pairs(words: int) -> list[tuple[WordSet, float]]:
     readings for them. Otherwise each size gets its share, the smaller sizes first, because they
     have the fewest sets.
     """
-    draw = random.Random(words)  # noqa: S311  # not for security: it is to be repeatable
+    draw = random.Random(words)  # noqa: S311 - not a secret; the draw must repeat
     every = (1 << words) - 1
     left = (readings(words, "shapley") - 1) // 2
     chosen: list[tuple[WordSet, float]] = []

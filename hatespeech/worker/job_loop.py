@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS: Final = 100.0
 FULL_SECONDS: Final = 1.0  # until a worker without room looks again, as in the SDK
 BUSY_SECONDS: Final = 5.0  # after a 429, as in the SDK
-FAILED_SECONDS: Final = 1.0  # after a poll that failed; the SDK asks again at once
+FAILED_SECONDS: Final = 1.0  # after a poll that failed; the SDK does not wait
 
 # How long replies are tried: in all, and after the time for scoring has run out.
 POST_SECONDS: Final = 600.0
