@@ -145,7 +145,7 @@ class Expected:
             expected = known[index]
             assert isinstance(expected, Prediction)
             assert row.error is None
-            assert [*row.scores.values()] == pytest.approx(expected.scores, abs=1e-6)
+            assert [*row.scores.values()] == pytest.approx(expected.scores, abs=1e-5)
             assert row.label == max(row.scores, key=row.scores.__getitem__)
             assert row.windows == expected.windows
 
