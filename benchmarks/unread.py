@@ -104,7 +104,7 @@ def cost(rounds: int) -> report.Figure:
     def judged() -> float:
         started = time.perf_counter()
         for text in normalized:
-            predictor.encoder.judge(text, [])
+            predictor.encoder.judge(text, [], [])
         return (time.perf_counter() - started) / len(texts) * 1e6
 
     def scored() -> float:

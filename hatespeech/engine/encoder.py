@@ -27,6 +27,10 @@ INVISIBLE: Final = regex.compile(r"[\s\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Poin
 # The token for what the vocabulary does not have, where a tokenizer does not name it.
 UNKNOWN: Final = "<unk>"
 
+# A token in plain Latin letters, with the marks of WordPiece and SentencePiece. The tokens of bytes
+# have other signs for all letters outside ASCII.
+PLAIN: Final = regex.compile(r"(?:##|▁)?[A-Za-z0-9]+")
+
 REASONS: Final[dict[WarningCode, str]] = {
     "unread": "has too many letters that this model does not know",
     "language": "is in a language that this model was not trained on",
@@ -150,7 +154,11 @@ class Encoder:
         if self._unknown in ids:
             pairs = zip(ids, offsets, strict=True)
             unknown = [place for token, place in pairs if token == self._unknown]
-        warnings, spoken = self.judge(normalized, unknown)
+        plain = []
+        if not normalized.isascii():
+            tokens = zip(encoding.tokens, offsets, strict=True)
+            plain = [place for token, place in tokens if PLAIN.fullmatch(token)]
+        warnings, spoken = self.judge(normalized, unknown, plain)
         if len(ids) <= self._max_tokens:
             return Encoded(normalized, [ids], [(0, len(normalized))], warnings, spoken)
         room = self._max_tokens - 2
@@ -172,17 +180,20 @@ class Encoder:
         )
 
     def judge(
-        self, normalized: str, unknown: Sequence[tuple[int, int]]
+        self,
+        normalized: str,
+        unknown: Sequence[tuple[int, int]],
+        plain: Sequence[tuple[int, int]],
     ) -> tuple[tuple[WarningCode, ...], tuple[str, float] | None]:
         """Return the warnings for a normalised text, and its language if the identifier was asked.
 
-        It is not asked where scripts decide, nor about a text with few letters. The language is
-        another one only if the checkpoint's are all improbable, and in both halves of the text:
-        a text that mixes languages, and slang that looks like several, get the benefit of the
-        doubt.
+        ``unknown`` and ``plain`` are those of :meth:`.ScriptReader.read`. The identifier is not
+        asked where scripts decide, nor about a text with few letters. The language is another one
+        only if the checkpoint's are all improbable, and in both halves of the text: a text that
+        mixes languages, and slang that looks like several, get the benefit of the doubt.
         """
         warnings: list[WarningCode] = []
-        content = self._script_reader.read(normalized, unknown)
+        content = self._script_reader.read(normalized, unknown, plain)
         if content.is_unread:
             warnings.append("unread")
         if content.is_foreign or content.letters - content.foreign < language.LEAST_LETTERS:

@@ -5,9 +5,10 @@ tokenizer does not know it. Scripts decide where a vocabulary can't: a byte-leve
 byte and yet no Arabic. What is not a word of the text counts for nothing: digits, punctuation,
 emoji, mentions, URLs and hashtags.
 
-Letters in disguise (a Cyrillic а in a Latin word, full-width and mathematical letters) are unread
-letters like any other: the checkpoint reads the disguised word no better than a Russian one. But a
-disguise is no language, so :attr:`Content.readable` leaves such words out.
+Letters in disguise (a Cyrillic а in a Latin word, full-width and mathematical letters) are read if
+the tokenizer turns them into plain Latin letters. Otherwise the checkpoint reads the disguised word
+no better than a Russian one. A disguise is not a language, so :attr:`Content.readable` leaves such
+words out in any case.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ class Content:
 
     readable: str  # the words in the checkpoint's scripts
     letters: int
-    foreign: int  # letters in other scripts
-    unread: int  # these, and letters that the tokenizer does not know
+    foreign: int  # letters in other scripts, in disguise or not
+    unread: int  # these if the tokenizer does not undo them, and letters that it does not know
 
     @property
     def is_foreign(self) -> bool:
@@ -113,11 +114,17 @@ class ScriptReader:
         self._foreign = regex.compile(rf"[{_ANY}--[{known}--[Ａ-Ｚａ-ｚ]]]", regex.V1)
         self._reads_ascii = "Latin" in scripts
 
-    def read(self, normalized: str, unknown: Sequence[tuple[int, int]] = ()) -> Content:
+    def read(
+        self,
+        normalized: str,
+        unknown: Sequence[tuple[int, int]] = (),
+        plain: Sequence[tuple[int, int]] = (),
+    ) -> Content:
         """Judge a normalised text.
 
         ``unknown`` holds start and end of each token that the vocabulary does not have, in code
-        points of ``normalized``. Takes time linear in the length of the text.
+        points of ``normalized``; ``plain`` those of each token in plain Latin letters. Takes time
+        linear in the length of the text.
         """
         # As many spaces as before, so that the places of unknown tokens stay true.
         content = _NO_WORD.sub(lambda found: " " * len(found.group()), normalized)
@@ -125,7 +132,7 @@ class ScriptReader:
             return Content(content, sum(map(len, _ASCII_WORD.findall(content))), 0, 0)
         letters = len(_LETTER.findall(content))
         foreign = {found.start() for found in self._foreign.finditer(content)}
-        unread = foreign | {
+        unread = self._not_undone(foreign, plain) | {
             found.start()
             for start, end in unknown
             for found in _LETTER.finditer(content, start, end)
@@ -136,3 +143,14 @@ class ScriptReader:
             if foreign.isdisjoint(range(found.start(), found.end()))
         ]
         return Content(" ".join(readable), letters, len(foreign), len(unread))
+
+    def _not_undone(self, foreign: set[int], plain: Sequence[tuple[int, int]]) -> set[int]:
+        """Return the places of foreign letters that the tokenizer leaves foreign.
+
+        A Russian word may consist of letters that look Latin, such as "как". So a text has all of
+        its foreign letters if several of them can't be undone.
+        """
+        if not self._reads_ascii:
+            return foreign
+        left = foreign.difference(place for start, end in plain for place in range(start, end))
+        return left if len(left) < LEAST_UNREAD_LETTERS else foreign

@@ -152,9 +152,13 @@ def window_faults(text: str, item: Mapping[str, Any], settings: Mapping[str, int
 
 
 def is_foreign(text: str) -> bool:
-    """Say whether no letter of a text is Latin, mentions and hashtags apart, of several letters."""
+    """Say whether no letter of a text is Latin, mentions and hashtags apart, of several letters.
+
+    Full-width and mathematical letters are Latin, too: some tokenizers read them as such.
+    """
     words = " ".join(word for word in text.split() if not set("@#") & set(word))
-    letters = [c for c in words if unicodedata.category(c).startswith("L")]
+    plain = unicodedata.normalize("NFKC", words)
+    letters = [c for c in plain if unicodedata.category(c).startswith("L")]
     return len(letters) > 1 and not any(
         unicodedata.name(c, "").startswith("LATIN") for c in letters
     )

@@ -61,7 +61,6 @@ def test_sentences_in_many_languages_are_warned_of_whatever_the_vocabulary(
     [
         ("صباح الخير يا صديقي", ("unread",)),
         ("早上好", ("unread",)),
-        ("уоu аrе а ѕtuріd іdіоt", ("unread",)),  # in disguise
         (GERMAN, ("language",)),
         (f"{GERMAN} спасибо", ("language",)),
         ("Guten Morgen", ()),  # short
@@ -120,12 +119,17 @@ def test_what_a_caller_sent_is_refused_and_the_services_own_text_is_not(
     assert encoder(tokenizer).read(GERMAN)[0].warnings
 
 
-def test_a_disguise_alone_is_neither_warned_of_nor_refused(tokenizer: Tokenizer) -> None:
-    disguised = "ｙｏｕ ａｒｅ ａ ｓｔｕｐｉｄ ｍｏｒｏｎ"
+@pytest.mark.parametrize("text", ["уоu аrе а ѕtuріd іdіоt", "ｙｏｕ ａｒｅ ａ ｍｏｒｏｎ"])
+def test_a_disguise_is_unread_unless_the_tokenizer_or_the_fold_undoes_it(
+    tokenizer: Tokenizer, text: str
+) -> None:
     strict = encoder(tokenizer, refuses=True)
-    with pytest.raises(UnreadError):
-        strict.read(disguised)
-    assert {reading.warnings for reading in strict.read(disguised, robust=True)} == {()}
+    if isinstance(tokenizer.model, models.WordPiece):  # the embedded checkpoint's undoes it
+        assert strict.read(text)[0].warnings == ()
+    else:
+        with pytest.raises(UnreadError):
+            strict.read(text)
+    assert {reading.warnings for reading in strict.read(text, robust=True)} == {()}
     with pytest.raises(UnreadError):
         strict.read(GERMAN, robust=True)
 

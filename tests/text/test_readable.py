@@ -47,10 +47,22 @@ def test_half_of_the_letters_decide_and_a_lone_letter_does_not() -> None:
 
 
 @pytest.mark.parametrize("text", ["hаte", "hаtе уоu", "ｈａｔｅ", "𝐡𝐚𝐭𝐞", "Ⓗⓐⓣⓔ"])
-def test_letters_in_disguise_are_unread_and_their_words_are_of_no_language(text: str) -> None:
+def test_words_in_disguise_are_of_no_language_and_read_if_the_tokenizer_undoes_them(
+    text: str,
+) -> None:
     found = content(f"{text} this")
-    assert found.foreign > 0
+    assert 0 < found.foreign == found.unread
     assert found.readable == "this"
+    undone = ScriptReader(["en"]).read(f"{text} this", plain=[(0, len(text))])
+    assert (undone.readable, undone.foreign, undone.unread) == ("this", found.foreign, 0)
+    russian = ScriptReader(["ru"]).read("good morning", plain=[(0, 4), (5, 12)])
+    assert (russian.foreign, russian.unread) == (11, 11)
+
+
+def test_letters_that_look_latin_among_others_of_their_language_are_unread() -> None:
+    reader = ScriptReader(["en"])
+    assert reader.read("как тайна", plain=[(0, 3), (4, 6)]).unread == 8
+    assert reader.read("hаtе уоu π", plain=[(0, 4), (5, 8)]).unread == 1
 
 
 def test_a_letter_that_the_tokenizer_does_not_know_is_unread() -> None:
