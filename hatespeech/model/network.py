@@ -312,14 +312,18 @@ class CustomModel(nn.Module):
         """Read at most ``ROWS_AT_ONCE`` tokens at a time, for inference on a CPU.
 
         A part goes through all layers before the next: its states stay in the processor's caches,
-        and no copy joins parts.
+        and no copy joins parts. If there are parts for all threads, each thread reads its own: then
+        they wait for each other once a pass, and not at each product.
         """
-        parts = parts_of(sequences, ROWS_AT_ONCE)
+        workers = threads.independent()
+        parts = parts_of(sequences, ROWS_AT_ONCE, workers)
         if len(parts) < 2:
             return self._logits(sequences, device, ROW_STEP)
-        logits = torch.cat(
-            [self._logits([sequences[i] for i in part], device, ROW_STEP) for part in parts]
-        )
+
+        def read(part: list[int]) -> Tensor:
+            return self._logits([sequences[i] for i in part], device, ROW_STEP)
+
+        logits = torch.cat(threads.apart(read, parts, workers if len(parts) >= workers else 1))
         restored = torch.empty_like(logits)
         restored[[i for part in parts for i in part]] = logits
         return restored

@@ -22,6 +22,9 @@ from torch import Tensor
 GROUP_STRETCH: Final = 1.15
 GROUP_SLACK: Final = 4
 
+# By this share of itself a part grows until the parts are few enough.
+LIMIT_STEPS: Final = 32
+
 
 @dataclass(frozen=True)
 class Group:
@@ -121,20 +124,39 @@ def fill(values: array[int], step: int, value: int) -> None:
     values.extend([value] * (-len(values) % step))
 
 
-def parts_of(sequences: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+def parts_of(sequences: Sequence[Sequence[int]], tokens: int, workers: int) -> list[list[int]]:
     """Part the indexes of sequences, shortest first, so that a part has at most ``tokens`` tokens.
 
-    A longer sequence has a part of its own.
+    A longer sequence has a part of its own. If there are parts for all ``workers``, each gets as
+    many and about as much to do as the others, as far as the lengths allow.
     """
-    parts: list[list[int]] = []
-    room = 0
-    for i in sorted(range(len(sequences)), key=lambda i: len(sequences[i])):
-        if not parts or len(sequences[i]) > room:
-            parts.append([])
+    order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    lengths = [len(sequences[i]) for i in order]
+    bounds = _bounds(lengths, tokens)
+    if len(bounds) >= workers > 1:
+        wanted = -(-len(bounds) // workers) * workers
+        most = -(-sum(lengths) // wanted)
+        while most < tokens:
+            even = _bounds(lengths, most)
+            if len(even) <= wanted:
+                bounds = even
+                break
+            most += -(-most // LIMIT_STEPS)
+    return [order[begin:end] for begin, end in bounds]
+
+
+def _bounds(lengths: Sequence[int], tokens: int) -> list[tuple[int, int]]:
+    """Cut ascending ``lengths`` into parts of at most ``tokens``."""
+    bounds: list[tuple[int, int]] = []
+    begin = room = 0
+    for end, length in enumerate([*lengths, tokens + 1]):  # the last one ends the last part
+        if end > begin and length > room:
+            bounds.append((begin, end))
+            begin = end
+        if end == begin:
             room = tokens
-        parts[-1].append(i)
-        room -= len(sequences[i])
-    return parts
+        room -= length
+    return bounds
 
 
 def position_ids(sequence: Sequence[int], pad_token_id: int) -> Sequence[int]:

@@ -1,4 +1,6 @@
-"""One thread for a pass that is too short to share.
+"""How torch's threads share a pass: all of them each product, or each of them parts of its own.
+
+A pass that is too short to share has one thread.
 
 A pass of a small model over a short text takes about a millisecond. OpenMP wakes its second thread
 for each of some twenty products, and each waits for the slower thread: after a pause, or beside
@@ -9,16 +11,20 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 
 # A core does this in about two milliseconds.
 SHORT_PASS_OPERATIONS: Final = 500_000_000
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
 MAPPED_FILES: Final = Path("/proc/self/maps")
 
 
@@ -38,6 +44,28 @@ def as_many_as_useful(operations: int) -> Iterator[None]:
         yield
     finally:
         setter(threads)
+
+
+def independent() -> int:
+    """Return how many threads can each compute something else, without gradients."""
+    able = torch.is_inference_mode_enabled() and not torch.is_autocast_enabled("cpu")
+    return torch.get_num_threads() if able and _setter() is not None else 1
+
+
+def apart(function: Callable[[Item], Found], items: Sequence[Item], workers: int) -> list[Found]:
+    """Call a function with each item, in threads of which each computes alone.
+
+    They end with the call: threads that wait would not survive a fork.
+    """
+
+    def alone(item: Item) -> Found:
+        with torch.inference_mode(), as_many_as_useful(0):
+            return function(item)
+
+    if workers < 2:
+        return list(map(function, items))
+    with ThreadPoolExecutor(workers, thread_name_prefix="part") as pool:
+        return list(pool.map(alone, items))
 
 
 @cache

@@ -232,10 +232,25 @@ def test_padding_is_counted_as_the_groups_are_cut() -> None:
     assert packing.padding(lengths, torch.device("cuda")) == (4 - 3) * 2 + (21 - 20)
 
 
-def test_parts_hold_every_sequence_once_and_at_most_so_many_tokens() -> None:
+@pytest.mark.parametrize("workers", [1, 8])
+def test_parts_hold_every_sequence_once_and_at_most_so_many_tokens(workers: int) -> None:
     lengths = [20, 300, 3, 3, 300, 700, 4, 300, 512]
-    parts = packing.parts_of([[0] * length for length in lengths], 512)
+    parts = packing.parts_of([[0] * length for length in lengths], 512, workers)
     assert sorted(i for part in parts for i in part) == list(range(len(lengths)))
     found = [[lengths[i] for i in part] for part in parts]
     assert found == [[3, 3, 4, 20, 300], [300], [300], [512], [700]]
-    assert packing.parts_of([], 512) == []
+    assert packing.parts_of([], 512, workers) == []
+
+
+def test_parts_for_several_workers_leave_none_of_them_without_work() -> None:
+    lengths = random.Random(3).choices(range(5, 60), k=90)
+    sequences = [[0] * length for length in lengths]
+    assert 2 < len(packing.parts_of(sequences, 512, 1)) < 8
+    for workers in (2, 4):
+        parts = packing.parts_of(sequences, 512, workers)
+        assert sorted(i for part in parts for i in part) == list(range(len(lengths)))
+        assert not len(parts) % workers
+        tokens = [sum(lengths[i] for i in part) for part in parts]
+        assert max(tokens) <= 512
+        assert max(tokens) < 1.3 * min(tokens)
+    assert packing.parts_of(sequences, 512, 8) == packing.parts_of(sequences, 512, 1)

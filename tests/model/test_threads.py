@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from threading import Thread
 
@@ -64,3 +65,55 @@ def test_a_model_shares_only_what_is_worth_it() -> None:
         model.forward_sequences([[5] * tokens])
     assert seen == [1, 3]
     assert torch.get_num_threads() == 3
+
+
+# A pass that is long enough for each thread to read parts of its own.
+
+SMALL = ModelConfig(
+    vocab_size=50, hidden_size=192, num_hidden_layers=2, num_attention_heads=2, classifier_size=8
+)
+
+
+@needs_openmp
+@pytest.mark.usefixtures("three_threads")
+def test_each_thread_reads_parts_of_its_own_and_computes_alone() -> None:
+    model = random_model(SMALL)
+    seen: list[tuple[str, int]] = []
+    model.linear1.register_forward_pre_hook(
+        lambda _module, _inputs: seen.append(
+            (threading.current_thread().name, torch.get_num_threads())
+        )
+    )
+    sequences = [[5 + i % 9] * (20 + i % 7) for i in range(80)]
+    assert sum(map(len, sequences)) * SMALL.operations_per_token > SHORT_PASS_OPERATIONS
+    with torch.inference_mode():
+        together = model.forward_sequences(sequences)
+        assert len(seen) == 6  # for four parts of 512 tokens
+        assert {count for _, count in seen} == {1}
+        assert all(name.startswith("part") for name, _ in seen)
+        assert not [each for each in threading.enumerate() if each.name.startswith("part")]
+        assert torch.get_num_threads() == 3
+        torch.set_num_threads(1)
+        torch.testing.assert_close(together, model.forward_sequences(sequences))
+
+
+@needs_openmp
+@pytest.mark.usefixtures("three_threads")
+def test_what_a_thread_could_not_know_keeps_the_parts_in_one_thread() -> None:
+    with torch.inference_mode():
+        assert threads.independent() == 3
+        with torch.autocast("cpu", torch.bfloat16):
+            assert threads.independent() == 1
+    with torch.no_grad():
+        assert threads.independent() == 1
+
+
+@needs_openmp
+@pytest.mark.usefixtures("three_threads")
+def test_a_part_that_fails_fails_the_pass() -> None:
+    def fail(item: int) -> int:
+        return 1 // item
+
+    with pytest.raises(ZeroDivisionError):
+        threads.apart(fail, [1, 0, 1], 3)
+    assert threads.apart(fail, [1, 1], 3) == [1, 1]
