@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +190,8 @@ def serve(classifier: Predictor, settings: EngineSettings, options: argparse.Nam
         host, port = options.rp_api_host, options.rp_api_port
         sys.argv[1:] = ["--rp_serve_api", f"--rp_api_host={host}", f"--rp_api_port={port}"]
 
-    import runpod
+    with no_processor_info():
+        import runpod
 
     from hatespeech.engine.scorer import Scorer
     from hatespeech.worker import sdk_shape
@@ -230,6 +232,26 @@ def serve(classifier: Predictor, settings: EngineSettings, options: argparse.Nam
         return 1
     scorer.close()
     return 0
+
+
+@contextlib.contextmanager
+def no_processor_info() -> Iterator[None]:
+    """Keep the SDK, while it is imported, from looking for the processor's name.
+
+    For a field of its debugger, which nothing here uses, it starts a Python process that takes
+    longer than all else of its import.
+    """
+    try:
+        import cpuinfo  # type: ignore[import-untyped]  # the SDK's
+    except ImportError:  # an SDK that does not look
+        yield
+        return
+    ask = cpuinfo.get_cpu_info
+    cpuinfo.get_cpu_info = dict  # the SDK expects that the name may be missing
+    try:
+        yield
+    finally:
+        cpuinfo.get_cpu_info = ask
 
 
 def check_fitness(classifier: Predictor, settings: EngineSettings) -> None:

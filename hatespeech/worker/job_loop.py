@@ -31,7 +31,10 @@ log = logging.getLogger(__name__)
 
 # The platform holds a poll for up to 90 s. One that ends here may have been answered just then.
 POLL_SECONDS: Final = 100.0
-FULL_SECONDS: Final = 1.0  # until a worker without room looks again, as in the SDK
+# A worker without room looks again once its jobs are down to this share of the concurrency, and
+# after so many seconds, as in the SDK.
+FULL_SHARE: Final = 0.75
+FULL_SECONDS: Final = 1.0
 BUSY_SECONDS: Final = 5.0  # after a 429, as in the SDK
 FAILED_SECONDS: Final = 1.0  # after a poll that failed; the SDK does not wait
 
@@ -45,8 +48,9 @@ GIVEN_UP: Final = UnhealthyError("this worker is being stopped; try again")
 class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
     """Takes jobs, has them scored and posts the replies, until told to stop.
 
-    The SDK's ``run_jobs`` runs what is in the queue for as long as ``is_alive`` says so, and its
-    ``handle_job`` keeps the account of a job around ``jobs_handler``. The rest is here.
+    The SDK's ``handle_job`` keeps the account of a job around ``jobs_handler``, and its
+    ``monitor_stop_signals`` cancels jobs for as long as ``is_alive`` says so. The rest is here. The
+    SDK's ``run_jobs``, which waits anew for all jobs whenever one ends, is not used.
     """
 
     def __init__(self, config: dict[str, Any], stop_seconds: float) -> None:
@@ -57,6 +61,8 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         self._loop: asyncio.AbstractEventLoop | None = None  # while it runs
         self._signals = 0
         self._stopping = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()  # one for each job that has not ended
+        self._room = asyncio.Event()  # enough of them have
         self._deadline: float | None = None  # of scoring, in the event loop's time, once it stops
         self._limits: dict[asyncio.Timeout, float] = {}  # each with its seconds after the deadline
         self._taking = True  # jobs may still arrive
@@ -70,7 +76,8 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
             # To the end: a caller may cancel a job that is being finished.
             stops = asyncio.create_task(self.monitor_stop_signals(session))
             try:
-                await asyncio.gather(self.get_jobs(session), self.run_jobs(session))
+                await self.get_jobs(session)
+                await asyncio.gather(*self._tasks, return_exceptions=True)
             finally:
                 self._loop = None
                 stops.cancel()
@@ -104,11 +111,10 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
                 await self.set_scale()
                 room = self.current_concurrency - self.current_occupancy()
                 if room <= 0:
-                    await self._pause(FULL_SECONDS)
+                    await self._wait_for_room()
                     continue
                 for job in await self._take(session, room):
-                    await self.jobs_queue.put(job)
-                    self.job_progress.add(job)
+                    self._begin(session, job)
         finally:
             self._taking = False
 
@@ -125,6 +131,29 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
             log.error("jobs could not be fetched: %s", type(exc).__name__)
             await self._pause(FAILED_SECONDS)
         return []
+
+    def _begin(self, session: aiohttp.ClientSession, job: dict[str, Any]) -> None:
+        """Start a job in a task of its own."""
+        self.job_progress.add(job)
+        self.jobs_queue.put_nowait(job)  # for handle_job, which tells the queue of the job's end
+        self.jobs_queue.get_nowait()
+        task = asyncio.create_task(self.handle_job(session, job))
+        self._tasks.add(task)
+        self.jobs_tasks[job["id"]] = task  # for stop_job
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # handle_job has logged it
+        if self.current_occupancy() <= self.current_concurrency * FULL_SHARE:
+            self._room.set()
+
+    async def _wait_for_room(self) -> None:
+        """Wait until enough jobs have ended, but not longer than until told to stop."""
+        self._room.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._room.wait(), FULL_SECONDS)
 
     async def _pause(self, seconds: float) -> None:
         """Wait, but not longer than until told to stop."""
@@ -177,6 +206,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
             return
         self._deadline = deadline
         self._stopping.set()
+        self._room.set()
         for timeout, after in self._limits.items():
             if not timeout.expired():
                 timeout.reschedule(deadline + after)

@@ -38,7 +38,7 @@ PARTS: Final = (
     # What the job loop overrides, and what calls it.
     Part(_SCALE, "JobScaler.__init__", ("self", "config"), ("jobs_queue", "jobs_handler")),
     Part(_SCALE, "JobScaler.start", _SELF, ("handle_shutdown", "run")),
-    Part(_SCALE, "JobScaler.run", _SELF, ("get_jobs", "run_jobs", "monitor_stop_signals")),
+    Part(_SCALE, "JobScaler.run", _SELF, ("get_jobs", "monitor_stop_signals")),
     Part(_SCALE, "JobScaler.handle_shutdown", ("self", "signum", "frame"), ("kill_worker",)),
     Part(_SCALE, "JobScaler.kill_worker", _SELF),
     Part(_SCALE, "JobScaler.is_alive", _SELF),
@@ -46,9 +46,14 @@ PARTS: Final = (
     # What it leaves as it is.
     Part(_SCALE, "JobScaler.set_scale", _SELF),
     Part(_SCALE, "JobScaler.current_occupancy", _SELF, ("jobs_queue", "job_progress")),
-    Part(_SCALE, "JobScaler.run_jobs", _SESSION, ("is_alive", "jobs_queue", "handle_job")),
     Part(_SCALE, "JobScaler.monitor_stop_signals", _SESSION, ("is_alive", "stop_job")),
-    Part(_SCALE, "JobScaler.handle_job", (*_SESSION, "job"), ("jobs_handler", "kill_worker")),
+    Part(_SCALE, "JobScaler.stop_job", ("self", "job_id"), ("jobs_tasks", "cancel")),
+    Part(
+        _SCALE,
+        "JobScaler.handle_job",
+        (*_SESSION, "job"),
+        ("jobs_handler", "kill_worker", "jobs_queue", "task_done", "job_progress", "jobs_tasks"),
+    ),
     Part("serverless.modules.rp_job", "get_job", ("session", "num_jobs"), ("TooManyRequests",)),
     Part("serverless.modules.rp_job", "run_job", ("handler", "job")),
     # Where a reply goes, and how a session is made.

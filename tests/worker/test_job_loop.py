@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,13 +12,14 @@ from typing import Any
 
 import pytest
 from runpod.http_client import AsyncClientSession
-from runpod.serverless.modules import rp_job, rp_scale
+from runpod.serverless.modules import rp_http, rp_job, rp_scale
 from typing_extensions import override
 
 from hatespeech.engine.predictor import Predictor
 from hatespeech.settings import EngineSettings
 from hatespeech.worker import command, job_loop, sdk_shape
 from hatespeech.worker.job_loop import JobLoop
+from tests.paths import ROOT
 from tests.support.processes.forked_worker import context
 from tests.support.stand_ins.runpod.jobs import Fault
 from tests.support.stand_ins.runpod.queue import JobQueue
@@ -76,6 +78,59 @@ def test_a_worker_that_pauses_between_polls_stops_at_once(
         assert queue.takes == 0
 
 
+def test_a_full_worker_looks_for_jobs_again_when_some_have_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(job_loop, "FULL_SECONDS", 3600.0)
+    together: list[int] = []
+    running: set[str] = set()
+
+    async def handle(job: dict[str, Any]) -> dict[str, Any]:
+        running.add(job["id"])
+        together.append(len(running))
+        await asyncio.sleep(0.01)
+        running.remove(job["id"])
+        return {"label": "neutral"}
+
+    async def answer_all(queue: JobQueue, job_ids: list[str]) -> None:
+        config = {"handler": handle, "concurrency_modifier": lambda _current: 4}
+        loop = JobLoop(config, stop_seconds=8.0)
+        working = asyncio.create_task(loop.run())
+        async with asyncio.timeout(60):
+            while not queue.all_answered(job_ids):
+                await asyncio.sleep(0.01)
+            loop.kill_worker()
+            queue.drain()
+            await working
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with JobQueue() as queue:
+        environment = queue.environment()
+        pod = environment["RUNPOD_POD_ID"]
+        monkeypatch.setenv("RUNPOD_AI_API_KEY", environment["RUNPOD_AI_API_KEY"])
+        for module, name, variable, placeholder in (
+            (rp_job, "JOB_GET_URL", "RUNPOD_WEBHOOK_GET_JOB", "$ID"),
+            (rp_http, "JOB_DONE_URL", "RUNPOD_WEBHOOK_POST_OUTPUT", "$RUNPOD_POD_ID"),
+        ):
+            monkeypatch.setattr(module, name, environment[variable].replace(placeholder, pod))
+        asyncio.run(answer_all(queue, queue.submit(*({"prompt": "hi"} for _ in range(14)))))
+        assert not queue.problems
+    assert max(together) == 4
+
+
+@pytest.mark.slow
+def test_the_start_does_not_wait_for_the_processors_name() -> None:
+    script = (
+        "from hatespeech.worker.command import no_processor_info\n"
+        "with no_processor_info():\n"
+        "    from runpod.serverless.utils import rp_debugger\n"
+        "print(rp_debugger.PROCESSOR)\n"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout == "Unable to get processor info.\n"
+
+
 # The SDK's shape.
 
 
@@ -87,7 +142,7 @@ async def other_get_jobs(self: Any, session: Any, batch: int) -> None:
     """Stand for a later SDK's."""
 
 
-async def other_run_jobs(self: Any, session: Any) -> None:
+async def other_handle_job(self: Any, session: Any, job: Any) -> None:
     """Stand for a later SDK's."""
 
 
@@ -96,7 +151,7 @@ async def other_run_jobs(self: Any, session: Any) -> None:
     [
         ("set_scale", None, "JobScaler.set_scale is missing"),
         ("get_jobs", other_get_jobs, "takes (self, session, batch) instead of (self, session)"),
-        ("run_jobs", other_run_jobs, "JobScaler.run_jobs no longer uses is_alive"),
+        ("handle_job", other_handle_job, "JobScaler.handle_job no longer uses jobs_handler"),
     ],
 )
 def test_a_worker_on_an_sdk_of_another_shape_says_so_and_does_not_start(

@@ -245,7 +245,7 @@ def test_concurrent_jobs_share_batches(shift: Shift) -> None:
 
 
 def test_no_log_quotes_a_text_at_any_level(shift: Shift) -> None:
-    assert "Jobs in progress" in shift.worker.stdout
+    assert "| Started." in shift.worker.stdout
     assert "scored: Counters" in shift.worker.stderr
     for output in (shift.worker.stdout, shift.worker.stderr):
         assert MARKER not in output
