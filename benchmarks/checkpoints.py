@@ -21,10 +21,11 @@ import numpy as np
 from benchmarks import report
 from hatespeech.contract import Prediction
 from hatespeech.engine.predictor import Predictor
+from hatespeech.evaluation.figures import measure
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings
 from hatespeech.training.corpus import read_corpus, read_rows
-from hatespeech.training.evaluation import functional_figures, measure
+from hatespeech.training.evaluation import functional_figures
 from hatespeech.training.functional import held_out_corpus
 
 DATA: Final = Path(__file__).with_name("data")
@@ -79,9 +80,11 @@ def load(folder: Path) -> Predictor:
 def quality(classifier: Predictor, data: Path) -> dict[str, float]:
     """Return figures by name, each from 0 to 1."""
     corpus = read_corpus(data)
-    metrics = measure(scores(classifier, [text for _, text, _ in read_rows(data)]), corpus)
+    found = scores(classifier, [text for _, text, _ in read_rows(data)])
+    metrics = measure(found, corpus.labels, corpus.sources)
     invented = held_out_corpus()
-    functional = functional_figures(measure(scores(classifier, invented.texts), invented))
+    told = measure(scores(classifier, invented.texts), invented.labels, invented.sources)
+    functional = functional_figures(told)
     return {
         f"accuracy on {data.name}": metrics.accuracy,
         f"macro-F1 on {data.name}": metrics.macro_f1,

@@ -31,10 +31,10 @@ from benchmarks.checkpoints import (
 )
 from benchmarks.disguises import disguised, disguises
 from hatespeech.engine.predictor import Predictor
+from hatespeech.evaluation.calibration import expected_calibration_error
+from hatespeech.evaluation.figures import measure
 from hatespeech.labels import LABELS
-from hatespeech.training.calibration import expected_calibration_error
 from hatespeech.training.corpus import read_corpus, read_rows
-from hatespeech.training.evaluation import measure
 
 LANGUAGES: Final = (DATA / "greetings.tsv", DATA / "sentences.tsv")  # language, text
 TOXIC: Final = [LABELS.index("hate"), LABELS.index("abusing")]
@@ -91,7 +91,7 @@ def labelled(predictor: Predictor, path: Path) -> Iterator[tuple[str, str]]:
     """Yield accuracy, macro-F1 and the expected calibration error on a labelled file."""
     found = scores(predictor, [text for _, text, _ in read_rows(path)])
     corpus = read_corpus(path)
-    metrics = measure(found, corpus)
+    metrics = measure(found, corpus.labels, corpus.sources)
     yield f"{path.name}, accuracy", f"{metrics.accuracy:.4f}"
     yield f"{path.name}, macro-F1", f"{metrics.macro_f1:.4f}"
     error = expected_calibration_error(np.log(np.maximum(found, 1e-9)), np.array(corpus.labels))

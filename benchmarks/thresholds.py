@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.checkpoints import SAMPLE, load, scores
 from hatespeech import paths
-from hatespeech.training.calibration import RECOMMENDED_FLAGS, flagged_figures
+from hatespeech.evaluation.thresholds import RECOMMENDED_FLAGS, flagged_figures
 from hatespeech.training.corpus import read_corpus, read_rows
 
 SHOWN: Final = (0.5, 0.7, 0.9)

@@ -13,6 +13,7 @@ The rooms, from the ground up; nothing imports what stands below it in this list
     retry, urls                waits between tries, URLs without secrets
     libraries, version         variables that torch reads, the version
     settings, contract, logs   what can be set, what callers send and get back, the log
+    named_thresholds           a file of thresholds that someone chose for a checkpoint
     text/                      a raw tweet to the text that BERTweet was trained on
     model/                     the network, its packed batches, the checkpoint folder
     formats/                   what uploads and bulk scoring share about files
@@ -22,6 +23,7 @@ The rooms, from the ground up; nothing imports what stands below it in this list
     serving/                   the HTTP front
     bulk/                      files and folders of texts
     fetching/                  the published checkpoint: download it, convert it
+    evaluation/                a model's figures on labelled texts
     training/                  a checkpoint of your own
     console/                   the command ``hatespeech``
     checkpoints/mini/          the embedded checkpoint

@@ -62,6 +62,7 @@ def test_the_lock_holds_what_the_requirements_pin() -> None:
 
 
 def test_every_floor_is_the_version_that_the_tests_run_with() -> None:
+    # requirements-train.txt pins what requirements-evaluate.txt does.
     files = ("requirements.txt", *(f"requirements-{name}.txt" for name in ("train", "ray", "grpc")))
     pinned = pins(*files)
     stated = [*PROJECT["dependencies"], *(text for extra in EXTRAS.values() for text in extra)]
@@ -78,6 +79,7 @@ def test_requirement_files_hold_the_same_packages_as_the_extras() -> None:
     base = names([*PROJECT["dependencies"], *EXTRAS["server"], *EXTRAS["worker"]])
     with_transformers = base | {"transformers"}
     assert pins("requirements.txt").keys() == with_transformers | TESTS_ONLY
+    assert pins("requirements-evaluate.txt").keys() == names(EXTRAS["evaluate"])
     assert pins("requirements-train.txt").keys() == names(EXTRAS["train"]) - {"transformers"}
     assert pins("requirements-ray.txt").keys() == names(EXTRAS["ray"])
     assert pins("requirements-grpc.txt").keys() == names(EXTRAS["grpc"])

@@ -9,7 +9,7 @@ import importlib.util
 import logging
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, Final
 
@@ -83,12 +83,6 @@ def scoring_parser(prog: str) -> argparse.ArgumentParser:
         help="column with the texts (default: %(default)s)",
     )
     add(
-        "--engine",
-        choices=list(ENGINES),
-        default="local",
-        help="what scores the texts (default: %(default)s)",
-    )
-    add(
         "--chunk-rows",
         type=whole_number(1, 1_000_000),
         default=4096,
@@ -114,10 +108,21 @@ def scoring_parser(prog: str) -> argparse.ArgumentParser:
         help="also read each text without its disguise, such as look-alike or separated letters; "
         "costs up to twice as much",
     )
+    add_engines(parser)
+    return parser
+
+
+def add_engines(parser: argparse.ArgumentParser) -> None:
+    """Add ``--engine`` and the options of each engine."""
+    parser.add_argument(
+        "--engine",
+        choices=list(ENGINES),
+        default="local",
+        help="what scores the texts (default: %(default)s)",
+    )
     for name, module in ENGINES.items():
         if importlib.util.find_spec(module):
             importlib.import_module(module).add_arguments(parser.add_argument_group(GROUPS[name]))
-    return parser
 
 
 def parse(arguments: Sequence[str] | None, prog: str = "score.py") -> argparse.Namespace:
@@ -129,17 +134,26 @@ def main(arguments: Sequence[str] | None = None, prog: str = "score.py") -> int:
     """Run the command; return the exit code: 1 after an error, 130 after an interruption."""
     set_library_defaults(os.environ)
     options = parse(arguments, prog)
+    again = "interrupted; run the same command again to resume"
+    return guarded(lambda settings: plan_and_run(options, settings), again)
+
+
+def guarded(work: Callable[[EngineSettings], int], interrupted: str) -> int:
+    """Run a command with the environment's settings; turn what it raises into a line and a code.
+
+    Returns what it returns, 1 after an error, and 130 after an interruption.
+    """
     try:
         with interruptible():
             settings = EngineSettings.from_environment(os.environ)
             as_json = settings.log_format == "json"
             formatter = JsonFormatter() if as_json else logging.Formatter("%(message)s")
             with shown_logs(formatter, settings.log_level):
-                return plan_and_run(options, settings)
+                return work(settings)
     except (RunError, EngineError, CheckpointError, SettingsError) as exc:
         fault = str(exc)
     except KeyboardInterrupt:
-        say("interrupted; run the same command again to resume")
+        say(interrupted)
         return 130
     except OSError as exc:
         place = f"{exc.filename}: " if exc.filename else ""

@@ -62,18 +62,7 @@ def render(statistics: Statistics, model: str | None, out: str, files: int) -> s
         if statistics.warnings
         else "<p>The model can read every row that was scored.</p>"
     )
-    return f"""\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="robots" content="noindex">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{STYLE}</style>
-</head>
-<body>
+    body = f"""\
 <h1>{title}</h1>
 <p>{statistics.rows:,} rows{several}, {scored:,} of them scored{by}.{windows}</p>
 <p class="soft">Scores are the model's opinion, learnt from people's labels: the probability of a
@@ -95,7 +84,25 @@ unknown to the model. <b>language</b>: the text is in none of the languages it w
 <h2>Most certain</h2>
 {examples(statistics.most_certain, statistics.keep_texts, files > 1)}
 <h2>Least certain</h2>
-{examples(statistics.least_certain, statistics.keep_texts, files > 1)}
+{examples(statistics.least_certain, statistics.keep_texts, files > 1)}"""
+    return document(title, body)
+
+
+def document(title: str, body: str) -> str:
+    """Return a page of its own: it has no script and may load nothing. ``title`` is HTML."""
+    return f"""\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="robots" content="noindex">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+{body}
 </body>
 </html>
 """

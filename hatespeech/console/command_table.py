@@ -49,6 +49,12 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "hatespeech.fetching.command:main",
         "hatespeech.fetching.options:download_parser",
     ),
+    "evaluate": Command(
+        "measure a model on labelled texts, and choose thresholds",
+        "hatespeech.evaluation.command:main",
+        "hatespeech.evaluation.command:evaluation_parser",
+        "evaluate",
+    ),
     "train": Command(
         "train a checkpoint of your own",
         "hatespeech.training.command:main",

@@ -18,8 +18,7 @@
     initial_models.py      where a model starts: fresh weights, or a pre-trained RoBERTa or BERT
     compression.py         cuts a small student out of a teacher
 
-    evaluation.py          predictions, accuracy and F1, the confusion matrix
-    calibration.py         temperature, calibration error, recommended thresholds
+    evaluation.py          predictions, and how well hate is told from the rest
     model_card.py          the card, README.md of the checkpoint folder
     checkpoint_writer.py   keeps the best weights, writes the finished folder
     mini.md                the embedded checkpoint's part of its card

@@ -23,29 +23,22 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from hatespeech.evaluation.calibration import (
+    Calibration,
+    calibrate,
+    expected_calibration_error,
+    probabilities,
+)
+from hatespeech.evaluation.figures import measure
+from hatespeech.evaluation.pictures import draw_confusion, draw_reliability, save_png
+from hatespeech.evaluation.thresholds import flagged_figures, recommend
 from hatespeech.model import checkpoint
 from hatespeech.model.checkpoint import Checkpoint
 from hatespeech.model.network import CustomModel, ModelConfig
 from hatespeech.paths import file_sha256
 from hatespeech.text.normalizer import NORMALIZER_VERSION
-from hatespeech.training.calibration import (
-    Calibration,
-    calibrate,
-    draw_reliability,
-    expected_calibration_error,
-    flagged_figures,
-    fold,
-    probabilities,
-    recommend,
-)
 from hatespeech.training.corpus import Corpus
-from hatespeech.training.evaluation import (
-    compute_logits,
-    draw_confusion,
-    evaluate,
-    functional_figures,
-    measure,
-)
+from hatespeech.training.evaluation import compute_logits, evaluate, functional_figures
 from hatespeech.training.functional import TEMPLATES, held_out_corpus
 from hatespeech.training.loop import TrainingProgress
 from hatespeech.training.model_card import (
@@ -131,7 +124,7 @@ def write_folder(
     corpus_name, corpus = ("test", result.test) if result.test else ("dev", result.dev)
     labels = np.array(corpus.labels)
     logits = compute_logits(model, tokenizer, corpus.texts)
-    metrics = measure(logits, corpus)
+    metrics = measure(logits, corpus.labels, corpus.sources)
     log.info("%s accuracy %.4f, macro-F1 %.4f", corpus_name, metrics.accuracy, metrics.macro_f1)
     long_accuracy = None
     if result.recipe.long_share:
@@ -155,8 +148,8 @@ def write_folder(
     about = options.about.read_text(encoding="utf-8") if options.about else None
     card = model_card(written.name, about, figures, record)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    draw_confusion(metrics.confusion, folder / CONFUSION_PICTURE)
-    draw_reliability(uncalibrated, logits, labels, folder / RELIABILITY_PICTURE)
+    save_png(draw_confusion(metrics.confusion), folder / CONFUSION_PICTURE)
+    save_png(draw_reliability(uncalibrated, logits, labels), folder / RELIABILITY_PICTURE)
     record_flagged(folder / checkpoint.CONFIG, figures)
     return checkpoint.describe(folder)
 
@@ -201,6 +194,17 @@ def save_calibrated(
     state = fold(state, calibration)
     saved = checkpoint.save(folder, state, config, tokenizer, thresholds=thresholds, **fields)
     return saved, calibration
+
+
+def fold(state: Mapping[str, Tensor], calibration: Calibration) -> dict[str, Tensor]:
+    """Return a state dict whose logits are those of ``state``, calibrated."""
+    weight, bias = state["linear2.weight"], state["linear2.bias"]
+    added = torch.tensor(calibration.biases, dtype=bias.dtype, device=bias.device)
+    return {
+        **state,
+        "linear2.weight": weight / calibration.temperature,
+        "linear2.bias": bias / calibration.temperature + added,
+    }
 
 
 def provenance(result: FinishedTraining) -> dict[str, Any]:

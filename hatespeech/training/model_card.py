@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hatespeech.labels import LABELS
-from hatespeech.training.calibration import (
+from hatespeech.evaluation.calibration import Calibration
+from hatespeech.evaluation.figures import CorpusFigures
+from hatespeech.evaluation.thresholds import (
     STRICT_PRECISION,
     STRICT_RECALL,
     THRESHOLDS_VERSION,
-    Calibration,
 )
-from hatespeech.training.evaluation import CorpusFigures, FunctionalFigures
+from hatespeech.labels import LABELS
+from hatespeech.training.evaluation import FunctionalFigures
 
 CONFUSION_PICTURE: Final = "confusion.png"
 RELIABILITY_PICTURE: Final = "calibration.png"
@@ -108,7 +109,7 @@ Logits are divided by a temperature of {calibration.temperature:.3f}, and each l
 {biases}. They were fitted on the dev set and are
 already part of the weights. They change the expected calibration error (15 bins)
 from {figures.error_before:.4f} to {figures.error_after:.4f} on the {figures.corpus} set,
-and from {calibration.dev_before:.4f} to {calibration.dev_after:.4f} on the dev set.
+and from {calibration.error_before:.4f} to {calibration.error_after:.4f} on the dev set.
 
 ![Accuracy over confidence]({RELIABILITY_PICTURE})
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pyarrow as pa
@@ -15,6 +14,7 @@ from hatespeech.bulk.run import Outcome
 from hatespeech.bulk.score_files import SCORES
 from hatespeech.bulk.statistics import BINS, EXAMPLES, Statistics
 from hatespeech.labels import FLAGS, LABELS
+from tests.support.pages import Page
 
 HOSTILE = '<script>alert("x")</script> & \ud800 “quoted”'
 
@@ -52,31 +52,6 @@ def collected(keep_texts: bool = False) -> Statistics:
     )
     statistics.add("b.csv", 1, ["e"], scores([(0.0, 0.0, 0.0, 1.0)]))
     return statistics
-
-
-class Page(HTMLParser):
-    """The tags of a page, each closed as it was opened."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self._open: list[str] = []
-        self.feed(html)
-        assert not self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-        if tag not in ("meta",):
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
 
 
 def test_page_needs_nothing_else_and_runs_nothing() -> None:

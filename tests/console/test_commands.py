@@ -23,6 +23,7 @@ SCRIPTS: Final = {
     "serve": "server.py",
     "worker": "app.py",
     "download": "download.py",
+    "evaluate": "evaluate.py",
     "train": "train.py",
 }
 

@@ -14,22 +14,19 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
+from hatespeech.evaluation import calibration, thresholds
+from hatespeech.evaluation.figures import macro_f1, measure
 from hatespeech.labels import LABELS
 from hatespeech.model import checkpoint
 from hatespeech.model.network import CustomModel
 from hatespeech.model.packing import PackedBatch
 from hatespeech.paths import file_sha256
 from hatespeech.text.normalizer import normalize_tweet
-from hatespeech.training import calibration, checkpoint_writer, functional, model_card
+from hatespeech.training import checkpoint_writer, functional, model_card
 from hatespeech.training import command as train
 from hatespeech.training.compression import cut_student
 from hatespeech.training.corpus import Corpus, read_corpus
-from hatespeech.training.evaluation import (
-    compute_logits,
-    functional_figures,
-    macro_f1,
-    measure,
-)
+from hatespeech.training.evaluation import compute_logits, functional_figures
 from hatespeech.training.initial_models import pretrained_model
 from hatespeech.training.loop import TrainingProgress
 from hatespeech.training.recipe import MINI, SCRATCH, TEACHER, TEACHER_PACKAGE
@@ -413,7 +410,7 @@ def test_calibration_finds_the_temperature_that_made_the_logits_too_sure(
     found = calibration.calibrate((honest * temperature).astype(np.float32), labels)
     assert found.temperature == pytest.approx(temperature, rel=0.08)
     assert found.biases == pytest.approx([0.0] * 4, abs=0.1)
-    assert found.dev_after < 0.02 < found.dev_before
+    assert found.error_after < 0.02 < found.error_before
 
 
 def test_calibration_finds_the_labels_that_are_predicted_too_often() -> None:
@@ -422,7 +419,7 @@ def test_calibration_finds_the_labels_that_are_predicted_too_often() -> None:
     labels = np.array([rng.choice(4, p=row) for row in calibration.probabilities(honest)])
     found = calibration.calibrate(honest + np.array([0.6, 0, -0.6, 0], dtype=np.float32), labels)
     assert found.biases == pytest.approx([-0.6, 0, 0.6, 0], abs=0.12)
-    assert found.dev_after < found.dev_before
+    assert found.error_after < found.error_before
 
 
 def test_biases_that_hide_a_rare_label_are_applied_in_part() -> None:
@@ -450,7 +447,7 @@ def test_folded_weights_give_the_calibrated_logits() -> None:
     ids = [[0, 20, 30, 2], [0, 400, 2]]
     before = model.forward_sequences(ids)
     found = calibration.Calibration(2.5, (0.5, -1.0, 0.25, 0.25), 0.0, 0.0)
-    model.load_state_dict(calibration.fold(model.state_dict(), found))
+    model.load_state_dict(checkpoint_writer.fold(model.state_dict(), found))
     after = model.forward_sequences(ids)
     expected = before / 2.5 + torch.tensor(found.biases)
     torch.testing.assert_close(after, expected, atol=1e-5, rtol=1e-5)
@@ -463,7 +460,7 @@ def test_a_saved_checkpoint_is_calibrated(tmp_path: Path) -> None:
     tokenizer = checkpoint.load_tokenizer(described)
     rows = read_corpus(SAMPLE)
     sharp = calibration.Calibration(1 / 3, (0.0,) * 4, 0.0, 0.0)
-    too_sure = calibration.fold(checkpoint.load_model(described).state_dict(), sharp)
+    too_sure = checkpoint_writer.fold(checkpoint.load_model(described).state_dict(), sharp)
     result = checkpoint_writer.FinishedTraining(
         argparse.Namespace(), MINI, TrainingProgress(), torch.device("cpu"), rows, rows, None
     )
@@ -475,7 +472,7 @@ def test_a_saved_checkpoint_is_calibrated(tmp_path: Path) -> None:
     logits = compute_logits(checkpoint.load_model(saved), tokenizer, rows.texts)
     again = calibration.calibrate(logits, np.array(rows.labels))
     assert again.temperature == pytest.approx(1.0, rel=0.01)
-    assert again.dev_before == pytest.approx(found.dev_after, abs=0.005)
+    assert again.error_before == pytest.approx(found.error_after, abs=0.005)
     assert saved.thresholds.keys() == {"balanced", "strict"}
 
 
@@ -484,27 +481,27 @@ def test_recommended_thresholds_have_the_precision_they_promise() -> None:
     labels = rng.integers(4, size=4000)
     logits = rng.normal(size=(4000, 4)) + 1.8 * np.eye(4)[labels]
     scores = calibration.probabilities(logits.astype(np.float32))
-    found = calibration.recommend(scores, labels)
-    assert found["version"] == calibration.THRESHOLDS_VERSION
+    found = thresholds.recommend(scores, labels)
+    assert found["version"] == thresholds.THRESHOLDS_VERSION
     assert found["balanced"].keys() == found["strict"].keys() == {*LABELS, "toxic"} - {"neutral"}
-    strict = calibration.flagged_figures(scores, labels, found["strict"])
-    balanced = calibration.flagged_figures(scores, labels, found["balanced"])
+    strict = thresholds.flagged_figures(scores, labels, found["strict"])
+    balanced = thresholds.flagged_figures(scores, labels, found["balanced"])
     for label in found["strict"]:
-        assert strict[label][0] >= calibration.STRICT_PRECISION
-        assert strict[label][1] >= calibration.STRICT_RECALL
+        assert strict[label][0] >= thresholds.STRICT_PRECISION
+        assert strict[label][1] >= thresholds.STRICT_RECALL
         lower = {label: found["strict"][label] - 0.01}
-        assert calibration.flagged_figures(scores, labels, lower)[label][0] < 0.9
+        assert thresholds.flagged_figures(scores, labels, lower)[label][0] < 0.9
         assert f1(*balanced[label]) > f1(*strict[label])
         for step in (-0.1, 0.1):
             moved = {label: found["balanced"][label] + step}
-            other = calibration.flagged_figures(scores, labels, moved)[label]
+            other = thresholds.flagged_figures(scores, labels, moved)[label]
             assert f1(*balanced[label]) > f1(*other)
 
 
 def test_a_label_that_dev_lacks_gets_no_threshold() -> None:
     labels = np.array([0, 1, 2] * 40)
     scores = calibration.probabilities(4 * np.eye(4, dtype=np.float32)[labels])
-    found = calibration.recommend(scores, labels)
+    found = thresholds.recommend(scores, labels)
     assert found["balanced"].keys() == found["strict"].keys() == {"hate", "abusing", "toxic"}
     assert all(0 < least < 1 for name in ("balanced", "strict") for least in found[name].values())
 
@@ -516,17 +513,17 @@ def test_a_precise_threshold_that_finds_too_little_is_not_recommended() -> None:
     scores[40:80, 0] = np.linspace(0.1, 0.7, 40)
     scores[:80, 1] = 1 - scores[:80, 0]
     scores[80:, 2] = 1
-    found = calibration.recommend(scores, labels)
+    found = thresholds.recommend(scores, labels)
     assert found["balanced"].keys() == {"hate", "abusing", "toxic"}
     assert found["strict"].keys() == {"toxic"}
-    precise = calibration.flagged_figures(scores, labels, {"hate": 0.75})["hate"]
-    assert precise[0] >= calibration.STRICT_PRECISION, "the case has a precise threshold"
-    assert precise[1] < calibration.STRICT_RECALL
+    precise = thresholds.flagged_figures(scores, labels, {"hate": 0.75})["hate"]
+    assert precise[0] >= thresholds.STRICT_PRECISION, "the case has a precise threshold"
+    assert precise[1] < thresholds.STRICT_RECALL
 
 
 def test_a_name_without_thresholds_is_not_recommended() -> None:
     labels = np.array([0, 2] * 60)
-    found = calibration.recommend(np.full((120, 4), 0.25), labels)
+    found = thresholds.recommend(np.full((120, 4), 0.25), labels)
     assert found.keys() == {"version", "balanced"}
 
 
@@ -554,8 +551,8 @@ def f1(precision: float, recall: float) -> float:
 def test_functional_figures_count_what_is_called_hate() -> None:
     labels = np.array([0] * 4 + [1] * 2 + [2] * 4)
     found = np.array([0, 0, 0, 1, 0, 1, 2, 2, 2, 0])
-    corpus = Corpus(["a"] * 10, labels.tolist(), ["x"] * 10)
-    figures = functional_figures(measure(np.eye(4, dtype=np.float32)[found], corpus))
+    scores = np.eye(4, dtype=np.float32)[found]
+    figures = functional_figures(measure(scores, labels.tolist(), ["x"] * 10))
     assert figures.hate_found == 0.75
     assert (figures.neutral_called_hate, figures.abusing_called_hate) == (0.25, 0.5)
     assert figures.balanced_accuracy == pytest.approx((0.75 + 1 - 2 / 6) / 2)

@@ -19,6 +19,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
+from hatespeech.evaluation import command as evaluate
+from hatespeech.evaluation.figures import measure
 from hatespeech.labels import LABELS
 from hatespeech.model import checkpoint
 from hatespeech.model.network import CustomModel
@@ -28,7 +30,6 @@ from hatespeech.text.normalizer import normalize_tweet
 from hatespeech.training import TrainingError, checkpoint_writer
 from hatespeech.training import command as train
 from hatespeech.training.corpus import Corpus, read_corpus
-from hatespeech.training.evaluation import measure
 from hatespeech.training.initial_models import fresh_model, pretrained_model
 from hatespeech.training.recipe import SCRATCH
 from hatespeech.training.sequences import (
@@ -124,6 +125,38 @@ def test_the_model_card_shows_the_figures_that_the_written_weights_have(
         assert row.split("|")[4].strip() == f"{value:.3f}"
     hits = [a == b for a, b, row in zip(found, truth, rows, strict=True) if row[2] == "x-forum"]
     assert f"| x-forum | {sum(hits) / len(hits):.3f} |" in card
+
+
+def test_evaluating_the_test_file_gives_the_figures_of_the_card_to_the_last_digit(
+    trained: Path, data: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL_DIR", str(trained))
+    monkeypatch.setenv("DTYPE", "float32")
+    written = tmp_path / "figures.json"
+    arguments = [data[5], "--group-column", "source", "--json", str(written), "--readers", "0"]
+    assert evaluate.main(arguments) == 0
+    found = json.loads(written.read_text(encoding="utf-8"))
+    figures = found["figures"]
+    lines = [
+        f"Accuracy {figures['accuracy']['value']:.3f}, "
+        f"macro-F1 {figures['macro_f1']['value']:.3f}, over {figures['texts']} texts.",
+        f"to {figures['calibration']['error']:.4f} on the test set,",
+    ]
+    for each in figures["flags"]:
+        values = [each[name]["value"] for name in ("precision", "recall", "f1")]
+        shown = " | ".join(f"{value:.3f}" for value in values)
+        if each["flag"] != "toxic":
+            lines.append(f"| {each['flag']} | {shown} | {each['positives']} |")
+    for each in figures["groups"]:
+        shown = f"{each['accuracy']:.3f} | {each['macro_f1']:.3f} | {each['texts']}"
+        lines.append(f"| {each['group']} | {shown} |")
+    for name, flags in found["recommended"].items():
+        for flag, (least, precision, recall) in flags.items():
+            shown = f"{precision['value']:.3f} | {recall['value']:.3f}"
+            lines.append(f"| {name} | {flag} | {least} | {shown} |")
+    card = (trained / "README.md").read_text(encoding="utf-8")
+    assert [line for line in lines if line not in card] == []
+    assert len(lines) > 10
 
 
 def test_provenance_names_hashes_versions_and_seed_but_no_place(
@@ -557,8 +590,8 @@ def test_fresh_weights_start_small_and_padding_at_zero() -> None:
 
 def test_macro_f1_counts_only_labels_that_occur() -> None:
     labels, found = np.array([0, 0, 2, 2]), np.array([0, 0, 2, 1])
-    corpus = Corpus(["a"] * 4, labels.tolist(), ["x", "x", "y", "y"])
-    figures = measure(np.eye(4, dtype=np.float32)[found], corpus)
+    scores = np.eye(4, dtype=np.float32)[found]
+    figures = measure(scores, labels.tolist(), ["x", "x", "y", "y"])
     assert figures.accuracy == 0.75
     assert figures.macro_f1 == pytest.approx((1 + 2 / 3) / 2)
     assert figures.by_source["x"].accuracy == 1.0

@@ -81,6 +81,7 @@ class LocalEngine(BulkEngine):
     """Scores on one device, in passes that fit into its memory. Chunks come out in order."""
 
     def __init__(self, predictor: Predictor, settings: EngineSettings, readers: int) -> None:
+        self.thresholds = predictor.thresholds  # that the model recommends
         self._predictor = predictor
         self._settings = settings
         self._budget = settings.max_batch_tokens

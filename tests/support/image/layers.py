@@ -25,7 +25,7 @@ TOOLS: Final = re.compile(
 CACHES: Final = re.compile(r"(root|home/\w+)/\.cache/.+|.*\.whl|var/cache/.+|var/lib/apt/lists/.+")
 LEFT_OUT: Final = re.compile(
     r"(app/)?(\.env|\.git|\.runpod|tests|benchmarks|docs|examples|README\.md|(download|score|train)\.py"
-    r"|hatespeech/(bulk|checkpoints|console|fetching|library|training))(/.*)?"
+    r"|hatespeech/(bulk|checkpoints|console|evaluation|fetching|library|training))(/.*)?"
 )
 # What adding a user changes.
 ACCOUNTS: Final = re.compile(

@@ -1,0 +1,365 @@
+"""The command line of evaluate.py."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from hatespeech.bulk import RunError
+from hatespeech.bulk.command import add_engines, guarded
+from hatespeech.bulk.places import Place
+from hatespeech.cli import make_parser, say, whole_number
+from hatespeech.evaluation import agreement, choices, labelled, page, results, scoring
+from hatespeech.evaluation.calibration import calibrate
+from hatespeech.evaluation.choices import Wish
+from hatespeech.evaluation.intervals import Estimate, share
+from hatespeech.evaluation.labelled import Labelled, Wanted
+from hatespeech.evaluation.page import Findings
+from hatespeech.evaluation.scoring import Scored, Scores
+from hatespeech.evaluation.thresholds import RECOMMENDED_FLAGS
+from hatespeech.evaluation.truths import SKIP, TRUTHS, decided, flags_decided, read_map
+from hatespeech.labels import FLAGS, LABELS
+from hatespeech.libraries import set_library_defaults
+from hatespeech.settings import EngineSettings
+
+DESCRIPTION: Final = """\
+Measure a model on labelled texts: how good it is on yours, at which threshold, for which groups.
+
+LABELLED is what score.py reads: .csv, .tsv, .jsonl (each also with .gz or .zst) or .parquet, a
+folder, a glob in quotes or a URL. Labels are hate, abusing, neutral and spam, or those of OLID,
+Davidson, HateXplain, HateCheck or Jigsaw, or toxic and not toxic, 1 and 0; --map names others.
+Several label columns are several annotators: the label is what most of them said.
+
+It prints the figures; --report writes a page that needs no other file, --json the figures in full
+digits. Texts are shown only with --include-text. The environment chooses the model, as for
+score.py: MODEL_DIR, DEVICE, DTYPE, ROBUST.
+
+A wish (--precision, --recall, --reviews, --cost) chooses thresholds on one half of the texts and
+measures them on the other. --write-thresholds ours.json keeps them for the service
+(THRESHOLDS_FILE=ours.json), where a request asks for them by name: "thresholds": "ours".
+"""
+
+EPILOG: Final = """\
+examples:
+  COMMAND labelled.tsv --report report.html
+  COMMAND olid.tsv --text-column tweet --label-column subtask_a --group-column lang
+  COMMAND rated.csv --label-column anna,ben,carla --map rude=abusing,fine=neutral
+  COMMAND labelled.csv --precision 0.95 --write-thresholds ours.json
+  COMMAND labelled.csv --reviews 200/day --per-day 50000 --flag toxic
+
+docs/evaluating.md walks through an evaluation.
+"""
+
+
+def evaluation_parser(prog: str) -> argparse.ArgumentParser:
+    """Return the parser of the command line; ``prog`` is how the program was called."""
+    parser = make_parser(prog, DESCRIPTION, EPILOG)
+    add = parser.add_argument
+    add("source", metavar="IN", help="labelled texts: file, folder, glob or URL")
+    add("--text-column", metavar="NAME", help="column with the texts (default: text)")
+    add(
+        "--label-column",
+        type=_names,
+        default=(),
+        metavar="NAME,…",
+        help="column with the labels, or one for each annotator (default: label)",
+    )
+    add(
+        "--map",
+        type=_map,
+        default={},
+        metavar="NAME=LABEL,…",
+        help=f"what the file's labels mean: {', '.join(TRUTHS)}, or {SKIP} to leave texts out",
+    )
+    add(
+        "--group-column",
+        type=_names,
+        default=(),
+        metavar="NAME,…",
+        help="columns whose groups are compared, such as a language or a source",
+    )
+    add(
+        "--scored",
+        nargs="?",
+        const="",
+        metavar="P",
+        help="take the scores that score.py wrote into IN (with --prefix P), instead of scoring",
+    )
+    add("--report", type=Path, metavar="FILE.html", help="also write a page")
+    add("--include-text", action="store_true", help="show the texts of the rows on the page")
+    add("--json", type=Path, metavar="FILE", help="also write all figures as JSON")
+    wishes = parser.add_argument_group("thresholds for a wish")
+    one = wishes.add_mutually_exclusive_group()
+    one.add_argument("--precision", type=_part, metavar="P", help="be right so often, such as 0.95")
+    one.add_argument("--recall", type=_part, metavar="R", help="find so many, such as 0.8")
+    one.add_argument(
+        "--reviews", type=_per_day, metavar="N/day", help="flag so many; needs --per-day"
+    )
+    one.add_argument(
+        "--cost",
+        type=_cost,
+        metavar="fp=X,fn=Y",
+        help="cost least: X for a text flagged wrongly, Y for one missed",
+    )
+    wishes.add_argument("--per-day", type=whole_number(1), metavar="N", help="texts in a day")
+    wishes.add_argument(
+        "--flag",
+        type=_flags,
+        metavar="NAME,…",
+        help="what to choose thresholds for (default: hate, abusing, spam and toxic, as far as the "
+        "labels decide them; with --reviews, toxic)",
+    )
+    wishes.add_argument(
+        "--write-thresholds", type=Path, metavar="FILE", help="write the thresholds' file"
+    )
+    add_engines(parser)
+    return parser
+
+
+def parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
+    """Read the command line; exit with 2 if it does not make sense."""
+    parser = evaluation_parser(prog)
+    options = parser.parse_args(arguments)
+    if (options.reviews is None) != (options.per_day is None):
+        parser.error("--reviews and --per-day need each other")
+    if options.reviews is not None and options.reviews > options.per_day:
+        parser.error("--reviews: more than --per-day")
+    if options.write_thresholds and wish_of(options) is None:
+        parser.error("--write-thresholds: needs --precision, --recall, --reviews or --cost")
+    if options.include_text and not options.report:
+        parser.error("--include-text: needs --report")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "evaluate.py") -> int:
+    """Run the command; return the exit code: 1 after an error, 130 after an interruption."""
+    set_library_defaults(os.environ)
+    options = parse(arguments, prog)
+    return guarded(lambda settings: evaluate(options, settings), "interrupted")
+
+
+def evaluate(options: argparse.Namespace, settings: EngineSettings) -> int:
+    """Read, score, measure and write; return the exit code."""
+    require_writable(options)
+    everything = labelled.read(options.source, wanted(options))
+    if options.scored is None:
+        scored = scoring.score(everything.texts, options, settings, "scoring")
+    else:
+        scored = scoring.read_scores(everything.columns, options.scored, options.source)
+    counted = scored.there & (everything.truths != 0)
+    if not counted.any():
+        raise RunError(f"{options.source}: no row has both a label and scores")
+    rows, scores = everything.select(counted), scored.scores[counted]
+    found = findings(options, everything, scored, rows, scores)
+    sys.stdout.write(summary(found))
+    if options.json:
+        options.json.write_text(figures_as_json(found), encoding="utf-8")
+        say(f"wrote {options.json}")
+    if options.report:
+        options.report.write_text(page.render(found), encoding="utf-8")
+        say(f"wrote {options.report}")
+    if options.write_thresholds and found.wish:
+        path = options.write_thresholds
+        choices.write_thresholds(path, found.choices, found.wish, scored.model, rows)
+        say(f"wrote {path}: serve with THRESHOLDS_FILE={path}, ask for it as {path.stem}")
+    return 0
+
+
+def wanted(options: argparse.Namespace) -> Wanted:
+    """Return which columns to read."""
+    others = dict.fromkeys(options.group_column, "--group-column")
+    if options.scored is not None:
+        names = [options.scored + name for name in (*LABELS, "error")]
+        others |= dict.fromkeys(names, "--scored")
+    return Wanted(options.text_column, options.label_column, options.map, others)
+
+
+def require_writable(options: argparse.Namespace) -> None:
+    """Raise :class:`RunError` now, not after the scoring, for a file that can't be written."""
+    for name in ("report", "json", "write_thresholds"):
+        path: Path | None = getattr(options, name)
+        if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+            option = f"--{name.replace('_', '-')}"
+            raise RunError(f"{option} {path}: there is no such folder, or it is a folder")
+
+
+def findings(
+    options: argparse.Namespace,
+    everything: Labelled,
+    scored: Scored,
+    rows: Labelled,
+    scores: Scores,
+) -> Findings:
+    """Return everything that was found about the rows that have a label and scores."""
+    figures = results.measure_all(rows, scores, options.group_column)
+    wish = wish_of(options)
+    agreed = None
+    if everything.annotations.shape[1]:
+        there = scored.there
+        answers = scored.scores[there].argmax(axis=1)
+        agreed = agreement.agreement(everything.annotations[there], answers)
+    return Findings(
+        Place.of(options.source).name,
+        scored.model,
+        len(everything),
+        dict(scored.errors),
+        int((everything.truths == 0).sum()),
+        everything.layout,
+        figures,
+        agreed,
+        results.most_wrong(rows, scores, options.include_text),
+        recommended(scored, rows, scores),
+        wish,
+        choices.choose(rows, scores, wish, chosen_flags(options, rows)) if wish else [],
+        pictures_of(figures, rows, scores) if options.report else {},
+    )
+
+
+def pictures_of(figures: results.Figures, rows: Labelled, scores: Scores) -> dict[str, str]:
+    """Return the page's pictures as SVG."""
+    from hatespeech.evaluation import pictures  # matplotlib takes a second to load
+
+    drawn = {}
+    if figures.flags:
+        curves = pictures.draw_curves(dict(results.curves(figures.flags)))
+        drawn["curves"] = pictures.svg_of(curves, "Precision over recall")
+    data = results.calibration_data(rows, scores, figures.flag)
+    if data is not None:
+        _, logits, true, first = data
+        after = calibrate(logits[first], true[first]).apply(logits[~first])
+        reliability = pictures.draw_reliability(logits[~first], after, true[~first])
+        drawn["reliability"] = pictures.svg_of(reliability, "Accuracy over confidence")
+    return drawn
+
+
+def chosen_flags(options: argparse.Namespace, rows: Labelled) -> list[str]:
+    """Return the flags to choose thresholds for; raise :class:`RunError` if there are none."""
+    there = flags_decided(rows.truths)
+    asked = options.flag or (["toxic"] if options.reviews else RECOMMENDED_FLAGS)
+    found = [flag for flag in asked if flag in there]
+    missing = [flag for flag in options.flag or () if flag not in there]
+    if missing or not found:
+        name = missing[0] if missing else asked[0]
+        raise RunError(f"{options.source}: no labels tell which texts are {name}")
+    return found
+
+
+def recommended(
+    scored: Scored, rows: Labelled, scores: Scores
+) -> dict[str, dict[str, tuple[float, Estimate, Estimate]]]:
+    """Return precision and recall of the thresholds that the model recommends."""
+    found: dict[str, dict[str, tuple[float, Estimate, Estimate]]] = {}
+    for name, numbers in scored.recommended.items():
+        for flag, least in numbers.items():
+            positive, negative = decided(rows.truths, flag)
+            flagged = results.flag_scores(scores, flag) >= least
+            right = int((flagged & positive).sum())
+            precision = share(right, int((flagged & (positive | negative)).sum()))
+            recall = share(right, int(positive.sum()))
+            if positive.any():
+                found.setdefault(name, {})[flag] = (least, precision, recall)
+    return found
+
+
+def wish_of(options: argparse.Namespace) -> Wish | None:
+    """Return the wish that the options state."""
+    if options.reviews is not None and options.per_day:
+        return Wish(reviews=options.reviews / options.per_day)
+    wish = Wish(options.precision, options.recall, None, options.cost)
+    return None if wish == Wish() else wish
+
+
+def summary(found: Findings) -> str:
+    """Return the figures in a few lines."""
+    figures = found.figures
+    by = f" by {found.model}" if found.model else ""
+    lines = [f"{found.rows:,} rows, {figures.texts:,} with a label and scores{by}"]
+    lines.append(f"accuracy {figures.accuracy}")
+    if figures.macro_f1.value is not None:
+        lines.append(f"macro-F1 {figures.macro_f1}")
+    lines.append(f"{'':<9}{'precision':<21} {'recall':<21} {'F1':<21} texts")
+    for flag in figures.flags:
+        shown = " ".join(f"{each!s:<21}" for each in (flag.precision, flag.recall, flag.f1))
+        lines.append(f"{flag.flag:<9}{shown} {flag.positives:,}")
+    if figures.calibration is not None:
+        lines.append(f"expected calibration error {figures.calibration.error:.4f}")
+    if found.agreement is not None and found.agreement.alpha is not None:
+        lines.append(f"agreement of the annotators: alpha {found.agreement.alpha:.3f}")
+    for gap in figures.gaps:
+        if gap.apart:
+            lines.append(
+                f"gap: {gap.errors} of {gap.column} {gap.group}: {gap.group_share}, "
+                f"all others {gap.others_share}"
+            )
+    if found.wish is not None:
+        lines.append(f"thresholds for {found.wish}, measured on the other half")
+        for each in found.choices:
+            if each.threshold is None:
+                lines.append(f"{each.flag:<9}none does this")
+                continue
+            lines.append(
+                f"{each.flag:<9}{each.threshold:<5g} precision {each.precision}, recall "
+                f"{each.recall}, flags {each.flagged}"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def figures_as_json(found: Findings) -> str:
+    """Return everything but the pictures; ``null`` is what is not defined."""
+    content: dict[str, Any] = asdict(found)
+    del content["pictures"]
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(","))
+
+
+def _flags(value: str) -> tuple[str, ...]:
+    names = _names(value)
+    if not set(names) <= set(FLAGS):
+        raise argparse.ArgumentTypeError(f"must be of {', '.join(FLAGS)}")
+    return names
+
+
+def _map(value: str) -> Mapping[str, int]:
+    try:
+        return read_map(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be NAME=LABEL,…, where LABEL is one of {', '.join(TRUTHS)} or {SKIP}"
+        ) from None
+
+
+def _number(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return float("nan")
+
+
+def _part(value: str) -> float:
+    if not 0 < (number := _number(value)) <= 1:
+        raise argparse.ArgumentTypeError("must be a number from 0 to 1, such as 0.95")
+    return number
+
+
+def _per_day(value: str) -> float:
+    number, slash, day = value.partition("/")
+    if not slash or day != "day" or not _number(number) > 0:
+        raise argparse.ArgumentTypeError("must be N/day, such as 200/day")
+    return float(number)
+
+
+def _cost(value: str) -> tuple[float, float]:
+    parts = dict(part.partition("=")[::2] for part in value.split(","))
+    costs = (_number(parts.get("fp", "")), _number(parts.get("fn", "")))
+    if parts.keys() != {"fp", "fn"} or not all(0 <= cost < 1e9 for cost in costs):
+        raise argparse.ArgumentTypeError("must be fp=X,fn=Y, such as fp=1,fn=5")
+    return costs

@@ -1,0 +1,198 @@
+"""Reads labelled files: every format, folder and URL that score.py reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hatespeech.bars import progress_bar
+from hatespeech.bulk import RunError
+from hatespeech.bulk.places import Input, Place, find_inputs
+from hatespeech.bulk.plan import TABLES
+from hatespeech.bulk.tables.conversion import Conversion
+from hatespeech.bulk.tables.interface import InputTable
+from hatespeech.bulk.tables.lines import JsonlTable
+from hatespeech.evaluation.agreement import majorities
+from hatespeech.evaluation.truths import LAYOUTS, TRUTHS, Layout, Truths, plain_name, truth_of
+
+# score.py refuses a file that has the columns which it adds; here nothing is added.
+NOTHING_ADDED: Final = "\0"
+TEXT: Final = "text"
+LABEL: Final = "label"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which columns to read; ``None`` and no labels stand for the usual names."""
+
+    text: str | None
+    labels: Sequence[str]  # one, or one for each annotator
+    names: Mapping[str, int]  # the truths of labels, before the known ones
+    others: Mapping[str, str]  # further columns, each with the option that asks for it
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The rows of the files, in order."""
+
+    files: list[str]  # name of the file of each row
+    rows: list[int]  # number of each row, from 1, in its file
+    texts: list[Any]  # a value that is not a string can't be scored
+    truths: Truths  # 0: without a label, or annotators without a majority
+    annotations: NDArray[np.uint8]  # [rows, annotators]; no columns if a row has one label
+    columns: Mapping[str, list[Any]]  # the further ones
+    sha256: str  # of texts and labels
+    layout: str | None  # the known data set whose columns these are
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def select(self, kept: NDArray[np.bool_]) -> Labelled:
+        """Return some of the rows."""
+
+        def part(values: list[Any]) -> list[Any]:
+            return [value for value, keep in zip(values, kept, strict=True) if keep]
+
+        return Labelled(
+            part(self.files),
+            part(self.rows),
+            part(self.texts),
+            self.truths[kept],
+            self.annotations[kept],
+            {name: part(values) for name, values in self.columns.items()},
+            self.sha256,
+            self.layout,
+        )
+
+
+def read(source: str, wanted: Wanted) -> Labelled:
+    """Read all rows.
+
+    Raises :class:`RunError`, which names file, column or row and quotes no text.
+    """
+    inputs = find_inputs(source, Place.of("/dev/null")).inputs
+    files: list[str] = []
+    rows: list[int] = []
+    texts: list[Any] = []
+    annotations: list[list[int]] = []
+    columns: dict[str, list[Any]] = {name: [] for name in wanted.others}
+    digest = hashlib.sha256()
+    layout = None
+    sizes = [each.size for each in inputs]
+    total = None if None in sizes else sum(size or 0 for size in sizes)
+    with progress_bar("reading", total, "B") as shown:
+        for each in inputs:
+            table = open_table(each, wanted.text)
+            table.count(shown.update)
+            truths = None
+            for number, record in records(table):
+                if truths is None:
+                    truths = RowTruths(table, record, wanted)
+                    layout = truths.layout
+                files.append(each.name)
+                rows.append(number)
+                texts.append(record.get(table.column))
+                annotations.append(truths.of(record, number))
+                for name, values in columns.items():
+                    values.append(record.get(name))
+                digest.update(json.dumps([texts[-1], annotations[-1]]).encode())
+    if not texts:
+        raise RunError(f"{source}: has no rows")
+    together = np.array(annotations, dtype=np.uint8)
+    several = together.shape[1] > 1
+    return Labelled(
+        files,
+        rows,
+        texts,
+        majorities(together) if several else together[:, 0],
+        together if several else together[:, :0],
+        columns,
+        digest.hexdigest(),
+        layout.name if layout else None,
+    )
+
+
+def open_table(source: Input, column: str | None) -> InputTable:
+    """Return a file as a table whose text column is ``column``, or one of the usual names."""
+    names = [column] if column else [TEXT, *(layout.text for layout in LAYOUTS)]
+    tables = [TABLES[source.format.kind](source, name, NOTHING_ADDED) for name in names]
+    for table in tables:
+        try:
+            table.head()
+        except RunError:
+            continue
+        if not isinstance(table, JsonlTable) or f'"{table.column}"' in (table.first_row() or ""):
+            return table
+    tables[0].head()  # raises, unless it is JSONL, in which only some rows may have the key
+    return tables[0]
+
+
+def records(table: InputTable) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield each row's number and its values by column, whatever the file's format."""
+    conversion = Conversion("JSONL", [table])
+    conversion.require_common_columns()
+    number = 1
+    for block in table.blocks():
+        for row in conversion.block(table, block, number).rows:
+            yield number, json.loads(row)
+            number += 1
+
+
+class RowTruths:
+    """How the rows of one file are labelled."""
+
+    def __init__(self, table: InputTable, first: Mapping[str, Any], wanted: Wanted) -> None:
+        """Raise :class:`RunError` if the first row lacks a column."""
+        self._table = table
+        self.layout: Layout | None = None
+        self._names = dict(wanted.names)
+        self._labels = list(wanted.labels)
+        if not self._labels and LABEL in first:
+            self._labels = [LABEL]
+        elif not self._labels:
+            fitting = (layout for layout in LAYOUTS if layout.columns <= first.keys())
+            self.layout = next(fitting, None)
+            if self.layout is not None:
+                self._labels = [self.layout.label] if self.layout.label else []
+                self._names = {**self.layout.names, **self._names}
+        asked = {**dict.fromkeys(self._labels or [LABEL], "--label-column"), **wanted.others}
+        if self.layout is not None and self.layout.kinds:
+            asked = dict(wanted.others)
+        for name, option in asked.items():
+            if name not in first:
+                raise table.error(f"has no column {name} ({option})")
+
+    def of(self, record: Mapping[str, Any], number: int) -> list[int]:
+        """Return the truth of each label of a row."""
+        if self.layout is not None and self.layout.kinds:
+            return [self._of_kinds(record, number, self.layout.kinds)]
+        return [self._of(record, number, name) for name in self._labels]
+
+    def _of(self, record: Mapping[str, Any], number: int, column: str) -> int:
+        truth = truth_of(record.get(column), self._names)
+        if truth is None:  # its value is not shown: in a file with swapped columns it is a text
+            known = ", ".join(TRUTHS)
+            raise self._table.error(
+                f"column {column}, row {number}: an unknown label; --map NAME=LABEL maps it to one "
+                f"of {known}, or skip"
+            )
+        return truth
+
+    def _of_kinds(self, record: Mapping[str, Any], number: int, kinds: Mapping[str, int]) -> int:
+        """Return the truth of a row with a column of 0 and 1 for each kind; -1 is no label."""
+        found = 0
+        for column, truth in kinds.items():
+            value = plain_name(record.get(column))
+            if value not in ("0", "1", "-1"):
+                raise self._table.error(f"column {column}, row {number}: must be 0, 1 or -1")
+            if value == "-1":
+                return 0
+            if value == "1":
+                found = found or truth
+        return found or TRUTHS["not-toxic"]

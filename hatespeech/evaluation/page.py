@@ -1,0 +1,289 @@
+"""One self-contained page about an evaluation.
+
+It has no script, loads nothing from the network, and shows texts only with --include-text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from hatespeech.bulk.report import document
+from hatespeech.evaluation.agreement import Agreement
+from hatespeech.evaluation.choices import Choice, Wish
+from hatespeech.evaluation.groups import Gap
+from hatespeech.evaluation.intervals import Estimate
+from hatespeech.evaluation.results import Confusion, Figures, WrongRow
+from hatespeech.labels import LABELS
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything that an evaluation found; what was not asked for is empty or ``None``."""
+
+    source: str
+    model: str | None
+    rows: int
+    errors: dict[str, int]  # rows without scores, by the code of the error
+    unlabelled: int  # rows without a label, or without a majority
+    layout: str | None
+    figures: Figures
+    agreement: Agreement | None
+    wrong: list[WrongRow]
+    recommended: dict[str, dict[str, tuple[float, Estimate, Estimate]]]
+    wish: Wish | None
+    choices: list[Choice]
+    pictures: dict[str, str]  # SVG by name
+
+
+def render(found: Findings) -> str:
+    """Return the page as HTML."""
+    title = f"Evaluation on {escape(found.source)}"
+    return document(title, f"<h1>{title}</h1>\n" + "\n".join(_sections(found)))
+
+
+def _sections(found: Findings) -> Iterator[str]:
+    figures = found.figures
+    yield _head(found)
+    yield "<h2>Labels</h2>"
+    yield _note(
+        "Precision: of the texts that the model calls so, the share that is. Recall: of the texts "
+        "that are, the share that it calls so. Brackets hold the interval of 95 %. Area is that "
+        "under the precision–recall curve."
+    )
+    yield table(
+        ["label", "precision", "recall", "F1", "area", "texts"],
+        [
+            [
+                each.flag,
+                each.precision,
+                each.recall,
+                each.f1,
+                Estimate(each.average_precision),
+                f"{each.positives:,}",
+            ]
+            for each in figures.flags
+        ],
+    )
+    yield "<h2>Confusion</h2>"
+    yield _note("A row holds the texts of one label; the columns are what the model calls them.")
+    yield confusion(figures.confusion)
+    yield "<h2>Curves</h2>"
+    yield _note(
+        "First, precision over recall as the threshold falls. Then, how often the model is right "
+        "at each confidence: on the dotted line its probabilities are what they say. Before "
+        "and after: a calibration that was fitted on one half and is shown on the other."
+    )
+    pictures = "".join(
+        f"<figure style='margin:0'>{svg}</figure>" for svg in found.pictures.values()
+    )
+    yield f"<div class='grid'>{pictures}</div>"
+    yield from _calibration(figures)
+    if found.recommended:
+        yield from _recommended(found)
+    if found.wish is not None:
+        yield from _choices(found.wish, found.choices)
+    if figures.groups:
+        yield from _groups(figures)
+    if found.agreement is not None:
+        yield from _agreement(found.agreement)
+    yield "<h2>Most wrong</h2>"
+    yield _note(
+        "Rows to whose label the model gives the least. Look at them first: some labels are wrong."
+    )
+    yield wrong_rows(found.wrong)
+
+
+def _head(found: Findings) -> str:
+    figures = found.figures
+    by = f" by {escape(found.model)}" if found.model else ""
+    parts = [f"{found.rows:,} rows; {figures.texts:,} have a label and scores{by}."]
+    if found.unlabelled:
+        parts.append(f"{found.unlabelled:,} have no label.")
+    parts += [f"{count:,} have no scores ({escape(code)})." for code, count in found.errors.items()]
+    if found.layout:
+        parts.append(f"The columns are those of {escape(found.layout)}.")
+    right = f"Accuracy {figures.accuracy}"
+    if figures.macro_f1.value is not None:
+        right += f", macro-F1 {figures.macro_f1}"
+    return f"<p>{' '.join(parts)}</p>\n<p><b>{right}</b></p>"
+
+
+def _calibration(figures: Figures) -> Iterator[str]:
+    found = figures.calibration
+    if found is None:
+        return
+    yield (
+        f"<p>The expected calibration error (15 bins) is {found.error:.4f} over all texts. A "
+        "temperature and biases fitted on one half change it on the other from "
+        f"{found.half_before:.4f} to {found.half_after:.4f}.</p>"
+    )
+
+
+def _recommended(found: Findings) -> Iterator[str]:
+    yield "<h2>Thresholds that the model recommends</h2>"
+    yield table(
+        ["name", "flag", "threshold", "precision", "recall"],
+        [
+            [name, flag, f"{least:g}", precision, recall]
+            for name, flags in found.recommended.items()
+            for flag, (least, precision, recall) in flags.items()
+        ],
+        words=2,
+    )
+
+
+def _choices(wish: Wish, choices: Sequence[Choice]) -> Iterator[str]:
+    yield f"<h2>Thresholds for {escape(str(wish))}</h2>"
+    yield _note(
+        "Chosen on one half of the texts; the figures are those of the other half. A wish is kept "
+        "if the interval reaches it."
+    )
+    kept = {True: "kept", False: "not kept", None: ""}
+    head = ["flag", "threshold", "precision", "recall", "flagged", "wish"]
+    rows = [
+        [
+            each.flag,
+            "none" if each.threshold is None else f"{each.threshold:g}",
+            each.precision,
+            each.recall,
+            each.flagged,
+            kept[each.kept] if each.cost is None else f"{each.cost:,.0f} for 1,000 texts",
+        ]
+        for each in choices
+    ]
+    yield table(head, rows)
+
+
+def _groups(figures: Figures) -> Iterator[str]:
+    flag = figures.flag
+    yield "<h2>Groups</h2>"
+    yield _note(
+        f"False positives: texts that are not {flag} but are called so. False negatives: {flag} "
+        "texts that are missed."
+    )
+    yield gaps(figures.gaps)
+    yield table(
+        ["column", "group", "texts", "accuracy", "macro-F1", "false positives", "false negatives"],
+        [
+            [
+                each.column,
+                each.group,
+                f"{each.texts:,}",
+                f"{each.accuracy:.3f}",
+                Estimate(each.macro_f1),
+                each.false_positives,
+                each.false_negatives,
+            ]
+            for each in figures.groups
+        ],
+        words=2,
+    )
+    for column, count in figures.left_out_groups.items():
+        yield _note(f"{escape(column)}: {count:,} smaller groups are not shown.")
+
+
+def gaps(found: Sequence[Gap]) -> str:
+    """Return a list of the largest gaps."""
+    if not found:
+        return "<p>No group has more errors than the other texts.</p>"
+    lines = []
+    for gap in found:
+        sure = "" if gap.apart else "; the intervals overlap, so chance may explain it"
+        lines.append(
+            f"<li><b>{escape(gap.column)} {escape(gap.group)}</b>: {gap.errors} {gap.group_share}, "
+            f"all others {gap.others_share}{sure}</li>"
+        )
+    return f"<p>The largest gaps:</p><ul>{''.join(lines)}</ul>"
+
+
+def _agreement(found: Agreement) -> Iterator[str]:
+    yield "<h2>Annotators</h2>"
+    yield _note(
+        "Annotators disagree, and a model can't agree with people better than they agree with each "
+        "other. Alpha is Krippendorff's: 1 is full agreement, 0 is chance."
+    )
+    rows: list[list[Any]] = [
+        ["texts with at least two labels", f"{found.texts:,}"],
+        ["alpha", Estimate(found.alpha)],
+        ["all annotators agree", f"{found.all_agree:.3f}"],
+        [
+            "an annotator has the label of the others' majority",
+            Estimate(found.annotator_and_others),
+        ],
+        ["the model has it", Estimate(found.model_and_others)],
+        ["without a majority", f"{found.ties:,}"],
+    ]
+    yield table(["figure", "value"], rows)
+
+
+def confusion(found: Confusion) -> str:
+    """Return the confusion as a table; the shade of a cell is its share of the row."""
+    rows = []
+    for truth, counts in zip(found.truths, found.counts, strict=True):
+        cells = []
+        for count in counts:
+            part = count / max(1, sum(counts))
+            shade = f"background:color-mix(in srgb, var(--bar) {part * 70:.0f}%, transparent)"
+            cells.append(f"<td class='number' style='{shade}'>{count:,}<br>{part:.0%}</td>")
+        rows.append(f"<tr><th>{truth}</th>{''.join(cells)}</tr>")
+    head = "".join(f"<th class='number'>{label}</th>" for label in LABELS)
+    return _table(f"<tr><th>labelled</th>{head}</tr>", rows)
+
+
+def wrong_rows(found: Sequence[WrongRow]) -> str:
+    """Return a table of the rows that the model is most wrong about."""
+    if not found:
+        return "<p>None.</p>"
+    with_text = found[0].text is not None
+    head = ["file", "label", "model says", "row", "its score of the label"] + ["text"] * with_text
+    heads = "".join(f"<th>{name}</th>" for name in head)
+    rows = []
+    for each in found:
+        cells = [
+            escape(each.file),
+            each.truth,
+            each.label,
+            f"{each.row:,}",
+            f"{each.truth_score:.4f}",
+        ]
+        drawn = "".join(f"<td>{cell}</td>" for cell in cells)
+        if each.text is not None:
+            # UTF-8 can't hold a lone surrogate: it becomes a question mark.
+            readable = each.text.encode(errors="replace").decode()
+            drawn += f"<td class='text'>{escape(readable)}</td>"
+        rows.append(f"<tr>{drawn}</tr>")
+    return _table(f"<tr>{heads}</tr>", rows)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]], words: int = 1) -> str:
+    """Return a table; the first ``words`` columns hold words, the others figures."""
+    kinds = ["" if place < words else " class='number'" for place in range(len(head))]
+    heads = "".join(f"<th{kind}>{name}</th>" for kind, name in zip(kinds, head, strict=True))
+    lines = [
+        "<tr>"
+        + "".join(f"<td{kind}>{_cell(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
+        + "</tr>"
+        for row in rows
+    ]
+    return _table(f"<tr>{heads}</tr>", lines)
+
+
+def _cell(value: Any) -> str:
+    """Return a value as HTML; an interval stands below its estimate, in smaller letters."""
+    shown = escape(str(value))
+    if isinstance(value, Estimate) and value.low is not None:
+        figure, _, interval = shown.partition(" ")
+        shown = f"{figure}<br><small>{interval}</small>"
+    return shown
+
+
+def _table(head: str, rows: Sequence[str]) -> str:
+    body = f"<thead>{head}</thead><tbody>{''.join(rows)}</tbody>"
+    return f"<div class='wide'><table>{body}</table></div>"
+
+
+def _note(text: str) -> str:
+    return f"<p class='soft'>{text}</p>"
