@@ -470,7 +470,7 @@ def _require_known_keys(body: Mapping[object, object]) -> None:
     """
     for key in body:
         if key not in _Body.model_fields:
-            name = _readable(str(key))
+            name = readable(str(key))
             shown = name if len(name) <= SHOWN_KEY_CHARS else f"{name[:SHOWN_KEY_CHARS]}…"
             raise ValidationError("is not a known field", field=f"{shown!r}")
     thresholds = body.get("thresholds")
@@ -514,7 +514,7 @@ def _read_texts(
     texts: list[str] = []
     faults: dict[int, ServiceError] = {}
     for index, value in enumerate(values):
-        text = _readable(value) if isinstance(value, str) else ""
+        text = readable(value) if isinstance(value, str) else ""
         texts.append(text)
         if value is None:
             faults[index] = ValidationError("must be a string, not null")
@@ -529,7 +529,7 @@ def _read_texts(
     return texts, faults
 
 
-def _readable(text: str) -> str:
+def readable(text: str) -> str:
     """Replace lone surrogates, which UTF-8 cannot hold, by U+FFFD."""
     try:
         text.encode()

@@ -74,6 +74,7 @@ class Predictor:
     ) -> None:
         self.model_id = checkpoint.model_id
         self.thresholds = checkpoint.thresholds
+        self.languages = checkpoint.languages
         self.max_windows = max_windows
         self.device = model.linear1.weight.device
         self.dtype = checkpoints.dtype_name(model)

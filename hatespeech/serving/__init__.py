@@ -6,6 +6,7 @@
     served_model.py   the model behind the routes: loading, ready or broken
     guards/           around every request: request id, token, limits, log line
     routes/           one module for each group of routes
+    compat/           other services' protocols, for their clients
     reading.py        JSON bodies, query strings, callers that hang up
     http_errors.py    the errors that only HTTP has; every error's status and body
     grpc/             the same service over gRPC, in the same process

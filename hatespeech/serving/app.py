@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from hatespeech import logs
+from hatespeech.serving.compat.served import protocol_routes, served_protocols
 from hatespeech.serving.guards.auth import OPEN_PATHS, TokenGuard, require_guard
 from hatespeech.serving.guards.envelope import Envelope
 from hatespeech.serving.guards.limits import BodyLimiter, CallerRates, RateLimiter
@@ -38,6 +39,13 @@ CORS_REQUEST_HEADERS: Final = (
     "Content-Type",
     "Idempotency-Key",
     "X-API-Key",
+    "X-Goog-Api-Key",
+    "X-Request-ID",
+)
+CORS_REPLY_HEADERS: Final = (
+    "Retry-After",
+    "X-Mapping-Version",
+    "X-Model-Version",
     "X-Request-ID",
 )
 
@@ -99,6 +107,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
         },  # they hold URLs, and URLs hold texts
     )
     app.state.grpc_server = grpc_server
+    app.state.protocols = protocols = served_protocols(settings)
     jobs_router = job_routes(settings)
     app.include_router(service_routes(settings, metrics, app.version))
     app.include_router(docs_routes())
@@ -109,6 +118,8 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     app.include_router(
         endpoint_routes(jobs_router), prefix="/v2/{endpoint_id}", include_in_schema=False
     )
+    for router in protocol_routes(settings, metrics, rates):
+        app.include_router(router)
     install_error_handlers(app)
     install_openapi(app, settings)
 
@@ -122,7 +133,10 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     app.add_middleware(
         TokenGuard,
         tokens=settings.tokens,
-        open_paths=OPEN_PATHS | ({"/metrics"} if settings.metrics == "open" else set()),
+        open_paths=OPEN_PATHS.union(
+            {"/metrics"} if settings.metrics == "open" else (),
+            *(protocol.open_paths for protocol in protocols),
+        ),
         health_port=None if settings.port_health == settings.port else settings.port_health,
     )
     if settings.origins:
@@ -131,7 +145,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
             allow_origins=settings.origins,
             allow_methods=["GET", "POST"],
             allow_headers=CORS_REQUEST_HEADERS,
-            expose_headers=["Retry-After", "X-Request-ID"],
+            expose_headers=CORS_REPLY_HEADERS,
         )
     app.add_middleware(Envelope, metrics=metrics)
     if not settings.tokens:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -37,6 +37,7 @@ from hatespeech.errors import (
     ValidationError,
     describe_exception,
 )
+from hatespeech.serving.compat.protocol import protocol_of
 
 log = logging.getLogger(__name__)
 
@@ -103,15 +104,27 @@ def error_response(
     headers: Mapping[str, str] | None = None,
     job_id: str | None = None,
 ) -> JSONResponse:
-    """Return the contract's error body with its status; note the code for the metrics."""
+    """Return the contract's error body with its status; note the code for the metrics.
+
+    On a path of another service's protocol both are that protocol's.
+    """
     scope.setdefault("state", {})["error_type"] = error.code
     extra = dict(headers or {})
     if error.retry_after is not None:
         extra["Retry-After"] = str(error.retry_after)
-    body = {"error": error.line, "error_type": error.code}
+    body: dict[str, Any] = {"error": error.line, "error_type": error.code}
     if job_id is not None:
         body["id"] = job_id
-    return JSONResponse(body, STATUSES[type(error)], extra)
+    status = status_of(error)
+    protocol = protocol_of(scope)
+    if protocol is not None:
+        status, body = protocol.answer(scope, error, status)
+    return JSONResponse(body, status, extra)
+
+
+def status_of(error: ServiceError) -> int:
+    """Return an error's status: that of its class or, for a protocol's own, of the one above."""
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
 def allowed_methods(request: Request) -> list[str]:

@@ -58,6 +58,12 @@ class Metrics:
         )
         for code in WARNINGS:
             self._warnings.labels(code)  # a rate needs the zero before the first one
+        self._protocols = Counter(
+            f"{PREFIX}protocol_texts",
+            "Texts scored for clients of other services, by their protocol.",
+            ("protocol",),
+            registry=self.registry,
+        )
         self._windows = Histogram(
             f"{PREFIX}text_windows",
             "Windows of each scored text.",
@@ -77,6 +83,10 @@ class Metrics:
     def observe_error(self, error: ServiceError) -> None:
         """Count the error of a job or of one text."""
         self._errors.labels(error.code).inc()
+
+    def observe_protocol(self, protocol: str, texts: int) -> None:
+        """Count texts that came over another service's protocol."""
+        self._protocols.labels(protocol).inc(texts)
 
     def observe_reply(self, items: Iterable[TextScore]) -> None:
         """Count the texts of a reply."""

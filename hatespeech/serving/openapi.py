@@ -184,6 +184,10 @@ class Card(Closed):
     summary: str
     model: str | None
     links: dict[str, str]
+    protocols: Annotated[
+        dict[str, list[str]],
+        Field(description="The protocols of other services that are answered, and their routes."),
+    ]
 
 
 class Health(Closed):

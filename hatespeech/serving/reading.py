@@ -31,7 +31,11 @@ async def read_json(request: Request) -> Any:
     invalid UTF-8, invalid JSON, or NaN and Infinity, which only Python accepts.
     """
     require_media_type(request, "application/json")
-    raw = await request.body()
+    return parse_json(await request.body())
+
+
+def parse_json(raw: bytes) -> Any:
+    """Parse JSON; raise :class:`ValidationError` as :func:`read_json` does."""
     try:
         with without_garbage_collection():
             return json.loads(raw.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from hatespeech.contract import Reply
@@ -19,6 +19,7 @@ from hatespeech.errors import (
 from hatespeech.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
+    from hatespeech.engine.batcher import Outcome
     from hatespeech.engine.predictor import Predictor
     from hatespeech.engine.scorer import Scorer
 
@@ -36,6 +37,8 @@ class ServedModel:
         self.state: Literal["loading", "ready", "broken"] = "loading"
         self.model_id: str | None = None
         self.dtype: str | None = None
+        self.thresholds: Mapping[str, Mapping[str, float]] = {}  # those that it recommends
+        self.languages: Sequence[str] = ()  # ISO 639 codes of what it was trained on
         self.scorer: Scorer | None = None
         self.settled = asyncio.Event()  # no longer loading
         self.broken = asyncio.Event()
@@ -68,6 +71,17 @@ class ServedModel:
         assert self.scorer is not None  # noqa: S101 - it is ready
         return await self.scorer.score(body, wait_for_room=wait_for_room)
 
+    async def predict(self, texts: Sequence[str]) -> Sequence[Outcome]:
+        """Score texts that a front has checked itself; return a prediction or an error for each.
+
+        Raises the errors of :meth:`Batcher.score` and :meth:`require_ready`.
+        """
+        self.require_ready()
+        assert self.scorer is not None  # noqa: S101 - it is ready
+        robust = self._settings.robust
+        outcomes, _ = await self.scorer.batcher.score(texts, None, robust, wait_for_room=False)
+        return outcomes
+
     def _load(self) -> None:
         try:
             # Imported here because torch takes seconds, and the port must be bound before that.
@@ -92,6 +106,8 @@ class ServedModel:
         self.scorer = Scorer(predictor, self._settings, self._on_broken)
         self.model_id = predictor.model_id
         self.dtype = predictor.dtype
+        self.thresholds = predictor.thresholds
+        self.languages = predictor.languages
         self.state = "ready"
         self.settled.set()
         log.info("ready")

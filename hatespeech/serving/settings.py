@@ -50,6 +50,23 @@ def _check_origins(value: str | None) -> str | None:
     return value
 
 
+# Protocols of other services, in the order in which documents name them.
+PROTOCOLS: Final = ("perspective",)
+
+
+def _check_protocols(value: str) -> str:
+    names = [] if value == "off" else _commas(value)
+    if value != "off" and not (names and set(names) <= set(PROTOCOLS)):
+        raise ValueError("not protocols")
+    return value
+
+
+def _check_url(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"https?://[A-Za-z0-9._~:\[\]/-]+", value):
+        raise ValueError("not a URL")
+    return value
+
+
 class ServerSettings(EngineSettings):
     """The settings of ``server.py``, checked."""
 
@@ -143,6 +160,40 @@ class ServerSettings(EngineSettings):
         ),
     ] = 268_435_456
 
+    compat: Annotated[
+        str,
+        AfterValidator(_check_protocols),
+        Field(
+            description="Protocols of other services that are answered as well. They need the "
+            "token and share all limits ([migrating](migrating.md)).",
+            json_schema_extra={"allowed": f"off, or {', '.join(PROTOCOLS)}; separate by commas"},
+        ),
+    ] = ",".join(PROTOCOLS)
+    compat_mapping: Annotated[
+        Path | None,
+        Field(
+            description="TOML file whose lines replace those of the shipped mapping of other "
+            "services' names.",
+            json_schema_extra={"allowed": "a file"},
+        ),
+    ] = None
+    suggestions_file: Annotated[
+        Path | None,
+        Field(
+            description="File to which Perspective's `comments:suggestscore` adds a line of JSON, "
+            "with the text; if unset, nothing is stored and the answer is 501.",
+            json_schema_extra={"allowed": "a file"},
+        ),
+    ] = None
+    public_url: Annotated[
+        str | None,
+        AfterValidator(_check_url),
+        Field(
+            description="URL at which clients reach this server, for Perspective's discovery "
+            "document. If unset, it is taken from the request.",
+            json_schema_extra={"allowed": "http://… or https://…, without a query"},
+        ),
+    ] = None
     grpc: Annotated[
         str | None,
         AfterValidator(_check_address),
@@ -171,6 +222,11 @@ class ServerSettings(EngineSettings):
     def tokens(self) -> Sequence[str]:
         """The bearer tokens. Compare them in constant time, and never show them."""
         return [] if self.bearer_token is None else _commas(self.bearer_token.get_secret_value())
+
+    @property
+    def protocols(self) -> Sequence[str]:
+        """The names of other services' protocols to answer, each once, in order."""
+        return [name for name in PROTOCOLS if name in _commas(self.compat)]
 
     @property
     def origins(self) -> Sequence[str]:

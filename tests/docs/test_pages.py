@@ -19,6 +19,7 @@ EXAMPLES: Final = frozenset({"sh", "console", "python", "javascript"})
 # Of these pages a test runs every example in these languages.
 RUN_WHOLE: Final[Mapping[str, frozenset[str]]] = {
     "docs/http.md": frozenset({"sh", "python"}),
+    "docs/migrating.md": frozenset({"sh"}),
     "docs/nevermined.md": frozenset({"sh", "python"}),
     "docs/python.md": frozenset({"python"}),
 }

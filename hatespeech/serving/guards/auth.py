@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hatespeech.errors import SettingsError
+from hatespeech.serving.compat.protocol import protocol_of
 from hatespeech.serving.http_errors import NotFoundError, UnauthorizedError, error_response
 from hatespeech.serving.settings import ServerSettings
 
@@ -47,15 +48,18 @@ class Tokens:
     def __init__(self, tokens: Sequence[str]) -> None:
         self._tokens = [(digest(token.encode()), token.encode()) for token in tokens]
 
-    def identify(self, headers: Mapping[str, str], address: str) -> Caller:
+    def identify(
+        self, headers: Mapping[str, str], address: str, elsewhere: Sequence[str] = ()
+    ) -> Caller:
         """Return the caller who sends these headers from this address.
 
-        ``headers`` have lower-case names. Raises :class:`UnauthorizedError`.
+        ``headers`` have lower-case names; ``elsewhere`` are tokens that a protocol found in other
+        places. Raises :class:`UnauthorizedError`.
         """
         if not self._tokens:
             return Caller(b"", f"address {address}")
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
-        given = [headers.get("x-api-key", "")]
+        given = [headers.get("x-api-key", ""), *elsewhere]
         if scheme.lower() == "bearer":
             given.append(credentials.strip())
         found: Caller | None = None
@@ -105,9 +109,11 @@ class TokenGuard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
+        protocol = protocol_of(scope)
+        elsewhere = protocol.credentials(scope) if protocol is not None else ()
         client = scope.get("client")
         try:
-            caller = self._tokens.identify(headers, client[0] if client else "")
+            caller = self._tokens.identify(headers, client[0] if client else "", elsewhere)
         except UnauthorizedError as error:
             presented = "authorization" in headers or "x-api-key" in headers
             error_code = ', error="invalid_token"' if presented else ""

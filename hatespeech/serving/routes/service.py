@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from fastapi import APIRouter
@@ -9,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from hatespeech.serving.compat.protocol import Protocol
 from hatespeech.serving.jobs.runner import JobRunner
 from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.openapi import OPEN, SUMMARY, TITLE, Card, Health, errors
@@ -40,10 +42,14 @@ def service_routes(settings: ServerSettings, metrics: Metrics, version: str) -> 
         responses={200: {"model": Card}, **errors()},
     )
     async def card(request: Request) -> Response:
-        """Name, version, model and links."""
+        """Name, version, model, links, and which other services' protocols are answered."""
         about = {"name": TITLE, "version": version, "summary": SUMMARY}
         model: ServedModel = request.app.state.model
-        return JSONResponse({**about, "model": model.model_id, "links": LINKS})
+        served: Sequence[Protocol] = request.app.state.protocols
+        protocols = {protocol.name: protocol.routes for protocol in served}
+        return JSONResponse(
+            {**about, "model": model.model_id, "links": LINKS, "protocols": protocols}
+        )
 
     @router.get(
         "/ping",

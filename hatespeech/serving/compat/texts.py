@@ -1,0 +1,97 @@
+"""Scores texts for the clients of one protocol: the batcher, metrics, versions in the reply."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+
+from hatespeech.contract import Prediction, TextScore
+from hatespeech.errors import ServiceError, TooLargeError
+from hatespeech.serving.compat.protocol import Shared
+from hatespeech.serving.reading import until_gone
+from hatespeech.serving.served_model import ServedModel
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One text's scores, or its error, and the language that the identifier says it is in."""
+
+    item: TextScore
+    language: str | None  # ISO 639; None if the identifier was not asked
+
+    def extension(self, model: str, mapping: str) -> dict[str, Any]:
+        """Return what other services' replies have no field for."""
+        return {
+            "model": model,
+            "mapping": mapping,
+            "scores": self.item.scores,
+            "label": self.item.label,
+            "warnings": list(self.item.warnings or ()),
+        }
+
+
+class TextScorer:
+    """Scores the texts of one protocol, within the limits that one request of ours has."""
+
+    def __init__(self, protocol: str, shared: Shared) -> None:
+        self._protocol = protocol
+        self._settings = shared.settings
+        self._metrics = shared.metrics
+
+    def require_ready(self, request: Request) -> ServedModel:
+        """Return the model; raise :class:`UnhealthyError` if it can't score now."""
+        model: ServedModel = request.app.state.model
+        model.require_ready()
+        return model
+
+    async def score(self, request: Request, texts: Sequence[str]) -> list[Scored]:
+        """Score any number of texts, as many at once as one request of ours may hold.
+
+        Raises :class:`OverloadedError`, :class:`UnhealthyError`, and ``ClientDisconnect``.
+        """
+        model = self.require_ready(request)
+
+        async def score_all() -> list[Scored]:
+            return [each for part in self._parts(texts) for each in await self._score(model, part)]
+
+        return await until_gone(request, score_all())
+
+    async def _score(self, model: ServedModel, texts: Sequence[str]) -> list[Scored]:
+        outcomes: Sequence[Prediction | ServiceError]
+        try:
+            outcomes = await model.predict(texts)
+        except TooLargeError as error:  # too many tokens together
+            outcomes = [error] * len(texts)
+        pairs = list(zip(texts, outcomes, strict=True))
+        items = [TextScore.of(text, outcome, None) for text, outcome in pairs]
+        self._metrics.observe_reply(items)
+        self._metrics.observe_protocol(self._protocol, len(items))
+        return [
+            Scored(
+                item,
+                outcome.language[0]
+                if isinstance(outcome, Prediction) and outcome.language
+                else None,
+            )
+            for item, (_, outcome) in zip(items, pairs, strict=True)
+        ]
+
+    def _parts(self, texts: Sequence[str]) -> Iterator[Sequence[str]]:
+        """Cut texts into parts that are within the limits of a request."""
+        start = chars = 0
+        for index, text in enumerate(texts):
+            full = index - start == self._settings.max_texts_per_request
+            if full or (index > start and chars + len(text) > self._settings.max_request_chars):
+                yield texts[start:index]
+                start, chars = index, 0
+            chars += len(text)
+        if start < len(texts):
+            yield texts[start:]
+
+
+def version_headers(model: str, mapping: str) -> dict[str, str]:
+    """Return what tells which model answers, and by which mapping of names."""
+    return {"X-Model-Version": model, "X-Mapping-Version": mapping}
