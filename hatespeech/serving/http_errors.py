@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -112,13 +112,9 @@ def error_response(
     extra = dict(headers or {})
     if error.retry_after is not None:
         extra["Retry-After"] = str(error.retry_after)
-    body: dict[str, Any] = {"error": error.line, "error_type": error.code}
+    status, body = protocol_of(scope).answer(scope, error, status_of(error))
     if job_id is not None:
         body["id"] = job_id
-    status = status_of(error)
-    protocol = protocol_of(scope)
-    if protocol is not None:
-        status, body = protocol.answer(scope, error, status)
     return JSONResponse(body, status, extra)
 
 

@@ -51,7 +51,7 @@ def _check_origins(value: str | None) -> str | None:
 
 
 # Protocols of other services, in the order in which documents name them.
-PROTOCOLS: Final = ("perspective",)
+PROTOCOLS: Final = ("perspective", "openai", "huggingface", "litellm")
 
 
 def _check_protocols(value: str) -> str:

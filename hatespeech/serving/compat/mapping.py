@@ -45,6 +45,15 @@ class PerspectiveMapping(BaseModel):
     attributes: dict[Name, Meaning] = {}
 
 
+class OpenAIMapping(BaseModel):
+    """What OpenAI's categories of moderation mean."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    spam_flags: bool = False
+    categories: dict[Name, Meaning] = {}
+
+
 class Meanings(BaseModel):
     """The whole mapping."""
 
@@ -52,6 +61,7 @@ class Meanings(BaseModel):
 
     version: Version
     perspective: PerspectiveMapping
+    openai: OpenAIMapping
 
 
 SHIPPED: Final = "mapping.toml"
@@ -97,7 +107,10 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any], depth: int = 3) ->
 def tables() -> dict[str, str]:
     """Return the Markdown tables of ``docs/migrating.md``, one for each service."""
     meanings = load_meanings(None)
-    return {"perspective": _table("attribute", meanings.perspective.attributes)}
+    return {
+        "perspective": _table("attribute", meanings.perspective.attributes),
+        "openai": _table("category", meanings.openai.categories),
+    }
 
 
 def _table(kind: str, names: Mapping[str, Meaning]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.types import Scope
 
@@ -28,13 +28,13 @@ class Shared:
 
 
 class Protocol:
-    """A protocol whose clients expect other credentials and other errors than ours."""
+    """A protocol: what its clients send and read beside the routes; ours, unless it says more."""
 
     name: str
     title: str  # of the service, for documents
-    places: tuple[str, ...]  # its paths; one that ends in a slash stands for all below it
+    places: tuple[str, ...] = ()  # its paths; one that ends in a slash stands for all below it
     open_paths: frozenset[str] = frozenset()  # those that need no token
-    routes: tuple[str, ...]  # for people: method and path of each
+    routes: tuple[str, ...] = ()  # for people: method and path of each
 
     def holds(self, path: str) -> bool:
         """Say whether a path belongs to this protocol, also if no route is there."""
@@ -47,16 +47,21 @@ class Protocol:
         """Return the tokens that a request holds where this protocol alone looks for them."""
         return ()
 
-    def answer(self, scope: Scope, error: ServiceError, status: int) -> tuple[int, dict[str, Any]]:
-        """Return the status and the body that this protocol has for an error.
+    def answer(
+        self,
+        scope: Scope,  # noqa: ARG002 - others need it
+        error: ServiceError,
+        status: int,
+    ) -> tuple[int, dict[str, Any]]:
+        """Return the status and the body for an error, whose status in our protocol is given."""
+        return status, {"error": error.line, "error_type": error.code}
 
-        ``status`` is the one that the error has elsewhere.
-        """
-        raise NotImplementedError
+
+OURS: Final = Protocol()
 
 
-def protocol_of(scope: Scope) -> Protocol | None:
-    """Return the served protocol that a request's path belongs to."""
+def protocol_of(scope: Scope) -> Protocol:
+    """Return the protocol that a request's path belongs to: a served one of others, or ours."""
     app = scope.get("app")
     served: Sequence[Protocol] = app.state.protocols if app is not None else ()
-    return next((protocol for protocol in served if protocol.holds(scope["path"])), None)
+    return next((protocol for protocol in served if protocol.holds(scope["path"])), OURS)

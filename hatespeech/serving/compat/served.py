@@ -7,7 +7,10 @@ from typing import Final
 
 from fastapi import APIRouter
 
+from hatespeech.serving.compat.huggingface import HuggingFace, huggingface_routes
+from hatespeech.serving.compat.litellm import LiteLLM, litellm_routes
 from hatespeech.serving.compat.mapping import load_meanings
+from hatespeech.serving.compat.openai import OpenAI, openai_routes
 from hatespeech.serving.compat.perspective.protocol import Perspective
 from hatespeech.serving.compat.perspective.routes import perspective_routes
 from hatespeech.serving.compat.protocol import Protocol, Shared
@@ -17,6 +20,9 @@ from hatespeech.serving.settings import ServerSettings
 
 SERVED: Final[Mapping[str, tuple[type[Protocol], Callable[[Shared], APIRouter]]]] = {
     "perspective": (Perspective, perspective_routes),
+    "openai": (OpenAI, openai_routes),
+    "huggingface": (HuggingFace, huggingface_routes),
+    "litellm": (LiteLLM, litellm_routes),
 }
 
 

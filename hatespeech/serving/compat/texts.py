@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import Request
 
 from hatespeech.contract import Prediction, TextScore
 from hatespeech.errors import ServiceError, TooLargeError
+from hatespeech.labels import Flag
 from hatespeech.serving.compat.protocol import Shared
 from hatespeech.serving.reading import until_gone
 from hatespeech.serving.served_model import ServedModel
 
+RECOMMENDED: Final = "balanced"  # the thresholds that decide where another service's reply decides
+
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredText:
     """One text's scores, or its error, and the language that the identifier says it is in."""
 
     item: TextScore
     language: str | None  # ISO 639; None if the identifier was not asked
+    thresholds: Mapping[str, float]  # the request's, or those that the checkpoint recommends
+
+    def is_flagged(self, flag: Flag) -> bool:
+        """Say whether a score reaches its threshold.
+
+        Without a threshold for it, whether the most probable label is meant.
+        """
+        if flag in self.thresholds:
+            return flag in (self.item.flagged or ())
+        return self.item.label in (("hate", "abusing") if flag == "toxic" else (flag,))
 
     def extension(self, model: str, mapping: str) -> dict[str, Any]:
         """Return what other services' replies have no field for."""
@@ -47,35 +60,42 @@ class TextScorer:
         model.require_ready()
         return model
 
-    async def score(self, request: Request, texts: Sequence[str]) -> list[Scored]:
+    async def score(
+        self,
+        request: Request,
+        texts: Sequence[str],
+        thresholds: Mapping[str, float] | None = None,
+    ) -> list[ScoredText]:
         """Score any number of texts, as many at once as one request of ours may hold.
 
-        Raises :class:`OverloadedError`, :class:`UnhealthyError`, and ``ClientDisconnect``.
+        Without ``thresholds`` those that the checkpoint recommends decide what is flagged. Raises
+        :class:`OverloadedError`, :class:`UnhealthyError`, and ``ClientDisconnect``.
         """
         model = self.require_ready(request)
+        flags = model.thresholds.get(RECOMMENDED, {}) if thresholds is None else thresholds
 
-        async def score_all() -> list[Scored]:
-            return [each for part in self._parts(texts) for each in await self._score(model, part)]
+        async def score_all() -> list[ScoredText]:
+            found: list[ScoredText] = []
+            for part in self._parts(texts):
+                found += await self._score(model, part, flags)
+            return found
 
         return await until_gone(request, score_all())
 
-    async def _score(self, model: ServedModel, texts: Sequence[str]) -> list[Scored]:
+    async def _score(
+        self, model: ServedModel, texts: Sequence[str], thresholds: Mapping[str, float]
+    ) -> list[ScoredText]:
         outcomes: Sequence[Prediction | ServiceError]
         try:
             outcomes = await model.predict(texts)
         except TooLargeError as error:  # too many tokens together
             outcomes = [error] * len(texts)
         pairs = list(zip(texts, outcomes, strict=True))
-        items = [TextScore.of(text, outcome, None) for text, outcome in pairs]
+        items = [TextScore.of(text, outcome, thresholds) for text, outcome in pairs]
         self._metrics.observe_reply(items)
         self._metrics.observe_protocol(self._protocol, len(items))
         return [
-            Scored(
-                item,
-                outcome.language[0]
-                if isinstance(outcome, Prediction) and outcome.language
-                else None,
-            )
+            ScoredText(item, _language(outcome), thresholds)
             for item, (_, outcome) in zip(items, pairs, strict=True)
         ]
 
@@ -90,6 +110,11 @@ class TextScorer:
             chars += len(text)
         if start < len(texts):
             yield texts[start:]
+
+
+def _language(outcome: Prediction | ServiceError) -> str | None:
+    spoken = outcome.language if isinstance(outcome, Prediction) else None
+    return spoken[0] if spoken else None
 
 
 def version_headers(model: str, mapping: str) -> dict[str, str]:

@@ -109,8 +109,7 @@ class TokenGuard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        protocol = protocol_of(scope)
-        elsewhere = protocol.credentials(scope) if protocol is not None else ()
+        elsewhere = protocol_of(scope).credentials(scope)
         client = scope.get("client")
         try:
             caller = self._tokens.identify(headers, client[0] if client else "", elsewhere)

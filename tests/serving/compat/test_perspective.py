@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from email.parser import BytesParser
 from pathlib import Path
 from typing import Any, Final
@@ -25,15 +25,6 @@ ANALYZE: Final = "/v1alpha1/comments:analyze"
 TOXICITY: Final[dict[str, Any]] = {"TOXICITY": {}}
 RUSSIAN: Final = "доброе утро, как у вас сегодня дела"
 GERMAN: Final = "guten Morgen, wie geht es Ihnen heute, mein lieber Freund"
-
-
-@pytest.fixture(scope="module")
-def server(
-    small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LocalServer]:
-    environment = {"CORS_ORIGINS": "*", "MAX_WINDOWS": "1024"}
-    with local_server(tmp_path_factory.mktemp("analyze"), small_checkpoint, environment) as server:
-        yield server.ready()
 
 
 def analyze(server: HttpClient, body: Any, **options: Any) -> requests.Response:

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
 from hatespeech.engine.predictor import Predictor
 from tests.support.http_client import TOKEN
-from tests.support.local_server import LocalServer, local_server
+from tests.support.local_server import LocalServer
 from tests.support.other_clients import run_node, run_python
 
 pytestmark = pytest.mark.slow
 
 GOOGLE: Final = "google-api-python-client==2.202.0"
 TEXT: Final = "you are scum 👋 and always were"
-
-
-@pytest.fixture(scope="module")
-def server(
-    small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LocalServer]:
-    with local_server(tmp_path_factory.mktemp("clients"), small_checkpoint) as server:
-        yield server.ready()
 
 
 @pytest.fixture(scope="module")

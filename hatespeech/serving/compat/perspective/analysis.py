@@ -17,7 +17,7 @@ from hatespeech.serving.compat.perspective.errors import (
 )
 from hatespeech.serving.compat.perspective.requests import PROBABILITY, Analysis, Terms
 from hatespeech.serving.compat.perspective.sentences import sentences, utf16_places
-from hatespeech.serving.compat.texts import Scored, version_headers
+from hatespeech.serving.compat.texts import ScoredText, version_headers
 from hatespeech.text import language
 
 Places = Sequence[tuple[int, int]]  # start and end, in code points of the comment
@@ -40,7 +40,7 @@ class Work:
         """The texts to score: the comment, and each of its sentences."""
         return [self._text[start:end] for start, end in self._places]
 
-    def response(self, scored: Sequence[Scored]) -> JSONResponse:
+    def response(self, scored: Sequence[ScoredText]) -> JSONResponse:
         """Return the reply, given the scores of :attr:`texts`, and the versions as headers.
 
         Raises the errors of :meth:`reply`.
@@ -48,7 +48,7 @@ class Work:
         versions = version_headers(self._terms.model, self._terms.meanings.version)
         return JSONResponse(self.reply(scored), headers=versions)
 
-    def reply(self, scored: Sequence[Scored]) -> dict[str, Any]:
+    def reply(self, scored: Sequence[ScoredText]) -> dict[str, Any]:
         """Return the reply as ``json.dumps`` takes it.
 
         Raises :class:`CommentError` if the comment can't be read, and what failed otherwise.
@@ -87,7 +87,7 @@ class Work:
         version = self._terms.meanings.version
         return reply | {"hatespeech": comment.extension(self._terms.model, version)}
 
-    def _languages(self, comment: Scored) -> list[str]:
+    def _languages(self, comment: ScoredText) -> list[str]:
         """Return the language that was detected, if one was.
 
         Raises :class:`CommentError` if the request names no language and the model can't read the

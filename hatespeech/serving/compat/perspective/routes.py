@@ -30,7 +30,7 @@ from hatespeech.serving.compat.perspective.protocol import (
 from hatespeech.serving.compat.perspective.requests import MAX_BYTES, Terms, read_analysis
 from hatespeech.serving.compat.perspective.suggestions import Suggestions, suggestion_reply
 from hatespeech.serving.compat.protocol import Shared
-from hatespeech.serving.compat.texts import Scored, TextScorer
+from hatespeech.serving.compat.texts import ScoredText, TextScorer
 from hatespeech.serving.guards.auth import Caller, Tokens
 from hatespeech.serving.http_errors import NotFoundError, UnauthorizedError, error_response
 from hatespeech.serving.openapi import OPEN, json_body
@@ -156,7 +156,7 @@ class Analyzer:
             return part, error
 
     def _end(
-        self, part: BatchPart, work: Work | ServiceError, scored: Iterator[Scored]
+        self, part: BatchPart, work: Work | ServiceError, scored: Iterator[ScoredText]
     ) -> Response:
         """Return the reply to a part, taking its scores from ``scored``."""
         if isinstance(work, Work):
