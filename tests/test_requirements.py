@@ -21,6 +21,8 @@ from tests.support.imports import transitive_imports
 PROJECT: Final[Mapping[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: Final[Mapping[str, list[str]]] = PROJECT["optional-dependencies"]
 
+SEPARATE: Final = ("train", "ray", "grpc", "postgres", "redis")  # extras with a file of their own
+
 # Pinned for the tests alone: transformers trains too, and so is in an extra.
 TESTS_ONLY: Final = {"emoji", "nltk"}
 
@@ -63,7 +65,7 @@ def test_the_lock_holds_what_the_requirements_pin() -> None:
 
 def test_every_floor_is_the_version_that_the_tests_run_with() -> None:
     # requirements-train.txt pins what requirements-evaluate.txt does.
-    files = ("requirements.txt", *(f"requirements-{name}.txt" for name in ("train", "ray", "grpc")))
+    files = ("requirements.txt", *(f"requirements-{name}.txt" for name in SEPARATE))
     pinned = pins(*files)
     stated = [*PROJECT["dependencies"], *(text for extra in EXTRAS.values() for text in extra)]
     for text in stated:
@@ -81,8 +83,8 @@ def test_requirement_files_hold_the_same_packages_as_the_extras() -> None:
     assert pins("requirements.txt").keys() == with_transformers | TESTS_ONLY
     assert pins("requirements-evaluate.txt").keys() == names(EXTRAS["evaluate"])
     assert pins("requirements-train.txt").keys() == names(EXTRAS["train"]) - {"transformers"}
-    assert pins("requirements-ray.txt").keys() == names(EXTRAS["ray"])
-    assert pins("requirements-grpc.txt").keys() == names(EXTRAS["grpc"])
+    for extra in set(SEPARATE) - {"train"}:
+        assert pins(f"requirements-{extra}.txt").keys() == names(EXTRAS[extra])
 
 
 def test_all_is_every_other_extra() -> None:
@@ -103,8 +105,10 @@ def modules_by_extra() -> Iterator[tuple[str, str | None]]:
 def test_a_module_imports_only_what_the_package_and_its_extra_require(
     module: str, extra: str | None
 ) -> None:
-    # The server imports the room of gRPC only if it is asked for: tests/serving/grpc.
-    extras = {"server": ("server", "grpc")}.get(extra or "", (extra,) if extra else ())
+    # The server imports what these need only if it is asked for: tests/serving/grpc, …/jobs.
+    extras = {"server": ("server", "grpc", "postgres", "redis")}.get(
+        extra or "", (extra,) if extra else ()
+    )
     texts = [text for name in extras for text in EXTRAS[name]]
     required = with_requirements([*PROJECT["dependencies"], *texts])
     by_package = packages_distributions()

@@ -18,8 +18,8 @@ from hatespeech.serving.guards.auth import OPEN_PATHS, TokenGuard, require_guard
 from hatespeech.serving.guards.envelope import Envelope
 from hatespeech.serving.guards.limits import BodyLimiter, CallerRates, RateLimiter
 from hatespeech.serving.http_errors import install_error_handlers
+from hatespeech.serving.jobs.opening import open_store
 from hatespeech.serving.jobs.runner import JobRunner
-from hatespeech.serving.jobs.store import Store
 from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.openapi import DESCRIPTION, SUMMARY, TITLE, install_openapi
 from hatespeech.serving.routes.demo import demo_routes
@@ -70,7 +70,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
         from hatespeech.serving.grpc import GrpcServer
 
         grpc_server = GrpcServer(settings, metrics, rates)
-    store = Store(settings.jobs_db, settings.job_ttl)
+    store = open_store(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -82,13 +82,14 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
             await grpc_server.start(model)
             log.info("answering gRPC on %s", settings.grpc)
         model.start()
+        await store.start(jobs)
         jobs.start()
         yield
         if grpc_server is not None:
             await grpc_server.drain()
         await jobs.close()
         model.close()
-        store.close()
+        await store.close()
 
     app = FastAPI(
         title=TITLE,

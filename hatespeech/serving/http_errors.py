@@ -14,8 +14,6 @@ A reply has its error's status and the body ``{"error": "<field>: <message>", "e
 
 from __future__ import annotations
 
-import logging
-import sqlite3
 from collections.abc import Mapping
 from typing import Final
 
@@ -35,11 +33,9 @@ from hatespeech.errors import (
     UnhealthyError,
     UnreadError,
     ValidationError,
-    describe_exception,
 )
 from hatespeech.serving.compat.protocol import protocol_of
-
-log = logging.getLogger(__name__)
+from hatespeech.serving.jobs.store import StoreError
 
 
 class UnauthorizedError(ServiceError):
@@ -166,12 +162,12 @@ def install_error_handlers(app: FastAPI) -> None:
         error = ValidationError("is invalid", field=f"{'.'.join(place)}")
         return error_response(request.scope, error)
 
-    async def file_error(request: Request, exc: Exception) -> Response:
-        log.error("JOBS_DB: %s", describe_exception(exc))
+    async def store_error(request: Request, _exc: Exception) -> Response:
+        # The store has logged why.
         error = UnhealthyError("jobs cannot be stored now; try again")
         return error_response(request.scope, error)
 
-    app.add_exception_handler(sqlite3.Error, file_error)
+    app.add_exception_handler(StoreError, store_error)
     app.add_exception_handler(ServiceError, service_error)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, request_error)

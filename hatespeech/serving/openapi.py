@@ -199,6 +199,13 @@ class Health(Closed):
         str | None,
         Field(description="The number format in which the model multiplies, such as float32."),
     ]
+    jobs: Annotated[
+        str,
+        Field(
+            description="Whether jobs can be stored; if not, the log says why.",
+            json_schema_extra={"enum": ["ready", "unavailable"]},
+        ),
+    ]
 
 
 # The errors of every route that needs a token.

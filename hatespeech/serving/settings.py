@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from hatespeech.settings import EngineSettings, table
 
@@ -48,6 +48,16 @@ def _check_origins(value: str | None) -> str | None:
     if not all(re.fullmatch(r"\*|https?://[^/\s*]+", origin) for origin in origins):
         raise ValueError("not origins")
     return value
+
+
+# What the URL of a database of jobs starts with; libpq reads the rest.
+POSTGRES: Final = ("postgresql://", "postgres://")
+
+
+def _read_jobs_db(value: str | Path) -> Path | SecretStr:
+    if isinstance(value, str) and value.startswith(POSTGRES):
+        return SecretStr(value)  # it may hold a password
+    return Path(value)
 
 
 # Protocols of other services, in the order in which documents name them.
@@ -130,10 +140,16 @@ class ServerSettings(EngineSettings):
         Field(description="Who may read `GET /metrics`: nobody, token holders, or everyone."),
     ] = "token"
     jobs_db: Annotated[
-        Path,
+        Path | SecretStr,
+        BeforeValidator(_read_jobs_db),
         Field(
-            description="SQLite file of asynchronous jobs and their results.",
-            json_schema_extra={"allowed": "a file that no other process uses"},
+            description="Where asynchronous jobs and their results are: an SQLite file of this "
+            "server alone, or a PostgreSQL database that several servers share, which needs the "
+            "extra `postgres`.",
+            json_schema_extra={
+                "allowed": "a file that no other process uses, or "
+                "postgresql://USER:PASSWORD@HOST/DATABASE"
+            },
         ),
     ] = Path("jobs.sqlite3")
     job_ttl: Annotated[
@@ -141,7 +157,12 @@ class ServerSettings(EngineSettings):
         Field(ge=1, le=2_592_000, description="Seconds for which a job's result can be fetched."),
     ] = 1800
     max_queue_jobs: Annotated[
-        int, Field(ge=1, le=1_000_000, description="Maximum asynchronous jobs that wait.")
+        int,
+        Field(
+            ge=1,
+            le=1_000_000,
+            description="Maximum asynchronous jobs that wait in `JOBS_DB`.",
+        ),
     ] = 1000
     max_body_bytes: Annotated[
         int,

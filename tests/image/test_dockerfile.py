@@ -202,9 +202,12 @@ def test_image_holds_all_that_its_scripts_import(script: str) -> None:
     imports = transitive_imports(ROOT, script)
     assert imports.files <= set(copied(FINAL))
     assert "hatespeech/text/emoji_names.tsv" in copied(FINAL)
-    # Without the extra the setting GRPC is refused, by the extra's name.
-    extra = (ROOT / "requirements-grpc.txt").read_text(encoding="utf-8")
-    optional = set(re.findall(r"^([\w-]+)==", extra, re.MULTILINE))
+    # Without an extra the setting that needs it is refused, by the extra's name.
+    extras = "".join(
+        (ROOT / f"requirements-{name}.txt").read_text(encoding="utf-8")
+        for name in ("grpc", "postgres", "redis")
+    )
+    optional = set(re.findall(r"^([\w-]+)==", extras, re.MULTILINE))
     assert distributions_of(imports.packages) - {"torch"} - optional <= pins().keys()
 
 

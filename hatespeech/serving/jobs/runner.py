@@ -1,7 +1,8 @@
 """Asynchronous jobs: accept them, run them, answer callers, delete old results.
 
-A job is written to disk before its id is returned, and its result before anyone sees it. The
-process can die at any moment: accepted jobs run after the restart, finished ones keep their result.
+A job is stored before its id is returned, and its result before anyone sees it. The process can die
+at any moment: accepted jobs run later, here or on another server, and finished ones keep their
+result.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ import hmac
 import json
 import logging
 import secrets
-import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final
 
-from hatespeech.contract import parse_request
+from hatespeech.contract import parse_request, readable
 from hatespeech.errors import (
     InternalError,
     ServiceError,
@@ -27,14 +27,16 @@ from hatespeech.errors import (
 from hatespeech.serving.guards.auth import Caller
 from hatespeech.serving.http_errors import NotFoundError
 from hatespeech.serving.jobs.store import (
-    CANCELLED,
     COMPLETED,
     FAILED,
+    FINAL,
     IN_PROGRESS,
     IN_QUEUE,
+    Lease,
     NewJob,
     Store,
     StoredJob,
+    StoreError,
 )
 from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.served_model import ServedModel
@@ -42,10 +44,9 @@ from hatespeech.serving.settings import ServerSettings
 
 log = logging.getLogger(__name__)
 
-FINAL: Final = frozenset({COMPLETED, FAILED, CANCELLED})
 SWEEP_SECONDS: Final = 10.0
 DRAIN_SECONDS: Final = 20.0  # for running jobs when the server is told to stop
-RETRY_SECONDS: Final = 1.0  # before the next try to write the file after one that failed
+RETRY_SECONDS: Final = 1.0  # before the next try to reach the store after one that failed
 TAKEN_AT_ONCE: Final = 32
 
 
@@ -59,15 +60,19 @@ class JobRunner:
         self._model = model
         self._metrics = metrics
         self._settings = settings
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._waiting: dict[
-            str, asyncio.Event
-        ] = {}  # set once a caller that waits for the job has an answer
+        self._running: dict[str, tuple[Lease, asyncio.Task[None]]] = {}
+        # Each is set once a caller that waits for the job has an answer.
+        self._waiting: dict[str, asyncio.Event] = {}
         self._work = asyncio.Event()
         self._stopping = asyncio.Event()
         self._feeder: asyncio.Task[None] | None = None
         self._watchers: list[asyncio.Task[None]] = []
         self.unfinished = 0  # jobs that waited or ran at the last count
+
+    @property
+    def trouble(self) -> str | None:
+        """Why jobs can't be stored now; ``None`` if they can."""
+        return self._store.trouble
 
     def start(self) -> None:
         """Start to run jobs, those of the last process first, once the model is loaded."""
@@ -93,12 +98,26 @@ class JobRunner:
             # Not cancelled: it may just have taken jobs, which would then be lost.
             await asyncio.gather(self._feeder, return_exceptions=True)
         if self._running:
-            await asyncio.wait(self._running.values(), timeout=DRAIN_SECONDS)
-        left = list(self._running.items())
+            tasks = [task for _, task in self._running.values()]
+            await asyncio.wait(tasks, timeout=DRAIN_SECONDS)
+        left = list(self._running.values())
         for _, task in left:
             task.cancel()
         await asyncio.gather(*(task for _, task in left), return_exceptions=True)
-        await self._put_back((job_id for job_id, _ in left), blameless=True)
+        await self._put_back((lease for lease, _ in left), blameless=True)
+
+    def work_arrived(self) -> None:
+        """Look for jobs: another server has some, or put some back."""
+        self._work.set()
+
+    def job_ended(self, job_id: str) -> None:
+        """Stop to run a job that another server answered, cancelled or took over."""
+        self._stop_running(job_id)
+        self._wake(job_id)
+
+    def awaited(self) -> Collection[str]:
+        """Return the ids of the jobs whose end callers wait for."""
+        return list(self._waiting)
 
     async def submit(
         self, caller: Caller, job_input: Any, *, prefix: str = "", retry_key: str | None = None
@@ -115,18 +134,19 @@ class JobRunner:
         except ServiceError as exc:
             refusal = str(exc)
             self._metrics.observe_error(exc)
-        text = ""
-        if refusal is None or retry_key is not None:
+        hashed: list[bytes] = []
+        if retry_key is not None:
             try:
                 text = json.dumps(job_input, allow_nan=False)
             except RecursionError:
                 raise ValidationError("is nested too deeply", field="input") from None
-        hashed: list[bytes] = []
-        if retry_key is not None:
-            # Keyed with the token, which is not in the file: a plain hash of a short text can be
+            # Keyed with the token, which is not stored: a plain hash of a short text can be
             # guessed.
             hashed = [self._keyed(caller, value) for value in (f"key {retry_key}", f"body {text}")]
-        kept = text if refusal is None else None
+        kept = None
+        if refusal is None:
+            # Not escaped, which takes up to three times the room.
+            kept = readable(json.dumps(job_input, allow_nan=False, ensure_ascii=False))
         job = NewJob(prefix + secrets.token_hex(16), self.owner(caller), kept, refusal, *hashed)
         job_id = await self._store.add(job, self._settings.max_queue_jobs)
         self._work.set()
@@ -144,7 +164,12 @@ class JobRunner:
                 return job
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await done.wait()
+                    while job.status not in FINAL:
+                        await done.wait()
+                        done.clear()
+                        if self._stopping.is_set() or self._model.state == "broken":
+                            break
+                        job = await self.get(job_id, owner)
             if self._model.state == "broken":
                 self._model.require_ready()  # raises
             return await self.get(job_id, owner)
@@ -161,21 +186,19 @@ class JobRunner:
     async def cancel(self, job_id: str, owner: bytes) -> StoredJob:
         """Cancel a job unless it is finished; return it in its new state."""
         await self.get(job_id, owner)
-        await self._store.finish(job_id, CANCELLED)
-        task = self._running.get(job_id)
-        if task is not None:
-            task.cancel()
+        await self._store.cancel(job_id)
+        self._stop_running(job_id)
         self._wake(job_id)
         return await self.get(job_id, owner)
 
     async def count(self) -> dict[str, int]:
-        """Return the number of jobs of each status."""
+        """Return the number of jobs of each status; raise :class:`StoreError` if that fails."""
         counts = await self._store.count()
         self.unfinished = counts.get(IN_QUEUE, 0) + counts.get(IN_PROGRESS, 0)
         return counts
 
     def owner(self, caller: Caller) -> bytes:
-        """Return the keyed hash that stands for a caller in the file."""
+        """Return the keyed hash that stands for a caller in the store."""
         return self._keyed(caller, "owner")
 
     def _keyed(self, caller: Caller, value: str) -> bytes:
@@ -189,69 +212,77 @@ class JobRunner:
         while not self._stopping.is_set() and self._model.state != "broken":
             await self._work.wait()  # for the model, a job, room for one, or the stop
             self._work.clear()
-            room = min(self._settings.max_concurrency - len(self._running), TAKEN_AT_ONCE)
-            if room <= 0 or not self._may_start():
+            running = self._running.values()
+            room = min(self._settings.max_concurrency - len(running), TAKEN_AT_ONCE)
+            alone = any(lease.suspect for lease, _ in running)  # a suspect runs by itself
+            if room <= 0 or alone or not self._may_start():
                 continue
             try:
-                taken = await self._store.take(room)
-            except sqlite3.Error as exc:
-                await self._pause(exc)
+                taken = await self._store.take(room, idle=not running)
+            except StoreError:  # the store has logged why
+                await asyncio.sleep(RETRY_SECONDS)
                 taken = []
                 self._work.set()
             if not self._may_start():  # it may have changed meanwhile
-                await self._put_back((job_id for job_id, _ in taken), blameless=True)
+                await self._put_back((lease for lease, _ in taken), blameless=True)
                 continue
-            for job_id, text in taken:
-                self._running[job_id] = asyncio.create_task(self._run(job_id, text))
+            for lease, text in taken:
+                self._running[lease.id] = lease, asyncio.create_task(self._run(lease, text))
             if len(taken) == room:
                 self._work.set()
+            taken = []  # the next job may be long in coming, and these texts can be large
+            text = ""
 
     def _may_start(self) -> bool:
         return self._model.state == "ready" and not self._stopping.is_set()
 
-    async def _put_back(self, job_ids: Iterable[str], *, blameless: bool) -> None:
-        """Return jobs to the queue; if that fails, the next process does and counts an attempt."""
-        for job_id in job_ids:
+    async def _put_back(self, leases: Iterable[Lease], *, blameless: bool) -> None:
+        """Return jobs to the queue; if that fails, the store does it and counts an attempt."""
+        for lease in leases:
             try:
-                await self._store.put_back(job_id, blameless=blameless)
-            except sqlite3.Error as exc:
-                log.error("JOBS_DB cannot be written: %s", exc)
+                await self._store.put_back(lease, blameless=blameless)
+            except StoreError as exc:
+                log.error("JOBS_DB: a job could not be put back: %s", exc)
 
-    async def _run(self, job_id: str, text: str) -> None:
+    async def _run(self, lease: Lease, text: str) -> None:
         try:
-            reply = await self._model.score(json.loads(text), wait_for_room=True)
+            body = json.loads(text)
+            del text  # it can be large
+            reply = await self._model.score(body, wait_for_room=True)
             self._metrics.observe_reply(reply.items)
             output = json.dumps(reply.to_dict(), ensure_ascii=False, allow_nan=False)
-            await self._finish(job_id, COMPLETED, output=output)
+            await self._finish(lease, COMPLETED, output=output)
         except UnhealthyError:
             # For the process that replaces this one, unless this job is what keeps breaking it.
-            await self._put_back([job_id], blameless=False)
+            await self._put_back([lease], blameless=False)
         except ServiceError as exc:
-            await self._fail(job_id, exc)
+            await self._fail(lease, exc)
         except Exception as exc:
             log.error("a job failed: %s", describe_exception(exc))
-            await self._fail(job_id, InternalError("the job could not be scored"))
+            await self._fail(lease, InternalError("the job could not be scored"))
         finally:
-            self._running.pop(job_id, None)
-            self._wake(job_id)
+            if self._running.get(lease.id, (None,))[0] == lease:  # not yet taken anew
+                del self._running[lease.id]
+            self._wake(lease.id)
             self._work.set()
 
-    async def _fail(self, job_id: str, error: ServiceError) -> None:
+    async def _fail(self, lease: Lease, error: ServiceError) -> None:
         self._metrics.observe_error(error)
-        await self._finish(job_id, FAILED, error=str(error))
+        await self._finish(lease, FAILED, error=str(error))
 
-    async def _finish(self, job_id: str, status: str, **answer: str) -> None:
-        """Write a result, and try again as long as the disk is full: a job must not run twice."""
+    async def _finish(self, lease: Lease, status: str, **answer: str) -> None:
+        """Write a result, and try again as long as that fails: a job must not run twice."""
         while True:
             try:
-                await self._store.finish(job_id, status, **answer)
+                await self._store.finish(lease, status, **answer)
                 return
-            except sqlite3.Error as exc:
-                await self._pause(exc)
+            except StoreError:
+                await asyncio.sleep(RETRY_SECONDS)
 
-    async def _pause(self, exc: sqlite3.Error) -> None:
-        log.error("JOBS_DB cannot be written: %s", exc)
-        await asyncio.sleep(RETRY_SECONDS)
+    def _stop_running(self, job_id: str) -> None:
+        running = self._running.get(job_id)
+        if running is not None:
+            running[1].cancel()
 
     def _wake(self, job_id: str) -> None:
         done = self._waiting.get(job_id)
@@ -265,6 +296,6 @@ class JobRunner:
 
     async def _sweep(self) -> None:
         while True:
-            with contextlib.suppress(sqlite3.Error):  # the next round tries again
+            with contextlib.suppress(StoreError):  # the next round tries again
                 await self._store.expire()
             await asyncio.sleep(min(SWEEP_SECONDS, self._settings.job_ttl))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from hatespeech.serving.compat.protocol import Protocol
 from hatespeech.serving.jobs.runner import JobRunner
+from hatespeech.serving.jobs.store import StoreError
 from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.openapi import OPEN, SUMMARY, TITLE, Card, Health, errors
 from hatespeech.serving.served_model import ServedModel
@@ -73,7 +75,13 @@ def service_routes(settings: ServerSettings, metrics: Metrics, version: str) -> 
     async def health(request: Request) -> Response:
         """200 only when ready. The SingularityNET daemon reads it as a heartbeat."""
         model: ServedModel = request.app.state.model
-        body = {"status": model.state, "model": model.model_id, "dtype": model.dtype}
+        jobs: JobRunner = request.app.state.jobs
+        body = {
+            "status": model.state,
+            "model": model.model_id,
+            "dtype": model.dtype,
+            "jobs": "ready" if jobs.trouble is None else "unavailable",
+        }
         return JSONResponse(body, 200 if model.state == "ready" else 503)
 
     # Monitors send HEAD.
@@ -99,7 +107,8 @@ def _add_metrics(router: APIRouter, metrics: Metrics, *, is_open: bool) -> None:
     async def metrics_text(request: Request) -> Response:
         """Requests, latency, errors, batches, windows, queues."""
         jobs: JobRunner = request.app.state.jobs
-        await jobs.count()
+        with contextlib.suppress(StoreError):  # the count stays as it was
+            await jobs.count()
         # CONTENT_TYPE_LATEST names a charset; Starlette would add a second one.
         return Response(
             generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}

@@ -21,7 +21,8 @@ from hatespeech.contract import Prediction
 from hatespeech.engine.predictor import Predictor
 from hatespeech.labels import LABELS
 from hatespeech.serving.jobs.runner import JobRunner
-from hatespeech.serving.jobs.store import NewJob, Store
+from hatespeech.serving.jobs.sqlite.sqlite_store import SqliteStore
+from hatespeech.serving.jobs.store import NewJob
 from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
@@ -193,7 +194,11 @@ def test_the_file_is_this_users_alone_and_holds_no_token(held: Held) -> None:
         job_id = server.run({"prompt": f"{MARKER} waits"})
         held.wait_held(server)
         files = sorted(held.folder.glob("jobs.sqlite3*"))
-        assert [file.name for file in files][:2] == ["jobs.sqlite3", "jobs.sqlite3-wal"]
+        assert [file.name.partition(".")[2] for file in files] == [
+            "sqlite3",
+            "sqlite3-reserve",
+            "sqlite3-wal",
+        ]
         for file in files:
             assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
         held.release()
@@ -299,9 +304,9 @@ def waiting_job(job_id: str) -> NewJob:
     return NewJob(job_id, b"somebody", '{"prompt": "hello"}')
 
 
-def in_process(folder: Path, model_dir: Path) -> tuple[Store, ServedModel, JobRunner]:
+def in_process(folder: Path, model_dir: Path) -> tuple[SqliteStore, ServedModel, JobRunner]:
     settings = ServerSettings(model_dir=model_dir, device="cpu", dtype="float32")
-    store = Store(folder / "jobs.sqlite3", settings.job_ttl)
+    store = SqliteStore(folder / "jobs.sqlite3", settings.job_ttl)
     engine = ServedModel(settings, stop=lambda: None)
     return store, engine, JobRunner(store, engine, Metrics(), settings)
 
@@ -340,7 +345,7 @@ def test_jobs_that_are_being_taken_at_the_end_are_charged_no_attempt(
             gate.set()
             await asyncio.gather(slow, closing)
         engine.close()
-        store.close()
+        await store.close()
 
     asyncio.run(main())
     rows = held.execute("SELECT id, status, attempts, started FROM jobs ORDER BY id")
@@ -355,7 +360,7 @@ def test_a_stop_while_the_model_loads_is_not_held_up(held: Held, small_checkpoin
             jobs.start()
             await asyncio.sleep(0)
             await jobs.close()
-        store.close()
+        await store.close()
 
     asyncio.run(main())
     assert held.execute("SELECT status, attempts FROM jobs") == [("IN_QUEUE", 0)]
@@ -373,7 +378,7 @@ def test_an_unforeseen_exception_does_not_stop_the_file(held: Held, small_checkp
             with pytest.raises(LookupError):
                 await store._database.run(fault)
             assert await store.count() == {"IN_QUEUE": 1}
-        store.close()
+        await store.close()
 
     asyncio.run(main())
 
@@ -544,7 +549,7 @@ def test_while_loading_it_answers_but_does_not_score(held: Held) -> None:
     with held.serve() as server:
         server.wait_ping(204)
         held.wait_held(server)
-        loading = {"status": "loading", "model": None, "dtype": None}
+        loading = {"status": "loading", "model": None, "dtype": None, "jobs": "ready"}
         assert server.get("/health", headers={}).json() == loading
         assert server.get("/").json()["model"] is None
         for path, body in (

@@ -1,0 +1,337 @@
+"""Jobs in a PostgreSQL database, for several servers.
+
+A server that takes a job has a lease on it, and renews its leases as long as it lives. When one
+runs out, the job goes back to the queue, and whatever the old server still says about it counts no
+more. Every time is the database's: the clocks of servers may differ. Each statement is a
+transaction of its own, so a pooler may stand between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from typing import Any, Final
+
+from typing_extensions import override
+
+from hatespeech.errors import OverloadedError, ValidationError
+from hatespeech.serving.jobs.postgres.link import Link
+from hatespeech.serving.jobs.postgres.notices import CHANNEL, Notices
+from hatespeech.serving.jobs.store import (
+    GIVEN_UP,
+    MAX_ATTEMPTS,
+    Lease,
+    Listener,
+    NewJob,
+    Store,
+    StoredJob,
+    StoreError,
+)
+
+LEASE_SECONDS: Final = 20.0
+LOOK_SECONDS: Final = 2.0  # between two looks at the leases and at what others did
+AT_ONCE: Final = 200  # rows that one statement deletes or returns to the queue
+
+_ADD: Final = """
+WITH known AS (
+    SELECT id, retry_body, expires <= now() AS expired FROM hatespeech_jobs
+    WHERE owner = %(owner)s AND retry_key = %(retry_key)s::bytea
+), waiting AS (
+    SELECT count(*) AS jobs FROM (
+        SELECT 1 FROM hatespeech_jobs WHERE status = 'IN_QUEUE' LIMIT %(max_queued)s
+    ) AS queue
+), added AS (
+    INSERT INTO hatespeech_jobs
+        (id, owner, status, input, error, started, finished, expires, retry_key, retry_body)
+    SELECT %(id)s, %(owner)s, %(status)s::text, %(input)s::text, %(error)s::text, ended, ended,
+        ended + %(ttl)s * interval '1 second', %(retry_key)s::bytea, %(retry_body)s::bytea
+    FROM waiting, (SELECT CASE WHEN %(error)s::text IS NOT NULL THEN now() END AS ended) AS times
+    WHERE jobs < %(max_queued)s AND NOT EXISTS (SELECT FROM known)
+    ON CONFLICT (owner, retry_key) WHERE retry_key IS NOT NULL DO NOTHING
+    RETURNING id
+)
+SELECT added.id, known.id, known.retry_body, known.expired, waiting.jobs
+FROM waiting LEFT JOIN added ON true LEFT JOIN known ON true
+"""
+
+_DELETE_EXPIRED_RETRY: Final = """
+DELETE FROM hatespeech_jobs WHERE owner = %s AND retry_key = %s AND expires <= now()
+"""
+
+# The suspect with the fewest attempts for a server that is idle, none for one that is not; if
+# there is no suspect, the oldest jobs. Another server's choice, which is locked, is passed over.
+_TAKE: Final = """
+WITH suspects AS MATERIALIZED (
+    SELECT id FROM hatespeech_jobs WHERE status = 'IN_QUEUE' AND attempts > 0
+    ORDER BY attempts, place LIMIT 1 FOR UPDATE SKIP LOCKED
+), fresh AS MATERIALIZED (
+    SELECT id FROM hatespeech_jobs
+    WHERE status = 'IN_QUEUE' AND attempts = 0 AND NOT EXISTS (SELECT FROM suspects)
+    ORDER BY place LIMIT %(count)s FOR UPDATE SKIP LOCKED
+), chosen AS (
+    SELECT id FROM suspects WHERE %(idle)s UNION ALL SELECT id FROM fresh
+)
+UPDATE hatespeech_jobs AS jobs SET status = 'IN_PROGRESS', started = now(),
+    attempts = attempts + 1, server = %(server)s, lease = now() + %(lease)s * interval '1 second'
+FROM chosen WHERE jobs.id = chosen.id
+RETURNING jobs.place, jobs.id, jobs.attempts, jobs.input
+"""
+
+_OURS: Final = "id = %(id)s AND server = %(server)s AND attempts = %(attempt)s" + (
+    " AND status = 'IN_PROGRESS'"
+)
+
+_FINISH: Final = f"""
+UPDATE hatespeech_jobs SET status = %(status)s, output = %(output)s, error = %(error)s,
+    input = NULL, server = NULL, lease = NULL,
+    finished = now(), expires = now() + %(ttl)s * interval '1 second'
+WHERE {_OURS}
+"""  # noqa: S608 - constants
+
+_END: Final = f"""
+    status = CASE WHEN attempts < {MAX_ATTEMPTS} THEN 'IN_QUEUE' ELSE 'FAILED' END,
+    started = CASE WHEN attempts < {MAX_ATTEMPTS} THEN NULL ELSE started END,
+    input = CASE WHEN attempts < {MAX_ATTEMPTS} THEN input END,
+    error = CASE WHEN attempts < {MAX_ATTEMPTS} THEN NULL ELSE %(given_up)s END,
+    finished = CASE WHEN attempts < {MAX_ATTEMPTS} THEN NULL ELSE now() END,
+    expires = CASE WHEN attempts < {MAX_ATTEMPTS} THEN NULL
+        ELSE now() + %(ttl)s * interval '1 second' END,
+    server = NULL, lease = NULL
+"""
+
+_BLAME: Final = f"UPDATE hatespeech_jobs SET {_END} WHERE {_OURS}"  # noqa: S608 - constants
+
+_RETURN: Final = """
+UPDATE hatespeech_jobs SET status = 'IN_QUEUE', started = NULL, attempts = attempts - 1,
+    server = NULL, lease = NULL
+"""
+_PUT_BACK: Final = f"{_RETURN} WHERE {_OURS}"
+_PUT_BACK_UNKNOWN: Final = (
+    f"{_RETURN} WHERE server = %(server)s AND status = 'IN_PROGRESS' AND id <> ALL(%(ids)s)"
+)
+
+_RENEW: Final = """
+UPDATE hatespeech_jobs AS jobs SET lease = now() + %(lease)s * interval '1 second'
+FROM unnest(%(ids)s::text[], %(attempts)s::integer[]) AS ours (id, attempt)
+WHERE jobs.id = ours.id AND jobs.attempts = ours.attempt AND server = %(server)s
+    AND status = 'IN_PROGRESS'
+RETURNING jobs.id
+"""
+
+_RETURN_DEAD: Final = f"""
+WITH dead AS MATERIALIZED (
+    SELECT id FROM hatespeech_jobs WHERE status = 'IN_PROGRESS' AND lease < now()
+    LIMIT {AT_ONCE} FOR UPDATE SKIP LOCKED
+)
+UPDATE hatespeech_jobs AS jobs SET {_END}
+FROM dead WHERE jobs.id = dead.id
+RETURNING jobs.id, jobs.status = 'FAILED'
+"""  # noqa: S608 - constants
+
+_CANCEL: Final = """
+UPDATE hatespeech_jobs SET status = 'CANCELLED', input = NULL, server = NULL, lease = NULL,
+    finished = now(), expires = now() + %s * interval '1 second'
+WHERE id = %s AND finished IS NULL
+"""
+
+_ENDED: Final = "SELECT id FROM hatespeech_jobs WHERE id = ANY(%s) AND finished IS NOT NULL"
+
+_GET: Final = """
+SELECT id, status, output, error, extract(epoch FROM created)::float8,
+    extract(epoch FROM started)::float8, extract(epoch FROM finished)::float8
+FROM hatespeech_jobs WHERE id = %s AND owner = %s AND (expires IS NULL OR expires > now())
+"""
+
+_COUNT: Final = "SELECT status, count(*) FROM hatespeech_jobs GROUP BY status"
+
+_EXPIRE: Final = f"""
+WITH expired AS MATERIALIZED (
+    SELECT id FROM hatespeech_jobs WHERE expires <= now() LIMIT {AT_ONCE} FOR UPDATE SKIP LOCKED
+)
+DELETE FROM hatespeech_jobs AS jobs USING expired WHERE jobs.id = expired.id RETURNING 1
+"""  # noqa: S608 - constants
+
+
+class PostgresStore(Store):
+    """The jobs of every server that uses this database."""
+
+    def __init__(self, url: str, ttl_seconds: float) -> None:
+        """Reach the database; raise :class:`SettingsError` if the URL is wrong."""
+        self._ttl = ttl_seconds
+        self._server = secrets.token_hex(8)  # of this process alone
+        self._link = Link(url, CHANNEL)
+        self._notices = Notices(self._link, self._server)
+        self._held: dict[str, Lease] = {}
+        # A look must not see jobs as unknown that are just being taken.
+        self._taking = asyncio.Lock()
+        self._may_hold_unknown = False  # a take failed, and may have been carried out
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    @override
+    def salt(self) -> bytes:
+        if self._link.salt is None:
+            raise StoreError("the database has not been reached yet")
+        return self._link.salt
+
+    @property
+    @override
+    def trouble(self) -> str | None:
+        return self._link.trouble
+
+    @override
+    async def start(self, listener: Listener) -> None:
+        await self._link.start(
+            lambda notice: self._notices.read(notice, listener), listener.work_arrived
+        )
+        self._tasks = [
+            asyncio.create_task(self._keep_looking(listener)),
+            asyncio.create_task(self._notices.send()),
+        ]
+
+    @override
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._notices.flush()
+        await self._link.close()
+
+    @override
+    async def add(self, job: NewJob, max_queued: int) -> str:
+        parameters = {
+            "id": job.id,
+            "owner": job.owner,
+            "status": "IN_QUEUE" if job.error is None else "FAILED",
+            "input": job.input,
+            "error": job.error and job.error.replace("\0", "\ufffd"),
+            "ttl": self._ttl,
+            "retry_key": job.retry_key,
+            "retry_body": job.retry_body,
+            "max_queued": max_queued,
+        }
+        while True:
+            ((added, known, body, expired, waiting),) = await self._link.fetch(
+                _ADD, parameters, size=len(job.input or "")
+            )
+            if added is not None:
+                self._notices.jobs_wait()
+                return str(added)
+            if expired:
+                await self._link.fetch(_DELETE_EXPIRED_RETRY, (job.owner, job.retry_key))
+            elif known is not None and body != job.retry_body:
+                raise ValidationError(
+                    "was sent before with a different body", field="Idempotency-Key"
+                )
+            elif known is not None:
+                return str(known)
+            elif waiting >= max_queued:
+                raise OverloadedError(f"{waiting} jobs are already waiting; try again")
+            # Else another server has just added it, and the next look finds it.
+
+    @override
+    async def take(self, count: int, *, idle: bool) -> list[tuple[Lease, str]]:
+        async with self._taking:
+            try:
+                rows = await self._link.fetch(
+                    _TAKE, self._ours(count=count, idle=idle, lease=LEASE_SECONDS)
+                )
+            except StoreError:
+                self._may_hold_unknown = True
+                raise
+            taken = [(Lease(job_id, attempt), text) for _, job_id, attempt, text in sorted(rows)]
+            self._held.update((lease.id, lease) for lease, _ in taken)
+            return taken
+
+    @override
+    async def finish(
+        self, lease: Lease, status: str, output: str | None = None, error: str | None = None
+    ) -> None:
+        await self._link.fetch(
+            _FINISH,
+            self._of(lease, status=status, output=output, error=error, ttl=self._ttl),
+            size=len(output or ""),
+        )
+        self._let_go(lease)
+        self._notices.ended(lease.id)
+
+    @override
+    async def put_back(self, lease: Lease, *, blameless: bool) -> None:
+        if blameless:
+            await self._link.fetch(_PUT_BACK, self._of(lease))
+        else:
+            await self._link.fetch(_BLAME, self._of(lease, ttl=self._ttl, given_up=GIVEN_UP))
+        self._let_go(lease)
+        self._notices.jobs_wait()
+
+    @override
+    async def cancel(self, job_id: str) -> None:
+        await self._link.fetch(_CANCEL, (self._ttl, job_id))
+        self._notices.ended(job_id)
+
+    @override
+    async def get(self, job_id: str, owner: bytes) -> StoredJob | None:
+        if "\0" in job_id:  # which PostgreSQL does not even read
+            return None
+        rows = await self._link.fetch(_GET, (job_id, owner))
+        return StoredJob(*rows[0]) if rows else None
+
+    @override
+    async def count(self) -> dict[str, int]:
+        return dict(await self._link.fetch(_COUNT))
+
+    @override
+    async def expire(self) -> None:
+        while len(await self._link.fetch(_EXPIRE)) == AT_ONCE:
+            pass
+
+    async def _keep_looking(self, listener: Listener) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            with contextlib.suppress(StoreError):  # leases last for several looks
+                await self._look(listener)
+
+    async def _look(self, listener: Listener) -> None:
+        """Renew the leases, end those of dead servers, and find what no notice told."""
+        async with self._taking:
+            held = list(self._held.values())
+            kept = await self._link.fetch(
+                _RENEW,
+                self._ours(
+                    ids=[lease.id for lease in held],
+                    attempts=[lease.attempt for lease in held],
+                    lease=LEASE_SECONDS,
+                ),
+            )
+            if self._may_hold_unknown:
+                await self._link.fetch(_PUT_BACK_UNKNOWN, self._ours(ids=list(self._held)))
+                self._may_hold_unknown = False
+        lost = {lease.id for lease in held} - {job_id for (job_id,) in kept}
+        for lease in held:
+            if lease.id in lost and self._held.get(lease.id) == lease:
+                self._let_go(lease)
+                listener.job_ended(lease.id)
+        for job_id, failed in await self._link.fetch(
+            _RETURN_DEAD, {"given_up": GIVEN_UP, "ttl": self._ttl}
+        ):
+            if failed:
+                listener.job_ended(job_id)
+                self._notices.ended(job_id)
+            else:
+                self._notices.jobs_wait()
+        awaited = list(listener.awaited())
+        if awaited:
+            for (job_id,) in await self._link.fetch(_ENDED, (awaited,)):
+                listener.job_ended(job_id)
+        listener.work_arrived()
+
+    def _ours(self, **parameters: Any) -> dict[str, Any]:
+        return {"server": self._server, **parameters}
+
+    def _of(self, lease: Lease, **parameters: Any) -> dict[str, Any]:
+        return self._ours(id=lease.id, attempt=lease.attempt, **parameters)
+
+    def _let_go(self, lease: Lease) -> None:
+        if self._held.get(lease.id) == lease:
+            del self._held[lease.id]

@@ -1,0 +1,274 @@
+"""Jobs in an SQLite file, for one server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import sqlite3
+import time
+from pathlib import Path
+from typing import Final
+
+from typing_extensions import override
+
+from hatespeech.errors import OverloadedError, SettingsError, ValidationError
+from hatespeech.serving.jobs.sqlite.database import Database, connect, give_back, why_not
+from hatespeech.serving.jobs.store import (
+    CANCELLED,
+    FAILED,
+    GIVEN_UP,
+    IN_PROGRESS,
+    IN_QUEUE,
+    MAX_ATTEMPTS,
+    Lease,
+    Listener,
+    NewJob,
+    Store,
+    StoredJob,
+)
+
+SCHEMA_VERSION: Final = 1
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS meta (salt BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS jobs (
+    id TEXT PRIMARY KEY,
+    owner BLOB NOT NULL,        -- keyed hash of the token that submitted it
+    status TEXT NOT NULL,
+    input TEXT,                 -- JSON; NULL once the job is finished
+    output TEXT,                -- JSON
+    error TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    created REAL NOT NULL,      -- seconds since the epoch
+    started REAL,
+    finished REAL,
+    retry_key BLOB,             -- keyed hash of the Idempotency-Key
+    retry_body BLOB             -- keyed hash of the body sent with it
+);
+DROP INDEX IF EXISTS jobs_by_status;  -- of the version before
+CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (status, attempts);
+CREATE INDEX IF NOT EXISTS jobs_by_end ON jobs (finished) WHERE finished IS NOT NULL;
+CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_retry_key ON jobs (owner, retry_key)
+    WHERE retry_key IS NOT NULL;
+"""
+
+
+# Deleting may hold up other operations for this long at a time.
+EXPIRE_SECONDS: Final = 0.02
+EXPIRED_AT_ONCE: Final = 256
+_COLUMNS: Final = "id, status, output, error, created, started, finished"
+
+
+class SqliteStore(Store):
+    """A file of jobs, which belongs to one server."""
+
+    def __init__(self, path: Path, ttl_seconds: float) -> None:
+        """Open or create the file; raise :class:`SettingsError` if that fails."""
+        self._ttl = ttl_seconds
+        self._started = time.time() - time.monotonic()
+        try:
+            connection = connect(path)
+            self._salt = _prepare(connection, self._now())
+        except (OSError, sqlite3.Error) as exc:
+            reason = why_not(exc)
+            raise SettingsError(f"JOBS_DB={str(path)!r} cannot be opened: {reason}") from None
+        self._database = Database(path, connection)
+
+    @property
+    @override
+    def salt(self) -> bytes:
+        return self._salt
+
+    @property
+    @override
+    def trouble(self) -> str | None:
+        return self._database.trouble
+
+    @override
+    async def start(self, listener: Listener) -> None:
+        pass  # there is no other server
+
+    @override
+    async def close(self) -> None:
+        await asyncio.to_thread(self._database.close)
+
+    @override
+    async def add(self, job: NewJob, max_queued: int) -> str:
+        def add(connection: sqlite3.Connection) -> str:
+            if job.retry_key is not None:
+                connection.execute(
+                    "DELETE FROM jobs WHERE owner = ? AND retry_key = ? AND finished <= ?",
+                    (job.owner, job.retry_key, self._now() - self._ttl),
+                )
+                known = connection.execute(
+                    "SELECT id, retry_body FROM jobs WHERE owner = ? AND retry_key = ?",
+                    (job.owner, job.retry_key),
+                ).fetchone()
+                if known and known[1] != job.retry_body:
+                    raise ValidationError(
+                        "was sent before with a different body", field="Idempotency-Key"
+                    )
+                if known:
+                    return str(known[0])
+            (waiting,) = connection.execute(
+                "SELECT count(*) FROM jobs WHERE status = ?", (IN_QUEUE,)
+            ).fetchone()
+            if waiting >= max_queued:
+                raise OverloadedError(f"{waiting} jobs are already waiting; try again")
+            now = self._now()
+            done = None if job.error is None else now
+            connection.execute(
+                "INSERT INTO jobs (id, owner, status, input, error, created, started, finished,"
+                " retry_key, retry_body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    job.id,
+                    job.owner,
+                    IN_QUEUE if done is None else FAILED,
+                    job.input,
+                    job.error,
+                    now,
+                    done,
+                    done,
+                    job.retry_key,
+                    job.retry_body,
+                ),
+            )
+            return job.id
+
+        return await self._database.run(add, size=len(job.input or ""))
+
+    @override
+    async def take(self, count: int, *, idle: bool) -> list[tuple[Lease, str]]:
+        def take(connection: sqlite3.Connection) -> list[tuple[Lease, str]]:
+            rows = connection.execute(
+                "SELECT id, attempts + 1, input FROM jobs WHERE status = ? AND attempts > 0"
+                " ORDER BY attempts, rowid LIMIT 1",
+                (IN_QUEUE,),
+            ).fetchall()
+            if rows and not idle:
+                return []
+            if not rows:
+                rows = connection.execute(
+                    "SELECT id, attempts + 1, input FROM jobs WHERE status = ? AND attempts = 0"
+                    " ORDER BY rowid LIMIT ?",
+                    (IN_QUEUE, count),
+                ).fetchall()
+            now = self._now()
+            connection.executemany(
+                "UPDATE jobs SET status = ?, started = ?, attempts = ? WHERE id = ?",
+                [(IN_PROGRESS, now, attempt, job_id) for job_id, attempt, _ in rows],
+            )
+            return [(Lease(job_id, attempt), text) for job_id, attempt, text in rows]
+
+        return await self._database.run(take)
+
+    @override
+    async def finish(
+        self, lease: Lease, status: str, output: str | None = None, error: str | None = None
+    ) -> None:
+        def finish(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE jobs SET status = ?, output = ?, error = ?, finished = ?, input = NULL"
+                " WHERE id = ? AND status = ? AND attempts = ?",
+                (status, output, error, self._now(), lease.id, IN_PROGRESS, lease.attempt),
+            )
+
+        await self._database.run(finish, size=len(output or ""))
+
+    @override
+    async def put_back(self, lease: Lease, *, blameless: bool) -> None:
+        def put_back(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE jobs SET status = ?, started = NULL, attempts = attempts - ?"
+                " WHERE id = ? AND status = ? AND attempts = ?",
+                (IN_QUEUE, int(blameless), lease.id, IN_PROGRESS, lease.attempt),
+            )
+
+        await self._database.run(put_back, needs_room=False)
+
+    @override
+    async def cancel(self, job_id: str) -> None:
+        def cancel(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE jobs SET status = ?, finished = ?, input = NULL"
+                " WHERE id = ? AND finished IS NULL",
+                (CANCELLED, self._now(), job_id),
+            )
+
+        await self._database.run(cancel, needs_room=False)
+
+    @override
+    async def get(self, job_id: str, owner: bytes) -> StoredJob | None:
+        def get(connection: sqlite3.Connection) -> StoredJob | None:
+            row = connection.execute(
+                f"SELECT {_COLUMNS} FROM jobs WHERE id = ? AND owner = ?"  # noqa: S608 - constant
+                " AND (finished IS NULL OR finished > ?)",
+                (job_id, owner, self._now() - self._ttl),
+            ).fetchone()
+            return StoredJob(*row) if row else None
+
+        return await self._database.run(get, needs_room=False)
+
+    @override
+    async def count(self) -> dict[str, int]:
+        def count(connection: sqlite3.Connection) -> dict[str, int]:
+            return dict(connection.execute("SELECT status, count(*) FROM jobs GROUP BY status"))
+
+        return await self._database.run(count, needs_room=False)
+
+    @override
+    async def expire(self) -> None:
+        while await self._database.run(self._expire_some, needs_room=False):
+            pass
+
+    def _expire_some(self, connection: sqlite3.Connection) -> bool:
+        """Delete some jobs, also from the log; return whether there may be more to do."""
+        short = self._database.trouble is not None
+        deadline = time.monotonic() + EXPIRE_SECONDS
+        rows = connection.execute(
+            "SELECT rowid FROM jobs WHERE finished <= ? ORDER BY finished LIMIT ?",
+            (self._now() - self._ttl, 1 if short else EXPIRED_AT_ONCE),
+        ).fetchall()
+        for row in rows:
+            connection.execute("DELETE FROM jobs WHERE rowid = ?", row)
+            self._database.empty_log()
+            if time.monotonic() > deadline:
+                break
+        return (short and give_back(connection)) or bool(rows)
+
+    def _now(self) -> float:
+        """Return the time, which no change of the machine's clock moves while this runs."""
+        return self._started + time.monotonic()
+
+
+def _prepare(connection: sqlite3.Connection, now: float) -> bytes:
+    """Make the tables, return interrupted jobs to the queue, and return the salt."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version not in (0, SCHEMA_VERSION):
+        raise sqlite3.DatabaseError("it was written by another version")
+    if connection.execute("PRAGMA auto_vacuum").fetchone() == (0,):
+        # A file of an older release. On a full disk it stays as it is, which only costs room.
+        with contextlib.suppress(sqlite3.Error):
+            connection.executescript("PRAGMA auto_vacuum = INCREMENTAL; VACUUM;")
+    connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION};")
+    connection.execute(
+        "UPDATE jobs SET status = ?, error = ?, finished = ?, input = NULL"
+        " WHERE status IN (?, ?) AND attempts >= ?",
+        (FAILED, GIVEN_UP, now, IN_QUEUE, IN_PROGRESS, MAX_ATTEMPTS),
+    )
+    connection.execute(
+        "UPDATE jobs SET status = ?, started = NULL WHERE status = ?", (IN_QUEUE, IN_PROGRESS)
+    )
+    # The machine's clock was wrong then, or is wrong now: no result is to stay for years.
+    connection.execute(
+        "UPDATE jobs SET created = min(created, ?), started = min(started, ?),"
+        " finished = min(finished, ?) WHERE created > ? OR finished > ?",
+        (now,) * 5,
+    )
+    row = connection.execute("SELECT salt FROM meta").fetchone()
+    salt = bytes(row[0]) if row else secrets.token_bytes(32)
+    if not row:
+        connection.execute("INSERT INTO meta (salt) VALUES (?)", (salt,))
+    connection.execute("COMMIT")
+    return salt

@@ -1,0 +1,541 @@
+"""Jobs in a real PostgreSQL that several servers share: deaths, outages, cuts, a full disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+from unittest.mock import patch
+
+import pytest
+
+from hatespeech.errors import SettingsError
+from hatespeech.serving.jobs.opening import open_store
+from hatespeech.serving.jobs.postgres import link, postgres_store, schema
+from hatespeech.serving.jobs.postgres.postgres_store import PostgresStore
+from hatespeech.serving.jobs.store import (
+    COMPLETED,
+    FAILED,
+    IN_PROGRESS,
+    IN_QUEUE,
+    NewJob,
+    StoreError,
+)
+from hatespeech.serving.settings import ServerSettings
+from tests.serving.jobs.stores import OWNER, Ears, new_job, until
+from tests.support.ports import free_port
+from tests.support.services.postgres import PASSWORD, USER, Postgres, postgres
+from tests.support.tcp_proxy import TcpProxy
+
+pytestmark = pytest.mark.slow
+
+TTL: Final = 600.0
+_names = (f"jobs{number}" for number in itertools.count())
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Postgres]:
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def name(database: Postgres) -> str:
+    name = next(_names)
+    database.create(name)
+    return name
+
+
+@asynccontextmanager
+async def server(
+    url: str, ears: Ears | None = None, ttl: float = TTL
+) -> AsyncIterator[PostgresStore]:
+    """What one server does to the jobs."""
+    store = PostgresStore(url, ttl)
+    await store.start(ears or Ears())
+    await up(store)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def up(store: PostgresStore) -> None:
+    await until(lambda: store._link._pool is not None, "the link")
+
+
+def die(store: PostgresStore) -> None:
+    """Have a server do nothing any more, as after kill -9."""
+    for task in store._tasks:
+        task.cancel()
+
+
+def run(scene: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(120):
+            await scene()
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def quick() -> Iterator[None]:
+    """Leases that are short, and servers that look often."""
+    with (
+        patch.object(postgres_store, "LEASE_SECONDS", 1.0),
+        patch.object(postgres_store, "LOOK_SECONDS", 0.1),
+        patch.object(link, "AGAIN_SECONDS", 0.05),
+    ):
+        yield
+
+
+# Servers that die, and clocks that differ.
+
+
+def test_the_jobs_of_a_dead_server_go_to_another_and_its_late_reply_is_not_taken(
+    database: Postgres, name: str, quick: None
+) -> None:
+    async def scene() -> None:
+        url = database.url(name)
+        async with server(url) as dead, server(url) as alive:
+            await dead.add(new_job("a"), 10)
+            ((old, _),) = await dead.take(1, idle=True)
+            die(dead)
+            ((new, _),) = await taken(alive)
+            assert (new.id, new.attempt) == ("a", 2)
+            await dead.finish(old, COMPLETED, output='"late"')
+            job = await alive.get("a", OWNER)
+            assert job is not None
+            assert job.status == IN_PROGRESS
+            await alive.finish(new, COMPLETED, output='"in time"')
+            job = await alive.get("a", OWNER)
+            assert job is not None
+            assert job.output == '"in time"'
+
+    run(scene)
+
+
+async def taken(store: PostgresStore) -> list[Any]:
+    """Wait for jobs to take."""
+    while True:
+        leases = await store.take(9, idle=True)
+        if leases:
+            return leases
+        await asyncio.sleep(0.05)
+
+
+def test_a_job_that_three_servers_died_with_is_given_up(
+    database: Postgres, name: str, quick: None
+) -> None:
+    async def scene() -> None:
+        url = database.url(name)
+        ears = Ears()
+        async with server(url, ears) as alive:
+            await alive.add(new_job("a"), 10)
+            for _ in range(3):
+                async with server(url) as victim:
+                    await taken(victim)
+                    die(victim)
+            await until(lambda: "a" in ears.ended, "the job to be given up")
+            job = await alive.get("a", OWNER)
+            assert job is not None
+            assert job.status == FAILED
+            assert str(job.error).startswith("internal: the service died 3 times")
+            assert await alive.take(9, idle=True) == []
+
+    run(scene)
+    assert database.execute(name, "SELECT input FROM hatespeech_jobs") == [(None,)]
+
+
+def test_a_living_server_keeps_its_job_past_the_lease(
+    database: Postgres, name: str, quick: None
+) -> None:
+    async def scene() -> None:
+        url = database.url(name)
+        ears = Ears()
+        async with server(url, ears) as first, server(url) as second:
+            await first.add(new_job("a"), 10)
+            ((lease, _),) = await first.take(1, idle=True)
+            (before,) = database.execute(name, "SELECT lease FROM hatespeech_jobs")[0]
+            while database.execute(name, "SELECT now() < %s", (before,))[0][0]:
+                assert await second.take(9, idle=True) == []
+            assert await second.take(9, idle=True) == []
+            assert ears.ended == []
+            await first.finish(lease, COMPLETED, output="{}")
+
+    run(scene)
+
+
+def test_the_clocks_of_servers_do_not_matter(
+    database: Postgres, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        async with server(database.url(name)) as store:
+            monkeypatch.setattr(time, "time", lambda: 0.0)
+            await store.add(new_job("a"), 10)
+            ((lease, _),) = await store.take(1, idle=True)
+            await store.finish(lease, COMPLETED, output="{}")
+            await store.expire()
+            job = await store.get("a", OWNER)
+        assert job is not None
+        (now,) = database.execute(name, "SELECT extract(epoch FROM now())::float8")[0]
+        for moment in (job.created, job.started, job.finished):
+            assert moment is not None
+            assert abs(moment - now) < 600
+
+    run(scene)
+
+
+# What servers tell each other.
+
+
+@pytest.mark.parametrize("notices", [True, False], ids=["by_notice", "by_looking"])
+def test_a_caller_learns_of_an_answer_that_another_server_gave(
+    database: Postgres, name: str, notices: bool
+) -> None:
+    async def scene() -> None:
+        url = database.url(name)
+        ears = Ears()
+        ears.waited = ["a"]
+        with (
+            patch.object(postgres_store, "LOOK_SECONDS", 600.0 if notices else 0.1),
+            patch.object(postgres_store, "CHANNEL", "hatespeech_jobs" if notices else "nowhere"),
+        ):
+            async with server(url, ears) as first, server(url) as second:
+                arrivals = ears.arrivals
+                await second.add(new_job("a"), 10)
+                await until(lambda: ears.arrivals > arrivals, "the job to be told")
+                ((lease, _),) = await second.take(1, idle=True)
+                assert ears.ended == []
+                await second.finish(lease, COMPLETED, output="{}")
+                await until(lambda: "a" in ears.ended, "the answer to be told")
+                job = await first.get("a", OWNER)
+                assert job is not None
+                assert job.status == COMPLETED
+
+    run(scene)
+
+
+def test_a_job_cancelled_by_one_server_is_stopped_on_another(database: Postgres, name: str) -> None:
+    async def scene() -> None:
+        url = database.url(name)
+        ears = Ears()
+        async with server(url) as first, server(url, ears) as second:
+            await first.add(new_job("a"), 10)
+            ((lease, _),) = await second.take(1, idle=True)
+            await first.cancel("a")
+            await until(lambda: "a" in ears.ended, "the cancelling to be told")
+            await second.finish(lease, COMPLETED, output="{}")
+            job = await first.get("a", OWNER)
+            assert job is not None
+            assert job.status == "CANCELLED"
+
+    run(scene)
+
+
+@pytest.mark.parametrize(
+    "notice", ["", "{", "[]", "null", '{"from": 1}', '{"from": [], "wait": 1, "ended": 7}']
+)
+def test_a_notice_that_is_none_of_ours_is_passed_over(
+    database: Postgres, name: str, notice: str
+) -> None:
+    async def scene() -> None:
+        ears = Ears()
+        async with server(database.url(name), ears) as store:
+            for payload in (notice, '{"from": "x", "wait": false, "ended": ["a"]}'):
+                database.execute(name, "SELECT pg_notify('hatespeech_jobs', %s)", (payload,))
+            await until(lambda: ears.ended == ["a"], "the next notice")
+            assert store.trouble is None
+
+    run(scene)
+
+
+# Outages.
+
+
+def test_an_outage_is_told_at_once_and_ends_by_itself(
+    database: Postgres, name: str, quick: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene() -> None:
+        async with server(database.url(name)) as store:
+            await store.add(new_job("a"), 10)
+            ((lease, _),) = await store.take(1, idle=True)
+            database.stop("immediate")
+            try:
+                for _ in range(3):
+                    with pytest.raises(StoreError):
+                        await store.add(new_job("b"), 10)
+                assert store.trouble is not None
+            finally:
+                database.start()
+            await up(store)
+            assert store.trouble is None
+            await store.finish(lease, COMPLETED, output="{}")
+            await store.add(new_job("b"), 10)
+            assert await store.count() == {COMPLETED: 1, IN_QUEUE: 1}
+
+    with caplog.at_level(logging.DEBUG):
+        run(scene)
+    assert "jobs are refused until this is over" in caplog.text
+    assert "the database is reached again" in caplog.text
+    require_no_password(caplog.text)
+
+
+def require_no_password(text: str) -> None:
+    for piece in (*PASSWORD.split("/"), "a-password", "%2F", USER + ":"):
+        assert piece not in text
+
+
+def test_a_network_that_swallows_everything_holds_no_caller_up(
+    database: Postgres, name: str, quick: None
+) -> None:
+    async def scene() -> None:
+        with TcpProxy(database.port) as proxy, patch.object(link, "STATEMENT_SECONDS", 0.3):
+            async with server(database.url(name, proxy.port)) as store:
+                await store.add(new_job("a"), 10)
+                proxy.swallow()
+                with pytest.raises(StoreError):
+                    await store.count()
+                # From now on nobody waits for the network.
+                with pytest.raises(StoreError):
+                    await asyncio.wait_for(store.count(), 0.05)
+                proxy.heal()
+                await up(store)
+                assert await store.count() == {IN_QUEUE: 1}
+
+    run(scene)
+
+
+def test_jobs_whose_taking_was_cut_off_go_back_without_blame(
+    database: Postgres, name: str, quick: None
+) -> None:
+    async def scene() -> None:
+        with (
+            TcpProxy(database.port) as proxy,
+            patch.object(link, "STATEMENT_SECONDS", 0.5),
+            patch.object(postgres_store, "LEASE_SECONDS", 600.0),
+        ):
+            async with server(database.url(name, proxy.port)) as store:
+                await store.add(new_job("a"), 10)
+                proxy.swallow_replies()
+                with pytest.raises(StoreError):
+                    await store.take(1, idle=True)
+                assert database.execute(name, "SELECT status FROM hatespeech_jobs") == [
+                    (IN_PROGRESS,)
+                ]
+                proxy.heal()
+                await up(store)
+                ((lease, _),) = await taken(store)
+                assert lease.attempt == 1
+
+    run(scene)
+
+
+def test_a_database_that_is_away_at_the_start_is_reached_later(
+    database: Postgres, name: str, quick: None
+) -> None:
+    async def scene() -> None:
+        store = PostgresStore(database.url(name, port), TTL)
+        assert str(store.trouble).startswith("PostgreSQL can't be reached: Connection refused")
+        with pytest.raises(StoreError):
+            _ = store.salt
+        await store.start(Ears())
+        with pytest.raises(StoreError):
+            await store.add(new_job("a"), 10)
+        with TcpProxy(database.port, port):
+            await up(store)
+            assert len(store.salt) == 32
+            await store.add(new_job("a"), 10)
+            await store.close()
+
+    port = free_port()
+    run(scene)
+
+
+def test_connections_are_bounded_however_many_jobs_come(database: Postgres, name: str) -> None:
+    async def scene() -> None:
+        most = 0
+        done = threading.Event()
+
+        def watch() -> None:
+            nonlocal most
+            while not done.is_set():
+                ((connections,),) = database.execute(
+                    "postgres", "SELECT count(*) FROM pg_stat_activity WHERE datname = %s", (name,)
+                )
+                most = max(most, connections)
+
+        async with server(database.url(name)) as store:
+            watcher = asyncio.create_task(asyncio.to_thread(watch))
+            await asyncio.gather(*(store.add(new_job(f"{i}"), 1000) for i in range(400)))
+            done.set()
+            await watcher
+            assert await store.count() == {IN_QUEUE: 400}
+        assert 1 < most <= link.CONNECTIONS + 1
+
+    run(scene)
+
+
+# A full disk: a small one of the test's own, with a tablespace on it.
+
+
+def mount(options: str, folder: Path) -> None:
+    command = ("mount", "-t", "tmpfs", "-o", options, "tmpfs", folder)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"needs the right to mount a small disk: {done.stderr.strip()}")
+
+
+async def add_all(store: PostgresStore, jobs: Iterable[NewJob]) -> None:
+    for job in jobs:
+        await store.add(job, 1000)
+
+
+@pytest.fixture
+def small_disk(database: Postgres, tmp_path: Path) -> Iterator[Path]:
+    folder = database.folder / "disk"
+    folder.mkdir()
+    mount(f"size=6m,uid={database.user_id},mode=0700", folder)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_full_disk_refuses_jobs_keeps_answers_and_heals(
+    database: Postgres, small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene() -> None:
+        noise = "".join(chr(33 + i * i % 7919 % 90) for i in range(100_000))  # hardly compressible
+        async with server(database.url("small")) as store:
+            await store.add(new_job("first"), 1000)
+            ((lease, _),) = await store.take(1, idle=True)
+            jobs = (new_job(f"{i}", input=noise[i:] + noise) for i in itertools.count())
+            with pytest.raises(StoreError, match="53100"):
+                await add_all(store, jobs)
+            stored = (await store.count())[IN_QUEUE]
+            assert stored > 5
+            with pytest.raises(StoreError, match="53100"):
+                await store.finish(lease, COMPLETED, output=noise)
+            # Nothing is lost, and nothing else stops.
+            job = await store.get("first", OWNER)
+            assert job is not None
+            assert job.status == IN_PROGRESS
+            mount("remount,size=12m", small_disk)
+            await store.finish(lease, COMPLETED, output=noise)
+            await store.add(new_job("again"), 1000)
+            assert await store.count() == {COMPLETED: 1, IN_QUEUE: stored + 1}
+
+    database.execute("postgres", f"CREATE TABLESPACE small LOCATION '{small_disk}'")
+    database.create("small", "TABLESPACE small")
+    try:
+        with caplog.at_level(logging.DEBUG):
+            run(scene)
+        assert "JOBS_DB: PostgreSQL says 53100: could not extend file" in caplog.text
+        assert "No space left on device" in caplog.text
+        assert "hello" not in caplog.text
+    finally:
+        database.execute("postgres", "DROP DATABASE small WITH (FORCE)")
+        database.execute("postgres", "DROP TABLESPACE small")
+
+
+# The tables.
+
+
+def test_servers_that_start_together_make_the_tables_once(database: Postgres, name: str) -> None:
+    stores: list[PostgresStore] = []
+    threads = [
+        threading.Thread(target=lambda: stores.append(PostgresStore(database.url(name), TTL)))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(stores) == 6
+    assert len({store.salt for store in stores}) == 1
+    (version,) = database.execute(name, "SELECT version FROM hatespeech_meta")
+    assert version == (len(schema.MIGRATIONS),)
+
+
+def test_tables_of_an_older_release_become_todays_and_keep_their_jobs(
+    database: Postgres, name: str
+) -> None:
+    async def before() -> None:
+        async with server(database.url(name)) as store:
+            await store.add(new_job("a"), 10)
+
+    async def after() -> None:
+        async with server(database.url(name)) as store:
+            assert [lease.id for lease, _ in await store.take(5, idle=True)] == ["a"]
+
+    run(before)
+    step = "ALTER TABLE hatespeech_jobs ADD COLUMN colour text; CREATE TABLE more (x integer)"
+    with patch.object(schema, "MIGRATIONS", (*schema.MIGRATIONS, step)):
+        run(after)
+    assert database.execute(name, "SELECT colour FROM hatespeech_jobs") == [(None,)]
+    with pytest.raises(SettingsError, match="its tables are of a newer release"):
+        PostgresStore(database.url(name), TTL)
+
+
+def test_a_step_that_fails_leaves_the_tables_as_they_were(database: Postgres, name: str) -> None:
+    PostgresStore(database.url(name), TTL)
+    step = "CREATE TABLE more (x integer); SELECT 1 / 0"
+    with (
+        patch.object(schema, "MIGRATIONS", (*schema.MIGRATIONS, step)),
+        pytest.raises(SettingsError, match="22012"),
+    ):
+        PostgresStore(database.url(name), TTL)
+    assert database.execute(name, "SELECT to_regclass('more')::text") == [(None,)]
+    PostgresStore(database.url(name), TTL)
+
+
+# What an operator gets wrong.
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://u:se/cret@127.0.0.1/x", "is not a URL that libpq reads"),
+        ("postgresql://u:secret@127.0.0.1/x?sslmoode=require", "is not a URL that libpq reads"),
+        ("postgres://u:secret@127.0.0.1:PORT/NAME", "password authentication failed"),
+        ("postgresql://USER:RIGHT@127.0.0.1:PORT/secret", "does not exist"),
+        ("postgresql://USER:RIGHT@127.0.0.1:PORT/latin", "encoding is LATIN1, and must be UTF8"),
+        ("postgresql://reader:secret@127.0.0.1:PORT/NAME", "permission denied for schema public"),
+    ],
+)
+def test_a_wrong_url_is_one_line_that_names_the_setting_and_no_secret(
+    database: Postgres, name: str, url: str, said: str
+) -> None:
+    with contextlib.suppress(Exception):  # the first of these tests makes them
+        database.create("latin", "ENCODING LATIN1 TEMPLATE template0")
+        database.execute("postgres", "CREATE ROLE reader LOGIN PASSWORD 'secret'")
+    right = database.url(name).partition("@")[0].rpartition(":")[2]
+    for word, value in {"PORT": database.port, "NAME": name, "USER": USER, "RIGHT": right}.items():
+        url = url.replace(word, str(value))
+    settings = ServerSettings.from_environment({"JOBS_DB": url})
+    with pytest.raises(SettingsError) as caught:
+        open_store(settings)
+    line = str(caught.value)
+    assert line.startswith("JOBS_DB=postgresql://… ")
+    assert said in line
+    assert "\n" not in line
+    for secret in ("secret", "cret@", PASSWORD, right):
+        assert secret not in line + repr(settings)
+
+
+def test_a_name_that_leads_nowhere_tells_no_piece_of_a_password(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # The password holds an @, so what follows it is taken for the host.
+    store = PostgresStore("postgresql://u:pa@ss.invalid@nowhere.invalid/x", TTL)
+    assert str(store.trouble).startswith("PostgreSQL can't be reached")
+    assert "ss.invalid" not in caplog.text + str(store.trouble)

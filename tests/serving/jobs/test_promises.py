@@ -1,0 +1,222 @@
+"""What every store of jobs promises, asked of both: the SQLite file, and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from hatespeech.errors import OverloadedError, ValidationError
+from hatespeech.serving.jobs.postgres.postgres_store import PostgresStore
+from hatespeech.serving.jobs.sqlite.sqlite_store import SqliteStore
+from hatespeech.serving.jobs.store import CANCELLED, COMPLETED, FAILED, IN_QUEUE, Lease, Store
+from tests.serving.jobs.stores import OWNER, Ears, new_job, until
+from tests.support.services.postgres import Postgres, postgres
+
+OpenStore = Callable[[], AbstractAsyncContextManager[Store]]
+
+TTL: Final = 600.0
+_names = (f"promises{number}" for number in itertools.count())
+
+
+@pytest.fixture(scope="module")
+def database() -> Iterator[Postgres]:
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture(
+    params=[pytest.param("sqlite"), pytest.param("postgres", marks=pytest.mark.slow)],
+)
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
+    """Opens the same empty store each time."""
+    url = ""
+    if request.param == "postgres":
+        database: Postgres = request.getfixturevalue("database")
+        url = database.create(next(_names))
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Store]:
+        store: Store = (
+            PostgresStore(url, TTL) if url else SqliteStore(tmp_path / "jobs.sqlite3", TTL)
+        )
+        await store.start(Ears())
+        if isinstance(store, PostgresStore):
+            await until(lambda: store._link._pool is not None, "the link")
+        try:
+            yield store
+        finally:
+            await store.close()
+
+    return opened
+
+
+def run(open_store: OpenStore, scene: Callable[[Store], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(60), open_store() as store:
+            await scene(store)
+
+    asyncio.run(main())
+
+
+def test_a_job_is_taken_once_answered_once_and_told_to_its_owner(open_store: OpenStore) -> None:
+    async def scene(store: Store) -> None:
+        assert await store.add(new_job("a"), 10) == "a"
+        ((lease, text),) = await store.take(5, idle=True)
+        assert (lease, text) == (Lease("a", 1), '{"prompt": "hello"}')
+        assert await store.take(5, idle=True) == []
+        await store.finish(lease, COMPLETED, output='{"x": "\\u0000 ü 👋"}')
+        await store.finish(lease, FAILED, error="internal: no")
+        await store.put_back(lease, blameless=True)
+        await store.cancel("a")
+        job = await store.get("a", OWNER)
+        assert job is not None
+        assert (job.status, job.output, job.error) == (COMPLETED, '{"x": "\\u0000 ü 👋"}', None)
+        assert job.started is not None
+        assert job.finished is not None
+        assert job.created <= job.started <= job.finished
+        assert await store.get("a", b"another") is None
+        assert await store.take(5, idle=True) == []
+        assert await store.count() == {COMPLETED: 1}
+
+    run(open_store, scene)
+
+
+@pytest.mark.parametrize("job_id", ["a\0", "a' OR '1'='1", "%s", "a\ufffd", "x" * 100_000, ""])
+def test_an_id_that_no_one_gave_out_is_found_by_no_one(open_store: OpenStore, job_id: str) -> None:
+    async def scene(store: Store) -> None:
+        await store.add(new_job("a"), 10)
+        assert await store.get(job_id, OWNER) is None
+        assert (await store.count()) == {IN_QUEUE: 1}
+
+    run(open_store, scene)
+
+
+def test_an_error_that_quotes_a_strange_key_is_kept(open_store: OpenStore) -> None:
+    async def scene(store: Store) -> None:
+        await store.add(new_job("a", input=None, error="validation: 'a\0b'"), 10)
+        job = await store.get("a", OWNER)
+        assert job is not None
+        assert job.status == FAILED
+        assert str(job.error).startswith("validation: 'a")
+        assert await store.take(1, idle=True) == []
+
+    run(open_store, scene)
+
+
+def test_jobs_are_taken_in_their_order_and_keep_their_place(open_store: OpenStore) -> None:
+    async def scene(store: Store) -> None:
+        for name in "abcde":
+            await store.add(new_job(name), 10)
+        first = await store.take(3, idle=True)
+        assert [lease.id for lease, _ in first] == ["a", "b", "c"]
+        await store.put_back(first[1][0], blameless=True)
+        taken = await store.take(2, idle=False)
+        assert [lease for lease, _ in taken] == [Lease("b", 1), Lease("d", 1)]
+
+    run(open_store, scene)
+
+
+def test_suspects_run_alone_the_least_tried_first_until_one_is_given_up(
+    open_store: OpenStore,
+) -> None:
+    async def scene(store: Store) -> None:
+        for name in "abc":
+            await store.add(new_job(name), 10)
+        leases = [lease for lease, _ in await store.take(2, idle=True)]
+        for lease in leases:
+            await store.put_back(lease, blameless=False)
+        assert await store.take(9, idle=False) == []  # a suspect waits for an idle server
+        assert [lease for lease, _ in await store.take(9, idle=True)] == [Lease("a", 2)]
+        await store.put_back(Lease("a", 2), blameless=False)
+        assert [lease for lease, _ in await store.take(9, idle=True)] == [Lease("b", 2)]
+        await store.finish(Lease("b", 2), COMPLETED, output="{}")
+        assert [lease for lease, _ in await store.take(9, idle=True)] == [Lease("a", 3)]
+        await store.finish(Lease("a", 3), COMPLETED, output="{}")
+        assert [lease.id for lease, _ in await store.take(9, idle=False)] == ["c"]
+
+    run(open_store, scene)
+
+
+def test_a_lease_that_has_ended_counts_no_more(open_store: OpenStore) -> None:
+    async def scene(store: Store) -> None:
+        await store.add(new_job("a"), 10)
+        ((old, _),) = await store.take(1, idle=True)
+        await store.put_back(old, blameless=False)
+        ((new, _),) = await store.take(1, idle=True)
+        assert new != old
+        await store.finish(old, COMPLETED, output='"late"')
+        await store.put_back(old, blameless=True)
+        await store.finish(new, COMPLETED, output='"in time"')
+        job = await store.get("a", OWNER)
+        assert job is not None
+        assert job.output == '"in time"'
+
+    run(open_store, scene)
+
+
+def test_a_cancelled_job_is_not_taken_and_keeps_no_text(open_store: OpenStore) -> None:
+    async def scene(store: Store) -> None:
+        for name in "ab":
+            await store.add(new_job(name), 10)
+        ((lease, _),) = await store.take(1, idle=True)
+        for name in "ab":
+            await store.cancel(name)
+            await store.cancel(name)
+        await store.finish(lease, COMPLETED, output="{}")
+        for name in "ab":
+            job = await store.get(name, OWNER)
+            assert job is not None
+            assert (job.status, job.output) == (CANCELLED, None)
+        assert await store.take(5, idle=True) == []
+
+    run(open_store, scene)
+
+
+def test_a_retry_finds_its_job_and_another_body_is_refused(open_store: OpenStore) -> None:
+    async def scene(store: Store) -> None:
+        keys = {"retry_key": b"key", "retry_body": b"body"}
+        ids = await asyncio.gather(*(store.add(new_job(f"job-{i}", **keys), 10) for i in range(8)))
+        assert len(set(ids)) == 1
+        assert await store.count() == {IN_QUEUE: 1}
+        with pytest.raises(ValidationError):
+            await store.add(new_job("x", retry_key=b"key", retry_body=b"other"), 10)
+        assert await store.add(new_job("y", **{**keys, "owner": b"another"}), 10) == "y"
+        # A retry is answered when the queue is full, too.
+        assert await store.add(new_job("z", **keys), 1) == ids[0]
+
+    run(open_store, scene)
+
+
+def test_a_full_queue_refuses_jobs_that_wait(open_store: OpenStore) -> None:
+    async def scene(store: Store) -> None:
+        for name in "ab":
+            await store.add(new_job(name), 2)
+        with pytest.raises(OverloadedError, match="2 jobs"):
+            await store.add(new_job("c"), 2)
+        await store.take(1, idle=True)
+        await store.add(new_job("d"), 2)
+
+    run(open_store, scene)
+
+
+def test_what_is_stored_outlives_its_server_with_the_salt(open_store: OpenStore) -> None:
+    salts: list[bytes] = []
+
+    async def first(store: Store) -> None:
+        salts.append(store.salt)
+        await store.add(new_job("a"), 10)
+
+    async def second(store: Store) -> None:
+        salts.append(store.salt)
+        assert [lease.id for lease, _ in await store.take(5, idle=True)] == ["a"]
+
+    run(open_store, first)
+    run(open_store, second)
+    assert salts[0] == salts[1]
+    assert len(salts[0]) == 32
