@@ -17,6 +17,7 @@ from hatespeech.serving.compat.served import protocol_routes, served_protocols
 from hatespeech.serving.guards.auth import OPEN_PATHS, TokenGuard, require_guard
 from hatespeech.serving.guards.envelope import Envelope
 from hatespeech.serving.guards.limits import BodyLimiter, CallerRates, RateLimiter
+from hatespeech.serving.guards.rate_counts import open_counts
 from hatespeech.serving.http_errors import install_error_handlers
 from hatespeech.serving.jobs.opening import open_store
 from hatespeech.serving.jobs.runner import JobRunner
@@ -64,7 +65,9 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     require_guard(settings)
     configure_logs(settings)
     metrics = Metrics()
-    rates = CallerRates(settings.rate_limit)
+    storage = settings.rate_limit_storage
+    counts = open_counts(None if storage is None else storage.get_secret_value())
+    rates = CallerRates(settings.rate_limit, counts)
     grpc_server = None
     if settings.grpc is not None:
         from hatespeech.serving.grpc import GrpcServer
@@ -90,6 +93,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
         await jobs.close()
         model.close()
         await store.close()
+        await counts.close()
 
     app = FastAPI(
         title=TITLE,

@@ -50,6 +50,12 @@ def _check_origins(value: str | None) -> str | None:
     return value
 
 
+def _check_redis(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not re.fullmatch(r"rediss?://\S+", value.get_secret_value()):
+        raise ValueError("not a URL of Redis")
+    return value
+
+
 # What the URL of a database of jobs starts with; libpq reads the rest.
 POSTGRES: Final = ("postgresql://", "postgres://")
 
@@ -135,6 +141,15 @@ class ServerSettings(EngineSettings):
             json_schema_extra={"allowed": "off, or limits such as 600/minute or 5/10 seconds"},
         ),
     ] = "600/minute"
+    rate_limit_storage: Annotated[
+        SecretStr | None,
+        AfterValidator(_check_redis),
+        Field(
+            description="Redis in which several servers count requests together; each counts its "
+            "own if unset. Needs the extra `redis`.",
+            json_schema_extra={"allowed": "redis://… or rediss://… (TLS)"},
+        ),
+    ] = None
     metrics: Annotated[
         Literal["off", "token", "open"],
         Field(description="Who may read `GET /metrics`: nobody, token holders, or everyone."),

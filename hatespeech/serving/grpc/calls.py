@@ -72,7 +72,7 @@ class CallHandler:
         if self.stopping:
             raise errors.UnhealthyError("this worker is being stopped; try again")
         address = context.peer().partition(":")[2].rpartition(":")[0]
-        self._rates.count(self._tokens.identify(headers, unquote(address).strip("[]")))
+        await self._rates.count(self._tokens.identify(headers, unquote(address).strip("[]")))
         try:
             async with asyncio.timeout(MESSAGE_SECONDS):
                 message = await context.read()

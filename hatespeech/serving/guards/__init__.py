@@ -3,6 +3,7 @@
     envelope.py      the outermost: request id, security headers, log line, metrics, last resort
     auth.py          the token, and the paths that do not need one
     limits.py        requests of one caller, size and speed of a body
+    rate_counts.py   where the requests are counted: here, or in Redis
     connection.py    deadlines that only the connection itself can keep
 
 ``serving/app.py`` puts them in order.

@@ -9,13 +9,12 @@ from collections.abc import Mapping
 from typing import Final
 
 from limits import parse_many
-from limits.storage import MemoryStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hatespeech.errors import TooLargeError, ValidationError
 from hatespeech.serving.guards.auth import Caller
+from hatespeech.serving.guards.rate_counts import RateCounts
 from hatespeech.serving.http_errors import RateLimitedError, error_response
 
 # A body may be slow (from a telephone, or a large upload) but must make progress: it has this many
@@ -27,15 +26,15 @@ BODY_BYTES_PER_SECOND: Final = 8 * 1024
 class CallerRates:
     """Counts what each caller asks for, over every protocol together."""
 
-    def __init__(self, limit: str) -> None:
+    def __init__(self, limit: str, counts: RateCounts) -> None:
         self._limits = [] if limit == "off" else parse_many(limit)
-        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._counts = counts
 
-    def count(self, caller: Caller) -> None:
+    async def count(self, caller: Caller) -> None:
         """Count one request; raise :class:`RateLimitedError` if it is one too many."""
         for limit in self._limits:
-            if not self._limiter.hit(limit, caller.name):
-                reset = self._limiter.get_window_stats(limit, caller.name).reset_time
+            reset = await self._counts.hit(limit, caller.name)
+            if reset is not None:
                 wait = max(1, math.ceil(reset - time.time()))
                 raise RateLimitedError(f"the limit is {limit}; wait", wait)
 
@@ -52,7 +51,7 @@ class RateLimiter:
         caller: Caller | None = scope.get("state", {}).get("caller")
         if caller is not None:
             try:
-                self._rates.count(caller)
+                await self._rates.count(caller)
             except RateLimitedError as error:
                 await error_response(scope, error)(scope, receive, send)
                 return

@@ -112,7 +112,7 @@ class Analyzer:
         raw = batch.split_parts(await self._receive(request, boundary), boundary)
         if not 0 < len(raw) <= batch.MOST_PARTS:
             raise invalid_request(f"A batch must hold from 1 to {batch.MOST_PARTS} parts")
-        begun = [self._begin(batch.read_part(each, request.scope), terms) for each in raw]
+        begun = [await self._begin(batch.read_part(each, request.scope), terms) for each in raw]
         texts = [text for _, work in begun if isinstance(work, Work) for text in work.texts]
         scored = iter(await self._scorer.score(request, texts))
         return batch.join_replies(
@@ -145,10 +145,10 @@ class Analyzer:
             self._protocol.credentials(part.scope),
         )
 
-    def _begin(self, part: BatchPart, terms: Terms) -> tuple[BatchPart, Work | ServiceError]:
+    async def _begin(self, part: BatchPart, terms: Terms) -> tuple[BatchPart, Work | ServiceError]:
         """Return what a part needs scored, or why it is refused."""
         try:
-            self._rates.count(self._caller(part))
+            await self._rates.count(self._caller(part))
             if (part.method, part.path) != ("POST", ANALYZE):
                 raise NotFoundError(f"a batch holds requests of POST {ANALYZE}")
             return part, Work(read_analysis(parse_object(part.body), terms), terms)

@@ -1,0 +1,120 @@
+"""Where requests are counted: in this process, or in a Redis that several servers share."""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from typing import Any, Final
+
+from limits import RateLimitItem
+from limits.aio.storage import RedisStorage
+from limits.aio.strategies import SlidingWindowCounterRateLimiter as SharedLimiter
+from limits.errors import ConfigurationError
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+from typing_extensions import override
+
+from hatespeech.errors import SettingsError
+
+log = logging.getLogger(__name__)
+
+REDIS_SECONDS: Final = 0.5  # for which one request waits for Redis
+AGAIN_SECONDS: Final = 5.0  # for which no request waits, after Redis did not answer
+SETTING: Final = "RATE_LIMIT_STORAGE"
+
+
+class RateCounts(ABC):
+    """Counts requests by the caller's name."""
+
+    @abstractmethod
+    async def hit(self, limit: RateLimitItem, name: str) -> float | None:
+        """Count one request; if it is one too many, return when the next may come.
+
+        That time is in seconds since the epoch.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of what it counts in."""
+
+
+class LocalCounts(RateCounts):
+    """Counts in this process."""
+
+    def __init__(self) -> None:
+        self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
+
+    @override
+    async def hit(self, limit: RateLimitItem, name: str) -> float | None:
+        if self._limiter.hit(limit, name):
+            return None
+        return self._limiter.get_window_stats(limit, name).reset_time
+
+    @override
+    async def close(self) -> None:
+        pass
+
+
+class SharedCounts(RateCounts):
+    """Counts in Redis. While it is out of reach, each server counts by itself."""
+
+    def __init__(self, url: str) -> None:
+        """Try whether Redis is there; raise :class:`SettingsError` if the URL is wrong."""
+        try:
+            import redis.asyncio
+        except ModuleNotFoundError:
+            raise SettingsError(
+                f"{SETTING} needs redis: pip install 'hate-speech-detection[redis]'"
+            ) from None
+        self._local = LocalCounts()
+        self._failures = (redis.RedisError, OSError, TimeoutError)
+        self._retry_at: float | None = None  # Redis did not answer
+        options: dict[str, Any] = {
+            "socket_timeout": REDIS_SECONDS,
+            "socket_connect_timeout": REDIS_SECONDS,
+        }
+        try:
+            self._pool = redis.asyncio.ConnectionPool.from_url(url, **options)
+            storage = RedisStorage(url, implementation="redispy", connection_pool=self._pool)  # type: ignore[arg-type]  # limits passes it on
+            with redis.Redis.from_url(url, **options) as client:
+                client.ping()
+        except (ValueError, ConfigurationError):
+            # Their messages hold pieces of the URL, and so perhaps of its password.
+            raise SettingsError(f"{SETTING}=redis://… is not a URL that redis reads") from None
+        except redis.AuthenticationError:
+            raise SettingsError(f"{SETTING}=redis://… can't be used: wrong password") from None
+        except self._failures as exc:
+            self._pause(exc)
+        self._limiter = SharedLimiter(storage)
+
+    @override
+    async def hit(self, limit: RateLimitItem, name: str) -> float | None:
+        if self._retry_at is None or time.monotonic() > self._retry_at:
+            try:
+                reset = None
+                if not await self._limiter.hit(limit, name):
+                    reset = (await self._limiter.get_window_stats(limit, name)).reset_time
+            except self._failures as exc:
+                self._pause(exc)
+            else:
+                if self._retry_at is not None:
+                    log.warning("%s: Redis answers again", SETTING)
+                    self._retry_at = None
+                return reset
+        return await self._local.hit(limit, name)
+
+    @override
+    async def close(self) -> None:
+        await self._pool.aclose()
+
+    def _pause(self, exc: BaseException) -> None:
+        if self._retry_at is None:
+            reason = type(exc).__name__
+            log.error("%s: %s; until Redis answers, each server counts by itself", SETTING, reason)
+        self._retry_at = time.monotonic() + AGAIN_SECONDS
+
+
+def open_counts(url: str | None) -> RateCounts:
+    """Return where to count: in Redis if there is a URL."""
+    return LocalCounts() if url is None else SharedCounts(url)
