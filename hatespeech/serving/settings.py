@@ -195,6 +195,23 @@ class ServerSettings(EngineSettings):
             description="Maximum bytes in a file uploaded to `/score/file`.",
         ),
     ] = 268_435_456
+    max_file_rows: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=1_000_000_000,
+            description="Maximum rows in a file uploaded to `/score/file`.",
+        ),
+    ] = 10_000_000
+    parquet_memory_bytes: Annotated[
+        int,
+        Field(
+            ge=268_435_456,
+            le=1_099_511_627_776,
+            description="Maximum memory of all Parquet files that are read at once, of which there "
+            "are at most four. Each is read in a process of its own, which gets a quarter.",
+        ),
+    ] = 1_073_741_824
 
     compat: Annotated[
         str,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Final
 
 from fastapi import APIRouter
@@ -12,10 +11,10 @@ from starlette.responses import Response, StreamingResponse
 
 from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.openapi import ROBUST_PARAMETER, SCORING
-from hatespeech.serving.reading import read_query, read_switch
+from hatespeech.serving.reading import read_query, read_switch, until_gone
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
-from hatespeech.serving.uploads.upload import open_table, receive_upload, score_table
+from hatespeech.serving.uploads.upload import UploadRoom, receive_upload, score_table
 
 UPLOAD: Final[dict[str, Any]] = {
     "type": "object",
@@ -47,6 +46,7 @@ SCORED_FILE: Final[dict[str, Any]] = {
 def file_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
     """Return ``POST /score/file``."""
     router = APIRouter(tags=["score"])
+    room = UploadRoom(settings)
 
     @router.post(
         "/score/file",
@@ -69,17 +69,21 @@ def file_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
         model.require_ready()
         file = await receive_upload(request)
         try:
-            table = open_table(file, settings)
-            await asyncio.to_thread(table.check)
+            table = room.open(file)
         except BaseException:
             await file.close()
             raise
+        try:
+            await until_gone(request, room.run(table.check))
+        except BaseException:
+            room.close(table)  # which also ends a check that still runs
+            raise
         return StreamingResponse(
-            score_table(table, model, metrics, options),
+            score_table(room, table, model, metrics, options),
             media_type=table.media_type,
             headers={"Content-Disposition": f'attachment; filename="scored.{table.suffix}"'},
             # This runs even if the client hangs up, so the temporary file never outlives the reply.
-            background=BackgroundTask(file.close),
+            background=BackgroundTask(room.close, table),
         )
 
     return router

@@ -16,7 +16,7 @@ from typing_extensions import override
 from hatespeech.contract import TextScore
 from hatespeech.errors import ValidationError
 from hatespeech.formats.records import CSV_DIALECT, TSV_DIALECT, Lines, blocks_of, read_object
-from hatespeech.serving.uploads.table import ADDED, TEXT, UploadTable, refuse_added
+from hatespeech.serving.uploads.table import ADDED, TEXT, UploadTable, refuse_added, refuse_rows
 
 
 class Csv(UploadTable):
@@ -40,7 +40,9 @@ class Csv(UploadTable):
         columns = self._columns()
         place = columns.index(TEXT)
         yield [[*columns, *ADDED]], []
-        for rows in blocks_of(self._records(), self._rows, lambda row: sum(map(len, row))):
+        for rows in blocks_of(
+            self._records(), self._limits.chunk_rows, lambda row: sum(map(len, row))
+        ):
             yield rows, [row[place] for row in rows]
 
     @override
@@ -61,6 +63,7 @@ class Csv(UploadTable):
         lines = self._lines()
         width = len(next(lines))
         for number, row in enumerate(lines, start=1):
+            refuse_rows(number, self._limits.max_rows)
             if len(row) != width:
                 raise ValidationError(
                     f"row {number} has {len(row)} fields, the header has {width}", field="file"
@@ -107,8 +110,8 @@ class Jsonl(UploadTable):
 
     @override
     def chunks(self) -> Iterator[tuple[Any, list[Any]]]:
-        for pairs in blocks_of(self._objects(), self._rows, lambda pair: len(pair[0])):
-            yield [line for line, _ in pairs], [record.get(TEXT) for _, record in pairs]
+        for pairs in blocks_of(self._objects(), self._limits.chunk_rows, lambda pair: len(pair[0])):
+            yield [line for line, _ in pairs], [text for _, text in pairs]
 
     @override
     def write(self, rows: Any, items: Sequence[TextScore]) -> bytes:
@@ -120,19 +123,22 @@ class Jsonl(UploadTable):
             lines.append(f"{head}{comma}{added[1:]}\n")
         return "".join(lines).encode()
 
-    def _objects(self) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _objects(self) -> Iterator[tuple[str, Any]]:
+        """Yield each line and its text; a record as a whole may be many times larger."""
         self._file.seek(0)
         text = io.TextIOWrapper(self._file, encoding="utf-8-sig", newline="\n")
-        number = 0
+        number = rows = 0
         try:
             source = Lines(text)
             for number, raw in enumerate(source, start=1):  # noqa: B007 - named in errors
                 source.chars = 0
                 line = raw.strip()
                 if line:
+                    rows += 1
+                    refuse_rows(rows, self._limits.max_rows)
                     record = read_object(line)
                     refuse_added(record)
-                    yield line, record
+                    yield line, record.get(TEXT)
         except UnicodeDecodeError:
             raise ValidationError("is not UTF-8", field="file") from None
         except (ValueError, RecursionError):

@@ -5,27 +5,37 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from hatespeech.contract import TextScore
-from hatespeech.errors import TooLargeError, ValidationError
+from hatespeech.errors import OverloadedError, TooLargeError, ValidationError
 from hatespeech.serving.http_errors import UnsupportedMediaError
 from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.reading import require_media_type
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 from hatespeech.serving.uploads.parquet_table import Parquet
-from hatespeech.serving.uploads.table import TEXT, UploadTable
+from hatespeech.serving.uploads.table import TEXT, UploadLimits, UploadTable
 from hatespeech.serving.uploads.text_tables import Csv, Jsonl, Tsv
 
 ROWS: Final = 256
 # Chunks in the queue at once: while one is scored, another is read or written.
 AHEAD: Final = 2
+# Files that are read or written at the same moment. They have threads of their own, so that a file
+# that takes long holds up other files only.
+THREADS: Final = 8
+# Parquet files at once, which share the memory of PARQUET_MEMORY_BYTES.
+PARQUET_FILES: Final = 4
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 BY_SUFFIX: Final[Mapping[str, type[UploadTable]]] = {
     ".csv": Csv,
@@ -71,14 +81,51 @@ def choose_table(upload: UploadFile) -> type[UploadTable]:
     return kind
 
 
-def open_table(upload: UploadFile, settings: ServerSettings) -> UploadTable:
-    """Return the file as a table; raises the errors of :func:`choose_table`."""
-    rows = min(ROWS, settings.max_texts_per_request)
-    return choose_table(upload)(upload.file, rows, settings.max_file_bytes)
+class UploadRoom:
+    """Where all uploads of a server are read: their threads, and the memory they share."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="upload")
+        self._limits = UploadLimits(
+            chunk_rows=min(ROWS, settings.max_texts_per_request),
+            max_rows=settings.max_file_rows,
+            process_bytes=settings.parquet_memory_bytes // PARQUET_FILES,
+        )
+        self._parquet: set[UploadTable] = set()
+
+    def open(self, upload: UploadFile) -> UploadTable:
+        """Return the file as a table; :meth:`close` it.
+
+        Raises the errors of :func:`choose_table`, and :class:`OverloadedError` if as many Parquet
+        files are open as there is memory for.
+        """
+        kind = choose_table(upload)
+        table = kind(upload.file, self._limits)
+        if kind is Parquet:
+            if len(self._parquet) == PARQUET_FILES:
+                raise OverloadedError(f"{PARQUET_FILES} Parquet files are being read; try again")
+            self._parquet.add(table)
+        return table
+
+    def close(self, table: UploadTable) -> None:
+        """Close a table, again if need be, and give its memory back."""
+        table.close()
+        self._parquet.discard(table)
+
+    async def run(
+        self, call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Result:
+        """Run what reads or writes a file in one of the threads."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, partial(call, *args, **kwargs))
 
 
 async def score_table(
-    table: UploadTable, model: ServedModel, metrics: Metrics, options: Mapping[str, bool]
+    room: UploadRoom,
+    table: UploadTable,
+    model: ServedModel,
+    metrics: Metrics,
+    options: Mapping[str, bool],
 ) -> AsyncIterator[bytes]:
     """Yield the table with its scores; ``options`` are fields of the contract's request.
 
@@ -90,7 +137,7 @@ async def score_table(
         more = True
         while more or pending:
             while more and len(pending) < AHEAD:
-                chunk = await asyncio.to_thread(next, chunks, None)
+                chunk = await room.run(next, chunks, None)
                 more = chunk is not None
                 if chunk is not None:
                     rows, texts = chunk
@@ -99,14 +146,14 @@ async def score_table(
                 rows, task = pending.popleft()
                 items = await task
                 metrics.observe_reply(items)
-                data = await asyncio.to_thread(table.write, rows, items)
+                data = await room.run(table.write, rows, items)
                 if data:
                     yield data
-        yield await asyncio.to_thread(table.end)
+        yield await room.run(table.end)
     finally:
         for _, task in pending:
             task.cancel()
-        table.close()
+        room.close(table)
 
 
 async def score_rows(

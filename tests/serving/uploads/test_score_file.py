@@ -17,8 +17,9 @@ import requests
 from hatespeech.contract import Prediction
 from hatespeech.engine.predictor import Predictor
 from hatespeech.labels import FLAGS, LABELS
+from hatespeech.serving.uploads.upload import PARQUET_FILES
 from tests.support.bad_inputs import MARKER
-from tests.support.http_client import BEARER, TOKEN, HttpClient, read_csv
+from tests.support.http_client import BEARER, TOKEN, HttpClient, read_csv, together
 from tests.support.local_server import local_server
 from tests.support.processes.server import HttpServer, http_server
 from tests.support.processes.worker import wait_until
@@ -108,6 +109,7 @@ def test_a_jsonl_line_goes_out_as_it_came_with_keys_added(
     assert errors == [f"{must}, not null", f"{must}, not null", must, None]
 
 
+@pytest.mark.slow
 def test_a_parquet_table_keeps_its_columns_and_types(
     server: HttpClient, small_classifier: Predictor
 ) -> None:
@@ -134,6 +136,7 @@ def test_a_parquet_table_keeps_its_columns_and_types(
     check_scores(rows[7:14], small_classifier)
 
 
+@pytest.mark.slow
 def test_an_empty_table_gains_its_columns(server: HttpClient) -> None:
     assert upload(server, "a.csv", b"text\n").text == f"text,{','.join(ADDED)}\n"
     assert upload(server, "a.jsonl", b"").text == ""
@@ -180,7 +183,13 @@ BAD_FILES: Final[dict[str, Bad]] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD_FILES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if "parquet" in name else [])
+        for name in BAD_FILES
+    ],
+)
 def test_a_file_that_cannot_be_scored_is_refused_before_a_reply_begins(
     server: HttpClient, name: str
 ) -> None:
@@ -262,20 +271,67 @@ def test_a_large_file_is_streamed_in_constant_memory_and_leaves_nothing(
     wait_until(lambda: temporary_files(served) == 0, "the upload to be removed")
 
 
-def test_a_small_parquet_file_that_would_fill_the_memory_is_refused(served: HttpServer) -> None:
+def test_small_parquet_files_that_grow_large_share_one_budget_and_leave_nothing(
+    served: HttpServer,
+) -> None:
     column = pa.DictionaryArray.from_arrays(
-        pa.array([0] * 256, pa.int32()), pa.array(["x" * 3_000_000])
+        pa.array([0] * 64, pa.int32()), pa.array(["x" * 1_000_000])
     )
     sink = io.BytesIO()
     pq.write_table(
         pa.table({"text": column}), sink, store_schema=False, dictionary_pagesize_limit=4_000_000
     )
-    assert len(sink.getvalue()) < 1_000_000
-    upload(served, "warm.parquet", b"")
+    assert len(sink.getvalue()) < 100_000
+    upload(served, "warm.csv", b"text\n")
     before = peak_memory(served)
+    replies = together(PARQUET_FILES * 2, lambda _: upload(served, "a.parquet", sink.getvalue()))
+    found = {reply.status_code for reply in replies}
+    assert 200 in found
+    assert found <= {200, 429}
+    for reply in replies:
+        if reply.status_code == 429:
+            assert reply.json()["error_type"] == "overloaded"
+            assert reply.headers["Retry-After"] == "1"
+        else:
+            errors = pq.read_table(io.BytesIO(reply.content)).column("error").to_pylist()
+            assert len(errors) == 64
+            assert all(error.startswith("too_large: ") for error in errors)
+    assert peak_memory(served) - before < 300_000_000, "the files are decoded in this process"
+    wait_until(lambda: temporary_files(served) == 0, "the uploads to be removed")
+    wait_until(lambda: not children(served), "the processes to end")
+
+
+def children(server: HttpServer) -> list[str]:
+    pid = server.process.pid
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return " ".join(task.read_text() for task in tasks).split()
+
+
+def test_a_parquet_file_that_needs_too_much_memory_is_too_large(served: HttpServer) -> None:
+    nested = pa.array([[0] * 40_000_000], pa.list_(pa.int64()))
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": ["good"], "nested": nested}), sink)
+    assert len(sink.getvalue()) < 100_000
     reply = upload(served, "a.parquet", sink.getvalue())
     assert (reply.status_code, reply.json()["error_type"]) == (413, "too_large")
-    assert peak_memory(served) - before < 300_000_000, "what it would have been, decoded, and more"
+    wait_until(lambda: temporary_files(served) == 0, "the upload to be removed")
+    wait_until(lambda: not children(served), "the process to end")
+
+
+def test_a_check_ends_when_the_client_goes_away(served: HttpServer) -> None:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": pa.nulls(9_000_000, pa.string())}), sink)
+    head = (
+        f"POST /score/file HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+        "Content-Type: multipart/form-data; boundary=b\r\n"
+    )
+    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.parquet"\r\n\r\n'
+    body = part + sink.getvalue() + b"\r\n--b--\r\n"
+    with served.connect() as connection:
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        wait_until(lambda: len(children(served)) == 1, "the check to begin")
+    wait_until(lambda: not children(served), "the check to end")
+    wait_until(lambda: "POST /score/file 499" in served.stderr, "the request to end unanswered")
     wait_until(lambda: temporary_files(served) == 0, "the upload to be removed")
 
 

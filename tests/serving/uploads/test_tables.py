@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import struct
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -11,11 +17,14 @@ import pytest
 
 from hatespeech.contract import Prediction, TextScore
 from hatespeech.errors import TooLargeError, ValidationError
+from hatespeech.formats.parquet import BATCH_BYTES, batches, open_parquet, text_bytes
 from hatespeech.formats.records import BLOCK_CHARS
-from hatespeech.serving.uploads.parquet_table import CHUNK_BYTES, Parquet, parts_of, text_bytes
-from hatespeech.serving.uploads.table import ADDED, UploadTable
+from hatespeech.serving.uploads.parquet_process import CHUNK_BYTES, parts_of
+from hatespeech.serving.uploads.parquet_table import Parquet
+from hatespeech.serving.uploads.table import ADDED, UploadLimits, UploadTable
 from hatespeech.serving.uploads.text_tables import Csv, Jsonl, Tsv
 from tests.support.memory import reset_peak, resident
+from tests.support.processes.worker import wait_until
 
 MEGABYTE: Final = 1024 * 1024
 ROWS: Final = 256
@@ -37,8 +46,23 @@ def parquet_bytes(columns: dict[str, Any], *, typed: bool = True, **options: Any
     return sink.getvalue()
 
 
-def open_parquet(content: bytes, max_group_bytes: int, rows: int = ROWS) -> Parquet:
-    return Parquet(io.BytesIO(content), rows, max_group_bytes)
+def limits(
+    rows: int = ROWS, max_rows: int = 1_000_000, process_bytes: int = 256 * MEGABYTE
+) -> UploadLimits:
+    return UploadLimits(rows, max_rows, process_bytes)
+
+
+@contextlib.contextmanager
+def parquet_table(content: bytes, given: UploadLimits | None = None) -> Iterator[Parquet]:
+    """Open a file as an upload is opened; its process ends with the block."""
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        table = Parquet(file, given or limits())
+        try:
+            yield table
+        finally:
+            table.close()
 
 
 def text_type(content: bytes) -> pa.DataType:
@@ -55,65 +79,161 @@ def score(table: UploadTable) -> tuple[bytes, list[list[Any]]]:
     return written + table.end(), parts
 
 
-# Parquet: a value is stored once, however many rows have it.
+# Parquet: what a file may grow to. A process of its own reads it, and that process is limited.
 
 
-@pytest.mark.parametrize("typed", [True, False], ids=["dictionary_column", "dictionary_pages"])
-def test_a_text_that_would_be_copied_for_every_row_is_refused_unread(typed: bool) -> None:
-    large = "x" * (3 * MEGABYTE)
-    content = parquet_bytes({"text": repeated([large], [0] * ROWS)}, typed=typed)
-    del large
-    assert pa.types.is_dictionary(text_type(content)) == typed
-    metadata = pq.read_metadata(io.BytesIO(content))
-    assert metadata.row_group(0).total_byte_size < 4 * MEGABYTE
-    limit = 64 * MEGABYTE
-    before = reset_peak()
-    with pytest.raises(TooLargeError) as caught:
-        open_parquet(content, limit).check()
-    assert resident("VmHWM") - before < limit
-    assert caught.value.line == f"file: has 256 rows of more than {limit} bytes"
+def huge_page(values: int) -> bytes:
+    """Return a file whose one page holds this many distinct bytes of text, well compressed."""
+    return parquet_bytes(
+        {"text": ["good", "x" * values]},
+        compression="zstd",
+        use_dictionary=False,
+    )
 
 
-def test_values_of_other_columns_count_as_well() -> None:
-    padding = repeated(["x" * MEGABYTE], [0] * ROWS)
-    content = parquet_bytes({"text": ["good"] * ROWS, "padding": padding}, typed=False)
-    with pytest.raises(TooLargeError):
-        open_parquet(content, 64 * MEGABYTE).check()
+def lying_list(items: int, told: int) -> bytes:
+    """Return a file whose footer tells another number of a list's items than its pages hold."""
+    column = pa.array([[0] * items], pa.list_(pa.int64()))
+    content = parquet_bytes({"text": ["good"], "same": column})
+    (footer,) = struct.unpack("<i", content[-8:-4])
+    start = len(content) - 8 - footer
+    said = varint(items)
+    assert said in content[start:-8]
+    lie = bytes([told << 1 | 128, *[128] * (len(said) - 2), 0])  # a varint of the same length
+    return content[:start] + content[start:-8].replace(said, lie) + content[-8:]
 
 
-@pytest.mark.parametrize("nest", ["list", "struct", "map", "list_of_lists"])
-def test_values_inside_nested_columns_count_as_well(nest: str) -> None:
-    values = pa.array(["x" * MEGABYTE] * 64)
-    offsets = pa.array(range(65), pa.int32())
-    lists = pa.ListArray.from_arrays(offsets, values)
-    column = {
-        "list": lists,
-        "struct": pa.StructArray.from_arrays([values], ["a"]),
-        "map": pa.MapArray.from_arrays(offsets, pa.array(map(str, range(64))), values),
-        "list_of_lists": pa.ListArray.from_arrays(offsets, lists),
-    }[nest]
-    content = parquet_bytes({"text": ["good"] * 64, "nested": column})
-    assert len(content) < MEGABYTE
-    open_parquet(content, 80 * MEGABYTE).check()
-    before = reset_peak()
-    with pytest.raises(TooLargeError):
-        open_parquet(content, 16 * MEGABYTE).check()
-    assert resident("VmHWM") - before < 32 * MEGABYTE
+def varint(number: int) -> bytes:
+    """Encode as Thrift's compact protocol encodes an i64."""
+    left, out = number << 1, []
+    while left > 127:
+        out.append(left & 127 | 128)
+        left >>= 7
+    return bytes([*out, left])
 
 
-@pytest.mark.parametrize("kind", ["list_of_numbers", "fixed_width"])
-def test_equal_values_of_fixed_width_are_counted_before_they_are_decoded(kind: str) -> None:
-    column = {
-        "list_of_numbers": pa.array([[0] * (3 * MEGABYTE)], pa.list_(pa.int64())),
-        "fixed_width": pa.array([b"x" * MEGABYTE] * 24, pa.binary(MEGABYTE)),
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["page", "list", "lying_list", "dictionary", "delta", "map"])
+def test_a_small_file_that_needs_much_memory_is_refused_and_takes_none_of_ours(name: str) -> None:
+    large = "x" * (8 * MEGABYTE)
+    content = {
+        "page": lambda: huge_page(96 * MEGABYTE),
+        "list": lambda: parquet_bytes(
+            {
+                "text": ["good"],
+                "same": pa.array([[0] * (12 * MEGABYTE)], pa.list_(pa.int64())),
+            }
+        ),
+        "lying_list": lambda: lying_list(12 * MEGABYTE, 1),
+        "dictionary": lambda: parquet_bytes({"text": repeated([large], [0] * 16)}, typed=False),
+        "delta": lambda: parquet_bytes(
+            {"text": [large] * 16},
+            use_dictionary=False,
+            column_encoding={"text": "DELTA_BYTE_ARRAY"},
+        ),
+        "map": lambda: parquet_bytes(
+            {
+                "text": ["good"],
+                "nested": pa.array([[(1, large)] * 16], pa.map_(pa.int8(), pa.string())),
+            }
+        ),
+    }[name]()
+    assert len(content) < 8 * MEGABYTE
+    with parquet_table(content, limits(process_bytes=64 * MEGABYTE)) as table:
+        before = reset_peak()
+        with pytest.raises(TooLargeError) as caught:
+            table.check()
+        assert resident("VmHWM") - before < 16 * MEGABYTE
+        assert caught.value.line == (
+            f"file: needs more than {64 * MEGABYTE} bytes of memory to be read"
+        )
+
+
+@pytest.mark.slow
+def test_a_file_that_holds_fewer_rows_than_it_says_is_refused() -> None:
+    with (
+        parquet_table(lying_list(1000, 0)) as table,
+        pytest.raises(ValidationError, match="cannot be read as Parquet"),
+    ):
+        table.check()
+
+
+@pytest.mark.slow
+def test_a_process_that_reads_knows_no_secret_and_dies_with_its_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BEARER_TOKEN", "a-secret-of-the-server")
+    with parquet_table(parquet_bytes({"text": ["good"]})) as table:
+        table.check()
+        assert table._process is not None
+        process = table._process._process
+        assert b"a-secret" not in Path(f"/proc/{process.pid}/environ").read_bytes()
+        assert process.poll() is None
+    assert process.poll() is not None
+
+
+@pytest.mark.slow
+def test_closing_a_table_ends_the_check_that_another_thread_waits_for() -> None:
+    nulls = pa.nulls(4_000_000, pa.string())
+    content = parquet_bytes({"text": nulls})
+    given = limits(rows=1, max_rows=10_000_000)
+    with parquet_table(content, given) as table, ThreadPoolExecutor(1) as threads:
+        check = threads.submit(table.check)
+        wait_until(lambda: table._process is not None, "the process to start")
+        table.close()
+        assert isinstance(check.exception(timeout=60), TooLargeError)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_a_file_of_too_many_rows_is_refused(kind: str) -> None:
+    texts: list[str | None] = ["a"] * 30
+    content = {
+        "csv": b"text\n" + b"a\n" * 30,
+        "jsonl": b'{"text": "a"}\n' * 30,
+        "parquet": parquet_bytes({"text": texts}),
     }[kind]
-    content = parquet_bytes({"text": ["good"] * len(column), "same": column})
-    assert len(content) < MEGABYTE // 10
-    open_parquet(content, 32 * MEGABYTE).check()
-    with pytest.raises(TooLargeError, match="has a row group of more than"):
-        open_parquet(content, 16 * MEGABYTE).check()
+    for max_rows in (29, 30):
+        given = limits(max_rows=max_rows)
+        with contextlib.ExitStack() as stack:
+            if kind == "parquet":
+                table: UploadTable = stack.enter_context(parquet_table(content, given))
+            else:
+                table = (Csv if kind == "csv" else Jsonl)(io.BytesIO(content), given)
+            if max_rows == 30:
+                table.check()
+            else:
+                with pytest.raises(TooLargeError, match="has more than 29 rows"):
+                    table.check()
 
 
+@pytest.mark.slow
+def test_billions_of_null_rows_are_refused_by_their_number() -> None:
+    content = parquet_bytes({"text": pa.nulls(50_000_000, pa.string())}, row_group_size=10_000_000)
+    assert len(content) < MEGABYTE
+    given = limits(max_rows=10_000_000)
+    more = "has more than 10000000 rows"
+    with parquet_table(content, given) as table, pytest.raises(TooLargeError, match=more):
+        table.check()
+
+
+def test_rows_that_share_a_large_value_are_read_a_few_at_a_time() -> None:
+    rows = ["x" * MEGABYTE] * ROWS
+    content = parquet_bytes({"text": repeated(rows[:1], [0] * ROWS)}, typed=False)
+    sizes = [batch.nbytes for batch in batches(open_parquet(io.BytesIO(content)), ROWS)]
+    assert max(sizes) <= BATCH_BYTES + MEGABYTE
+    small = parquet_bytes({"text": ["good"] * 1000})
+    counts = [len(batch) for batch in batches(open_parquet(io.BytesIO(small)), ROWS)]
+    assert counts == [16, 240, 256, 256, 232]
+    # Rows that grow: their number falls, and none is lost or repeated.
+    grows = [str(i) * (1 if i < 300 else 200_000) for i in range(600)]
+    content = parquet_bytes({"text": grows}, row_group_size=400)
+    found = list(batches(open_parquet(io.BytesIO(content)), ROWS))
+    assert [row for batch in found for row in batch.column("text").to_pylist()] == grows
+    assert max(batch.nbytes for batch in found) <= 3 * BATCH_BYTES
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", [True, False], ids=["dictionary_column", "dictionary_pages"])
 def test_large_texts_that_fit_are_read_a_few_at_a_time_and_come_back_as_they_were(
     typed: bool,
@@ -127,7 +247,8 @@ def test_large_texts_that_fit_are_read_a_few_at_a_time_and_come_back_as_they_wer
     content = parquet_bytes(columns, typed=typed, row_group_size=len(indices))
     before = pq.read_table(io.BytesIO(content))
     assert len(content) < MEGABYTE
-    scored, parts = score(open_parquet(content, 64 * MEGABYTE, rows=16))
+    with parquet_table(content, limits(rows=16)) as table:
+        scored, parts = score(table)
     assert [row for part in parts for row in part] == text.to_pylist()
     assert max(sum(len(row or "") for row in part) for part in parts) <= CHUNK_BYTES
     assert max(map(len, parts)) > 2, "small texts share a part"
@@ -156,8 +277,11 @@ def test_a_batch_is_cut_where_its_texts_get_too_long_and_nowhere_else(make: Any)
     assert list(parts_of(batch.slice(0, 0), 7)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())], ids=str
+    "kind",
+    [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())],
+    ids=str,
 )
 def test_an_ordinary_file_keeps_its_types_and_goes_through_in_whole_chunks(
     kind: pa.DataType,
@@ -172,13 +296,30 @@ def test_an_ordinary_file_keeps_its_types_and_goes_through_in_whole_chunks(
         "nested": [{"a": ["b"], "c": i} for i in range(1000)],
     }
     content = parquet_bytes(columns, row_group_size=600)
-    scored, parts = score(open_parquet(content, MEGABYTE))
+    with parquet_table(content) as table:
+        scored, parts = score(table)
     assert [row for part in parts for row in part] == rows
-    assert len(parts) <= 6
+    assert len(parts) <= 7
     before, after = (pq.read_table(io.BytesIO(each)) for each in (content, scored))
     assert after.schema.names == [*columns, *ADDED]
     assert after.select(list(columns)).schema == before.schema
     assert after.select(list(columns)).to_pylist() == before.to_pylist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["PLAIN", "DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
+def test_every_encoding_of_texts_is_read(encoding: str) -> None:
+    rows = [f"good morning {i}" if i % 5 else None for i in range(1000)]
+    numbers = pa.array(range(1000), pa.int64())
+    content = parquet_bytes(
+        {"text": rows, "id": numbers},
+        use_dictionary=False,
+        column_encoding={"text": encoding, "id": "DELTA_BINARY_PACKED"},
+    )
+    with parquet_table(content) as table:
+        scored, parts = score(table)
+    assert [row for part in parts for row in part] == rows
+    assert pq.read_table(io.BytesIO(scored)).column("id").to_pylist() == list(range(1000))
 
 
 # CSV, TSV and JSONL.
@@ -205,7 +346,7 @@ def jsonl_file(texts: list[str]) -> bytes:
 )
 def test_a_chunk_closes_once_it_holds_many_characters(kind: type[UploadTable], write: Any) -> None:
     texts = [*(str(i % 10) * WIDE for i in range(11)), *(f"short {i}" for i in range(9))]
-    scored, parts = score(kind(io.BytesIO(write(texts)), 7, MEGABYTE))
+    scored, parts = score(kind(io.BytesIO(write(texts)), limits(7)))
     parts = [part for part in parts if part]
     assert [row for part in parts for row in part] == texts
     assert max(map(len, parts)) <= 7
@@ -218,7 +359,7 @@ def test_a_chunk_closes_once_it_holds_many_characters(kind: type[UploadTable], w
 
 def test_characters_of_other_columns_fill_a_chunk_as_well() -> None:
     content = "pad,text\n" + f"{'x' * WIDE},good\n" * 9
-    _, parts = score(Csv(io.BytesIO(content.encode()), 100, MEGABYTE))
+    _, parts = score(Csv(io.BytesIO(content.encode()), limits(100)))
     assert [len(part) for part in parts if part] == [4, 4, 1]
 
 
@@ -229,5 +370,5 @@ def test_json_to_python_alone_is_refused_by_the_number_of_its_line(
 ) -> None:
     content = '{"text": "NaN"}\n\n' + place.format(constant) + '\n{"text": "b"}\n'
     with pytest.raises(ValidationError) as caught:
-        Jsonl(io.BytesIO(content.encode()), ROWS, MEGABYTE).check()
+        Jsonl(io.BytesIO(content.encode()), limits()).check()
     assert caught.value.line == "file: line 3 is not a JSON object"
