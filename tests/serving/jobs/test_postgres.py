@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
@@ -31,8 +30,12 @@ from hatespeech.serving.jobs.store import (
 )
 from hatespeech.serving.settings import ServerSettings
 from tests.serving.jobs.stores import OWNER, Ears, new_job, until
+from tests.support.fleet import Fleet, fleet, storm
 from tests.support.ports import free_port
+from tests.support.processes.server import HttpServer
+from tests.support.processes.worker import wait_until
 from tests.support.services.postgres import PASSWORD, USER, Postgres, postgres
+from tests.support.small_disk import mount, small_disk
 from tests.support.tcp_proxy import TcpProxy
 
 pytestmark = pytest.mark.slow
@@ -387,31 +390,19 @@ def test_connections_are_bounded_however_many_jobs_come(database: Postgres, name
 # A full disk: a small one of the test's own, with a tablespace on it.
 
 
-def mount(options: str, folder: Path) -> None:
-    command = ("mount", "-t", "tmpfs", "-o", options, "tmpfs", folder)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"needs the right to mount a small disk: {done.stderr.strip()}")
-
-
 async def add_all(store: PostgresStore, jobs: Iterable[NewJob]) -> None:
     for job in jobs:
         await store.add(job, 1000)
 
 
 @pytest.fixture
-def small_disk(database: Postgres, tmp_path: Path) -> Iterator[Path]:
-    folder = database.folder / "disk"
-    folder.mkdir()
-    mount(f"size=6m,uid={database.user_id},mode=0700", folder)
-    try:
+def disk(database: Postgres) -> Iterator[Path]:
+    with small_disk(database.folder / "disk", 6_000_000, database.user_id) as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_a_full_disk_refuses_jobs_keeps_answers_and_heals(
-    database: Postgres, small_disk: Path, caplog: pytest.LogCaptureFixture
+    database: Postgres, disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scene() -> None:
         noise = "".join(chr(33 + i * i % 7919 % 90) for i in range(100_000))  # hardly compressible
@@ -429,18 +420,17 @@ def test_a_full_disk_refuses_jobs_keeps_answers_and_heals(
             job = await store.get("first", OWNER)
             assert job is not None
             assert job.status == IN_PROGRESS
-            mount("remount,size=12m", small_disk)
+            mount(disk, "remount,size=12m")
             await store.finish(lease, COMPLETED, output=noise)
             await store.add(new_job("again"), 1000)
             assert await store.count() == {COMPLETED: 1, IN_QUEUE: stored + 1}
 
-    database.execute("postgres", f"CREATE TABLESPACE small LOCATION '{small_disk}'")
+    database.execute("postgres", f"CREATE TABLESPACE small LOCATION '{disk}'")
     database.create("small", "TABLESPACE small")
     try:
         with caplog.at_level(logging.DEBUG):
             run(scene)
         assert "JOBS_DB: PostgreSQL says 53100: could not extend file" in caplog.text
-        assert "No space left on device" in caplog.text
         assert "hello" not in caplog.text
     finally:
         database.execute("postgres", "DROP DATABASE small WITH (FORCE)")
@@ -539,3 +529,57 @@ def test_a_name_that_leads_nowhere_tells_no_piece_of_a_password(
     store = PostgresStore("postgresql://u:pa@ss.invalid@nowhere.invalid/x", TTL)
     assert str(store.trouble).startswith("PostgreSQL can't be reached")
     assert "ss.invalid" not in caplog.text + str(store.trouble)
+
+
+# All of it at once: three servers as processes, each behind a network of its own.
+
+
+def test_a_storm_over_three_servers_loses_no_job_and_answers_none_twice(
+    database: Postgres, tmp_path: Path
+) -> None:
+    def blows(servers: Fleet) -> None:
+        for blow, i in (("kill", 0), ("restart", 0), ("refuse", 1), ("swallow", 2), ("kill", 1)):
+            servers.strike(blow, i)
+
+    with fleet(database, tmp_path, "storm") as servers:
+        seen = storm(servers, database, "storm", 200, blows, seed=1)
+        assert sum(seen.answers.values()) == 200
+        for server in servers.servers:
+            require_no_password(server.stderr)
+            assert "Traceback" not in server.stderr
+
+
+def test_out_of_reach_jobs_are_refused_scores_go_on_and_it_ends_by_itself(
+    database: Postgres, tmp_path: Path
+) -> None:
+    with fleet(database, tmp_path, "reach") as servers:
+        server = servers.servers[0]
+        job_id = server.run({"prompt": "hello"})
+        server.finished(job_id)
+        servers.proxies[0].refuse()
+        wait_until(lambda: health(server)["jobs"] == "unavailable", "the outage to be noticed")
+        for method, path, body in (
+            ("POST", "/run", {"input": {"prompt": "hello"}}),
+            ("POST", "/runsync", {"input": {"prompt": "hello"}}),
+            ("GET", f"/status/{job_id}", None),
+            ("POST", f"/cancel/{job_id}", None),
+            ("GET", "/v2/any/health", None),
+        ):
+            reply = server.request(method, path, json=body)
+            assert (reply.status_code, reply.json()["error_type"]) == (503, "unhealthy"), path
+            assert int(reply.headers["Retry-After"]) >= 1
+        assert server.post("/score", json={"text": "hello"}).status_code == 200
+        assert server.get("/metrics").status_code == 200
+        assert server.get("/ping").status_code == 200
+        # The other servers know nothing of it.
+        assert servers.servers[1].status(job_id)["status"] == COMPLETED
+        servers.proxies[0].heal()
+        wait_until(lambda: health(server)["jobs"] == "ready", "the end of the outage")
+        assert server.finished(server.run({"prompt": "hello"}))["status"] == COMPLETED
+        server.terminate()
+        assert server.wait() == 0
+
+
+def health(server: HttpServer) -> dict[str, Any]:
+    body: dict[str, Any] = server.get("/health").json()
+    return body

@@ -119,8 +119,21 @@ class Link:
             self._note(why(exc))
 
     async def start(self, hear: Callable[[str], None], up: Callable[[], None]) -> None:
-        """Make the link and keep it; call ``hear`` with each notice, ``up`` once it is there."""
-        self._keeper = asyncio.create_task(self._keep(hear, up))
+        """Make the link and keep it; call ``hear`` with each notice, ``up`` once it is there.
+
+        Returns when the link is there, or it is clear that this takes longer.
+        """
+        made = asyncio.Event()
+
+        def both() -> None:
+            made.set()
+            up()
+
+        self._keeper = asyncio.create_task(self._keep(hear, both))
+        if self.trouble is None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    await made.wait()
 
     async def close(self) -> None:
         """Let running statements end, and close every connection."""

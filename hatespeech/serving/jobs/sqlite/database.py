@@ -34,7 +34,10 @@ GROUP: Final = 256  # operations that share a commit, at most
 GROUP_BYTES: Final = 4 * 1024 * 1024  # of texts, after which a commit takes no more operations
 GIVEN_BACK: Final = 256  # pages at a time that the file returns to a disk that is full
 
-_NO_ROOM: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+PAGE_BYTES: Final = 4096
+LOG_PAGES: Final = 1000  # after so many, what the log holds goes to the file: SQLite's default
+
+NO_ROOM: Final = "{}; new jobs are refused until there is room"
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,10 @@ class Database:
         self._connection = connection
         self._identity = _identity(path)
         self._log_holds_deleted = False
-        self._reserve = Reserve(path.with_name(f"{path.name}-reserve"))
-        if not self._reserve.fill():
-            self._begin_shortage("there is hardly any room on its disk")
+        self._reserve = reserve_of(path)
+        self._shorten_log_often()
+        if not self._reserve.take():
+            self._note(NO_ROOM.format("there is hardly any room on its disk"))
         self._operations: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="jobs-db", daemon=True)
         self._thread.start()
@@ -113,7 +117,7 @@ class Database:
             if stop:
                 return
 
-    def _commit(self, group: list[_Operation]) -> None:
+    def _commit(self, group: list[_Operation], *, on_reserve: bool = False) -> None:
         outcomes: list[tuple[_Operation, Any, Exception | None]] = []
         try:
             if any(operation.needs_room for operation in group):
@@ -130,25 +134,39 @@ class Database:
         except Exception as exc:  # if this thread died, all later callers would wait forever
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
-            if getattr(exc, "sqlite_errorcode", 0) & 0xFF in _NO_ROOM and self.trouble is None:
-                self._begin_shortage(str(exc))
-            elif isinstance(exc, sqlite3.Error) and len(group) == 1:
+            if needs_room(exc) and self.trouble is None:
+                self._note(NO_ROOM.format(exc))
+            elif isinstance(exc, sqlite3.Error) and len(group) == 1 and not needs_room(exc):
                 log.error("JOBS_DB: %s", exc)
             if len(group) > 1:
                 for operation in group:  # the others have done nothing wrong
                     self._commit([operation])
                 return
+            if needs_room(exc) and not group[0].needs_room and not on_reserve:
+                self._reserve.release()
+                self._shorten_log()
+                self._commit(group, on_reserve=True)
+                self._reserve.take()
+                return
             outcomes = [(operation, None, exc) for operation in group]
-        if self._log_holds_deleted:
-            # If this fails, the commit still stands, and the next commit tries again.
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                self._log_holds_deleted = False
+        if self._log_holds_deleted or on_reserve:
+            self._shorten_log()
         for operation, result, error in outcomes:
             with contextlib.suppress(RuntimeError):  # the loop has closed
                 operation.done.get_loop().call_soon_threadsafe(
                     _resolve, operation.done, result, error
                 )
+
+    def _shorten_log_often(self) -> None:
+        # What the log holds must fit into the file even when only the reserve is left.
+        pages = min(LOG_PAGES, self._reserve.size // 2 // PAGE_BYTES)
+        self._connection.execute(f"PRAGMA wal_autocheckpoint = {pages}")
+
+    def _shorten_log(self) -> None:
+        # If this fails, what was committed still stands, and the next commit tries again.
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._log_holds_deleted = False
 
     def _require_place(self) -> None:
         """See that what is written now will be found by the next process, and that it fits."""
@@ -163,7 +181,7 @@ class Database:
                 return
             log.warning("JOBS_DB: the file was deleted while it was used, and is restored")
             self.trouble = None
-        if self.trouble is not None and self._reserve.fill():
+        if self.trouble is not None and self._reserve.take() and self._reserve.has_as_much_again():
             log.warning("JOBS_DB: there is room again")
             self.trouble = None
 
@@ -184,12 +202,8 @@ class Database:
             self._connection = connection
         else:
             raise FileExistsError(0, "another file is in its place")
+        self._shorten_log_often()
         self._identity = _identity(self._path)
-
-    def _begin_shortage(self, reason: str) -> None:
-        """Use the reserve for deleting; :meth:`_require_place` ends this."""
-        self._reserve.release()
-        self._note(f"{reason}; new jobs are refused until there is room")
 
     def _note(self, trouble: str) -> None:
         if trouble != self.trouble:
@@ -206,6 +220,17 @@ def give_back(connection: sqlite3.Connection) -> bool:
     connection.execute(f"PRAGMA incremental_vacuum({GIVEN_BACK})").fetchall()
     (after,) = connection.execute("PRAGMA freelist_count").fetchone()
     return bool(after < before)
+
+
+def needs_room(exc: BaseException) -> bool:
+    """Return whether an operation failed for want of room, or may have."""
+    code = getattr(exc, "sqlite_errorcode", 0) & 0xFF  # the rest is the detail
+    return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+
+
+def reserve_of(path: Path) -> Reserve:
+    """Return the room that is kept for a file."""
+    return Reserve(path.with_name(f"{path.name}-reserve"))
 
 
 def _identity(path: Path) -> tuple[int | None, int | None]:
@@ -245,15 +270,19 @@ def connect(path: Path) -> sqlite3.Connection:
     finally:
         os.close(descriptor)
     # SQLite gives new companion files the file's mode; these may be left from a process that died.
-    for suffix in ("-wal", "-shm"):
+    for suffix in ("-wal", "-shm", "-reserve"):
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).chmod(0o600)
     connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a file that is still empty
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA secure_delete = ON")
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a file that is still empty
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = ON")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 

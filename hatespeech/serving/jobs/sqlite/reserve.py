@@ -18,32 +18,38 @@ class Reserve:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.size = min(RESERVE_BYTES, shutil.disk_usage(path.parent).total // SHARE)
 
-    def fill(self) -> bool:
-        """Take the room; return whether there was that much, and as much again."""
-        try:
-            disk = shutil.disk_usage(self._path.parent)
-            size = min(RESERVE_BYTES, disk.total // SHARE)
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.fchmod(descriptor, 0o600)
-                missing = size - os.fstat(descriptor).st_size
-                if missing <= 0:
-                    return True
-                if disk.free < missing + size:
-                    return False
-                with open(descriptor, "wb", closefd=False) as file:
-                    for start in range(0, size, len(_PIECE)):
-                        file.write(_PIECE[: size - start])
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        except OSError:
-            self.release()
+    def take(self) -> bool:
+        """Take the room, unless it is taken; return whether there was that much."""
+        with contextlib.suppress(OSError):
+            if self._path.stat().st_size == self.size:
+                return True
+        return self._write(0, self.size)
+
+    def has_as_much_again(self) -> bool:
+        """Return whether the disk has room beside the reserve, by writing there."""
+        if shutil.disk_usage(self._path.parent).free < self.size:
             return False
-        return True
+        written = self._write(self.size, 2 * self.size)
+        with contextlib.suppress(OSError):
+            os.truncate(self._path, self.size)
+        return written
 
     def release(self) -> None:
         """Give the room back to the disk."""
         with contextlib.suppress(OSError):
             os.truncate(self._path, 0)
+
+    def _write(self, start: int, end: int) -> bool:
+        try:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "wb", buffering=0) as file:  # noqa: PTH123 - not a path
+                os.fchmod(descriptor, 0o600)
+                file.seek(start)
+                while start < end:
+                    start += file.write(_PIECE[: end - start])
+                os.fsync(descriptor)
+        except OSError:
+            return False
+        return True

@@ -13,7 +13,14 @@ from typing import Final
 from typing_extensions import override
 
 from hatespeech.errors import OverloadedError, SettingsError, ValidationError
-from hatespeech.serving.jobs.sqlite.database import Database, connect, give_back, why_not
+from hatespeech.serving.jobs.sqlite.database import (
+    Database,
+    connect,
+    give_back,
+    needs_room,
+    reserve_of,
+    why_not,
+)
 from hatespeech.serving.jobs.store import (
     CANCELLED,
     FAILED,
@@ -68,8 +75,13 @@ class SqliteStore(Store):
         self._ttl = ttl_seconds
         self._started = time.time() - time.monotonic()
         try:
-            connection = connect(path)
-            self._salt = _prepare(connection, self._now())
+            try:
+                connection, self._salt = _open(path, self._now())
+            except sqlite3.Error as exc:
+                if not needs_room(exc):
+                    raise
+                reserve_of(path).release()
+                connection, self._salt = _open(path, self._now())
         except (OSError, sqlite3.Error) as exc:
             reason = why_not(exc)
             raise SettingsError(f"JOBS_DB={str(path)!r} cannot be opened: {reason}") from None
@@ -240,6 +252,15 @@ class SqliteStore(Store):
     def _now(self) -> float:
         """Return the time, which no change of the machine's clock moves while this runs."""
         return self._started + time.monotonic()
+
+
+def _open(path: Path, now: float) -> tuple[sqlite3.Connection, bytes]:
+    connection = connect(path)
+    try:
+        return connection, _prepare(connection, now)
+    except sqlite3.Error:
+        connection.close()
+        raise
 
 
 def _prepare(connection: sqlite3.Connection, now: float) -> bytes:
