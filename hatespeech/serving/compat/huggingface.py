@@ -31,7 +31,7 @@ from hatespeech.errors import (
 from hatespeech.labels import LABELS
 from hatespeech.serving.compat.lenient import read_any_json
 from hatespeech.serving.compat.protocol import Protocol, Shared
-from hatespeech.serving.compat.texts import ScoredText, TextScorer, version_headers
+from hatespeech.serving.compat.texts import ScoredText, TextScorer, require_room, version_headers
 from hatespeech.serving.http_errors import NotFoundError, RateLimitedError
 from hatespeech.serving.openapi import EXAMPLE_TEXT, json_body
 from hatespeech.serving.settings import ServerSettings
@@ -226,7 +226,9 @@ def read_texts(value: object, settings: ServerSettings, cut: str | None = None) 
     if not texts or len(texts) > settings.max_texts_per_request:
         most = settings.max_texts_per_request
         raise ValidationError(f"must hold from 1 to {most} texts", field="inputs")
-    return [_read_text(text, settings.max_text_chars, cut) for text in texts]
+    read = [_read_text(text, settings.max_text_chars, cut) for text in texts]
+    require_room(read, settings, "inputs")
+    return read
 
 
 def _read_text(text: object, limit: int, cut: str | None) -> str:

@@ -7,11 +7,11 @@ chat if the action is ``BLOCKED``. What it shows for an error is the status alon
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import pydantic
 from fastapi import APIRouter
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -20,7 +20,7 @@ from hatespeech.errors import ValidationError
 from hatespeech.labels import FLAGS, THRESHOLD_NAMES, Flag
 from hatespeech.serving.compat.lenient import read_any_json
 from hatespeech.serving.compat.protocol import Protocol, Shared
-from hatespeech.serving.compat.texts import ScoredText, TextScorer, version_headers
+from hatespeech.serving.compat.texts import ScoredText, TextScorer, require_room, version_headers
 from hatespeech.serving.openapi import EXAMPLE_TEXT, json_body
 from hatespeech.serving.served_model import ServedModel
 
@@ -59,7 +59,7 @@ ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     }
 }
 
-_NUMBERS: Final = TypeAdapter(dict[Flag, Threshold])
+_NUMBERS: Final = TypeAdapter(Annotated[dict[Flag, Threshold], Field(min_length=1)])
 
 
 class LiteLLM(Protocol):
@@ -88,8 +88,10 @@ def litellm_routes(shared: Shared) -> APIRouter:
         model = scorer.require_ready(request)
         body = await read_any_json(request)
         thresholds = read_thresholds(body.get(PARAMETERS), model)
-        texts, places = cut(read_texts(body.get("texts")), shared.settings.max_text_chars)
-        scored = await scorer.score(request, texts, thresholds)
+        texts = read_texts(body.get("texts"))
+        require_room(texts, shared.settings, "texts")
+        pieces, places = cut(texts, shared.settings.max_text_chars)
+        scored = await scorer.score(request, pieces, thresholds)
         flags: Sequence[Flag] = ("toxic",)
         if thresholds is not None:
             flags = [flag for flag in FLAGS if flag in thresholds]

@@ -29,7 +29,7 @@ from hatespeech.errors import (
 from hatespeech.serving.compat.lenient import read_any_json
 from hatespeech.serving.compat.mapping import OpenAIMapping
 from hatespeech.serving.compat.protocol import Protocol, Shared
-from hatespeech.serving.compat.texts import ScoredText, TextScorer, version_headers
+from hatespeech.serving.compat.texts import ScoredText, TextScorer, require_room, version_headers
 from hatespeech.serving.http_errors import NotFoundError, RateLimitedError, UnauthorizedError
 from hatespeech.serving.openapi import EXAMPLE_TEXT, json_body
 from hatespeech.serving.settings import ServerSettings
@@ -184,6 +184,7 @@ def read_input(value: object, settings: ServerSettings) -> tuple[list[str], list
             raise InputError("must be a string", place, "invalid_type")
         if len(text) > settings.max_text_chars:
             raise long_text(place, f"is longer than {settings.max_text_chars} characters")
+    require_room(texts, settings, "input")
     return [readable(text) for text in texts], places
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
 from starlette.requests import Request
 
@@ -14,6 +15,7 @@ from hatespeech.labels import Flag
 from hatespeech.serving.compat.protocol import Shared
 from hatespeech.serving.reading import until_gone
 from hatespeech.serving.served_model import ServedModel
+from hatespeech.serving.settings import ServerSettings
 
 RECOMMENDED: Final = "balanced"  # the thresholds that decide where another service's reply decides
 
@@ -119,4 +121,12 @@ def _language(outcome: Prediction | ServiceError) -> str | None:
 
 def version_headers(model: str, mapping: str) -> dict[str, str]:
     """Return what tells which model answers, and by which mapping of names."""
-    return {"X-Model-Version": model, "X-Mapping-Version": mapping}
+    return {"X-Model-Version": quote(model, safe="@"), "X-Mapping-Version": mapping}
+
+
+def require_room(texts: Sequence[str], settings: ServerSettings, field: str) -> None:
+    """Raise :class:`TooLargeError` if texts hold more than one request may."""
+    chars = sum(map(len, texts))
+    if chars > settings.max_request_chars:
+        most = settings.max_request_chars
+        raise TooLargeError(f"{chars} characters in all, the limit is {most}", field=field)

@@ -52,14 +52,14 @@ def read_boundary(request: Request) -> bytes:
 
 
 def split_parts(raw: bytes, boundary: bytes) -> list[bytes]:
-    """Return the parts of a body, also of its beginning alone."""
+    """Return the parts of a body, also of its beginning alone; not many more than allowed."""
     line = rb"(?:\A|\r?\n)--" + re.escape(boundary) + rb"(--)?[ \t]*(?:\r?\n|\Z)"
     found: list[bytes] = []
     start: int | None = None
     for mark in re.finditer(line, raw):
         if start is not None:
             found.append(raw[start : mark.start()])
-        if mark[1]:
+        if mark[1] or len(found) > MOST_PARTS:
             return found
         start = mark.end()
     return [*found, raw[start:]] if start is not None else found
