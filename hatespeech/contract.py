@@ -32,10 +32,12 @@ from hatespeech.labels import (
     Label,
     WarningCode,
 )
+from hatespeech.named_thresholds import NamedThresholds
 from hatespeech.settings import EngineSettings
 
 # Error messages cut an unknown key to this length.
 SHOWN_KEY_CHARS: Final = 40
+MAX_ID_CHARS: Final = 128
 
 Threshold = Annotated[float, Field(ge=0, le=1, strict=True, allow_inf_nan=False)]
 
@@ -53,6 +55,8 @@ Kind = Literal[
     "error",
     "items",
     "timing",
+    "thresholds",
+    "versions",
 ]
 
 ReadAs = Literal["folded"]
@@ -181,6 +185,23 @@ FIELDS: Final[tuple[ReplyField, ...]] = (
         once=True,
     ),
     ReplyField("timing", "timing", 14, "Where the time goes.", always=True, once=True),
+    ReplyField("id", "text", 18, "Only if an id is sent with the text: that id."),
+    ReplyField(
+        "thresholds",
+        "thresholds",
+        19,
+        "Only if thresholds are asked for by name: their `name`, their `version`, and the numbers.",
+        once=True,
+    ),
+    ReplyField(
+        "versions",
+        "versions",
+        20,
+        "What made the reply: `service`, its version; `checkpoint`, twelve digits over weights and "
+        "tokenizer; `normaliser`, its version.",
+        always=True,
+        once=True,
+    ),
 )
 ITEM_FIELDS: Final = tuple(field for field in FIELDS if not field.once)
 COLUMNS: Final[dict[str, str]] = {field.name: field.column for field in FIELDS if field.column}
@@ -205,6 +226,8 @@ class _Body(BaseModel):
     explain: bool | Explanation = False
     robust: bool | None = None
     thresholds: dict[Flag, Threshold] | None = None
+    id: Any = None
+    ids: Any = None
 
 
 @dataclass(frozen=True)
@@ -246,7 +269,7 @@ class TextScore:
     """The scores of one text, or its ``error``; attributes have the names of the reply's fields.
 
     If the text has no scores, ``error`` is set, ``scores`` is empty, and every attribute except
-    ``text`` is ``None``.
+    ``text`` and ``id`` is ``None``.
     """
 
     text: str  # as sent, with U+FFFD for each lone surrogate; "" if it is not a string
@@ -263,14 +286,19 @@ class TextScore:
     warnings: tuple[WarningCode, ...] | None = None  # if there are any
     read_as: ReadAs | None = None
     error: ServiceError | None = None
+    id: str | None = None  # if one was sent with the text
 
     @classmethod
     def of(
-        cls, text: str, outcome: Prediction | ServiceError, thresholds: Mapping[str, float] | None
+        cls,
+        text: str,
+        outcome: Prediction | ServiceError,
+        thresholds: Mapping[str, float] | None,
+        identity: str | None = None,
     ) -> TextScore:
-        """Combine a text with the model's prediction, or with its error."""
+        """Combine a text and its id with the model's prediction, or with its error."""
         if isinstance(outcome, ServiceError):
-            return cls(text, error=outcome)
+            return cls(text, error=outcome, id=identity)
         hate, abusing, neutral, spam = outcome.scores
         toxic = _toxic(hate, abusing)
         flagged: tuple[Flag, ...] | None = None
@@ -294,6 +322,7 @@ class TextScore:
             words=None if outcome.words is None else tuple(outcome.words),
             warnings=outcome.warnings or None,
             read_as=outcome.read_as,
+            id=identity,
         )
 
     @property
@@ -352,21 +381,26 @@ class ScoreRequest:
     explain: Explanation | None
     robust: bool
     thresholds: Mapping[str, float] | None
-    recommended: str | None = None  # the name of the checkpoint's thresholds to use instead
+    wanted: str | None = None  # the name of the thresholds to use instead
+    named: NamedThresholds | None = None  # those, once they are known
+    ids: Sequence[str | None] | None = None  # one for each text
 
-    def resolve(self, thresholds: Mapping[str, Mapping[str, float]]) -> ScoreRequest:
-        """Replace the name of recommended thresholds by the checkpoint's numbers.
+    def resolve(self, thresholds: Mapping[str, NamedThresholds]) -> ScoreRequest:
+        """Replace the name of thresholds by those that the checkpoint or the operator has.
 
-        Raises :class:`ValidationError` if the checkpoint recommends none by that name.
+        Raises :class:`ValidationError` if there are none by that name.
         """
-        if self.recommended is None:
+        if self.wanted is None:
             return self
-        if self.recommended not in thresholds:
+        if self.wanted not in {*THRESHOLD_NAMES, *thresholds}:
+            raise _unknown_name([*THRESHOLD_NAMES, *(thresholds.keys() - {*THRESHOLD_NAMES})])
+        if self.wanted not in thresholds:
             raise ValidationError(
-                f"this model recommends none called {self.recommended}; send numbers",
+                f"this model recommends none called {self.wanted}; send numbers",
                 field="thresholds",
             )
-        return dataclasses.replace(self, thresholds=thresholds[self.recommended], recommended=None)
+        named = thresholds[self.wanted]
+        return dataclasses.replace(self, thresholds=named.numbers, wanted=None, named=named)
 
 
 @dataclass(frozen=True)
@@ -382,6 +416,15 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Versions:
+    """What made a reply."""
+
+    service: str
+    checkpoint: str  # twelve digits over weights and tokenizer
+    normaliser: str
+
+
+@dataclass(frozen=True)
 class Reply:
     """What a caller gets back."""
 
@@ -391,10 +434,15 @@ class Reply:
     many: bool
     model: str
     timing: Timing
+    versions: Versions
+    thresholds: NamedThresholds | None = None  # only if they were asked for by name
 
     def to_dict(self) -> dict[str, Any]:
         """Return the reply as ``json.dumps`` takes it."""
-        once = {"model": self.model, "timing": self.timing.to_dict()}
+        once: dict[str, Any] = {"model": self.model, "timing": self.timing.to_dict()}
+        if self.thresholds is not None:
+            once["thresholds"] = self.thresholds.to_dict()
+        once["versions"] = dataclasses.asdict(self.versions)
         if self.many:
             return {"items": [item.to_dict() for item in self.items], **once}
         (item,) = self.items
@@ -410,8 +458,8 @@ def parse_request(body: object, settings: EngineSettings) -> ScoreRequest:
     if not isinstance(body, dict):
         raise ValidationError("must be an object with prompt or prompts", field="input")
     _require_known_keys(body)
-    recommended = _threshold_name(body)
-    if recommended:
+    wanted = _threshold_name(body, settings.thresholds_file is not None)
+    if wanted:
         body = {key: value for key, value in body.items() if key != "thresholds"}
     try:
         fields = _Body.model_validate(body)
@@ -452,7 +500,8 @@ def parse_request(body: object, settings: EngineSettings) -> ScoreRequest:
         _explanation(fields.explain),
         settings.robust if fields.robust is None else fields.robust,
         thresholds,
-        recommended,
+        wanted,
+        ids=_ids(fields, many, len(texts)),
     )
 
 
@@ -478,10 +527,11 @@ def _require_known_keys(body: Mapping[object, object]) -> None:
         raise ValidationError(f"may be set for {', '.join(FLAGS)}", field="thresholds")
 
 
-def _threshold_name(body: Mapping[object, object]) -> str | None:
-    """Return the name of recommended thresholds, if the request asks for them by name.
+def _threshold_name(body: Mapping[object, object], more: bool) -> str | None:
+    """Return the name of thresholds, if the request asks for them by name.
 
     A name is a string, or ``name`` in an object: in the proto ``thresholds`` is always an object.
+    With ``more`` there are names beside those that a model recommends.
     """
     value = body.get("thresholds")
     if isinstance(value, dict) and "name" in value:
@@ -492,9 +542,36 @@ def _threshold_name(body: Mapping[object, object]) -> str | None:
         value = value["name"]
     elif not isinstance(value, str):
         return None
-    if value not in THRESHOLD_NAMES:
-        raise ValidationError(f"names are {' and '.join(THRESHOLD_NAMES)}", field="thresholds")
+    if value not in THRESHOLD_NAMES and not (more and isinstance(value, str)):
+        raise _unknown_name(THRESHOLD_NAMES)
     return str(value)
+
+
+def _unknown_name(names: Sequence[str]) -> ValidationError:
+    *most, last = names
+    return ValidationError(f"names are {', '.join(most)} and {last}", field="thresholds")
+
+
+def _ids(fields: _Body, many: bool, count: int) -> Sequence[str | None] | None:
+    """Return the id of each text, if the request has any. An empty one is none."""
+    given, other = ("ids", "id") if many else ("id", "ids")
+    if getattr(fields, other) is not None:
+        raise ValidationError(f"goes with {'prompt' if many else 'prompts'}", field=other)
+    value = getattr(fields, given)
+    if value is None:
+        return None
+    values = value if many else [value]
+    if not isinstance(values, list) or len(values) != count:
+        raise ValidationError("must be a list with an id for each text", field=given)
+    for index, each in enumerate(values):
+        place = f"ids[{index}]" if many else "id"
+        if not isinstance(each, str) and each is not None:
+            raise ValidationError("must be a string", field=place)
+        if each and (len(each) > MAX_ID_CHARS or not each.isprintable()):
+            raise ValidationError(
+                f"must be at most {MAX_ID_CHARS} printable characters", field=place
+            )
+    return [each or None for each in values]
 
 
 def _text_field(body: Mapping[object, object]) -> str:
@@ -558,6 +635,7 @@ def build_reply(
     outcomes: Sequence[Prediction | ServiceError],
     timing: Timing,
     model: str,
+    versions: Versions,
 ) -> Reply:
     """Return the reply to a request.
 
@@ -573,11 +651,12 @@ def build_reply(
     ]
     if not request.many and isinstance(located[0], ServiceError):
         raise located[0]
+    ids = request.ids or [None] * len(located)
     items = [
-        TextScore.of(text, outcome, request.thresholds)
-        for text, outcome in zip(request.texts, located, strict=True)
+        TextScore.of(text, outcome, request.thresholds, identity)
+        for text, outcome, identity in zip(request.texts, located, ids, strict=True)
     ]
-    return Reply(items, request.many, model, timing)
+    return Reply(items, request.many, model, timing, versions, request.named)
 
 
 def _toxic(hate: float, abusing: float) -> float:

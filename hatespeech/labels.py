@@ -17,8 +17,7 @@ Flag = Literal["hate", "abusing", "neutral", "spam", "toxic"]
 FLAGS: Final[tuple[Flag, ...]] = get_args(Flag)
 
 # Thresholds that a checkpoint may recommend; a request can ask for them by name.
-ThresholdName = Literal["balanced", "strict"]
-THRESHOLD_NAMES: Final[tuple[str, ...]] = get_args(ThresholdName)
+THRESHOLD_NAMES: Final = ("balanced", "strict")
 
 # Ways to explain a score by its words.
 Explanation = Literal["shapley", "leave_one_out"]

@@ -71,7 +71,7 @@ class NamedThresholds:
         return cls(found.name, found.version, {str(k): v for k, v in found.thresholds.items()})
 
 
-def version_of(numbers: Mapping[str, float], model: str, data: str) -> str:
-    """Return the version of thresholds: eight digits over them, the model and the data's hash."""
-    parts = json.dumps([sorted(numbers.items()), model, data])
+def version_of(numbers: Mapping[str, float], model: str) -> str:
+    """Return the version of thresholds: eight digits over the numbers and the model's id."""
+    parts = json.dumps([sorted(numbers.items()), model])
     return hashlib.sha256(parts.encode()).hexdigest()[:8]

@@ -105,6 +105,22 @@ class EngineSettings(BaseModel):
             "and adds `warnings`, `refuse` makes it an error with the code `unread`."
         ),
     ] = "warn"
+    thresholds_file: Annotated[
+        Path | None,
+        Field(
+            description="Thresholds of your own for this checkpoint, which `evaluate.py "
+            "--write-thresholds` writes. A request asks for them by their name.",
+            json_schema_extra={"allowed": "a file"},
+        ),
+    ] = None
+    audit_log: Annotated[
+        Path | None,
+        Field(
+            description="File to which a line is appended for each decision: id, hash of the text, "
+            "scores, thresholds, versions; never the text.",
+            json_schema_extra={"allowed": "a file"},
+        ),
+    ] = None
     robust: Annotated[
         bool,
         Field(

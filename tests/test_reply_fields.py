@@ -35,6 +35,8 @@ PROTO_KINDS: Final[dict[str, tuple[int, bool]]] = {
     "error": (FieldDescriptor.TYPE_STRING, False),
     "items": (FieldDescriptor.TYPE_MESSAGE, True),
     "timing": (FieldDescriptor.TYPE_MESSAGE, False),
+    "thresholds": (FieldDescriptor.TYPE_MESSAGE, False),
+    "versions": (FieldDescriptor.TYPE_MESSAGE, False),
 }
 
 

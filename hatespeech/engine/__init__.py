@@ -7,6 +7,7 @@
     batcher.py       many callers share the device: the reader thread and the device thread
     pass_size.py     how many tokens the next pass may read
     queues.py        turns among requests, and a bound on the texts that wait
+    audit.py         a line for each decision, in a file
     scorer.py        a request in, a reply out: what every front calls
 
 Nothing here knows which front calls it.

@@ -23,7 +23,7 @@ import torch
 from tokenizers import Tokenizer
 
 from hatespeech import paths
-from hatespeech.contract import Prediction, ReadAs
+from hatespeech.contract import Prediction, ReadAs, Versions
 from hatespeech.engine.encoder import Encoded, Encoder, Readings
 from hatespeech.engine.explanation import explain
 from hatespeech.engine.spans import locate, words_to_explain
@@ -39,10 +39,12 @@ from hatespeech.model import int8
 from hatespeech.model.checkpoint import Checkpoint
 from hatespeech.model.linear import ROW_STEP
 from hatespeech.model.network import CustomModel
+from hatespeech.named_thresholds import NamedThresholds, version_of
 from hatespeech.settings import EngineSettings
 from hatespeech.text import language
 from hatespeech.text.folding import fold, fold_in_places
-from hatespeech.text.normalizer import normalize_tweet
+from hatespeech.text.normalizer import NORMALIZER_VERSION, normalize_tweet
+from hatespeech.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +73,15 @@ class Predictor:
         tokenizer: Tokenizer,
         max_windows: int,
         refuses: bool = False,
+        own: NamedThresholds | None = None,
     ) -> None:
         self.model_id = checkpoint.model_id
-        self.thresholds = checkpoint.thresholds
         self.languages = checkpoint.languages
+        self.versions = Versions(__version__, checkpoint.digits, NORMALIZER_VERSION)
+        self.thresholds = {
+            name: NamedThresholds(name, version_of(numbers, self.model_id), numbers)
+            for name, numbers in checkpoint.thresholds.items()
+        } | ({own.name: own} if own else {})
         self.max_windows = max_windows
         self.device = model.linear1.weight.device
         self.dtype = checkpoints.dtype_name(model)
@@ -93,15 +100,19 @@ class Predictor:
         """Load the checkpoint that ``settings`` choose, on the device that they choose.
 
         Raises :class:`CheckpointError` if the folder is missing, damaged or inconsistent, and
-        :class:`SettingsError` if this machine does not have the device or the dtype.
+        :class:`SettingsError` if this machine does not have the device or the dtype, or if
+        ``thresholds_file`` is not for this checkpoint.
         """
         checkpoint = checkpoints.describe(choose_folder(settings))
+        own = None
+        if settings.thresholds_file is not None:
+            own = NamedThresholds.load(settings.thresholds_file, checkpoint.model_id)
         device = choose_device(settings)
         dtype = choose_dtype(settings, device)
         model = checkpoints.load_model(checkpoint, device, dtype, reorder=device.type == "cpu")
         tokenizer = checkpoints.load_tokenizer(checkpoint)
         refuses = settings.on_unread == "refuse"
-        predictor = cls(checkpoint, model, tokenizer, settings.max_windows, refuses)
+        predictor = cls(checkpoint, model, tokenizer, settings.max_windows, refuses, own)
         log.info("serving %s on %s in %s", checkpoint.model_id, device, predictor.dtype)
         return predictor
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from hatespeech.contract import Reply, Timing, build_reply, parse_request
+from hatespeech.contract import Reply, TextScore, Timing, build_reply, parse_request
+from hatespeech.engine.audit import AuditLog
 from hatespeech.engine.batcher import Batcher, Outcome
 from hatespeech.engine.pass_size import PassSize
 from hatespeech.engine.predictor import Predictor
@@ -23,10 +25,19 @@ class Scorer:
         settings: EngineSettings,
         on_broken: Callable[[], None] = lambda: None,
     ) -> None:
+        """Open the audit log, if there is one; raise :class:`SettingsError` if that fails."""
         self._predictor = predictor
         self._settings = settings
         self._on_broken = on_broken
         self._batcher: Batcher | None = None
+        self._audit = None
+        if settings.audit_log is not None:
+            self._audit = AuditLog(settings.audit_log, predictor.model_id, predictor.versions)
+
+    @property
+    def unwritten_decisions(self) -> int:
+        """How many decisions the audit log has lost, for want of room."""
+        return self._audit.unwritten if self._audit else 0
 
     async def score(self, body: object, *, wait_for_room: bool = True) -> Reply:
         """Score the contract's ``input``.
@@ -46,7 +57,16 @@ class Scorer:
             )
         outcomes: dict[int, Outcome] = {**request.faults, **dict(zip(sound, scored, strict=True))}
         ordered = [outcomes[i] for i in range(len(request.texts))]
-        return build_reply(request, ordered, timing, self._predictor.model_id)
+        reply = build_reply(
+            request, ordered, timing, self._predictor.model_id, self._predictor.versions
+        )
+        self.record(reply.items, request.named.to_dict() if request.named else request.thresholds)
+        return reply
+
+    def record(self, items: Sequence[TextScore], thresholds: Mapping[str, Any] | None) -> None:
+        """Write decisions into the audit log, if there is one; see :meth:`AuditLog.write`."""
+        if self._audit is not None:
+            self._audit.write(items, thresholds)
 
     def close(self) -> None:
         """Stop the batcher's threads and log what they did."""
@@ -54,6 +74,9 @@ class Scorer:
             self._batcher.close()
             log.info("scored: %s", self._batcher.counters)
             self._batcher = None
+        if self._audit is not None:
+            self._audit.close()
+            self._audit = None
 
     @property
     def batcher(self) -> Batcher:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from hatespeech.evaluation.thresholds import THRESHOLDS
 from hatespeech.evaluation.truths import decided
 from hatespeech.labels import THRESHOLD_NAMES
 from hatespeech.named_thresholds import NAME, version_of
+
+LEAST_FLAGGED: Final = 10  # a precision of fewer texts promises nothing
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def best_threshold(
     if wish.reviews is not None:
         good = count <= wish.reviews * len(values)
     else:
-        good = (count > 0) & (right >= (wish.precision or 0) * count)
+        good = (count >= LEAST_FLAGGED) & (right >= (wish.precision or 0) * count)
     return float(THRESHOLDS[good][0]) if good.any() else None
 
 
@@ -145,7 +147,7 @@ def write_thresholds(
         raise RunError(f"--write-thresholds {path}: the scores do not say which model gave them")
     content = {
         "name": name,
-        "version": version_of(numbers, model, labelled.sha256),
+        "version": version_of(numbers, model),
         "model": model,
         "thresholds": numbers,
         "wish": str(wish),

@@ -71,8 +71,8 @@ def score(
                     found[place] = list(row.scores.values())
                 else:
                     errors[row.error.code] += 1
-        here = engine.thresholds if isinstance(engine, LocalEngine) else {}
-    return Scored(found, errors, model, here)
+        named = engine.thresholds if isinstance(engine, LocalEngine) else {}
+    return Scored(found, errors, model, {name: each.numbers for name, each in named.items()})
 
 
 def read_scores(columns: Mapping[str, list[Any]], prefix: str, source: str) -> Scored:

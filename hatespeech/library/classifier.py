@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from hatespeech.contract import TextScore, parse_request
 from hatespeech.errors import ServiceError
-from hatespeech.labels import Explanation, Flag, ThresholdName
+from hatespeech.labels import Explanation, Flag
 from hatespeech.libraries import set_library_defaults, warn_if_threads_spin
 from hatespeech.settings import EngineSettings
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hatespeech.engine.batcher import Batcher
     from hatespeech.engine.predictor import Predictor
 
-Thresholds = Mapping[Flag, float] | ThresholdName
+Thresholds = Mapping[Flag, float] | str  # balanced, strict, or a name in THRESHOLDS_FILE
 Frame = TypeVar("Frame")
 
 # Texts that one call hands to the batcher at once, and how often ahead of what it collects.
@@ -50,7 +50,7 @@ class Classifier:
         self.model_id = predictor.model_id
         """The checkpoint's name, ``@``, and twelve hexadecimal digits of its hash."""
         self._settings = settings
-        self._recommended = predictor.thresholds
+        self._thresholds = predictor.thresholds
         self._lock = threading.Lock()
         self._running = _Running(predictor, settings)
         # A program that forgets to close it would otherwise end in the middle of a pass.
@@ -137,10 +137,10 @@ class Classifier:
         that can't be scored (``None``, NaN, a number, an empty or too long text) gives an item with
         its ``error``. ``explain`` adds ``words``, how much of the scores each word carries, at the
         price of up to 255 more readings of a tweet; ``"leave_one_out"`` costs one for each word.
-        ``thresholds``, numbers by label or for ``toxic``, or a name that the model recommends, add
         ``robust`` also reads a disguised text without its disguise, and ``read_as`` says when that
         reading speaks; ``None`` takes the setting ``ROBUST``. ``thresholds``, numbers by label or
-        for ``toxic``, or a name that the model recommends, add ``flagged``.
+        for ``toxic``, or a name that the model recommends or ``THRESHOLDS_FILE`` has, add
+        ``flagged``.
         ``progress`` shows a bar on standard error.
 
         Raises :class:`ValidationError` for bad ``thresholds``, ``explain`` or ``robust``,
@@ -202,8 +202,9 @@ class Classifier:
         body: dict[str, Any] = {"text": "checked apart", "explain": explain, "robust": robust}
         if thresholds is not None:
             body["thresholds"] = dict(thresholds) if isinstance(thresholds, Mapping) else thresholds
-        limits = EngineSettings(robust=self._settings.robust)
-        return parse_request(body, limits).resolve(self._recommended)
+        kept = {"robust": self._settings.robust, "thresholds_file": self._settings.thresholds_file}
+        limits = EngineSettings().model_copy(update=kept)
+        return parse_request(body, limits).resolve(self._thresholds)
 
     def _score(
         self, values: Sequence[str | object], options: ScoreRequest, progress: bool

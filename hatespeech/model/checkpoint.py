@@ -63,6 +63,12 @@ class Checkpoint:
     languages: tuple[str, ...]  # ISO 639 codes of what it was trained on
 
     @property
+    def digits(self) -> str:
+        """12 hex digits over weights and tokenizer."""
+        parts = "\n".join((self.sha256[WEIGHTS], self.sha256[TOKENIZER]))
+        return hashlib.sha256(parts.encode()).hexdigest()[:12]
+
+    @property
     def model_id(self) -> str:
         """``name@`` and 12 hex digits over weights, tokenizer and the normaliser's version."""
         parts = "\n".join((self.sha256[WEIGHTS], self.sha256[TOKENIZER], NORMALIZER_VERSION))

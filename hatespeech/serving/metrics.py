@@ -131,6 +131,11 @@ class _Live(Collector):
         largest.add_metric((), counters.largest_batch)
         yield largest
         yield from _totals(counters)
+        lost = CounterMetricFamily(
+            f"{PREFIX}audit_unwritten", "Decisions that AUDIT_LOG has no line for."
+        )
+        lost.add_metric((), model.scorer.unwritten_decisions)
+        yield lost
 
 
 def _totals(counters: Counters) -> Iterator[Metric]:

@@ -13,7 +13,16 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from hatespeech.contract import FIELDS, ITEM_FIELDS, Kind, ReadAs, ReplyField, Timing
+from hatespeech.contract import (
+    FIELDS,
+    ITEM_FIELDS,
+    MAX_ID_CHARS,
+    Kind,
+    ReadAs,
+    ReplyField,
+    Timing,
+    Versions,
+)
 from hatespeech.errors import (
     InternalError,
     OverloadedError,
@@ -113,6 +122,21 @@ WORD: Final = _schema(
     },
 )
 
+NAMED_THRESHOLDS: Final = _schema(
+    "NamedThresholds",
+    "Thresholds that were asked for by name.",
+    {
+        "name": (str, ...),
+        "version": (str, ...),
+        **dict.fromkeys(FLAGS, (Probability | None, None)),
+    },
+)
+VERSIONS: Final = _schema(
+    "Versions",
+    "What made the reply.",
+    {field.name: (str, ...) for field in dataclasses.fields(Versions)},
+)
+
 # The type of each kind of field of the contract.
 TYPES: Final[dict[Kind, Any]] = {
     "text": str,
@@ -126,6 +150,8 @@ TYPES: Final[dict[Kind, Any]] = {
     "warnings": list[WarningCode],
     "error": str,
     "timing": TIMING,
+    "thresholds": NAMED_THRESHOLDS,
+    "versions": VERSIONS,
 }
 
 
@@ -153,6 +179,7 @@ class NotScored(Closed):
 
     text: str
     error: str
+    id: str | None = None
 
 
 ManyReply = _schema(
@@ -259,6 +286,11 @@ def score_input(settings: ServerSettings) -> dict[str, Any]:
         "minItems": 1,
         "maxItems": settings.max_texts_per_request,
     }
+    names: dict[str, Any] = {"enum": list(THRESHOLD_NAMES)}
+    if settings.thresholds_file is not None:  # whose name is known once the model is loaded
+        names = {"type": "string"}
+    identity = {"type": ["string", "null"], "maxLength": MAX_ID_CHARS}
+    ids = {"type": ["array", "null"], "items": identity}
     options = {
         "explain": EXPLAIN,
         "robust": {
@@ -277,15 +309,16 @@ def score_input(settings: ServerSettings) -> dict[str, Any]:
                 },
                 {
                     "title": "name",
-                    "description": "The name of thresholds that the model recommends.",
-                    "enum": list(THRESHOLD_NAMES),
+                    "description": "The name of thresholds that the model recommends, or that the "
+                    "operator chose.",
+                    **names,
                 },
                 {
                     "title": "name in an object",
                     "type": "object",
                     "required": ["name"],
                     "additionalProperties": False,
-                    "properties": {"name": {"enum": list(THRESHOLD_NAMES)}},
+                    "properties": {"name": names},
                 },
             ]
         },
@@ -298,13 +331,13 @@ def score_input(settings: ServerSettings) -> dict[str, Any]:
                 "type": "object",
                 "required": [name],
                 "additionalProperties": False,
-                "properties": {name: schema, **options},
+                "properties": {name: schema, identities: described, **options},
             }
-            for name, schema in (
-                ("prompt", text),
-                ("text", text),
-                ("prompts", texts),
-                ("texts", texts),
+            for name, schema, identities, described in (
+                ("prompt", text, "id", identity),
+                ("text", text, "id", identity),
+                ("prompts", texts, "ids", ids),
+                ("texts", texts, "ids", ids),
             )
         ],
     }

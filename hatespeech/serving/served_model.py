@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from hatespeech.contract import Reply
+from hatespeech.contract import Reply, TextScore
 from hatespeech.errors import (
     CheckpointError,
     ServiceError,
@@ -37,7 +37,7 @@ class ServedModel:
         self.state: Literal["loading", "ready", "broken"] = "loading"
         self.model_id: str | None = None
         self.dtype: str | None = None
-        self.thresholds: Mapping[str, Mapping[str, float]] = {}  # those that it recommends
+        self.thresholds: Mapping[str, Mapping[str, float]] = {}  # by name
         self.languages: Sequence[str] = ()  # ISO 639 codes of what it was trained on
         self.scorer: Scorer | None = None
         self.settled = asyncio.Event()  # no longer loading
@@ -82,31 +82,36 @@ class ServedModel:
         outcomes, _ = await self.scorer.batcher.score(texts, None, robust, wait_for_room=False)
         return outcomes
 
+    def record(self, items: Sequence[TextScore], thresholds: Mapping[str, float]) -> None:
+        """Write decisions that a front has made of :meth:`predict` into the audit log."""
+        assert self.scorer is not None  # noqa: S101 - it has predicted
+        self.scorer.record(items, thresholds)
+
     def _load(self) -> None:
         try:
             # Imported here because torch takes seconds, and the port must be bound before that.
             from hatespeech.engine.predictor import Predictor
+            from hatespeech.engine.scorer import Scorer
 
             predictor = Predictor.from_settings(self._settings)
             predictor.warm_up(self._settings.max_batch_tokens)
+            scorer = Scorer(predictor, self._settings, self._on_broken)
         except (CheckpointError, SettingsError, ServiceError) as exc:
             self._report(str(exc))
         except Exception as exc:
             self._report(describe_exception(exc))
         else:
-            self._loop.call_soon_threadsafe(self._serve, predictor)
+            self._loop.call_soon_threadsafe(self._serve, predictor, scorer)
 
     def _report(self, reason: str) -> None:
         log.error("error: %s", reason)
         self._loop.call_soon_threadsafe(self._break)
 
-    def _serve(self, predictor: Predictor) -> None:
-        from hatespeech.engine.scorer import Scorer
-
-        self.scorer = Scorer(predictor, self._settings, self._on_broken)
+    def _serve(self, predictor: Predictor, scorer: Scorer) -> None:
+        self.scorer = scorer
         self.model_id = predictor.model_id
         self.dtype = predictor.dtype
-        self.thresholds = predictor.thresholds
+        self.thresholds = {name: each.numbers for name, each in predictor.thresholds.items()}
         self.languages = predictor.languages
         self.state = "ready"
         self.settled.set()

@@ -95,12 +95,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "app.py") -> int:
 
         logs.configure(settings)
         classifier = Predictor.from_settings(settings)
+        if local:
+            return run_once(classifier, settings, job)
+        return serve(classifier, settings, options)
     except (SettingsError, CheckpointError, ValidationError) as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 1
-    if local:
-        return run_once(classifier, settings, job)
-    return serve(classifier, settings, options)
 
 
 def read_job(test_input: str | None) -> dict[str, Any]:

@@ -108,7 +108,9 @@ def translate_grpc(raw: Message | grpc.RpcError, case: Case) -> Answer:
         return read_job({name: fields[name] for name in ("id", "status", "error")})
     assert fields.pop("error") == "", "a completed job has an error"
     result = fields["output"]
-    head = {name: result.pop(name) for name in ("model", "timing")}
+    head = {name: result.pop(name) for name in ("model", "timing", "versions")}
+    if "thresholds" in result:
+        head["thresholds"] = result.pop("thresholds")
     items = [read_result(item, case.input) for item in result.pop("items")]
     if {"prompts", "texts"} & case.input.keys():
         beside = {name: value for name, value in result.items() if value}

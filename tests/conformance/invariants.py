@@ -21,7 +21,7 @@ WINDOWS: Final = re.compile(
     r"too_large: (.+): needs (\d+) windows of 512 tokens, the limit is (\d+)"
 )
 PLACES: Final = re.compile(
-    r"(input|explain|robust|thresholds(\.(hate|abusing|neutral|spam|toxic))?|"
+    r"(input|explain|robust|id|ids(\[\d+\])?|thresholds(\.(hate|abusing|neutral|spam|toxic))?|"
     r"(prompts?|texts?)(, (prompts?|texts?))*|'.{1,41}'): .+"
 )
 CODES: Final = ("validation", "too_large")
@@ -41,23 +41,48 @@ def reply_faults(
 ) -> Iterator[str]:
     """Yield a line for each thing that is wrong with the reply to ``request``."""
     name = next(name for name in ("prompt", "text", "prompts", "texts") if name in request)
-    item = {key: value for key, value in reply.items() if key not in ("model", "timing")}
+    once = ("model", "timing", "versions", "thresholds")
+    item = {key: value for key, value in reply.items() if key not in once}
     if not MODEL.fullmatch(str(reply.get("model"))):
         yield f"model: {shown(reply.get('model'))}"
     yield from differences(None, reply.get("timing"), 0, "timing", "timing")
+    yield from differences(None, reply.get("versions"), 0, "versions", "versions")
+    yield from named_faults(request, reply.get("thresholds"))
     if name in ("prompt", "text"):
+        if item.pop("id", None) != (request.get("id") or None):
+            yield "id: not the one that was sent"
         yield from item_faults(request, request[name], item, settings)
         return
     if item.keys() != {"items"} or len(item["items"]) != len(request[name]):
         yield f"items: {shown(item)}"
         return
-    for index, (value, found) in enumerate(zip(request[name], item["items"], strict=True)):
+    ids = request.get("ids") or [None] * len(request[name])
+    for index, (value, whole) in enumerate(zip(request[name], item["items"], strict=True)):
         place = f"{name}[{index}]"
+        found = {key: value for key, value in whole.items() if key != "id"}
+        if whole.get("id") != (ids[index] or None):
+            yield f"items[{index}]: id: not the one that was sent"
         if "error" in found or item_error(value, place, request, settings):
             faults = list(failed_item_faults(request, value, found, place, settings))
         else:
             faults = list(item_faults(request, value, found, settings))
         yield from (f"items[{index}]: {fault}" for fault in faults)
+
+
+def named_faults(request: Mapping[str, Any], found: Any) -> Iterator[str]:
+    """Yield what is wrong with ``thresholds``, which tells what a name stood for."""
+    asked = request.get("thresholds")
+    name = asked.get("name") if isinstance(asked, Mapping) else asked
+    if name is None:
+        if found is not None:
+            yield f"thresholds: {shown(found)}, but no name was sent"
+        return
+    if not isinstance(found, Mapping) or not re.fullmatch("[0-9a-f]{8}", found.get("version", "")):
+        yield f"thresholds: {shown(found)}"
+        return
+    numbers = {key: value for key, value in found.items() if key not in ("name", "version")}
+    if found["name"] != name or numbers != thresholds_of(request):
+        yield f"thresholds: {shown(found)} are not those of {name}"
 
 
 def failed_item_faults(

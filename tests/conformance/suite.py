@@ -5,14 +5,15 @@ A case has a ``name``, the ``input`` of the contract, and the ``reply`` or the `
 the service's environment. Replies must match exactly, the order of keys apart, but for
 
 - numbers under the four labels and ``toxic``, which may differ by ``tolerance``;
-- ``timing``, of which only the shape counts: two numbers that are not negative.
+- ``timing``, of which only the shape counts: two numbers that are not negative;
+- ``versions``, three strings, which every reply has and the file leaves out.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ RECORD: Final = "python -m tests.conformance.record"
 # By hand, not from hatespeech.contract, which is what is being tested.
 LABELS: Final = ("hate", "abusing", "neutral", "spam")
 SCORES: Final = (*LABELS, "toxic")
+
+VERSIONS: Final = ("service", "checkpoint", "normaliser")
 
 SHOWN_CHARS: Final = 100
 
@@ -68,6 +71,12 @@ def read_document() -> dict[str, Any]:
 def load_suite(document: Mapping[str, Any]) -> Suite:
     """Return the suite of a document."""
     cases = [Case(**case) for case in document["cases"]]
+    cases = [
+        replace(case, reply={**case.reply, "versions": dict.fromkeys(VERSIONS, "any")})
+        if case.reply
+        else case
+        for case in cases
+    ]
     names = ("model", "tolerance", "settings", "http_status")
     return Suite(**{name: document[name] for name in names}, cases=cases)
 
@@ -109,6 +118,8 @@ def differences(
     """Yield a line for each place where ``found`` is not what was expected."""
     if name == "timing":
         yield from _timing_faults(found, path)
+    elif name == "versions":
+        yield from _version_faults(found, path)
     elif name in SCORES and is_number(expected):
         if not is_number(found) or not abs(found - expected) <= tolerance:
             yield f"{path}: {shown(found)}, expected {expected} ± {tolerance}"
@@ -135,6 +146,13 @@ def _timing_faults(found: Any, path: str) -> Iterator[str]:
         yield f"{path}: {shown(found)}, expected queue_ms and compute_ms"
     elif not all(is_number(value) and 0 <= value < 1e9 for value in found.values()):
         yield f"{path}: {shown(found)}, expected two numbers that are not negative"
+
+
+def _version_faults(found: Any, path: str) -> Iterator[str]:
+    if not isinstance(found, Mapping) or found.keys() != set(VERSIONS):
+        yield f"{path}: {shown(found)}, expected {', '.join(VERSIONS)}"
+    elif not all(isinstance(value, str) and value for value in found.values()):
+        yield f"{path}: {shown(found)}, expected strings"
 
 
 def is_number(value: Any) -> bool:

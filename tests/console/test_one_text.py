@@ -79,7 +79,7 @@ def test_json_prints_the_reply_of_the_contract(
     assert run(["--json", TEXT]) == 0
     printed = capsys.readouterr().out
     reply = json.loads(printed)
-    assert list(reply) == ["text", *FLAGS, "label", "windows", "model", "timing"]
+    assert list(reply) == ["text", *FLAGS, "label", "windows", "model", "timing", "versions"]
     assert (reply["text"], reply["model"]) == (TEXT, small_classifier.model_id)
     assert TEXT in printed  # readable, not escaped
 

@@ -96,11 +96,17 @@ def test_halves_keep_copies_together_and_have_the_same_share_of_each_truth() -> 
     ],
 )
 def test_each_wish_has_its_threshold(wish: Wish, threshold: float) -> None:
-    scores = np.array([0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
-    true = np.array([True, True, False, False, False, False, False, False])
+    scores = np.repeat([0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1], 5)
+    true = np.repeat([True, True, False, False, False, False, False, False], 5)
     assert best_threshold(scores, true, wish) == threshold
 
 
+def test_a_precision_of_a_few_texts_is_not_believed() -> None:
+    scores, true = np.array([0.9] * 9 + [0.2]), np.array([True] * 9 + [False])
+    assert best_threshold(scores, true, Wish(precision=0.95)) is None
+    assert best_threshold(scores, true, Wish(precision=0.9)) == 0.01
+
+
 def test_a_wish_that_nothing_grants_has_no_threshold() -> None:
-    none = np.array([False, False])
-    assert best_threshold(np.array([0.5, 0.6]), none, Wish(precision=0.5)) is None
+    none = np.array([False] * 20)
+    assert best_threshold(np.full(20, 0.5), none, Wish(precision=0.5)) is None

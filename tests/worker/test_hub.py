@@ -22,8 +22,10 @@ from tests.support.processes.worker import clean_environment
 
 HUB = ROOT / ".runpod"
 
-# The image has one model and one place for it; the listing is a queue worker's.
-FORM = [name for name in EngineSettings.model_fields if name not in ("model_dir", *HTTP_SETTINGS)]
+# The image has one model and one place for it, and the form can't bring a file; the listing is a
+# queue worker's.
+FILES = ("model_dir", "thresholds_file", "audit_log")
+FORM = [name for name in EngineSettings.model_fields if name not in (*FILES, *HTTP_SETTINGS)]
 
 # https://docs.runpod.io/hub/publishing-guide and https://docs.runpod.io/references/gpu-types.
 GpuPool = Literal[

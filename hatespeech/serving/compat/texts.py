@@ -94,6 +94,7 @@ class TextScorer:
             outcomes = [error] * len(texts)
         pairs = list(zip(texts, outcomes, strict=True))
         items = [TextScore.of(text, outcome, thresholds) for text, outcome in pairs]
+        model.record(items, thresholds)
         self._metrics.observe_reply(items)
         self._metrics.observe_protocol(self._protocol, len(items))
         return [

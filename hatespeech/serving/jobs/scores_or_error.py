@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from starlette.datastructures import Headers
 
+from hatespeech.contract import FIELDS
 from hatespeech.errors import (
     InternalError,
     ServiceError,
@@ -31,7 +32,11 @@ REPLY: Final = "reply"  # the field that an error names if it is too large
 MAX_BYTES: Final = 2_147_483_647  # gRPC's messages cannot be larger
 
 SCALAR_BYTES: Final = 4  # a score; protobuf's float
-TIMING_BYTES: Final = 8  # protobuf's double
+DOUBLE_BYTES: Final = 8
+DOUBLES: Final = ("timing", "thresholds")  # the messages whose numbers are doubles
+RESULTS: Final = ("output", "items")  # where the message ``results`` stands
+# Its fields whose numbers take two bytes; every other number takes one.
+LATE: Final = frozenset(field.name for field in FIELDS if field.proto > 15)
 
 
 def read_limit(headers: Headers) -> int | None:
@@ -76,26 +81,28 @@ def _read(written: str) -> ServiceError:
     return read_error(written) or InternalError("the job could not be scored")
 
 
-def message_bytes(fields: Mapping[str, Any]) -> int:
-    """Return how many bytes these fields of a reply have as the message of ``service.proto``.
+def message_bytes(fields: Mapping[str, Any], of: str = "") -> int:
+    """Return how many bytes these fields of a reply have as a message of ``service.proto``.
+
+    ``of`` is the field that holds the message; "" for the whole reply.
 
     Protobuf leaves out a number that is zero and a string that is empty. A float counts here even
     if it is zero, so the result may be a few bytes too many.
     """
     return sum(
-        1 + _value_bytes(each, TIMING_BYTES if name.endswith("_ms") else SCALAR_BYTES)
+        (2 if of in RESULTS and name in LATE else 1) + _value_bytes(each, name, of)
         for name, value in fields.items()
         if value or isinstance(value, float)
         for each in (value if isinstance(value, list) else (value,))
-    )  # the 1 is the field's number, which is at most 15
+    )
 
 
-def _value_bytes(value: Any, float_bytes: int) -> int:
+def _value_bytes(value: Any, name: str, of: str) -> int:
     if isinstance(value, float):
-        return float_bytes
+        return DOUBLE_BYTES if of in DOUBLES else SCALAR_BYTES
     if isinstance(value, int):
         return _varint_bytes(value)
-    size = message_bytes(value) if isinstance(value, dict) else len(value.encode())
+    size = message_bytes(value, name) if isinstance(value, dict) else len(value.encode())
     return _varint_bytes(size) + size
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from hatespeech.contract import MAX_ID_CHARS
 from hatespeech.errors import OverloadedError, TooLargeError, UnhealthyError, ValidationError
 from hatespeech.labels import THRESHOLD_NAMES
 from hatespeech.serving.metrics import Metrics
@@ -95,15 +96,25 @@ def query_parameters(settings: ServerSettings) -> list[dict[str, Any]]:
         {
             "in": "query",
             "name": "thresholds",
-            "description": "The name of thresholds that the model recommends.",
-            "schema": {"type": "string", "enum": list(THRESHOLD_NAMES)},
+            "description": "The name of thresholds that the model recommends, or that the operator "
+            "chose.",
+            "schema": {
+                "type": "string",
+                **({"enum": list(THRESHOLD_NAMES)} if settings.thresholds_file is None else {}),
+            },
+        },
+        {
+            "in": "query",
+            "name": "id",
+            "description": "Comes back with the scores.",
+            "schema": {"type": "string", "maxLength": MAX_ID_CHARS},
         },
     ]
 
 
 def read_score_query(request: Request) -> dict[str, Any]:
     """Read the contract's ``input`` from the query string."""
-    names = ("text", "prompt", "explain", "robust", "thresholds")
+    names = ("text", "prompt", "explain", "robust", "thresholds", "id")
     fields: dict[str, Any] = dict(read_query(request, names))
     if fields.get("explain") in ("true", "false"):
         fields["explain"] = fields["explain"] == "true"

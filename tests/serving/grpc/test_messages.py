@@ -10,9 +10,18 @@ from google.protobuf import descriptor_pb2, json_format
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hatespeech.contract import FIELDS, Prediction, Reply, TextScore, Timing, WordInfluence
+from hatespeech.contract import (
+    FIELDS,
+    Prediction,
+    Reply,
+    TextScore,
+    Timing,
+    Versions,
+    WordInfluence,
+)
 from hatespeech.errors import ValidationError
 from hatespeech.labels import FLAGS, LABELS, THRESHOLD_NAMES
+from hatespeech.named_thresholds import NamedThresholds
 from hatespeech.serving.grpc.messages import COMPILED, read_input, write_reply
 from tests.paths import ROOT
 from tests.support.bad_inputs import MARKER
@@ -38,6 +47,8 @@ INPUTS: Final = st.fixed_dictionaries(
         "explain": st.booleans(),
         "robust": st.booleans(),
         "thresholds": st.fixed_dictionaries({}, optional=GIVEN_THRESHOLDS),
+        "id": TEXTS,
+        "ids": st.lists(TEXTS, max_size=5),
     },
 )
 
@@ -80,6 +91,8 @@ def float32(value: float) -> float:
         ({"thresholds": {}}, {"thresholds": {}}),
         ({"thresholds": {"hate": 0.0}}, {"thresholds": {"hate": 0.0}}),
         ({"thresholds": {"name": "strict"}}, {"thresholds": {"name": "strict"}}),
+        ({"id": ""}, {}),
+        ({"ids": ["", "b"]}, {"ids": ["", "b"]}),
     ],
 )
 def test_zero_is_left_out_unless_it_was_set(sent: dict[str, Any], read: dict[str, Any]) -> None:
@@ -111,6 +124,10 @@ def without_zeros(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value not in (0, "")}
 
 
+VERSIONS: Final = Versions("1.2.3", "0123456789ab", "2")
+NAMED: Final = NamedThresholds("ours", "0f0f0f0f", {"hate": 0.1, "toxic": 0.7})
+
+
 def test_a_reply_loses_no_field_on_its_way_into_the_message() -> None:
     words = [
         WordInfluence("good", 0, 4, dict(zip(LABELS, (0.5, -0.25, 0.125, -0.375), strict=True)))
@@ -123,11 +140,11 @@ def test_a_reply_loses_no_field_on_its_way_into_the_message() -> None:
         warnings=("unread", "language"),
         read_as="folded",
     )
-    scored = TextScore.of("good 👋", prediction, {"neutral": 0.5, "spam": 0.5})
+    scored = TextScore.of("good 👋", prediction, {"neutral": 0.5, "spam": 0.5}, "a/1")
     failed = TextScore.of("", ValidationError("must not be empty", field="prompts[1]"), None)
     seen: set[str] = set()
     for items, many in (([scored], False), ([scored, failed], True)):
-        reply = Reply(items, many, "mini@0123456789ab", Timing(1.5, 0.25))
+        reply = Reply(items, many, "mini@0123456789ab", Timing(1.5, 0.25), VERSIONS, NAMED)
         message = answer(write_reply(reply, "an-id"))
         read = json_format.MessageToDict(message, preserving_proto_field_name=True)
         # The numbers above are whole in float32. A message has no zero or "" where JSON has one.

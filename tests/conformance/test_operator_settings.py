@@ -1,8 +1,10 @@
-"""With ``ON_UNREAD=refuse`` every front makes an error of a text that the model can't read."""
+"""What the operator sets holds on every front: what is refused, thresholds, the audit log."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -23,12 +25,25 @@ ARABIC: Final = "صباح الخير يا صديقي"
 GERMAN: Final = "Heute Morgen bin ich mit dem Fahrrad zur Arbeit gefahren, und es hat geregnet."
 UNREAD: Final = "has too many letters that this model does not know"
 LANGUAGE: Final = "is in a language that this model was not trained on"
+OURS: Final = {
+    "name": "ours",
+    "version": "2026-1",
+    "thresholds": {"neutral": 0.5, "toxic": 0.25},
+    "measured": {"toxic": "by anything"},
+}
 
 
 @pytest.fixture(scope="module")
 def environment(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    found = front_environment(tmp_path_factory.mktemp("home"), EMBEDDED, suite)
-    return {**found, "ON_UNREAD": "refuse"}
+    home = tmp_path_factory.mktemp("home")
+    found = front_environment(home, EMBEDDED, suite)
+    (home / "ours.json").write_text(json.dumps({**OURS, "model": suite.model}))
+    return {
+        **found,
+        "ON_UNREAD": "refuse",
+        "THRESHOLDS_FILE": str(home / "ours.json"),
+        "AUDIT_LOG": str(home / "audit.jsonl"),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +110,48 @@ def test_refused_texts_are_counted_as_errors_and_not_as_warnings(server: HttpSer
     counted = {name: each for name, each in after.items() if name.startswith("warnings_total:")}
     assert len(counted) == len(WARNINGS)
     assert not any(counted.values())
+
+
+def test_thresholds_of_a_file_are_asked_for_by_their_name(all_fronts: list[Front]) -> None:
+    asked = {"prompts": ["good morning", "you are scum"], "thresholds": {"name": "ours"}}
+    wrong = {"prompt": "good morning", "thresholds": {"name": "theirs"}}
+    for front in all_fronts:
+        (answer, refused) = answers(front, asked, wrong)
+        flagged = [item["flagged"] for item in answer["reply"]["items"]]
+        assert flagged == [["neutral"], ["toxic"]], front.carrier
+        used = {"name": "ours", "version": "2026-1", "neutral": 0.5, "toxic": 0.25}
+        assert answer["reply"]["thresholds"] == used, front.carrier
+        message = "thresholds: names are balanced, strict and ours"
+        assert refused == {"error": {"code": "validation", "message": message}}, front.carrier
+
+
+def test_every_front_writes_its_decisions_into_the_audit_log(
+    all_fronts: list[Front], environment: Mapping[str, str]
+) -> None:
+    path = Path(environment["AUDIT_LOG"])
+    for front in all_fronts:
+        before = path.read_text(encoding="utf-8")
+        answers(front, {"prompts": ["good morning", ARABIC], "ids": ["one", "two"]})
+        added = path.read_text(encoding="utf-8").removeprefix(before).splitlines()
+        found = [json.loads(line) for line in added]
+        assert [(line["id"], line.get("label")) for line in found] == [
+            ("one", "neutral"),
+            ("two", None),
+        ], front.carrier
+
+
+def test_thresholds_for_another_model_stop_every_program_at_its_start(
+    environment: Mapping[str, str], suite: Suite, tmp_path: Path
+) -> None:
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps({**OURS, "model": "other@0123456789ab"}))
+    fault = f"THRESHOLDS_FILE={path} was made for other@0123456789ab, but this model is"
+    settings = {**environment, "THRESHOLDS_FILE": str(path)}
+    code, out, err = next(
+        iter(fronts.local(tmp_path, settings).exchange([Case("one", {"prompt": "good morning"})]))
+    )
+    assert (code, out) == (1, "")
+    assert fault in err
+    with http_server(tmp_path, EMBEDDED, settings) as server:
+        assert server.wait() == 1
+        assert fault in server.stderr
