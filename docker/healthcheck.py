@@ -11,6 +11,9 @@ from pathlib import Path
 
 WORKER, SERVER = "app.py", "server.py"
 PORT = "8000"  # server.py's own default
+LOOPBACK = "127.0.0.1"
+# What a server that listens on every network of a kind is asked at.
+EVERY = {"0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - it listens on none
 SECONDS = 5.0
 
 
@@ -46,7 +49,8 @@ def find_problem() -> str | None:
 def ask() -> str | None:
     """Return why the server is not ready, if it isn't."""
     port = os.environ.get("PORT_HEALTH") or os.environ.get("PORT") or PORT
-    connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=SECONDS)
+    host = os.environ.get("HOST") or LOOPBACK
+    connection = http.client.HTTPConnection(EVERY.get(host, host), int(port), timeout=SECONDS)
     try:
         connection.request("GET", "/ping")
         status = connection.getresponse().status

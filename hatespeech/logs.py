@@ -10,17 +10,26 @@ import contextlib
 import json
 import logging
 import sys
+import threading
+import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Final
+from pathlib import Path
+from types import TracebackType
+from typing import Final, TypeAlias
 
 from typing_extensions import override
 
 from hatespeech.cli import say
+from hatespeech.errors import describe_exception
 from hatespeech.settings import EngineSettings
 
 LOGGER: Final = "hatespeech"  # the package: every logger of ours is below it
 FIELDS: Final = "fields"  # log.info(…, extra={FIELDS: {"request_id": …}})
+
+ExceptionInfo: TypeAlias = (
+    tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+)
 
 
 class JsonFormatter(logging.Formatter):
@@ -34,9 +43,57 @@ class JsonFormatter(logging.Formatter):
                 "level": record.levelname,
                 "logger": record.name,
                 "message": record.getMessage(),
+                **({"exception": _describe(record.exc_info)} if record.exc_info else {}),
                 **getattr(record, FIELDS, {}),
             }
         )
+
+
+class TextFormatter(logging.Formatter):
+    """Writes one line: time, level, message and, if there is one, an exception's type and place."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        record.message = record.getMessage().rstrip("\n")
+        record.asctime = self.formatTime(record)
+        line = self.formatMessage(record)
+        return f"{line}: {_describe(record.exc_info)}" if record.exc_info else line
+
+
+def _describe(info: ExceptionInfo) -> str:
+    return "" if info[1] is None else describe_exception(info[1])
+
+
+def log_the_rest() -> None:
+    """Log what Python would print by itself: warnings, and exceptions that nothing caught.
+
+    For a program that has the process to itself, after :func:`configure`.
+    """
+    log = logging.getLogger(LOGGER)
+
+    def uncaught(_kind: object, exc: BaseException, _trace: object) -> None:
+        log.critical("the program failed: %s", describe_exception(exc))
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None:
+            log.error("a thread failed: %s", describe_exception(args.exc_value))
+
+    def unraisable(args: sys.UnraisableHookArgs) -> None:
+        if args.exc_value is not None:
+            log.error("an exception was ignored: %s", describe_exception(args.exc_value))
+
+    def warned(
+        _message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object
+    ) -> None:
+        log.warning("%s at %s:%d", category.__name__, Path(filename).name, lineno)
+
+    sys.excepthook = uncaught
+    threading.excepthook = in_thread
+    sys.unraisablehook = unraisable
+    warnings.showwarning = warned  # type: ignore[assignment]  # the names of its parameters differ
 
 
 def configure(settings: EngineSettings) -> None:
@@ -45,7 +102,7 @@ def configure(settings: EngineSettings) -> None:
     if settings.log_format == "json":
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+        handler.setFormatter(TextFormatter())
     # Not the root logger: libraries may log the texts that they are given.
     ours = logging.getLogger(LOGGER)
     ours.handlers = [handler]

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from typing import Final
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Final
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from hatespeech import logs
+from hatespeech.errors import describe_exception
 from hatespeech.serving.compat.served import protocol_routes, served_protocols
 from hatespeech.serving.guards.auth import OPEN_PATHS, TokenGuard, require_guard
 from hatespeech.serving.guards.envelope import Envelope
-from hatespeech.serving.guards.limits import BodyLimiter, CallerRates, RateLimiter
+from hatespeech.serving.guards.limits import (
+    BodyLimit,
+    BodyLimiter,
+    ByteBudget,
+    CallerRates,
+    HeadGuard,
+    RateLimiter,
+)
 from hatespeech.serving.guards.rate_counts import open_counts
 from hatespeech.serving.http_errors import install_error_handlers
 from hatespeech.serving.jobs.opening import open_store
@@ -87,6 +96,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
         model.start()
         await store.start(jobs)
         jobs.start()
+        asyncio.get_running_loop().set_exception_handler(log_unhandled)
         yield
         if grpc_server is not None:
             await grpc_server.drain()
@@ -131,8 +141,8 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     # The last middleware added is the outermost.
     app.add_middleware(
         BodyLimiter,
-        default=settings.max_body_bytes,
-        by_path={"/score/file": settings.max_file_bytes},
+        default=body_limit(settings.max_body_bytes, settings.all_bodies_bytes),
+        by_path={"/score/file": body_limit(settings.max_file_bytes, settings.all_files_bytes)},
     )
     app.add_middleware(RateLimiter, rates=rates)
     app.add_middleware(
@@ -152,6 +162,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
             allow_headers=CORS_REQUEST_HEADERS,
             expose_headers=CORS_REPLY_HEADERS,
         )
+    app.add_middleware(HeadGuard)
     app.add_middleware(Envelope, metrics=metrics)
     if not settings.tokens:
         log.warning("ALLOW_ANONYMOUS=1: everyone who can reach this server may use it")
@@ -160,17 +171,31 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     return app
 
 
+def log_unhandled(_loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    """Log in one line what asyncio would print with a traceback, and with what that quotes."""
+    exc = context.get("exception")
+    reason = "" if exc is None else f": {describe_exception(exc)}"
+    # What follows the first line names objects, and with them what they hold.
+    log.error("%s%s", context["message"].partition("\n")[0], reason)
+
+
+def body_limit(largest: int, total: int) -> BodyLimit:
+    """Return the limit on one body and on all together."""
+    return BodyLimit(largest, ByteBudget(total, largest))
+
+
 def configure_logs(settings: ServerSettings) -> None:
     """Send the package's log and uvicorn's to one place; silence uvicorn's access log.
 
     The access log would hold query strings, and with them texts; the envelope logs requests.
     """
     logs.configure(settings)
-    server = logging.getLogger("uvicorn.error")
-    server.handlers = list(logging.getLogger(logs.LOGGER).handlers)
-    server.propagate = False
-    # At DEBUG uvicorn logs paths.
-    server.setLevel(max(logging.INFO, log.getEffectiveLevel()))
+    for name in ("uvicorn.error", "asyncio"):
+        server = logging.getLogger(name)
+        server.handlers = list(logging.getLogger(logs.LOGGER).handlers)
+        server.propagate = False
+        # At DEBUG uvicorn logs paths.
+        server.setLevel(max(logging.INFO, log.getEffectiveLevel()))
     access = logging.getLogger("uvicorn.access")
     access.handlers = []
     access.propagate = False

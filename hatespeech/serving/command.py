@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING
 from hatespeech.cli import make_parser
 from hatespeech.errors import SettingsError
 from hatespeech.libraries import set_library_defaults
+from hatespeech.logs import log_the_rest
 from hatespeech.serving.settings import SHUTDOWN_SECONDS, ServerSettings
 
 if TYPE_CHECKING:
+    import uvicorn
     from fastapi import FastAPI
 
 log = logging.getLogger(__name__)
@@ -95,7 +97,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "server.py") -> int
     except SettingsError as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 1
-    serve(app, sockets, grpc=settings.grpc is not None)
+    log_the_rest()
+    serve(app, sockets, settings)
     return 1 if app.state.model.state == "broken" else 0
 
 
@@ -116,13 +119,32 @@ def shown_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def serve(app: FastAPI, sockets: list[socket.socket], *, grpc: bool) -> None:
-    """Run uvicorn on bound sockets until a signal, which also has the jobs stop at once."""
+def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
+    """Return how uvicorn serves the application: what it must not say, do, trust or wait for."""
     import uvicorn
 
-    from hatespeech.serving.guards.connection import GuardedProtocol, connections_that_fit
+    from hatespeech.serving.guards.connection import connections_that_fit, guarded_protocol
 
-    GuardedProtocol.max_connections = connections_that_fit(beside_grpc=grpc)
+    return uvicorn.Config(
+        app,
+        http=guarded_protocol(
+            connections_that_fit(beside_grpc=settings.grpc is not None),
+            settings.max_connections_per_address,
+            None if settings.port_health == settings.port else settings.port_health,
+        ),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=settings.trusted_proxies is not None,
+        forwarded_allow_ips=settings.trusted_proxies,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+    )
+
+
+def serve(app: FastAPI, sockets: list[socket.socket], settings: ServerSettings) -> None:
+    """Run uvicorn on bound sockets until a signal, which also has the jobs stop at once."""
+    import uvicorn
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -131,15 +153,7 @@ def serve(app: FastAPI, sockets: list[socket.socket], *, grpc: bool) -> None:
                 app.state.grpc_server.drain()
             await super().shutdown(sockets)
 
-    config = uvicorn.Config(
-        app,
-        http=GuardedProtocol,
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-    )
+    config = uvicorn_config(app, settings)
     for each in sockets:
         host, port = each.getsockname()[:2]
         log.info("listening on http://%s:%d", shown_host(host), port)

@@ -14,6 +14,8 @@ A reply has its error's status and the body ``{"error": "<field>: <message>", "e
 
 from __future__ import annotations
 
+import errno
+import logging
 from collections.abc import Mapping
 from typing import Final
 
@@ -36,6 +38,8 @@ from hatespeech.errors import (
 )
 from hatespeech.serving.compat.protocol import protocol_of
 from hatespeech.serving.jobs.store import StoreError
+
+log = logging.getLogger(__name__)
 
 
 class UnauthorizedError(ServiceError):
@@ -77,6 +81,20 @@ class UnfinishedError(ServiceError):
 
     code = "unfinished"
 
+
+# What a system says that has run out of disk, open files, processes or memory. The
+# request is not to blame: it may succeed later, or on another server.
+EXHAUSTED: Final = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+        errno.ENOSPC,
+    }
+)
 
 STATUSES: Final[Mapping[type[ServiceError], int]] = {
     UnauthorizedError: 401,
@@ -167,6 +185,15 @@ def install_error_handlers(app: FastAPI) -> None:
         error = UnhealthyError("jobs cannot be stored now; try again")
         return error_response(request.scope, error)
 
+    async def system_error(request: Request, exc: Exception) -> Response:
+        assert isinstance(exc, OSError)  # noqa: S101 - registered for this class
+        if exc.errno not in EXHAUSTED:
+            raise exc
+        log.error("the system is short of something: %s", errno.errorcode[exc.errno])
+        error = UnhealthyError("this server is short of disk, memory or open files; try again")
+        return error_response(request.scope, error)
+
+    app.add_exception_handler(OSError, system_error)
     app.add_exception_handler(StoreError, store_error)
     app.add_exception_handler(ServiceError, service_error)
     app.add_exception_handler(HTTPException, http_error)

@@ -8,13 +8,14 @@ import gc
 import json
 import logging
 import math
+import re
 from collections.abc import Awaitable, Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect, Request
 
-from hatespeech.errors import ValidationError
+from hatespeech.errors import TooLargeError, ValidationError
 from hatespeech.serving.http_errors import UnsupportedMediaError
 
 log = logging.getLogger(__name__)
@@ -23,19 +24,35 @@ Answer = TypeVar("Answer")
 
 MAX_QUERY_FIELDS = 16
 
+# Strings, brackets and commas of a body together. A request needs a few for each of its texts;
+# millions of them would stop the event loop for seconds.
+MAX_JSON_PARTS: Final = 250_000
+# A larger body is read in a thread.
+LARGE_BODY: Final = 64 * 1024
+# The bytes of a body that are looked at in one step, while other threads wait.
+PIECE: Final = 256 * 1024
+_OUTSIDE_STRINGS: Final = re.compile(rb'[^"\[{,]*+')
+_INSIDE_STRING: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+
 
 async def read_json(request: Request) -> Any:
     """Read a JSON body.
 
-    Raises :class:`UnsupportedMediaError` for another media type, and :class:`ValidationError` for
-    invalid UTF-8, invalid JSON, or NaN and Infinity, which only Python accepts.
+    Raises :class:`UnsupportedMediaError` for another media type, :class:`TooLargeError` for more
+    than ``MAX_JSON_PARTS``, and :class:`ValidationError` for invalid UTF-8, invalid JSON, or NaN
+    and Infinity, which only Python accepts.
     """
     require_media_type(request, "application/json")
-    return parse_json(await request.body())
+    raw = await request.body()
+    if len(raw) <= LARGE_BODY:
+        return parse_json(raw)
+    return await asyncio.to_thread(parse_json, raw)
 
 
 def parse_json(raw: bytes) -> Any:
-    """Parse JSON; raise :class:`ValidationError` as :func:`read_json` does."""
+    """Parse a body; raises the errors of :func:`read_json`."""
+    if has_too_many_parts(raw):
+        raise TooLargeError(f"has more than {MAX_JSON_PARTS} values and brackets", field="body")
     try:
         with without_garbage_collection():
             return json.loads(raw.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
@@ -46,6 +63,31 @@ def parse_json(raw: bytes) -> Any:
         raise ValidationError(f"is not valid JSON{place}", field="body") from None
     except RecursionError:
         raise ValidationError("is nested too deeply", field="body") from None
+
+
+def has_too_many_parts(raw: bytes) -> bool:
+    """Return whether a body that may be JSON has more than ``MAX_JSON_PARTS``.
+
+    The parser would not let any other thread run until it is done, so this looks first.
+    """
+    place = parts = 0
+    inside = False
+    while place < len(raw) and parts <= MAX_JSON_PARTS:
+        pattern = _INSIDE_STRING if inside else _OUTSIDE_STRINGS
+        end = place + PIECE
+        found = pattern.match(raw, place, end)
+        place = end if found is None else found.end()
+        if place in (end, len(raw)):
+            continue
+        if raw[place : place + 1] == b'"':
+            inside = not inside
+            parts += inside
+        elif not inside:
+            parts += 1
+        elif place + 1 == end:  # a backslash, whose character is in the next piece
+            continue
+        place += 1
+    return parts > MAX_JSON_PARTS
 
 
 @contextlib.contextmanager

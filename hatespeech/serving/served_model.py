@@ -44,7 +44,7 @@ class ServedModel:
         self.broken = asyncio.Event()
         self._settings = settings
         self._stop = stop
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
 
     def start(self) -> None:
         """Start to load. Call it in the event loop that will score."""
@@ -101,11 +101,11 @@ class ServedModel:
         except Exception as exc:
             self._report(describe_exception(exc))
         else:
-            self._loop.call_soon_threadsafe(self._serve, predictor, scorer)
+            self.loop.call_soon_threadsafe(self._serve, predictor, scorer)
 
     def _report(self, reason: str) -> None:
         log.error("error: %s", reason)
-        self._loop.call_soon_threadsafe(self._break)
+        self.loop.call_soon_threadsafe(self._break)
 
     def _serve(self, predictor: Predictor, scorer: Scorer) -> None:
         self.scorer = scorer
@@ -119,10 +119,10 @@ class ServedModel:
 
     def _on_broken(self) -> None:
         # Called by the device thread.
-        self._loop.call_soon_threadsafe(self._break)
+        self.loop.call_soon_threadsafe(self._break)
 
     def _break(self) -> None:
         self.state = "broken"
         self.settled.set()
         self.broken.set()
-        self._loop.call_later(LAST_REPLIES_SECONDS, self._stop)
+        self.loop.call_later(LAST_REPLIES_SECONDS, self._stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,12 @@ def _check_address(value: str | None) -> str | None:
             re.fullmatch(r"[1-9]\d{0,4}", port) and int(port) <= 65_535
         ):
             raise ValueError("not an address")
+    return value
+
+
+def _check_proxies(value: str | None) -> str | None:
+    for part in _commas(value or ""):
+        ipaddress.ip_network(part)
     return value
 
 
@@ -195,6 +202,41 @@ class ServerSettings(EngineSettings):
             description="Maximum bytes in a file uploaded to `/score/file`.",
         ),
     ] = 268_435_456
+    all_bodies_bytes: Annotated[
+        int,
+        Field(
+            ge=1024,
+            le=1_099_511_627_776,
+            description="Maximum bytes of all bodies that are in memory at once, beyond the first "
+            "64 KiB of each. One caller may have half of them; one body always fits.",
+        ),
+    ] = 268_435_456
+    all_files_bytes: Annotated[
+        int,
+        Field(
+            ge=1024,
+            le=1_099_511_627_776,
+            description="The same for all files uploaded to `/score/file`, which lie on the disk.",
+        ),
+    ] = 4_294_967_296
+    max_connections_per_address: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=65_535,
+            description="Maximum HTTP connections from one address (of IPv6, from one /64 network) "
+            "at once. All callers behind one proxy share its address.",
+        ),
+    ] = 1024
+    trusted_proxies: Annotated[
+        str | None,
+        AfterValidator(_check_proxies),
+        Field(
+            description="Proxies whose header `X-Forwarded-For` names the caller's address. If "
+            "unset, the address is that of the connection, whatever a header says.",
+            json_schema_extra={"allowed": "addresses or networks; separate them by commas"},
+        ),
+    ] = None
     max_file_rows: Annotated[
         int,
         Field(

@@ -7,10 +7,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,33 @@ def test_health_check_fails_for_a_stopped_worker(start_script: Any) -> None:
     os.waitid(os.P_PID, worker.pid, os.WSTOPPED)
     run = check_health(worker)
     assert (run.returncode, run.stderr) == (1, "error: the process is stopped\n")
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [("", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.2", "127.0.0.2"), ("::", "::1")],
+)
+def test_health_check_asks_where_the_server_listens(
+    host: str, address: str, start_script: Any
+) -> None:
+    server = start_script("server.py")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        listening = socket.create_server((address, 0), family=family)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with listening, ThreadPoolExecutor(1) as threads:
+        threads.submit(answer_ready, listening)
+        run = check_health(server, {"HOST": host, "PORT": str(listening.getsockname()[1])})
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def answer_ready(listening: socket.socket) -> None:
+    listening.settimeout(60)
+    connection, _ = listening.accept()
+    with connection:
+        connection.recv(1000)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
 
 def test_health_check_fails_without_a_worker(start_script: Any) -> None:

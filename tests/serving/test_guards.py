@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import resource
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from unittest.mock import patch
@@ -15,7 +18,9 @@ from unittest.mock import patch
 import pytest
 import requests
 
+from hatespeech.serving import reading
 from hatespeech.serving.guards import connection, limits
+from hatespeech.serving.guards.auth import network_of
 from hatespeech.serving.settings import ServerSettings
 from tests.paths import ROOT
 from tests.support.bad_inputs import MARKER
@@ -239,17 +244,42 @@ def test_a_body_over_the_limit_is_refused_however_it_comes(server: HttpClient) -
     assert reply.startswith("HTTP/1.1 413 ")
 
 
-def test_two_lengths_at_once_are_answered_and_the_limit_holds(server: HttpClient) -> None:
-    """RFC 9112, 6.3: chunks go before a declared length."""
+def test_two_lengths_at_once_are_refused_and_nothing_after_them_is_a_request(
+    server: HttpClient,
+) -> None:
+    """A proxy in front may believe the other one (RFC 9112, 6.1)."""
     body = json.dumps({"text": "good morning"}).encode()
-    chunk = b"%x\r\n%s\r\n" % (len(body), body)
+    chunk = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
     for length in (0, 5, len(body), MAX_BODY):
-        both = f"Content-Length: {length}\r\nTransfer-Encoding: chunked"
-        reply = raw_post(server, both, chunk, b"0\r\n\r\n")
-        assert reply.startswith("HTTP/1.1 200 ")
+        both = b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n" % length
+        with server.connect() as connection:
+            connection.sendall(SLOW_HEAD + both + chunk + b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
+            reply = read_all(connection)
+        assert reply.startswith("HTTP/1.1 422 ")
+        assert "head: has both" in reply
         assert reply.count("HTTP/1.1 ") == 1
-        frames = [b"%x\r\n%s\r\n" % (50_000, b"x" * 50_000)] * 3
-        assert raw_post(server, both, *frames).startswith("HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("place", ["path", "query", "header", "headers"])
+def test_a_head_over_the_limit_is_refused_however_it_arrives(
+    server: HttpClient, place: str
+) -> None:
+    much = "x" * 40_000
+    target, headers = "/ping", ""
+    if place == "path":
+        target = f"/{much}"
+    elif place == "query":
+        target = f"/ping?{much}"
+    elif place == "header":
+        headers = f"X-Much: {much}\r\n"
+    else:
+        headers = "X-Many: abcdefgh\r\n" * 2000
+    with server.connect() as connection:
+        # In one piece: the server may read all of it at once, and then has the whole head.
+        connection.sendall(f"GET {target} HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode())
+        reply = read_all(connection)
+    assert reply.startswith(("HTTP/1.1 413 ", "HTTP/1.1 400 "))
+    assert "connection: close" in reply.lower()
 
 
 def test_a_declared_length_that_is_not_the_bodys_is_answered_and_nothing_hangs(
@@ -289,6 +319,35 @@ def test_the_file_route_has_a_limit_of_its_own(server: HttpClient) -> None:
     assert server.post("/score/file", files={"file": ("a.csv", fitting)}).status_code == 200
     large = "text\n" + row * 4000
     require_error(server.post("/score/file", files={"file": ("a.csv", large)}), 413, "too_large")
+
+
+def test_a_body_of_millions_of_values_is_refused_before_it_is_parsed(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    with local_server(tmp_path, small_checkpoint) as server:
+        server.ready()
+        for body in (b"[" + b"[]," * 500_000 + b"1]", b"[" + b"1.5," * 500_000 + b"1]"):
+            for path in ("/score", "/run"):
+                reply = server.post(path, data=body, headers=json_headers())
+                require_error(reply, 413, "too_large")
+        # What stands in strings is no part.
+        text = json.dumps({"text": '[{,"\\' * 200_000}).encode()
+        assert len(text) > 1_000_000
+        reply = server.post("/score", data=text, headers=json_headers())
+        require_error(reply, 413, "too_large")
+        assert "characters" in reply.json()["error"]
+
+
+@pytest.mark.parametrize("size", [2, 3, 7, 100])
+def test_parts_are_counted_outside_of_strings_wherever_a_piece_ends(size: int) -> None:
+    body = json.dumps({"a": ['x"[,{', "\\\\", "", {"\\": [1, 2]}], 'b"': "\u00e9"}).encode()
+    parts = 4 + 5 + 7  # brackets, commas, strings
+    with patch.object(reading, "PIECE", size):
+        for most, expected in ((parts, False), (parts - 1, True)):
+            with patch.object(reading, "MAX_JSON_PARTS", most):
+                assert reading.has_too_many_parts(body) is expected
+        for odd in (b'"', b"\\", b'"\\', b'"abc\\"', b""):
+            assert reading.has_too_many_parts(odd) is False
 
 
 BAD_BODIES: Final = {
@@ -443,6 +502,23 @@ def test_an_anonymous_server_serves_whoever_asks_and_limits_by_address(
         assert "everyone who can reach" in server.stderr
 
 
+def test_an_address_in_a_header_counts_only_if_a_trusted_proxy_sends_it(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    anonymous = {"BEARER_TOKEN": "", "ALLOW_ANONYMOUS": "1", "RATE_LIMIT": "3/hour"}
+    for trusted, expected in (("", [200] * 3 + [429] * 2), ("127.0.0.1", [200] * 5)):
+        folder = tmp_path / f"trusted{trusted}"
+        folder.mkdir()
+        environment = {**anonymous, "TRUSTED_PROXIES": trusted}
+        with local_server(folder, small_checkpoint, environment) as server:
+            server.ready()
+            codes = [
+                server.get("/", headers={"X-Forwarded-For": f"192.0.2.{i}"}).status_code
+                for i in range(5)
+            ]
+            assert codes == expected
+
+
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
@@ -452,6 +528,7 @@ def test_an_anonymous_server_serves_whoever_asks_and_limits_by_address(
         ({"BEARER_TOKEN": TOKEN, "JOBS_DB": "/nowhere/jobs"}, ["JOBS_DB", "no such"]),
         ({"BEARER_TOKEN": TOKEN, "RATE_LIMIT": "often"}, ["RATE_LIMIT", "600/minute"]),
         ({"BEARER_TOKEN": TOKEN, "HOST": "192.0.2.1"}, ["PORT", "HOST"]),
+        ({"BEARER_TOKEN": TOKEN, "TRUSTED_PROXIES": "*"}, ["TRUSTED_PROXIES", "networks"]),
     ],
 )
 def test_a_server_that_must_not_start_says_why_in_one_line(
@@ -601,3 +678,239 @@ def is_connected(server_port: int, client_port: int) -> bool:
     return any(
         row[1].endswith(ends[0]) and row[2].endswith(ends[1]) and row[3] == "01" for row in rows
     )
+
+
+# Callers that hold connections, or what is behind them.
+
+
+def open_silent(server: HttpClient, count: int) -> list[socket.socket]:
+    return [server.connect() for _ in range(count)]
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether the server has closed a connection on which it has nothing to say."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def open_busy(server: HttpClient, count: int, source: str = "127.0.0.1") -> list[socket.socket]:
+    """Open connections with a request that the server is still reading."""
+    opened = []
+    for _ in range(count):
+        one = socket.create_connection(
+            ("127.0.0.1", server.port), timeout=60, source_address=(source, 0)
+        )
+        opened.append(one)
+        # The server answers 100 once the route waits for the body.
+        one.sendall(SLOW_BODY.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
+        if one.recv(12) != b"HTTP/1.1 100":
+            close_all(opened)
+            raise ConnectionError("refused")
+    return opened
+
+
+def close_all(connections: Sequence[socket.socket]) -> None:
+    for each in connections:
+        each.close()
+
+
+def test_silent_connections_give_way_to_callers_that_ask_for_something(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    with (
+        patch.object(connection, "MAX_CONNECTIONS", 6),
+        local_server(tmp_path, small_checkpoint) as server,
+    ):
+        server.ready()
+        silent = open_silent(server, 6)
+        assert [server.get("/ping").status_code for _ in range(3)] == [200] * 3
+        assert is_closed(silent[0]), "the oldest goes first"
+        busy = open_busy(server, 6)
+        assert all(is_closed(each) for each in silent)
+        with pytest.raises(requests.ConnectionError):
+            server.get("/ping")
+        close_all([*silent, *busy])
+        server.ready()
+
+
+def test_probes_on_their_own_port_do_not_count_among_the_callers(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    environment = {"PORT_HEALTH": str(free_port())}
+    with (
+        patch.object(connection, "MAX_CONNECTIONS", 3),
+        local_server(tmp_path, small_checkpoint, environment) as server,
+    ):
+        server.ready()
+        busy = open_busy(server, 3)
+        health = f"http://127.0.0.1:{server.health_port}/ping"
+        assert requests.get(health, timeout=60).status_code == 200
+        close_all(busy)
+
+
+def test_an_address_can_fill_its_own_share_of_the_connections_and_no_more(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    with local_server(tmp_path, small_checkpoint, {"MAX_CONNECTIONS_PER_ADDRESS": "3"}) as server:
+        server.ready()
+        busy = open_busy(server, 3)
+        with pytest.raises(ConnectionError):
+            open_busy(server, 1)
+        other = open_busy(server, 1, source="127.0.0.2")
+        close_all([*busy, *other])
+        server.ready()
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::1", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+    ],
+)
+def test_a_caller_counts_by_the_network_that_a_customer_gets(address: str, network: str) -> None:
+    assert network_of(address) == network
+
+
+def test_a_body_that_came_fast_cannot_be_silent_afterwards(impatient: HttpClient) -> None:
+    with patch.object(limits, "BODY_BYTES_PER_SECOND", 1):
+        received, _ = drip(impatient, SLOW_BODY + b"x" * 50_000, b"")
+    assert received.startswith("HTTP/1.1 422 ")
+    assert "body: comes too slowly" in received
+
+
+def test_a_client_that_reads_steadily_gets_a_reply_of_any_length(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    environment = {"MAX_REQUEST_CHARS": "10000000"}
+    texts = ["x" * 1_000_000] * 9
+    with (
+        patch.object(connection, "WRITE_SECONDS", DEADLINE),
+        local_server(tmp_path, small_checkpoint, environment) as server,
+    ):
+        server.ready()
+        with server.post("/score", json={"texts": texts}, stream=True) as reply:
+            seconds, received, started = 3 * DEADLINE, 0, time.monotonic()
+            # No faster than it takes three deadlines, so that no reply before the end is enough.
+            for chunk in reply.iter_content(65536):
+                received += len(chunk)
+                while received / 9_000_000 > (time.monotonic() - started) / seconds:
+                    time.sleep(0.01)
+        assert received > 9_000_000
+
+
+def test_all_bodies_together_have_a_limit_and_one_caller_gets_half(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    environment = {"MAX_BODY_BYTES": "200000", "ALL_BODIES_BYTES": "300000"}
+    with local_server(tmp_path, small_checkpoint, environment) as server:
+        server.ready()
+        body = json.dumps({"text": "x" * 180_000}).encode()
+        head = SLOW_HEAD + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        held = server.connect()
+        held.sendall(head % len(body) + body[:-1])
+        others = {**json_headers(), "Authorization": f"Bearer {OTHER_TOKEN}"}
+        wait_until(
+            lambda: server.post("/score", data=body, headers=json_headers()).status_code == 429,
+            "the unfinished body to count",
+        )
+        require_error(server.post("/score", data=body, headers=json_headers()), 429, "overloaded")
+        # Others have room, and small bodies always do.
+        require_error(server.post("/score", data=body, headers=others), 413, "too_large")
+        assert server.post("/score", json={"text": "a"}).status_code == 200
+        held.close()
+        wait_until(
+            lambda: server.post("/score", data=body, headers=json_headers()).status_code == 413,
+            "the room to be free again",
+        )
+
+
+# What the system refuses is not the caller's fault, and not ours.
+
+
+@contextlib.contextmanager
+def soft_limit(kind: int, limit: int) -> Iterator[None]:
+    """Lower one of this process's limits, in which the server runs, too."""
+    before = resource.getrlimit(kind)
+    resource.setrlimit(kind, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(kind, before)
+
+
+def lowest_free_descriptor() -> int:
+    with Path(os.devnull).open() as file:
+        return file.fileno()
+
+
+def test_a_disk_or_descriptors_that_are_used_up_give_503_and_one_line_of_log(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    content = "text\n" + "good morning\n" * 200_000
+    with (
+        local_server(tmp_path, small_checkpoint, {"LOG_FORMAT": "json"}) as server,
+        requests.Session() as session,
+    ):
+        server.ready()
+        session.headers.update(BEARER)
+        url = f"{server.url}/score/file"
+        assert session.get(f"{server.url}/ping", timeout=60).status_code == 200
+
+        with soft_limit(resource.RLIMIT_FSIZE, 1_500_000):
+            reply = session.post(url, files={"file": ("a.csv", content)}, timeout=60)
+        require_error(reply, 503, "unhealthy")
+        assert int(reply.headers["Retry-After"]) > 0
+
+        free = lowest_free_descriptor()
+        with soft_limit(resource.RLIMIT_NOFILE, free):
+            reply = session.post(url, files={"file": ("a.csv", content)}, timeout=60)
+        require_error(reply, 503, "unhealthy")
+        lines = [json.loads(line) for line in server.stderr.splitlines()]
+        short = [line["message"] for line in lines if "short of something" in line["message"]]
+        assert short == [
+            f"the system is short of something: {name}" for name in ("EFBIG", "EMFILE")
+        ]
+        assert session.get(f"{server.url}/ping", timeout=60).status_code == 200
+
+
+def test_an_error_that_asyncio_reports_is_one_line_without_what_it_quotes(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    with local_server(tmp_path, small_checkpoint, {"LOG_FORMAT": "json"}) as server:
+        server.ready()
+
+        def fail() -> None:
+            raise ValueError(MARKER)
+
+        server.call_soon(fail)
+        wait_until(lambda: "ValueError" in server.stderr, "the error to be logged")
+        lines = [json.loads(line) for line in server.stderr.splitlines()]
+        (line,) = [line for line in lines if "ValueError" in line["message"]]
+        assert line["level"] == "ERROR"
+        assert MARKER not in server.stderr
+
+
+@pytest.mark.slow
+def test_a_reply_after_a_signal_says_that_the_connection_closes(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    body = json.dumps({"text": "good morning"}).encode()
+    with http_server(tmp_path, small_checkpoint) as server:
+        server.ready()
+        with server.connect() as begun:
+            head = SLOW_HEAD + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+            begun.sendall(head % len(body) + body[:-1])
+            assert server.get("/ping").headers.get("Connection") is None
+            server.terminate()
+            wait_until(lambda: "Shutting down" in server.stderr, "the server to stop")
+            begun.sendall(body[-1:])
+            reply = read_all(begun)
+        assert reply.startswith("HTTP/1.1 200 ")
+        assert "\r\nconnection: close\r\n" in reply

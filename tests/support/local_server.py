@@ -11,7 +11,7 @@ import io
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,7 +21,6 @@ import uvicorn
 
 from hatespeech.serving import command
 from hatespeech.serving.app import create_app
-from hatespeech.serving.guards.connection import GuardedProtocol
 from hatespeech.serving.settings import ServerSettings
 from tests.support.http_client import HttpClient
 from tests.support.loggers import loggers_kept
@@ -36,15 +35,8 @@ class LocalServer(HttpClient):
         self.health_port = settings.port_health or settings.port
         self._log = io.StringIO()
         with contextlib.redirect_stderr(self._log):
-            app = create_app(settings, stop=lambda: None)
-        config = uvicorn.Config(
-            app,
-            http=GuardedProtocol,
-            ws="none",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-        )
+            self._app = create_app(settings, stop=lambda: None)
+        config = command.uvicorn_config(self._app, settings)
         sockets = [
             command.listen(settings.host, port, "PORT") for port in {self.port, self.health_port}
         ]
@@ -54,6 +46,10 @@ class LocalServer(HttpClient):
     @property
     def stderr(self) -> str:
         return self._log.getvalue()
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Call something in the server's event loop."""
+        self._app.state.model.loop.call_soon_threadsafe(callback)
 
     def require_running(self) -> None:
         assert self._thread.is_alive(), self.stderr[-4000:]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from hatespeech import logs
 
-NAMES = (logs.LOGGER, "uvicorn.error", "uvicorn.access")
+NAMES = (logs.LOGGER, "uvicorn.error", "uvicorn.access", "asyncio")
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -57,7 +58,7 @@ class Tokens:
         places. Raises :class:`UnauthorizedError`.
         """
         if not self._tokens:
-            return Caller(b"", f"address {address}")
+            return Caller(b"", f"address {network_of(address)}")
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         given = [headers.get("x-api-key", ""), *elsewhere]
         if scheme.lower() == "bearer":
@@ -121,6 +122,19 @@ class TokenGuard:
             return
         scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
+
+
+def network_of(address: str) -> str:
+    """Return what counts as one address: of IPv6, its /64 network, which is one customer's."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address  # of a socket that has none
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Network((parsed, 64), strict=False))
 
 
 def digest(token: bytes) -> bytes:

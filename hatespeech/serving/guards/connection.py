@@ -8,20 +8,31 @@ that does not read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import logging
 import resource
+import sys
+from collections import Counter
+from termios import TIOCOUTQ
 from typing import Any, ClassVar, Final
 
 import h11
 from typing_extensions import override
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from hatespeech.serving.guards.auth import network_of
 
 HEAD_SECONDS: Final = 15.0  # for a request's line and headers, from connecting or the first byte
 LINGER_SECONDS: Final = 15.0  # for the rest of a body after its reply
-WRITE_SECONDS: Final = 60.0  # for a client that does not read the reply
+# A client must read so many bytes of its reply each second, on average over WRITE_SECONDS.
+WRITE_SECONDS: Final = 60.0
+WRITE_BYTES_PER_SECOND: Final = 8 * 1024
 MAX_CONNECTIONS: Final = 2048
+MAX_HEALTH_CONNECTIONS: Final = 64  # to PORT_HEALTH, beside the others
 MAX_GRPC_CONNECTIONS: Final = 256  # each carries many calls
-RESERVED_DESCRIPTORS: Final = 128  # for all other open files
+RESERVED_DESCRIPTORS: Final = 128 + MAX_HEALTH_CONNECTIONS  # for all other open files
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +53,55 @@ def connections_that_fit(*, beside_grpc: bool) -> int:
     return max(1, min(MAX_CONNECTIONS, soft - reserved))
 
 
-class GuardedProtocol(H11Protocol):
-    """uvicorn's h11 protocol, which limits the size of a head, with deadlines."""
+class Crowd:
+    """The connections to one port. If there are too many, one that asks for nothing goes."""
 
-    max_connections: ClassVar[int] = MAX_CONNECTIONS
+    def __init__(self, most: int, most_of_address: int) -> None:
+        self._most = most
+        self._most_of_address = most_of_address
+        self._members: dict[GuardedProtocol, str] = {}
+        self._by_address: Counter[str] = Counter()
+        self._quiet: dict[GuardedProtocol, None] = {}  # the one that is quiet for longest first
+
+    def enter(self, member: GuardedProtocol, address: str) -> bool:
+        """Let a connection in; return whether there is room for it, made by closing another one."""
+        full = len(self._members) >= self._most
+        if self._by_address[address] >= self._most_of_address:
+            victim = next((each for each in self._quiet if self._members[each] == address), None)
+        else:
+            victim = next(iter(self._quiet), None) if full else member
+        if victim is None:
+            return False
+        if victim is not member:
+            self.leave(victim)
+            victim.transport.abort()
+        self._members[member] = address
+        self._by_address[address] += 1
+        return True
+
+    def leave(self, member: GuardedProtocol) -> None:
+        """Forget a connection, if it is in."""
+        address = self._members.pop(member, None)
+        if address is not None:
+            self._quiet.pop(member, None)
+            self._by_address[address] -= 1
+            if not self._by_address[address]:
+                del self._by_address[address]
+
+    def note(self, member: GuardedProtocol, *, quiet: bool) -> None:
+        """Note whether a connection has a request that is not answered yet."""
+        if not quiet:
+            self._quiet.pop(member, None)
+        elif member in self._members:
+            self._quiet.setdefault(member)
+
+
+class GuardedProtocol(H11Protocol):
+    """uvicorn's h11 protocol, with deadlines and with limits on the number of connections."""
+
+    callers: ClassVar[Crowd]
+    probes: ClassVar[Crowd]  # on a port of their own, so that callers cannot keep them out
+    health_port: ClassVar[int | None] = None
     _warned: ClassVar[bool] = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -53,16 +109,20 @@ class GuardedProtocol(H11Protocol):
         self._waiting_for: str | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
+        self._unread = 0  # bytes of the reply that the client had not read when last looked at
+        self._crowd = self.callers
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept a connection, or cut it off if there are too many."""
+        """Accept a connection; if there are too many, cut it or a quiet one off."""
         # The parameter's type is uvicorn's.
         super().connection_made(transport)
-        if len(self.connections) > self.max_connections:
+        if self.server is not None and self.server[1] == self.health_port:
+            self._crowd = self.probes
+        if not self._crowd.enter(self, network_of(self.client[0] if self.client else "")):
             if not self._warned:
                 type(self)._warned = True  # once: it may be an attack
-                log.warning("%d connections: further ones are cut off", self.max_connections)
+                log.warning("too many connections: further ones are cut off")
             transport.abort()
             return
         self._watch(new=True)
@@ -71,6 +131,7 @@ class GuardedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the deadlines."""
         super().connection_lost(exc)
+        self._crowd.leave(self)
         for timer in (self._deadline, self._write_deadline):
             if timer is not None:
                 timer.cancel()
@@ -88,11 +149,19 @@ class GuardedProtocol(H11Protocol):
         self._watch()
 
     @override
+    def shutdown(self) -> None:
+        """Close the connection, after the reply that is being made, which says so."""
+        super().shutdown()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.default_headers = [*self.cycle.default_headers, CLOSE_HEADER]
+
+    @override
     def pause_writing(self) -> None:
         """Give a client that does not read some time."""
         super().pause_writing()
         if self._write_deadline is None:
-            self._write_deadline = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+            self._unread = self._count_unread()
+            self._write_deadline = self.loop.call_later(WRITE_SECONDS, self._check_reader)
 
     @override
     def resume_writing(self) -> None:
@@ -102,9 +171,27 @@ class GuardedProtocol(H11Protocol):
             self._write_deadline.cancel()
             self._write_deadline = None
 
+    def _check_reader(self) -> None:
+        """Give a client more time if it reads, however long the reply is."""
+        unread, before = self._count_unread(), self._unread
+        if before - unread < WRITE_BYTES_PER_SECOND * WRITE_SECONDS:
+            self.transport.abort()
+            return
+        self._unread = unread
+        self._write_deadline = self.loop.call_later(WRITE_SECONDS, self._check_reader)
+
+    def _count_unread(self) -> int:
+        """Return how many bytes wait here, and in the system for the client to take them."""
+        waiting = self.transport.get_write_buffer_size()
+        with contextlib.suppress(OSError):  # not every system tells
+            answer = fcntl.ioctl(self.transport.get_extra_info("socket"), TIOCOUTQ, bytes(4))
+            waiting += int.from_bytes(answer, sys.byteorder)
+        return waiting
+
     def _watch(self, *, new: bool = False) -> None:
         """Start a deadline when the connection waits for something new; data does not extend it."""
         answered = self.cycle is None or self.cycle.response_complete
+        self._crowd.note(self, quiet=answered)
         begun = new or self._waiting_for == "head" or bool(self.conn.trailing_data[0])
         waiting_for = None
         if answered and begun and self.conn.their_state is h11.IDLE:
@@ -124,3 +211,16 @@ class GuardedProtocol(H11Protocol):
     def _expire(self) -> None:
         if not self.transport.is_closing():
             self.transport.abort()
+
+
+def guarded_protocol(
+    max_connections: int, max_of_address: int, health_port: int | None
+) -> type[GuardedProtocol]:
+    """Return the protocol of one server; ``health_port`` is the port of the probes, if any."""
+
+    class ServersProtocol(GuardedProtocol):
+        callers = Crowd(max_connections, max_of_address)
+        probes = Crowd(MAX_HEALTH_CONNECTIONS, MAX_HEALTH_CONNECTIONS)
+
+    ServersProtocol.health_port = health_port
+    return ServersProtocol

@@ -1,26 +1,33 @@
-"""How often a caller may call, how large a body may be, and how slowly it may arrive."""
+"""How often a caller may call, how large heads and bodies may be, and how slow a body."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from limits import parse_many
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hatespeech.errors import TooLargeError, ValidationError
+from hatespeech.errors import OverloadedError, ServiceError, TooLargeError, ValidationError
 from hatespeech.serving.guards.auth import Caller
 from hatespeech.serving.guards.rate_counts import RateCounts
 from hatespeech.serving.http_errors import RateLimitedError, error_response
 
+HEAD_BYTES: Final = 16 * 1024
 # A body may be slow (from a telephone, or a large upload) but must make progress: it has this many
-# seconds, and one more for each BODY_BYTES_PER_SECOND bytes that have arrived.
+# seconds, and one more for each BODY_BYTES_PER_SECOND bytes that arrive, but never more ahead. So a
+# body that came fast cannot be silent for hours later.
 BODY_GRACE_SECONDS: Final = 20.0
 BODY_BYTES_PER_SECOND: Final = 8 * 1024
+# So many bytes of each body do not count towards the limit on all bodies, so that small requests
+# are served while someone sends large ones.
+UNCOUNTED_BYTES: Final = 64 * 1024
 
 
 class CallerRates:
@@ -58,14 +65,81 @@ class RateLimiter:
         await self._app(scope, receive, send)
 
 
-class BodyLimiter:
-    """Limits a body's size and its time while it is read.
+class HeadGuard:
+    """Refuses heads that are too large, and those that say in two ways where the body ends.
 
-    A body that is declared too large is refused at once. If one turns out to be too large or too
-    slow, the route's ``receive`` raises :class:`TooLargeError` or :class:`ValidationError`.
+    The connection's own limit holds only for a head that comes in several pieces. A proxy in front
+    may believe the other one of the two lengths, and take a part of a body for a request.
     """
 
-    def __init__(self, app: ASGIApp, default: int, by_path: Mapping[str, int]) -> None:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer such a head with an error and close the connection; pass all others on."""
+        error: ServiceError | None = None
+        if scope["type"] == "http":
+            headers = Headers(scope=scope)
+            if head_bytes(scope) > HEAD_BYTES:
+                error = TooLargeError(f"is larger than {HEAD_BYTES} bytes", field="head")
+            elif "transfer-encoding" in headers and "content-length" in headers:
+                error = ValidationError(
+                    "has both Transfer-Encoding and Content-Length", field="head"
+                )
+        if error is None:
+            await self._app(scope, receive, send)
+        else:
+            await error_response(scope, error, {"Connection": "close"})(scope, receive, send)
+
+
+def head_bytes(scope: Scope) -> int:
+    """Return the size of a request's line and headers, nearly."""
+    line = len(scope["method"]) + len(scope["raw_path"]) + len(scope["query_string"])
+    return line + sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+
+
+class ByteBudget:
+    """Bytes that all bodies of a kind may have at once; one caller may have half of them."""
+
+    def __init__(self, total: int, largest: int) -> None:
+        """``largest`` is the limit of one body, which must fit."""
+        self._free = max(total, largest)
+        self._most_of_one = max(total // 2, largest)
+        self._held: Counter[str] = Counter()
+
+    def take(self, caller: str, size: int) -> None:
+        """Take so many bytes more; raise :class:`OverloadedError` if they are not free."""
+        if size > self._free or self._held[caller] + size > self._most_of_one:
+            raise OverloadedError("too many large bodies at once; try again")
+        self._free -= size
+        self._held[caller] += size
+
+    def give(self, caller: str, size: int) -> None:
+        """Give bytes back."""
+        self._free += size
+        self._held[caller] -= size
+        if not self._held[caller]:
+            del self._held[caller]
+
+
+@dataclass(frozen=True)
+class BodyLimit:
+    """What the bodies of some routes may have."""
+
+    largest: int  # bytes of one body
+    budget: ByteBudget  # for all bodies together
+
+
+class BodyLimiter:
+    """Limits a body's size and its time while it is read, and the size of all bodies together.
+
+    A body that is declared too large is refused before it is read. If one turns out to be too large
+    or too slow, the route's ``receive`` raises :class:`TooLargeError` or :class:`ValidationError`,
+    and :class:`OverloadedError` if there is no room for it. A body's room is free again once its
+    request is answered.
+    """
+
+    def __init__(self, app: ASGIApp, default: BodyLimit, by_path: Mapping[str, BodyLimit]) -> None:
         self._app = app
         self._default = default
         self._by_path = by_path
@@ -76,30 +150,41 @@ class BodyLimiter:
             await self._app(scope, receive, send)
             return
         limit = self._by_path.get(scope["path"], self._default)
-        too_large = TooLargeError(f"is larger than {limit} bytes", field="body")
+        too_large = TooLargeError(f"is larger than {limit.largest} bytes", field="body")
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared[:20]) > limit:
+        if declared.isdecimal() and int(declared[:20]) > limit.largest:
             await error_response(scope, too_large)(scope, receive, send)
             return
-        started = time.monotonic()
-        received = 0
+        caller: Caller | None = scope.get("state", {}).get("caller")
+        name = "" if caller is None else caller.name
+        seconds = BODY_GRACE_SECONDS
+        received = counted = 0
         complete = False
 
         async def receive_limited() -> Message:
-            nonlocal received, complete
+            nonlocal received, counted, complete, seconds
             if complete:
                 return await receive()
-            allowed = BODY_GRACE_SECONDS + received / BODY_BYTES_PER_SECOND
+            began = time.monotonic()
             try:
                 # Not wait_for, which may lose a cancellation in Python 3.11.
-                async with asyncio.timeout(started + allowed - time.monotonic()):
+                async with asyncio.timeout(seconds):
                     message = await receive()
             except TimeoutError:
                 raise ValidationError("comes too slowly", field="body") from None
-            received += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            received += size
+            seconds -= time.monotonic() - began  # only waiting counts
+            seconds = min(seconds + size / BODY_BYTES_PER_SECOND, BODY_GRACE_SECONDS)
             complete = not message.get("more_body", False)
-            if received > limit:
+            if received > limit.largest:
                 raise too_large
+            more = max(0, received - UNCOUNTED_BYTES) - counted
+            limit.budget.take(name, more)
+            counted += more
             return message
 
-        await self._app(scope, receive_limited, send)
+        try:
+            await self._app(scope, receive_limited, send)
+        finally:
+            limit.budget.give(name, counted)

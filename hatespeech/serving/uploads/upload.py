@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -92,6 +94,9 @@ class UploadRoom:
             process_bytes=settings.parquet_memory_bytes // PARQUET_FILES,
         )
         self._parquet: set[UploadTable] = set()
+        # Python looks once for a folder that it can write to. A full disk later is another error.
+        with contextlib.suppress(OSError):
+            tempfile.gettempdir()
 
     def open(self, upload: UploadFile) -> UploadTable:
         """Return the file as a table; :meth:`close` it.
