@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Final
 from unittest.mock import patch
 
-from hatespeech.contract import Prediction, Reply, TextScore, Timing, parse_request
+from hatespeech.contract import Prediction, Reply, TextScore, Timing, Versions, parse_request
 from hatespeech.serving.jobs.postgres import link, postgres_store
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 
 CONSTANT_SERVER: Final = ("-m", "tests.support.processes.constant_server")
 PREDICTION: Final = Prediction((0.1, 0.2, 0.3, 0.4), 1, None, None)
+VERSIONS: Final = Versions("0", "0", "0")
 
 
 def read_runs(file: Path) -> Iterator[tuple[float, str]]:
@@ -43,7 +44,7 @@ def main() -> int:
     options = parser.parse_args()
 
     def load(self: ServedModel) -> None:
-        self._loop.call_soon_threadsafe(become_ready, self)
+        self.loop.call_soon_threadsafe(become_ready, self)
 
     def become_ready(self: ServedModel) -> None:
         self.state = "ready"
@@ -59,7 +60,7 @@ def main() -> int:
         os.close(runs)
         await asyncio.sleep(options.score_seconds)
         items = [TextScore.of(text, PREDICTION, None) for text in request.texts]
-        return Reply(items, request.many, "constant@0", Timing(0.0, 0.0))
+        return Reply(items, request.many, "constant@0", Timing(0.0, 0.0), VERSIONS)
 
     with ExitStack() as changed:
         changed.enter_context(patch.object(ServedModel, "_load", load))
