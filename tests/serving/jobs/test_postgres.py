@@ -34,6 +34,7 @@ from tests.support.fleet import Fleet, fleet, storm
 from tests.support.ports import free_port
 from tests.support.processes.server import HttpServer
 from tests.support.processes.worker import wait_until
+from tests.support.services.pgbouncer import pgbouncer
 from tests.support.services.postgres import PASSWORD, USER, Postgres, postgres
 from tests.support.small_disk import mount, small_disk
 from tests.support.tcp_proxy import TcpProxy
@@ -385,6 +386,47 @@ def test_connections_are_bounded_however_many_jobs_come(database: Postgres, name
         assert 1 < most <= link.CONNECTIONS + 1
 
     run(scene)
+
+
+def test_leases_are_renewed_while_every_connection_is_busy(database: Postgres, name: str) -> None:
+    async def scene() -> None:
+        ears = Ears()
+        async with server(database.url(name), ears) as store:
+            await store.add(new_job("a"), 10)
+            await store.take(1, idle=True)
+            (before,) = database.execute(name, "SELECT lease FROM hatespeech_jobs")[0]
+            slow = [asyncio.create_task(store._link.fetch("SELECT pg_sleep(3)")) for _ in range(30)]
+            await until(lambda: store._link._places.locked(), "the connections to be busy")
+            with pytest.raises(StoreError, match="every connection to the database is busy"):
+                await store.count()
+            look = asyncio.create_task(store._look(ears))
+            while database.execute(name, "SELECT lease FROM hatespeech_jobs")[0][0] == before:
+                assert not slow[0].done(), "it waited for the others"
+                await asyncio.sleep(0.01)
+            await asyncio.gather(look, *slow, return_exceptions=True)
+
+    run(scene)
+
+
+def test_behind_pgbouncer_in_transaction_mode_servers_find_each_others_answers(
+    database: Postgres, name: str, quick: None
+) -> None:
+    async def scene(port: int) -> None:
+        url = database.url(name, port)
+        ears = Ears()
+        ears.waited = ["49"]
+        async with server(url, ears) as first, server(url) as second:
+            for _ in range(2):  # more than psycopg's threshold of prepared statements
+                await asyncio.gather(*(first.add(new_job(f"{i}"), 1000) for i in range(50)))
+                for lease, _ in await second.take(50, idle=True):
+                    await second.finish(lease, COMPLETED, output="{}")
+                await until(lambda: ears.ended.count("49") > 0, "the answer to be found")
+                database.execute(name, "DELETE FROM hatespeech_jobs")
+                ears.ended.clear()
+            assert first.trouble is None
+
+    with pgbouncer(database) as port:
+        run(lambda: scene(port))
 
 
 # A full disk: a small one of the test's own, with a tablespace on it.

@@ -34,6 +34,7 @@ STATEMENT_SECONDS: Final = 5.0  # and one more for each BYTES_PER_SECOND of a te
 BYTES_PER_SECOND: Final = 1_000_000
 BUSY_SECONDS: Final = 2.0  # for which an operation waits for one of the connections
 CHECK_SECONDS: Final = 10.0  # after which a connection that hears nothing is tried
+BUSY: Final = "every connection to the database is busy"
 AGAIN_SECONDS: Final = 0.5  # before the next try to make the link
 
 # For a network that swallows everything. libpq reads these itself, so pgbouncer lets them pass.
@@ -109,6 +110,9 @@ class Link:
         self._ears: psycopg.AsyncConnection[Any] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[Any]] = set()
+        self._busy: set[psycopg.AsyncConnection[Any]] = set()
+        # One connection is always free for what is urgent.
+        self._places = asyncio.Semaphore(CONNECTIONS - 1)
         self.trouble: str | None = None
         self.salt: bytes | None = None
         try:
@@ -144,17 +148,20 @@ class Link:
             await asyncio.wait({self._keeper}, timeout=STATEMENT_SECONDS)
 
     async def fetch(
-        self, statement: str, parameters: Parameters = (), *, size: int = 0
+        self, statement: str, parameters: Parameters = (), *, size: int = 0, urgent: bool = False
     ) -> list[tuple[Any, ...]]:
         """Run one statement; return its rows once its changes last.
 
         It runs even if its caller is cancelled. ``size`` is roughly how many bytes go there or
-        come back. Raises :class:`StoreError`; the statement may have been carried out even so.
+        come back, at most. One that is ``urgent`` does not wait for others; run one at a time.
+        Raises :class:`StoreError`; the statement may have been carried out even so.
         """
         pool = self._pool
         if pool is None:
             raise StoreError(self.trouble or "the database has not been reached yet")
-        task = asyncio.create_task(self._fetch(pool, statement, parameters, size))
+        run = self._fetch if urgent else self._fetch_in_turn
+        seconds = STATEMENT_SECONDS + size / BYTES_PER_SECOND
+        task = asyncio.create_task(run(pool, statement, parameters, seconds))
         self._running.add(task)
         task.add_done_callback(self._forget)
         return await asyncio.shield(task)
@@ -164,20 +171,41 @@ class Link:
         if not task.cancelled():
             task.exception()  # which is told to the caller, if it is still there
 
+    async def _fetch_in_turn(
+        self,
+        pool: AsyncConnectionPool[Any],
+        statement: str,
+        parameters: Parameters,
+        seconds: float,
+    ) -> list[tuple[Any, ...]]:
+        try:
+            async with asyncio.timeout(BUSY_SECONDS):
+                await self._places.acquire()
+        except TimeoutError:
+            raise StoreError(BUSY) from None
+        try:
+            return await self._fetch(pool, statement, parameters, seconds)
+        finally:
+            self._places.release()
+
     async def _fetch(
         self,
         pool: AsyncConnectionPool[Any],
         statement: str,
         parameters: Parameters,
-        size: int,
+        seconds: float,
     ) -> list[tuple[Any, ...]]:
         try:
             async with pool.connection(timeout=BUSY_SECONDS) as connection:
-                with limited(connection, STATEMENT_SECONDS + size / BYTES_PER_SECOND):
-                    cursor = await connection.execute(statement, parameters)
-                    return await cursor.fetchall() if cursor.description else []
+                self._busy.add(connection)
+                try:
+                    with limited(connection, seconds):
+                        cursor = await connection.execute(statement, parameters)
+                        return await cursor.fetchall() if cursor.description else []
+                finally:
+                    self._busy.discard(connection)
         except PoolTimeout:
-            raise StoreError("every connection to the database is busy") from None
+            raise StoreError(BUSY) from None
         except psycopg.Error as exc:
             reason = why(exc)
             if not is_lost(exc):
@@ -185,8 +213,9 @@ class Link:
             elif self._pool is pool:
                 self._pool = None
                 self._note(reason)
-                if self._ears is not None:
-                    cut(self._ears)
+                # Whoever waits on another connection would wait in vain.
+                for each in (*self._busy, *([] if self._ears is None else [self._ears])):
+                    cut(each)
             raise StoreError(reason) from None
 
     async def _keep(self, hear: Callable[[str], None], up: Callable[[], None]) -> None:

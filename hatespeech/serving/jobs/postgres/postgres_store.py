@@ -31,6 +31,7 @@ from hatespeech.serving.jobs.store import (
 
 LEASE_SECONDS: Final = 20.0
 LOOK_SECONDS: Final = 2.0  # between two looks at the leases and at what others did
+LARGEST_OUTPUT: Final = 50_000_000  # bytes, roughly
 AT_ONCE: Final = 200  # rows that one statement deletes or returns to the queue
 
 _ADD: Final = """
@@ -205,7 +206,7 @@ class PostgresStore(Store):
             "owner": job.owner,
             "status": "IN_QUEUE" if job.error is None else "FAILED",
             "input": job.input,
-            "error": job.error and job.error.replace("\0", "\ufffd"),
+            "error": storable(job.error),
             "ttl": self._ttl,
             "retry_key": job.retry_key,
             "retry_body": job.retry_body,
@@ -250,7 +251,7 @@ class PostgresStore(Store):
     ) -> None:
         await self._link.fetch(
             _FINISH,
-            self._of(lease, status=status, output=output, error=error, ttl=self._ttl),
+            self._of(lease, status=status, output=output, error=storable(error), ttl=self._ttl),
             size=len(output or ""),
         )
         self._let_go(lease)
@@ -274,7 +275,7 @@ class PostgresStore(Store):
     async def get(self, job_id: str, owner: bytes) -> StoredJob | None:
         if "\0" in job_id:  # which PostgreSQL does not even read
             return None
-        rows = await self._link.fetch(_GET, (job_id, owner))
+        rows = await self._link.fetch(_GET, (job_id, owner), size=LARGEST_OUTPUT)
         return StoredJob(*rows[0]) if rows else None
 
     @override
@@ -303,9 +304,12 @@ class PostgresStore(Store):
                     attempts=[lease.attempt for lease in held],
                     lease=LEASE_SECONDS,
                 ),
+                urgent=True,
             )
             if self._may_hold_unknown:
-                await self._link.fetch(_PUT_BACK_UNKNOWN, self._ours(ids=list(self._held)))
+                await self._link.fetch(
+                    _PUT_BACK_UNKNOWN, self._ours(ids=list(self._held)), urgent=True
+                )
                 self._may_hold_unknown = False
         lost = {lease.id for lease in held} - {job_id for (job_id,) in kept}
         for lease in held:
@@ -335,3 +339,8 @@ class PostgresStore(Store):
     def _let_go(self, lease: Lease) -> None:
         if self._held.get(lease.id) == lease:
             del self._held[lease.id]
+
+
+def storable(error: str | None) -> str | None:
+    """Return an error without the one character that PostgreSQL can't hold."""
+    return None if error is None else error.replace("\0", "\ufffd")
