@@ -62,7 +62,7 @@ class EngineSettings(BaseModel):
             ge=1,
             le=1_000_000,
             description="Maximum texts that wait or are being scored; further jobs wait until "
-            "there is room.",
+            "there is room. Each reading that `explain` needs counts as a text.",
         ),
     ] = 16_384
     max_texts_per_request: Annotated[
@@ -83,7 +83,8 @@ class EngineSettings(BaseModel):
             ge=512,
             le=100_000_000,
             description="Maximum tokens that the model reads for one request, in all windows and "
-            "all readings that `explain` and `robust` need.",
+            "all readings that `explain` and `robust` need; a reading of `explain` counts as at "
+            "least a token for every 16 code points.",
         ),
     ] = 1_048_576
     max_text_chars: Annotated[

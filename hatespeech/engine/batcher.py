@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import torch
 
 from hatespeech.contract import Prediction, Timing
-from hatespeech.engine.explanation import tokens_to_read
+from hatespeech.engine.explanation import count_readings, tokens_to_read
 from hatespeech.engine.pass_size import PassSize
 from hatespeech.engine.predictor import Predictor, Reading
 from hatespeech.engine.queues import FairQueue, Room
@@ -112,6 +112,7 @@ class Batcher:
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
         self._known_good = predictor.encode("a text known to be good").windows
+        self._max_queue_texts = max_queue_texts
         self._room = Room(max_queue_texts)  # needs no lock: only the event loop uses it
         # Hold the lock to use anything below.
         self._lock = threading.Lock()
@@ -130,7 +131,7 @@ class Batcher:
 
     @property
     def queued_texts(self) -> int:
-        """How many texts wait or are being scored."""
+        """How many texts wait or are being scored; readings that ``explain`` needs count, too."""
         return self._room.taken
 
     async def score(
@@ -140,18 +141,25 @@ class Batcher:
         robust: bool = False,
         *,
         wait_for_room: bool = True,
+        caller: str | None = None,
     ) -> tuple[list[Outcome], Timing]:
         """Score texts; return a prediction or an error for each, in order, and the timing.
 
         If the queue has no room for them, waits for it or, without ``wait_for_room``, raises
-        :class:`OverloadedError`. Raises :class:`TooLargeError` if the request needs more tokens
-        than one request may, and :class:`UnhealthyError` if the device is broken. If the caller is
-        cancelled, its queued texts are dropped.
+        :class:`OverloadedError`. Then a ``caller`` with a name gets its share of the room only.
+        Raises :class:`TooLargeError` if the request needs more tokens than one request may, and
+        :class:`UnhealthyError` if the device is broken. If the caller is cancelled, its queued
+        texts are dropped.
         """
         submitted = time.perf_counter()
+        room = len(texts)
+        if explain:  # each reading counts; but however many there are, half of the room will do
+            needed = sum(count_readings(text, explain) for text in texts)
+            room = max(room, min(needed, self._max_queue_texts // 2))
         if wait_for_room:
-            await self._room.take(len(texts))
-        elif not self._room.take_at_once(len(texts)):
+            caller = None
+            await self._room.take(room)
+        elif not self._room.take_at_once(room, caller):
             raise OverloadedError("the queue is full; try again")
         request = _Request(
             texts,
@@ -176,7 +184,7 @@ class Batcher:
         finally:
             with self._lock:
                 self._forget(request)
-            self._room.give(len(texts))
+            self._room.give(room, caller)
         finished = time.perf_counter()
         started = finished if request.started is None else request.started
         return request.results, Timing((started - submitted) * 1e3, (finished - started) * 1e3)

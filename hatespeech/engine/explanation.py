@@ -40,8 +40,14 @@ PLACEHOLDER: Final = "something"
 READINGS: Final = 255
 READINGS_A_WORD: Final = 4
 
-# After each part of a text's readings other callers' texts have their turn.
+# After each part of a text's readings other callers' texts have their turn. A part has so many
+# readings and so many code points at most, unless one reading has more.
 READ_AT_ONCE: Final = 64
+CHARS_AT_ONCE: Final = 64 * 1024
+
+# To normalise and tokenise so many code points counts as much as to score a token. Ordinary texts
+# have four or five for each token; white space and long numbers have any number.
+CHARS_OF_A_TOKEN: Final = 16
 
 # A set of a text's words: bit i is set if word i is in it.
 WordSet = int
@@ -77,8 +83,9 @@ def explain(
         needed.append(every)
     else:
         scores[every] = np.asarray(whole)
-    for start in range(0, len(needed), READ_AT_ONCE):
-        part = needed[start : start + READ_AT_ONCE]
+    at_once = max(1, min(READ_AT_ONCE, CHARS_AT_ONCE // max(1, span[1] - span[0])))
+    for start in range(0, len(needed), at_once):
+        part = needed[start : start + at_once]
         rows = yield [encode(_with_only(kept, text, span, words, filler)) for kept in part]
         scores.update(zip(part, map(np.asarray, rows), strict=True))
     if method == "leave_one_out":
@@ -98,14 +105,20 @@ def readings(words: int, method: Explanation) -> int:
     return int(min(2**words - 1, max(READINGS, READINGS_A_WORD * words + 1)))
 
 
+def count_readings(text: str, method: Explanation) -> int:
+    """Return how often a text is read at most to explain it, the text itself included."""
+    return 1 + readings(min(len(text.split()), MAX_EXPLAINED_WORDS), method)
+
+
 def tokens_to_read(text: str, windows: Sequence[Sequence[int]], method: Explanation) -> int:
     """Return how many tokens at most are read to explain a text, given its windows' token ids.
 
     It is a bound for tokenizers that read :data:`PLACEHOLDER` as one token, and near it for others.
+    A reading of few tokens but many code points counts by these: the reader needs time for them.
     """
-    words = min(len(text.split()), MAX_EXPLAINED_WORDS)
     apart = len(windows) > 1  # the window that is explained is read on its own
-    return (readings(words, method) + apart) * max(map(len, windows))
+    tokens = max(max(map(len, windows)), len(text) // CHARS_OF_A_TOKEN)
+    return (count_readings(text, method) - 1 + apart) * tokens
 
 
 def draw_pairs(words: int) -> list[tuple[WordSet, float]]:

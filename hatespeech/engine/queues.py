@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -77,6 +77,7 @@ class Room:
     def __init__(self, texts: int) -> None:
         self._texts = self._free = texts
         self._waiters: deque[_Waiter] = deque()
+        self._held: Counter[str] = Counter()  # by the callers that have a name
 
     @property
     def taken(self) -> int:
@@ -99,8 +100,12 @@ class Room:
                 self.give(0)  # the next in line may fit now
             raise
 
-    def take_at_once(self, texts: int) -> bool:
+    def take_at_once(self, texts: int, caller: str | None = None) -> bool:
         """Take room now, even if earlier callers still wait; return whether there was room.
+
+        A caller with a name that has room already gets more only if it leaves as much for others as
+        it has then. So one of them alone fills half of the room, and two fill two thirds. It gives
+        the room back under the same name.
 
         Reserving all free room for the callers that wait would let large jobs block every caller
         that cannot wait; reserving none would let a steady stream of small requests starve a
@@ -109,17 +114,27 @@ class Room:
         """
         if texts > self._free:
             return False
+        if caller is not None:
+            held = self._held.get(caller, 0)
+            if held and held + texts > self._free - texts:
+                return False
         if self._waiters:
             first = self._waiters[0]
             if first.overtaken + texts > self._texts:
                 return False
             first.overtaken += texts
         self._free -= texts
+        if caller is not None:
+            self._held[caller] += texts
         return True
 
-    def give(self, texts: int) -> None:
+    def give(self, texts: int, caller: str | None = None) -> None:
         """Give room back, and let in the waiting callers that fit now, in order."""
         self._free += texts
+        if caller is not None:
+            self._held[caller] -= texts
+            if not self._held[caller]:
+                del self._held[caller]
         # A cancelled caller that has not run yet is still in line.
         self._waiters = deque(waiter for waiter in self._waiters if not waiter.turn.cancelled())
         while self._waiters and self._waiters[0].texts <= self._free:

@@ -39,12 +39,15 @@ class Scorer:
         """How many decisions the audit log has lost, for want of room."""
         return self._audit.unwritten if self._audit else 0
 
-    async def score(self, body: object, *, wait_for_room: bool = True) -> Reply:
+    async def score(
+        self, body: object, *, wait_for_room: bool = True, caller: str | None = None
+    ) -> Reply:
         """Score the contract's ``input``.
 
         If the queue is full, waits for room or, without ``wait_for_room``, raises
-        :class:`OverloadedError`. Raises another :class:`ServiceError` if the request as a whole
-        fails. If the caller is cancelled, its queued texts are dropped.
+        :class:`OverloadedError`; then a ``caller`` gets its share of the queue only. Raises another
+        :class:`ServiceError` if the request as a whole fails. If the caller is cancelled, its
+        queued texts are dropped.
         """
         request = parse_request(body, self._settings).resolve(self._predictor.thresholds)
         sound = [i for i in range(len(request.texts)) if i not in request.faults]
@@ -53,7 +56,11 @@ class Scorer:
         if sound:
             texts = [request.texts[i] for i in sound]
             scored, timing = await self.batcher.score(
-                texts, request.explain, request.robust, wait_for_room=wait_for_room
+                texts,
+                request.explain,
+                request.robust,
+                wait_for_room=wait_for_room,
+                caller=caller,
             )
         outcomes: dict[int, Outcome] = {**request.faults, **dict(zip(sound, scored, strict=True))}
         ordered = [outcomes[i] for i in range(len(request.texts))]

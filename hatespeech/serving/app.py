@@ -122,6 +122,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
         },  # they hold URLs, and URLs hold texts
     )
     app.state.grpc_server = grpc_server
+    app.state.rates = rates
     app.state.protocols = protocols = served_protocols(settings)
     jobs_router = job_routes(settings)
     app.include_router(service_routes(settings, metrics, app.version))

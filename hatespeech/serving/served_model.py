@@ -62,14 +62,14 @@ class ServedModel:
         if self.state == "broken":
             raise UnhealthyError("the device failed; this worker is being replaced")
 
-    async def score(self, body: object, *, wait_for_room: bool) -> Reply:
+    async def score(self, body: object, *, wait_for_room: bool, caller: str | None = None) -> Reply:
         """Score the contract's ``input``.
 
         Raises the errors of :meth:`Scorer.score` and :meth:`require_ready`.
         """
         self.require_ready()
         assert self.scorer is not None  # noqa: S101 - it is ready
-        return await self.scorer.score(body, wait_for_room=wait_for_room)
+        return await self.scorer.score(body, wait_for_room=wait_for_room, caller=caller)
 
     async def predict(self, texts: Sequence[str]) -> Sequence[Outcome]:
         """Score texts that a front has checked itself; return a prediction or an error for each.

@@ -144,6 +144,7 @@ class ServerSettings(EngineSettings):
         Field(
             pattern=rf"^(off|{_ONE_LIMIT}(;{_ONE_LIMIT})*)$",
             description="Maximum requests with one token or, without tokens, from one address. "
+            "Every 1024 readings that `explain` needs count as one more. "
             "Separate several limits by semicolons.",
             json_schema_extra={"allowed": "off, or limits such as 600/minute or 5/10 seconds"},
         ),

@@ -680,6 +680,30 @@ def test_callers_wait_for_room_in_the_order_they_came(
     asyncio.run(main())
 
 
+def test_readings_that_an_explanation_needs_count_as_texts_but_leave_room_for_others(
+    small_classifier: Predictor, device: Device
+) -> None:
+    async def main() -> None:
+        async with running(small_classifier, max_queue_texts=100) as batcher:
+            held = await device.hold(batcher)
+            few = asyncio.create_task(batcher.score(["a b c"], explain="leave_one_out"))
+            await asyncio.sleep(0)
+            assert batcher.queued_texts == 1 + 4
+            many = asyncio.create_task(
+                batcher.score([" ".join("abcdefgh")] * 3, explain="shapley", wait_for_room=False)
+            )
+            await asyncio.sleep(0)
+            assert batcher.queued_texts == 1 + 4 + 50, "half of the room, whatever it needs"
+            with pytest.raises(OverloadedError):
+                await batcher.score([" ".join("abcdefgh")], explain="shapley", wait_for_room=False)
+            alone = asyncio.create_task(batcher.score(["a"], wait_for_room=False))
+            device.open.set()
+            await asyncio.gather(held, few, many, alone)
+            assert batcher.queued_texts == 0
+
+    asyncio.run(main())
+
+
 def test_a_request_for_too_many_tokens_is_refused_whole(small_classifier: Predictor) -> None:
     async def main() -> None:
         async with running(small_classifier, max_request_tokens=600) as batcher:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import random
@@ -15,8 +16,12 @@ from numpy.typing import NDArray
 from hatespeech.contract import Prediction, WordInfluence
 from hatespeech.engine import explanation
 from hatespeech.engine.explanation import (
+    CHARS_AT_ONCE,
+    CHARS_OF_A_TOKEN,
     PLACEHOLDER,
+    READ_AT_ONCE,
     WordSet,
+    count_readings,
     draw_pairs,
     fit_shares,
     readings,
@@ -245,6 +250,29 @@ def test_what_an_explanation_reads_is_known_before(
         planned = tokens_to_read(text, windows, method)
         explained(embedded, text, method)
         assert 0.7 * planned <= sum(read) - len(windows[0]) <= planned
+
+
+def test_a_reading_of_many_characters_and_few_tokens_counts_by_the_characters() -> None:
+    window = [0, 5, 6, 2]
+    short, long = "a b", f"a{' ' * 9997}b"
+    assert tokens_to_read(short, [window], "shapley") == readings(2, "shapley") * 4
+    least = readings(2, "shapley") * len(long) // CHARS_OF_A_TOKEN
+    assert least - 100 <= tokens_to_read(long, [window], "shapley") <= least
+    assert count_readings(long, "shapley") == 1 + readings(2, "shapley")
+
+
+@pytest.mark.parametrize("length", [50, 2000, 100_000])
+def test_long_texts_are_read_in_small_turns(length: int) -> None:
+    text = " ".join("abcdefghijkl").ljust(length)
+    method = explanation.explain(text, (0, len(text)), "shapley", lambda _: [0], [0.25] * 4)
+    part = next(method)
+    assert len(part) == max(1, min(READ_AT_ONCE, CHARS_AT_ONCE // length))
+    read = 0
+    with contextlib.suppress(StopIteration):
+        while True:
+            read += len(part)
+            part = method.send([[0.25] * 4] * len(part))
+    assert read == readings(12, "shapley")
 
 
 def test_more_words_than_can_be_explained_are_refused_unread(

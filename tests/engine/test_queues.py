@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hatespeech.engine.queues import FairQueue
+from hatespeech.engine.queues import FairQueue, Room
 
 
 def taken(queue: FairQueue[str, str], count: int) -> str:
@@ -63,3 +63,19 @@ def test_a_request_that_ends_is_forgotten() -> None:
     queue.drop("b")
     assert not queue
     assert not queue._known
+
+
+def test_a_caller_with_a_name_leaves_as_much_room_as_it_has() -> None:
+    room = Room(100)
+    assert room.take_at_once(40, "first")
+    assert not room.take_at_once(40, "first"), "it would leave 20"
+    assert room.take_at_once(10, "first")
+    assert not room.take_at_once(1, "first")
+    assert room.take_at_once(50, "second"), "who has nothing yet gets what is free"
+    room.give(50, "second")
+    assert room.take_at_once(25)
+    room.give(25)
+    room.give(40, "first")
+    room.give(10, "first")
+    assert room.taken == 0
+    assert room.take_at_once(100, "first"), "what it gave back does not count"

@@ -914,3 +914,36 @@ def test_a_reply_after_a_signal_says_that_the_connection_closes(
             reply = read_all(begun)
         assert reply.startswith("HTTP/1.1 200 ")
         assert "\r\nconnection: close\r\n" in reply
+
+
+# What an explanation costs.
+
+
+def test_explanations_count_as_the_requests_that_their_readings_would_fill(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    """A text of four words is read 16 times."""
+    texts = ["a b c d"] * 10
+    with (
+        patch.object(limits, "READINGS_OF_A_REQUEST", 16),
+        local_server(tmp_path, small_checkpoint, {"RATE_LIMIT": "30/hour"}) as server,
+    ):
+        server.ready()
+        for path, body in (
+            ("/score", {"texts": texts, "explain": True}),
+            ("/run", {"input": {"texts": texts, "explain": "shapley"}}),
+        ):
+            reply = server.post(path, json=body)
+            assert reply.status_code == 200, reply.text
+        # 2 × (1 + 10) so far.
+        require_error(
+            server.post("/score", json={"texts": texts, "explain": True}), 429, "rate_limited"
+        )
+        assert server.post("/score", json={"texts": texts}).status_code == 200
+        cheap = {"texts": texts, "explain": "leave_one_out"}
+        assert server.post("/score", json=cheap).status_code == 200
+        other = {"Authorization": f"Bearer {OTHER_TOKEN}"}
+        # Never more than the limit, or it could not be answered at all.
+        many = {"texts": texts * 4, "explain": True}
+        assert server.post("/score", json=many, headers=other).status_code == 200
+        require_error(server.get("/", headers=other), 429, "rate_limited")

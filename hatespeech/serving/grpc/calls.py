@@ -72,7 +72,8 @@ class CallHandler:
         if self.stopping:
             raise errors.UnhealthyError("this worker is being stopped; try again")
         address = context.peer().partition(":")[2].rpartition(":")[0]
-        await self._rates.count(self._tokens.identify(headers, unquote(address).strip("[]")))
+        caller = self._tokens.identify(headers, unquote(address).strip("[]"))
+        await self._rates.count(caller)
         try:
             async with asyncio.timeout(MESSAGE_SECONDS):
                 message = await context.read()
@@ -80,6 +81,8 @@ class CallHandler:
             raise errors.ValidationError("comes too slowly", field="message") from None
         if not isinstance(message, bytes):  # gRPC has refused it
             raise errors.TooLargeError("is larger than this service reads", field="message")
-        reply = await self.model.score(read_input(message), wait_for_room=False)
+        body = read_input(message)
+        await self._rates.charge(caller, body)
+        reply = await self.model.score(body, wait_for_room=False, caller=caller.share)
         self._metrics.observe_reply(reply.items)
         return write_reply(reply, request_id)

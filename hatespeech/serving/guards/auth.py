@@ -32,6 +32,7 @@ class Caller:
 
     token: bytes  # b"" if the server needs none; kept in memory, never written
     name: str  # requests are counted by it
+    share: str | None = None  # its name, if there are others, who must have room in the queue, too
 
 
 def require_guard(settings: ServerSettings) -> None:
@@ -58,7 +59,8 @@ class Tokens:
         places. Raises :class:`UnauthorizedError`.
         """
         if not self._tokens:
-            return Caller(b"", f"address {network_of(address)}")
+            name = f"address {network_of(address)}"
+            return Caller(b"", name, name)
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         given = [headers.get("x-api-key", ""), *elsewhere]
         if scheme.lower() == "bearer":
@@ -70,7 +72,8 @@ class Tokens:
             presented = digest(value.encode("latin-1", "replace"))
             for known, token in self._tokens:
                 if hmac.compare_digest(presented, known):
-                    found = Caller(token, f"token {known.hex()[:16]}")
+                    name = f"token {known.hex()[:16]}"
+                    found = Caller(token, name, name if len(self._tokens) > 1 else None)
         if found is None:
             raise UnauthorizedError("a valid token is needed: Authorization: Bearer, or X-API-Key")
         return found

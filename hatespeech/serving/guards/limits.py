@@ -15,10 +15,13 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hatespeech.errors import OverloadedError, ServiceError, TooLargeError, ValidationError
+from hatespeech.labels import Explanation
 from hatespeech.serving.guards.auth import Caller
 from hatespeech.serving.guards.rate_counts import RateCounts
 from hatespeech.serving.http_errors import RateLimitedError, error_response
 
+# A request whose texts are read so often for `explain` counts as one more.
+READINGS_OF_A_REQUEST: Final = 1024
 HEAD_BYTES: Final = 16 * 1024
 # A body may be slow (from a telephone, or a large upload) but must make progress: it has this many
 # seconds, and one more for each BODY_BYTES_PER_SECOND bytes that arrive, but never more ahead. So a
@@ -37,13 +40,44 @@ class CallerRates:
         self._limits = [] if limit == "off" else parse_many(limit)
         self._counts = counts
 
-    async def count(self, caller: Caller) -> None:
-        """Count one request; raise :class:`RateLimitedError` if it is one too many."""
+    async def count(self, caller: Caller, requests: int = 1) -> None:
+        """Count requests; raise :class:`RateLimitedError` if they are too many.
+
+        One request counts as the whole limit at most, or it would never be answered.
+        """
         for limit in self._limits:
-            reset = await self._counts.hit(limit, caller.name)
+            cost = min(requests, limit.amount - 1) if requests > 1 else requests
+            reset = await self._counts.hit(limit, caller.name, cost) if cost else None
             if reset is not None:
                 wait = max(1, math.ceil(reset - time.time()))
                 raise RateLimitedError(f"the limit is {limit}; wait", wait)
+
+    async def charge(self, caller: Caller, body: object) -> None:
+        """Count what a request, counted already, costs beside: readings that ``explain`` needs.
+
+        ``body`` is the contract's input, as sent. A request that needs no more readings than
+        :data:`READINGS_OF_A_REQUEST` costs nothing more. Raises :class:`RateLimitedError`.
+        """
+        more = count_body_readings(body) // READINGS_OF_A_REQUEST
+        if more:
+            await self.count(caller, more)
+
+
+def count_body_readings(body: object) -> int:
+    """Return how often the texts of a request are read if it wants them explained, else 0."""
+    if not isinstance(body, dict):
+        return 0
+    wanted = body.get("explain")
+    method: Explanation = "leave_one_out" if wanted == "leave_one_out" else "shapley"
+    if not wanted:
+        return 0
+    from hatespeech.engine.explanation import count_readings  # it needs NumPy, this module doesn't
+
+    texts = [body.get("text"), body.get("prompt")]
+    for name in ("texts", "prompts"):
+        many = body.get(name)
+        texts += many if isinstance(many, list) else []
+    return sum(count_readings(text, method) for text in texts if isinstance(text, str))
 
 
 class RateLimiter:

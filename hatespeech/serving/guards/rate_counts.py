@@ -28,8 +28,8 @@ class RateCounts(ABC):
     """Counts requests by the caller's name."""
 
     @abstractmethod
-    async def hit(self, limit: RateLimitItem, name: str) -> float | None:
-        """Count one request; if it is one too many, return when the next may come.
+    async def hit(self, limit: RateLimitItem, name: str, cost: int = 1) -> float | None:
+        """Count so many requests; if they are too many, return when the next may come.
 
         That time is in seconds since the epoch.
         """
@@ -46,8 +46,8 @@ class LocalCounts(RateCounts):
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
     @override
-    async def hit(self, limit: RateLimitItem, name: str) -> float | None:
-        if self._limiter.hit(limit, name):
+    async def hit(self, limit: RateLimitItem, name: str, cost: int = 1) -> float | None:
+        if self._limiter.hit(limit, name, cost=cost):
             return None
         return self._limiter.get_window_stats(limit, name).reset_time
 
@@ -89,11 +89,11 @@ class SharedCounts(RateCounts):
         self._limiter = SharedLimiter(storage)
 
     @override
-    async def hit(self, limit: RateLimitItem, name: str) -> float | None:
+    async def hit(self, limit: RateLimitItem, name: str, cost: int = 1) -> float | None:
         if self._retry_at is None or time.monotonic() > self._retry_at:
             try:
                 reset = None
-                if not await self._limiter.hit(limit, name):
+                if not await self._limiter.hit(limit, name, cost=cost):
                     reset = (await self._limiter.get_window_stats(limit, name)).reset_time
             except self._failures as exc:
                 self._pause(exc)
@@ -102,7 +102,7 @@ class SharedCounts(RateCounts):
                     log.warning("%s: Redis answers again", SETTING)
                     self._retry_at = None
                 return reset
-        return await self._local.hit(limit, name)
+        return await self._local.hit(limit, name, cost)
 
     @override
     async def close(self) -> None:

@@ -101,6 +101,7 @@ def job_routes(settings: ServerSettings) -> APIRouter:
         read_query(request, ())
         key = read_retry_key(request)
         job_input = read_input(await read_json(request))
+        await request.app.state.rates.charge(caller_of(request), job_input)
         job_id = await jobs_of(request).submit(caller_of(request), job_input, retry_key=key)
         return JSONResponse({"id": job_id, "status": IN_QUEUE})
 
@@ -115,6 +116,7 @@ def job_routes(settings: ServerSettings) -> APIRouter:
         """Returns the job once it is finished, or as it is when the wait is over."""
         milliseconds, limit = read_wait(request), scores_or_error.read_limit(request.headers)
         job_input = read_input(await read_json(request))
+        await request.app.state.rates.charge(caller_of(request), job_input)
         jobs, owner = jobs_of(request), owner_of(request)
         job_id = await jobs.submit(caller_of(request), job_input, prefix="sync-")
         try:

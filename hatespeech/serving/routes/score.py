@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from hatespeech.contract import MAX_ID_CHARS
 from hatespeech.errors import OverloadedError, TooLargeError, UnhealthyError, ValidationError
 from hatespeech.labels import THRESHOLD_NAMES
+from hatespeech.serving.guards.auth import Caller
 from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.openapi import (
     EXAMPLE_TEXT,
@@ -41,7 +42,10 @@ def score_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
 
     async def answer(request: Request, body: Any) -> Response:
         model: ServedModel = request.app.state.model
-        reply = await until_gone(request, model.score(body, wait_for_room=False))
+        caller: Caller = request.scope["state"]["caller"]
+        await request.app.state.rates.charge(caller, body)
+        work = model.score(body, wait_for_room=False, caller=caller.share)
+        reply = await until_gone(request, work)
         metrics.observe_reply(reply.items)
         return JSONResponse(reply.to_dict())
 
