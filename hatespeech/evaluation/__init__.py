@@ -8,6 +8,9 @@
     groups.py         figures by group, and the largest gaps
     agreement.py      how far annotators agree
     choices.py        thresholds for a wish, and their file
+    comparison.py     our scores beside another service's
+    swap.py           names of groups in the same sentences
+    card.py           the figures in a checkpoint's model card
     page.py           the HTML page of --report
 
     figures.py        accuracy, precision, recall, F1 over texts with one of the four labels

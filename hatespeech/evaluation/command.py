@@ -11,17 +11,32 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from hatespeech.bulk import RunError
 from hatespeech.bulk.command import add_engines, guarded
 from hatespeech.bulk.places import Place
 from hatespeech.cli import make_parser, say, whole_number
-from hatespeech.evaluation import agreement, choices, labelled, page, results, scoring
+from hatespeech.evaluation import (
+    agreement,
+    card,
+    choices,
+    comparison,
+    labelled,
+    page,
+    results,
+    scoring,
+    swap,
+)
 from hatespeech.evaluation.calibration import calibrate
-from hatespeech.evaluation.choices import Wish
+from hatespeech.evaluation.choices import Choice, Wish
+from hatespeech.evaluation.comparison import Comparison, comparison_lines
 from hatespeech.evaluation.intervals import Estimate, share
 from hatespeech.evaluation.labelled import Labelled, Wanted
 from hatespeech.evaluation.page import Findings
+from hatespeech.evaluation.results import Figures
 from hatespeech.evaluation.scoring import Scored, Scores
+from hatespeech.evaluation.swap import STARTER, SwapResult, SwapTexts
 from hatespeech.evaluation.thresholds import RECOMMENDED_FLAGS
 from hatespeech.evaluation.truths import SKIP, TRUTHS, decided, flags_decided, read_map
 from hatespeech.labels import FLAGS, LABELS
@@ -43,6 +58,9 @@ score.py: MODEL_DIR, DEVICE, DTYPE, ROBUST.
 A wish (--precision, --recall, --reviews, --cost) chooses thresholds on one half of the texts and
 measures them on the other. --write-thresholds ours.json keeps them for the service
 (THRESHOLDS_FILE=ours.json), where a request asks for them by name: "thresholds": "ours".
+
+--against compares with another service's scores, with or without labels. --swap tells what the
+names of groups do to the scores. --card writes the figures into the checkpoint's model card.
 """
 
 EPILOG: Final = """\
@@ -51,6 +69,8 @@ examples:
   COMMAND olid.tsv --text-column tweet --label-column subtask_a --group-column lang
   COMMAND rated.csv --label-column anna,ben,carla --map rude=abusing,fine=neutral
   COMMAND labelled.csv --precision 0.95 --write-thresholds ours.json
+  COMMAND scored.csv --scored --against toxicity --against-threshold 0.7
+  COMMAND labelled.csv --swap --report report.html
   COMMAND labelled.csv --reviews 200/day --per-day 50000 --flag toxic
 
 docs/evaluating.md walks through an evaluation.
@@ -91,6 +111,20 @@ def evaluation_parser(prog: str) -> argparse.ArgumentParser:
         metavar="P",
         help="take the scores that score.py wrote into IN (with --prefix P), instead of scoring",
     )
+    add(
+        "--card",
+        action="store_true",
+        help="also write the figures into the card of the checkpoint in MODEL_DIR",
+    )
+    add(
+        "--swap",
+        type=Path,
+        nargs="?",
+        const=STARTER,
+        metavar="FILE",
+        help="also put names of groups into sentences and compare the scores; FILE is TOML "
+        "(default: 30 groups in 20 sentences)",
+    )
     add("--report", type=Path, metavar="FILE.html", help="also write a page")
     add("--include-text", action="store_true", help="show the texts of the rows on the page")
     add("--json", type=Path, metavar="FILE", help="also write all figures as JSON")
@@ -118,6 +152,24 @@ def evaluation_parser(prog: str) -> argparse.ArgumentParser:
     wishes.add_argument(
         "--write-thresholds", type=Path, metavar="FILE", help="write the thresholds' file"
     )
+    others = parser.add_argument_group("another service's scores")
+    others.add_argument("--against", metavar="NAME", help="column with them, in IN")
+    others.add_argument(
+        "--against-file", metavar="FILE", help="the column is in this file, beside the same texts"
+    )
+    others.add_argument(
+        "--against-flag",
+        choices=FLAGS,
+        default="toxic",
+        help="our score that means the same (default: %(default)s)",
+    )
+    others.add_argument(
+        "--against-threshold",
+        type=float,
+        default=0.5,
+        metavar="T",
+        help="theirs, whose decisions a threshold of ours shall reproduce (default: %(default)s)",
+    )
     add_engines(parser)
     return parser
 
@@ -132,6 +184,10 @@ def parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
         parser.error("--reviews: more than --per-day")
     if options.write_thresholds and wish_of(options) is None:
         parser.error("--write-thresholds: needs --precision, --recall, --reviews or --cost")
+    if options.against_file and not options.against:
+        parser.error("--against-file: needs --against")
+    if options.card and (options.scored is not None or options.engine != "local"):
+        parser.error("--card: needs the checkpoint here, so neither --scored nor another engine")
     if options.include_text and not options.report:
         parser.error("--include-text: needs --report")
     return options
@@ -147,16 +203,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "evaluate.py") -> i
 def evaluate(options: argparse.Namespace, settings: EngineSettings) -> int:
     """Read, score, measure and write; return the exit code."""
     require_writable(options)
+    folder = card.card_folder(settings) if options.card else None
+    asked = swap.read_swap(options.swap) if options.swap else None
     everything = labelled.read(options.source, wanted(options))
-    if options.scored is None:
-        scored = scoring.score(everything.texts, options, settings, "scoring")
-    else:
-        scored = scoring.read_scores(everything.columns, options.scored, options.source)
-    counted = scored.there & (everything.truths != 0)
-    if not counted.any():
-        raise RunError(f"{options.source}: no row has both a label and scores")
-    rows, scores = everything.select(counted), scored.scores[counted]
-    found = findings(options, everything, scored, rows, scores)
+    scored, swapped = score_all(options, settings, everything, asked)
+    found = findings(options, everything, scored, swapped)
     sys.stdout.write(summary(found))
     if options.json:
         options.json.write_text(figures_as_json(found), encoding="utf-8")
@@ -164,11 +215,39 @@ def evaluate(options: argparse.Namespace, settings: EngineSettings) -> int:
     if options.report:
         options.report.write_text(page.render(found), encoding="utf-8")
         say(f"wrote {options.report}")
+    if folder is not None and found.figures:
+        name = found.source
+        say(f"wrote {card.write_card(folder, name, found.model, everything.sha256, found.figures)}")
     if options.write_thresholds and found.wish:
         path = options.write_thresholds
-        choices.write_thresholds(path, found.choices, found.wish, scored.model, rows)
+        choices.write_thresholds(path, found.choices, found.wish, scored.model, everything)
         say(f"wrote {path}: serve with THRESHOLDS_FILE={path}, ask for it as {path.stem}")
     return 0
+
+
+def score_all(
+    options: argparse.Namespace,
+    settings: EngineSettings,
+    everything: Labelled,
+    asked: SwapTexts | None,
+) -> tuple[Scored, SwapResult | None]:
+    """Score the rows and the texts of --swap, with one model that is loaded once."""
+    texts = everything.texts if options.scored is None else []
+    count, more = len(texts), asked.texts if asked else []
+    run = None
+    if texts or more:
+        run = scoring.score([*texts, *more], options, settings, "scoring")
+    if options.scored is not None:
+        scored = scoring.read_scores(everything.columns, options.scored, options.source)
+    else:
+        assert run is not None  # noqa: S101 - there are texts
+        scored = run.part(0, count)
+    if asked is None or run is None:
+        return scored, None
+    of_swap = run.part(count, count + len(more))
+    if not of_swap.there.all():
+        raise RunError(f"--swap {options.swap}: {sum(of_swap.errors.values())} have no scores")
+    return scored, swap.measure_swap(asked, of_swap.scores)
 
 
 def wanted(options: argparse.Namespace) -> Wanted:
@@ -177,7 +256,10 @@ def wanted(options: argparse.Namespace) -> Wanted:
     if options.scored is not None:
         names = [options.scored + name for name in (*LABELS, "error")]
         others |= dict.fromkeys(names, "--scored")
-    return Wanted(options.text_column, options.label_column, options.map, others)
+    if options.against and not options.against_file:
+        others[options.against] = "--against"
+    optional = bool(options.against or options.swap)
+    return Wanted(options.text_column, options.label_column, options.map, others, optional)
 
 
 def require_writable(options: argparse.Namespace) -> None:
@@ -193,12 +275,16 @@ def findings(
     options: argparse.Namespace,
     everything: Labelled,
     scored: Scored,
-    rows: Labelled,
-    scores: Scores,
+    swapped: SwapResult | None,
 ) -> Findings:
-    """Return everything that was found about the rows that have a label and scores."""
-    figures = results.measure_all(rows, scores, options.group_column)
+    """Return everything that was found about the rows that have scores."""
+    has_label = everything.truths != 0
+    counted = scored.there & has_label
     wish = wish_of(options)
+    if not counted.any() and (wish or options.card or not (options.against or options.swap)):
+        raise RunError(f"{options.source}: no row has both a label and scores")
+    rows, scores = everything.select(counted), scored.scores[counted]
+    figures = results.measure_all(rows, scores, options.group_column) if len(rows) else None
     agreed = None
     if everything.annotations.shape[1]:
         there = scored.there
@@ -208,16 +294,41 @@ def findings(
         Place.of(options.source).name,
         scored.model,
         len(everything),
-        dict(scored.errors),
-        int((everything.truths == 0).sum()),
+        scored.errors,
+        int((~has_label).sum()),
         everything.layout,
         figures,
         agreed,
-        results.most_wrong(rows, scores, options.include_text),
+        results.most_wrong(rows, scores, options.include_text) if figures else [],
         recommended(scored, rows, scores),
         wish,
         choices.choose(rows, scores, wish, chosen_flags(options, rows)) if wish else [],
-        pictures_of(figures, rows, scores) if options.report else {},
+        compared(options, everything, scored) if options.against else None,
+        swapped,
+        pictures_of(figures, rows, scores) if options.report and figures else {},
+    )
+
+
+def compared(options: argparse.Namespace, everything: Labelled, scored: Scored) -> Comparison:
+    """Return how our scores compare with another service's; raise :class:`RunError`."""
+    source, name = options.against_file or options.source, options.against
+    if options.against_file:
+        by_text = labelled.read_column(source, name, options.text_column, "--against")
+        values = [by_text.get(str(text)) for text in everything.texts]
+    else:
+        values = everything.columns[name]
+    theirs = comparison.other_scores(values, name, source)
+    both = scored.there & ~np.isnan(theirs)
+    if not both.any():
+        raise RunError(f"{source}: column {name} (--against) has no score for any text of ours")
+    return comparison.compare(
+        everything.select(both),
+        scored.scores[both],
+        theirs[both],
+        name,
+        options.against_flag,
+        options.against_threshold,
+        options.include_text,
     )
 
 
@@ -277,10 +388,33 @@ def wish_of(options: argparse.Namespace) -> Wish | None:
 
 def summary(found: Findings) -> str:
     """Return the figures in a few lines."""
-    figures = found.figures
     by = f" by {found.model}" if found.model else ""
-    lines = [f"{found.rows:,} rows, {figures.texts:,} with a label and scores{by}"]
-    lines.append(f"accuracy {figures.accuracy}")
+    counted = found.figures.texts if found.figures else 0
+    lines = [f"{found.rows:,} rows, {counted:,} with a label and scores{by}"]
+    if found.figures:
+        lines += _figure_lines(found.figures)
+    if found.agreement is not None and found.agreement.alpha is not None:
+        lines.append(f"agreement of the annotators: alpha {found.agreement.alpha:.3f}")
+    if found.wish is not None:
+        lines.append(f"thresholds for {found.wish}, measured on the other half")
+        lines += [_choice_line(each) for each in found.choices]
+    if found.comparison is not None:
+        lines += comparison_lines(found.comparison)
+    if found.swap is not None:
+        spread = found.swap.spread
+        lines.append(
+            f"identity swap: the group's name moves toxic by {spread['neutral']:.3f} in neutral "
+            f"sentences, by {spread['hateful']:.3f} in hateful ones"
+        )
+        lines += [
+            f"  {each.group:<20} neutral {each.neutral:.3f}, hateful {each.hateful:.3f}"
+            for each in (*found.swap.groups[:3], *found.swap.groups[-3:])
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _figure_lines(figures: Figures) -> list[str]:
+    lines = [f"accuracy {figures.accuracy}"]
     if figures.macro_f1.value is not None:
         lines.append(f"macro-F1 {figures.macro_f1}")
     lines.append(f"{'':<9}{'precision':<21} {'recall':<21} {'F1':<21} texts")
@@ -289,25 +423,22 @@ def summary(found: Findings) -> str:
         lines.append(f"{flag.flag:<9}{shown} {flag.positives:,}")
     if figures.calibration is not None:
         lines.append(f"expected calibration error {figures.calibration.error:.4f}")
-    if found.agreement is not None and found.agreement.alpha is not None:
-        lines.append(f"agreement of the annotators: alpha {found.agreement.alpha:.3f}")
-    for gap in figures.gaps:
-        if gap.apart:
-            lines.append(
-                f"gap: {gap.errors} of {gap.column} {gap.group}: {gap.group_share}, "
-                f"all others {gap.others_share}"
-            )
-    if found.wish is not None:
-        lines.append(f"thresholds for {found.wish}, measured on the other half")
-        for each in found.choices:
-            if each.threshold is None:
-                lines.append(f"{each.flag:<9}none does this")
-                continue
-            lines.append(
-                f"{each.flag:<9}{each.threshold:<5g} precision {each.precision}, recall "
-                f"{each.recall}, flags {each.flagged}"
-            )
-    return "\n".join(lines) + "\n"
+    lines += [
+        f"gap: {gap.errors} of {gap.column} {gap.group}: {gap.group_share}, all others "
+        f"{gap.others_share}"
+        for gap in figures.gaps
+        if gap.apart
+    ]
+    return lines
+
+
+def _choice_line(choice: Choice) -> str:
+    if choice.threshold is None:
+        return f"{choice.flag:<9}none does this"
+    return (
+        f"{choice.flag:<9}{choice.threshold:<5g} precision {choice.precision}, recall "
+        f"{choice.recall}, flags {choice.flagged}"
+    )
 
 
 def figures_as_json(found: Findings) -> str:

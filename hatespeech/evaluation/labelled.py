@@ -35,6 +35,7 @@ class Wanted:
     labels: Sequence[str]  # one, or one for each annotator
     names: Mapping[str, int]  # the truths of labels, before the known ones
     others: Mapping[str, str]  # further columns, each with the option that asks for it
+    optional: bool = False  # whether a file may be without labels
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,24 @@ def read(source: str, wanted: Wanted) -> Labelled:
     )
 
 
+def read_column(source: str, column: str, text_column: str | None, option: str) -> dict[str, Any]:
+    """Return a column of other files by their texts, of copies the first.
+
+    Raises :class:`RunError` as :func:`read` does; ``option`` is what asks for the column.
+    """
+    found: dict[str, Any] = {}
+    for each in find_inputs(source, Place.of("/dev/null")).inputs:
+        table = open_table(each, text_column)
+        table.count(lambda _bytes: None)
+        for _, record in records(table):
+            if column not in record:
+                raise table.error(f"has no column {column} ({option})")
+            text = record.get(table.column)
+            if isinstance(text, str):
+                found.setdefault(text, record[column])
+    return found
+
+
 def open_table(source: Input, column: str | None) -> InputTable:
     """Return a file as a table whose text column is ``column``, or one of the usual names."""
     names = [column] if column else [TEXT, *(layout.text for layout in LAYOUTS)]
@@ -161,9 +180,10 @@ class RowTruths:
             if self.layout is not None:
                 self._labels = [self.layout.label] if self.layout.label else []
                 self._names = {**self.layout.names, **self._names}
-        asked = {**dict.fromkeys(self._labels or [LABEL], "--label-column"), **wanted.others}
-        if self.layout is not None and self.layout.kinds:
-            asked = dict(wanted.others)
+        labels = self._labels or [LABEL]
+        if self.layout is not None or (wanted.optional and not wanted.labels):
+            labels = self._labels  # known to be there, or not needed
+        asked = {**dict.fromkeys(labels, "--label-column"), **wanted.others}
         for name, option in asked.items():
             if name not in first:
                 raise table.error(f"has no column {name} ({option})")
@@ -172,6 +192,8 @@ class RowTruths:
         """Return the truth of each label of a row."""
         if self.layout is not None and self.layout.kinds:
             return [self._of_kinds(record, number, self.layout.kinds)]
+        if not self._labels:
+            return [0]
         return [self._of(record, number, name) for name in self._labels]
 
     def _of(self, record: Mapping[str, Any], number: int, column: str) -> int:

@@ -5,7 +5,7 @@ It has no script, loads nothing from the network, and shows texts only with --in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -13,9 +13,11 @@ from typing import Any
 from hatespeech.bulk.report import document
 from hatespeech.evaluation.agreement import Agreement
 from hatespeech.evaluation.choices import Choice, Wish
+from hatespeech.evaluation.comparison import Comparison, comparison_lines
 from hatespeech.evaluation.groups import Gap
 from hatespeech.evaluation.intervals import Estimate
 from hatespeech.evaluation.results import Confusion, Figures, WrongRow
+from hatespeech.evaluation.swap import SwapResult
 from hatespeech.labels import LABELS
 
 
@@ -29,12 +31,14 @@ class Findings:
     errors: dict[str, int]  # rows without scores, by the code of the error
     unlabelled: int  # rows without a label, or without a majority
     layout: str | None
-    figures: Figures
+    figures: Figures | None  # None if no row has a label
     agreement: Agreement | None
     wrong: list[WrongRow]
     recommended: dict[str, dict[str, tuple[float, Estimate, Estimate]]]
     wish: Wish | None
     choices: list[Choice]
+    comparison: Comparison | None
+    swap: SwapResult | None
     pictures: dict[str, str]  # SVG by name
 
 
@@ -45,8 +49,32 @@ def render(found: Findings) -> str:
 
 
 def _sections(found: Findings) -> Iterator[str]:
-    figures = found.figures
     yield _head(found)
+    if found.figures is not None:
+        yield from _labels(found.figures)
+        yield from _curves(found.figures, found.pictures)
+    if found.recommended:
+        yield from _recommended(found)
+    if found.wish is not None:
+        yield from _choices(found.wish, found.choices)
+    if found.figures is not None and found.figures.groups:
+        yield from _groups(found.figures)
+    if found.agreement is not None:
+        yield from _agreement(found.agreement)
+    if found.comparison is not None:
+        yield from _comparison(found.comparison)
+    if found.swap is not None:
+        yield from _swap(found.swap)
+    if found.figures is not None:
+        yield "<h2>Most wrong</h2>"
+        yield _note(
+            "Rows to whose label the model gives the least. Look at them first: some labels are "
+            "wrong."
+        )
+        yield wrong_rows(found.wrong)
+
+
+def _labels(figures: Figures) -> Iterator[str]:
     yield "<h2>Labels</h2>"
     yield _note(
         "Precision: of the texts that the model calls so, the share that is. Recall: of the texts "
@@ -70,45 +98,37 @@ def _sections(found: Findings) -> Iterator[str]:
     yield "<h2>Confusion</h2>"
     yield _note("A row holds the texts of one label; the columns are what the model calls them.")
     yield confusion(figures.confusion)
+
+
+def _curves(figures: Figures, pictures: Mapping[str, str]) -> Iterator[str]:
     yield "<h2>Curves</h2>"
     yield _note(
         "First, precision over recall as the threshold falls. Then, how often the model is right "
         "at each confidence: on the dotted line its probabilities are what they say. Before "
         "and after: a calibration that was fitted on one half and is shown on the other."
     )
-    pictures = "".join(
-        f"<figure style='margin:0'>{svg}</figure>" for svg in found.pictures.values()
-    )
-    yield f"<div class='grid'>{pictures}</div>"
+    drawn = "".join(f"<figure style='margin:0'>{svg}</figure>" for svg in pictures.values())
+    yield f"<div class='grid'>{drawn}</div>"
     yield from _calibration(figures)
-    if found.recommended:
-        yield from _recommended(found)
-    if found.wish is not None:
-        yield from _choices(found.wish, found.choices)
-    if figures.groups:
-        yield from _groups(figures)
-    if found.agreement is not None:
-        yield from _agreement(found.agreement)
-    yield "<h2>Most wrong</h2>"
-    yield _note(
-        "Rows to whose label the model gives the least. Look at them first: some labels are wrong."
-    )
-    yield wrong_rows(found.wrong)
 
 
 def _head(found: Findings) -> str:
-    figures = found.figures
     by = f" by {escape(found.model)}" if found.model else ""
-    parts = [f"{found.rows:,} rows; {figures.texts:,} have a label and scores{by}."]
+    counted = found.figures.texts if found.figures else 0
+    parts = [f"{found.rows:,} rows; {counted:,} have a label and scores{by}."]
     if found.unlabelled:
         parts.append(f"{found.unlabelled:,} have no label.")
     parts += [f"{count:,} have no scores ({escape(code)})." for code, count in found.errors.items()]
     if found.layout:
         parts.append(f"The columns are those of {escape(found.layout)}.")
+    said = f"<p>{' '.join(parts)}</p>"
+    figures = found.figures
+    if figures is None:
+        return said
     right = f"Accuracy {figures.accuracy}"
     if figures.macro_f1.value is not None:
         right += f", macro-F1 {figures.macro_f1}"
-    return f"<p>{' '.join(parts)}</p>\n<p><b>{right}</b></p>"
+    return f"{said}\n<p><b>{right}</b></p>"
 
 
 def _calibration(figures: Figures) -> Iterator[str]:
@@ -219,6 +239,50 @@ def _agreement(found: Agreement) -> Iterator[str]:
     yield table(["figure", "value"], rows)
 
 
+def _comparison(found: Comparison) -> Iterator[str]:
+    yield f"<h2>Against {escape(found.name)}</h2>"
+    sentences = [line[0].upper() + line[1:] for line in comparison_lines(found)]
+    yield "".join(f"<p>{escape(line)}.</p>" for line in sentences)
+    if found.kappa is not None:
+        yield _note(f"Cohen's kappa of these decisions is {found.kappa:.3f}.")
+    yield "<h3>Where the two differ most</h3>"
+    with_text = any(each.text is not None for each in found.disagreements)
+    rows = []
+    for each in found.disagreements:
+        words = [each.file, each.truth or "", *([_readable(each.text)] * with_text)]
+        rows.append([*words, f"{each.row:,}", f"{each.ours:.4f}", f"{each.theirs:.4f}"])
+    head = ["file", "label", *(["text"] * with_text), "row", "ours", "theirs"]
+    yield table(head, rows, words=2 + with_text)
+
+
+def _swap(found: SwapResult) -> Iterator[str]:
+    yield "<h2>Identity swap</h2>"
+    yield _note(
+        "The name of each group stands in the same neutral and hateful sentences. Scores are the "
+        "mean of toxic. In a neutral sentence a high score means that the name alone raises it."
+    )
+    for kind, spread in found.spread.items():
+        yield (
+            f"<p>In {kind} sentences the name moves the score by {spread:.3f}, most in "
+            f"“{escape(found.widest[kind])}”.</p>"
+        )
+    yield table(
+        ["kind", "group", "neutral", "called toxic", "hateful", "missed"],
+        [
+            [
+                each.category,
+                each.group,
+                f"{each.neutral:.3f}",
+                f"{each.neutral_called_toxic:.0%}",
+                f"{each.hateful:.3f}",
+                f"{each.hateful_missed:.0%}",
+            ]
+            for each in found.groups
+        ],
+        words=2,
+    )
+
+
 def confusion(found: Confusion) -> str:
     """Return the confusion as a table; the shade of a cell is its share of the row."""
     rows = []
@@ -251,9 +315,7 @@ def wrong_rows(found: Sequence[WrongRow]) -> str:
         ]
         drawn = "".join(f"<td>{cell}</td>" for cell in cells)
         if each.text is not None:
-            # UTF-8 can't hold a lone surrogate: it becomes a question mark.
-            readable = each.text.encode(errors="replace").decode()
-            drawn += f"<td class='text'>{escape(readable)}</td>"
+            drawn += f"<td class='text'>{escape(_readable(each.text))}</td>"
         rows.append(f"<tr>{drawn}</tr>")
     return _table(f"<tr>{heads}</tr>", rows)
 
@@ -283,6 +345,11 @@ def _cell(value: Any) -> str:
 def _table(head: str, rows: Sequence[str]) -> str:
     body = f"<thead>{head}</thead><tbody>{''.join(rows)}</tbody>"
     return f"<div class='wide'><table>{body}</table></div>"
+
+
+def _readable(text: str | None) -> str:
+    """Return a text as UTF-8 can hold it: a lone surrogate becomes a question mark."""
+    return (text or "").encode(errors="replace").decode()
 
 
 def _note(text: str) -> str:

@@ -7,7 +7,7 @@ import contextlib
 import importlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +22,7 @@ from hatespeech.bulk.places import RECEIPT, Place
 from hatespeech.bulk.plan import read_json_object
 from hatespeech.bulk.statistics import code_of
 from hatespeech.labels import LABELS
+from hatespeech.named_thresholds import NamedThresholds
 from hatespeech.settings import EngineSettings
 
 Scores = NDArray[np.float32]  # [texts, labels]
@@ -34,7 +35,7 @@ class Scored:
     """The scores of all rows, and what gave them."""
 
     scores: Scores  # NaN in the rows that have none
-    errors: Mapping[str, int]  # rows without scores, by the code of their error
+    codes: Sequence[str | None]  # of the error of each row that has none
     model: str | None  # None if the file with the scores does not say
     recommended: Mapping[str, Mapping[str, float]]  # the model's thresholds, if it is here
 
@@ -42,6 +43,15 @@ class Scored:
     def there(self) -> NDArray[np.bool_]:
         """Which rows have scores."""
         return ~np.isnan(self.scores[:, 0])
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """How many rows have no scores, by the code of their error."""
+        return dict(Counter(code for code in self.codes if code))
+
+    def part(self, start: int, end: int) -> Scored:
+        """Return the scores of some rows."""
+        return replace(self, scores=self.scores[start:end], codes=self.codes[start:end])
 
 
 def score(
@@ -53,8 +63,9 @@ def score(
     """
     module: Any = importlib.import_module(ENGINES[options.engine])
     found = np.full((len(texts), len(LABELS)), np.nan, dtype=np.float32)
-    errors: Counter[str] = Counter()
+    codes: list[str | None] = [None] * len(texts)
     model = None
+    named: Mapping[str, NamedThresholds] = {}
     starts = range(0, len(texts), CHUNK_TEXTS)
     chunks = [
         Chunk(index, list(texts[start : start + CHUNK_TEXTS])) for index, start in enumerate(starts)
@@ -70,9 +81,10 @@ def score(
                 if row.error is None:
                     found[place] = list(row.scores.values())
                 else:
-                    errors[row.error.code] += 1
-        named = engine.thresholds if isinstance(engine, LocalEngine) else {}
-    return Scored(found, errors, model, {name: each.numbers for name, each in named.items()})
+                    codes[place] = row.error.code
+        if isinstance(engine, LocalEngine):
+            named = engine.thresholds
+    return Scored(found, codes, model, {name: each.numbers for name, each in named.items()})
 
 
 def read_scores(columns: Mapping[str, list[Any]], prefix: str, source: str) -> Scored:
@@ -84,15 +96,15 @@ def read_scores(columns: Mapping[str, list[Any]], prefix: str, source: str) -> S
     names = [prefix + label for label in LABELS]
     count = len(columns[names[0]])
     found = np.full((count, len(LABELS)), np.nan, dtype=np.float32)
-    errors: Counter[str] = Counter()
+    codes: list[str | None] = [None] * count
     for row in range(count):
         if error := columns[prefix + "error"][row]:
-            errors[code_of(str(error))] += 1
+            codes[row] = code_of(str(error))
             continue
         for place, name in enumerate(names):
             found[row, place] = number_of(columns[name][row], name, row + 1, source)
     receipt = read_json_object(Place.of(source).beside(RECEIPT)) or {}
-    return Scored(found, errors, receipt.get("model"), {})
+    return Scored(found, codes, receipt.get("model"), {})
 
 
 def number_of(value: Any, column: str, row: int, source: str) -> float:

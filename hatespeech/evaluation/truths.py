@@ -85,6 +85,7 @@ LAYOUTS: Final = (
         {"0": HATE, "1": ABUSING, "2": TRUTHS["not-toxic"]},
     ),
     Layout("OLID", "tweet", "subtask_a"),
+    Layout("HateCheck", "test_case", "label_gold"),
     Layout(
         "Jigsaw",
         "comment_text",
