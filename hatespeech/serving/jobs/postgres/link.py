@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -115,6 +116,7 @@ class Link:
         self._places = asyncio.Semaphore(CONNECTIONS - 1)
         self.trouble: str | None = None
         self.salt: bytes | None = None
+        self.up_since = 0.0  # on the clock of time.monotonic, when the link was last made
         try:
             self.salt = self._greet()
         except (psycopg.Error, SchemaError) as exc:
@@ -231,6 +233,7 @@ class Link:
                     with limited(ears):
                         await ears.execute(f"LISTEN {self._channel}")
                     self._ears, self._pool = ears, pool
+                    self.up_since = time.monotonic()
                     self._note(None)
                     up()
                     await self._listen(ears, hear)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from typing import Any, Final
 
 from typing_extensions import override
@@ -316,6 +317,16 @@ class PostgresStore(Store):
             if lease.id in lost and self._held.get(lease.id) == lease:
                 self._let_go(lease)
                 listener.job_ended(lease.id)
+        # After an outage, servers that live need time to reach the database and renew theirs.
+        if time.monotonic() - self._link.up_since > LEASE_SECONDS:
+            await self._end_leases_of_the_dead(listener)
+        awaited = list(listener.awaited())
+        if awaited:
+            for (job_id,) in await self._link.fetch(_ENDED, (awaited,)):
+                listener.job_ended(job_id)
+        listener.work_arrived()
+
+    async def _end_leases_of_the_dead(self, listener: Listener) -> None:
         for job_id, failed in await self._link.fetch(
             _RETURN_DEAD, {"given_up": GIVEN_UP, "ttl": self._ttl}
         ):
@@ -324,11 +335,6 @@ class PostgresStore(Store):
                 self._notices.ended(job_id)
             else:
                 self._notices.jobs_wait()
-        awaited = list(listener.awaited())
-        if awaited:
-            for (job_id,) in await self._link.fetch(_ENDED, (awaited,)):
-                listener.job_ended(job_id)
-        listener.work_arrived()
 
     def _ours(self, **parameters: Any) -> dict[str, Any]:
         return {"server": self._server, **parameters}
