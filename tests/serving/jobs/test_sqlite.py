@@ -8,6 +8,7 @@ import logging
 import shutil
 import sqlite3
 import stat
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
@@ -30,6 +31,12 @@ from hatespeech.serving.jobs.store import (
     StoreError,
 )
 from tests.serving.jobs.stores import OWNER, new_job
+from tests.support.bad_inputs import MARKER
+from tests.support.faulty_device import Switches, faulty_device
+from tests.support.http_client import BEARER
+from tests.support.local_server import local_server, refusal
+from tests.support.processes.server import server_environment
+from tests.support.processes.worker import wait_until
 from tests.support.small_disk import small_disk
 
 TTL = 600.0
@@ -352,3 +359,48 @@ def test_logs_of_the_file_hold_no_text(path: Path, caplog: pytest.LogCaptureFixt
         run(path, scene)
     assert "JOBS_DB: NOT NULL constraint failed: jobs.owner" in caplog.text
     assert "secret" not in caplog.text
+
+
+# What is stored.
+
+
+def test_texts_are_stored_as_they_are_and_only_once(tmp_path: Path, small_checkpoint: Path) -> None:
+    text = f"{MARKER} 🤬 ünïcode \ud800"  # its last half of a character is read as U+FFFD
+    switches = Switches(tmp_path)
+    with faulty_device(switches), local_server(tmp_path, small_checkpoint) as server:
+        server.ready()
+        assert server.get("/health").json()["jobs"] == "ready"
+        switches.hold()
+        waits = server.run({"prompt": "keeps the device busy"})
+        wait_until(lambda: switches.held, "the device", watch=server.require_running)
+        job_id = server.run({"prompt": text}, headers={**BEARER, "Idempotency-Key": "key"})
+        stored = b"".join(file.read_bytes() for file in tmp_path.glob("jobs.sqlite3*"))
+        assert f"{MARKER} 🤬 ünïcode \ufffd".encode() in stored
+        assert b"\\ud83e" not in stored
+        switches.release()
+        server.finished(waits)
+        assert server.finished(job_id)["output"]["text"] == text.replace("\ud800", "\ufffd")
+        again = server.run({"prompt": text}, headers={**BEARER, "Idempotency-Key": "key"})
+        assert again == job_id
+    rows = execute(tmp_path / "jobs.sqlite3", "SELECT input, output LIKE '%🤬%' FROM jobs")
+    assert rows == [(None, 0), (None, 1)]
+
+
+@pytest.mark.parametrize(
+    ("module", "settings", "extra"),
+    [
+        ("psycopg", {"JOBS_DB": "postgresql://u:secret@h/d"}, "postgres"),
+        ("redis", {"RATE_LIMIT_STORAGE": "redis://:secret@h/0"}, "redis"),
+    ],
+)
+def test_without_its_extra_a_setting_is_refused_by_the_extras_name(
+    tmp_path: Path, small_checkpoint: Path, module: str, settings: dict[str, str], extra: str
+) -> None:
+    ours = [name for name in sys.modules if name.startswith("hatespeech.serving.jobs.postgres")]
+    with patch.dict(sys.modules, {module: None}):
+        for name in ours:
+            del sys.modules[name]
+        line = refusal(server_environment(tmp_path, small_checkpoint, settings))
+    assert line.startswith(f"error: {next(iter(settings))}")
+    assert f"pip install 'hate-speech-detection[{extra}]'" in line
+    assert "secret" not in line
