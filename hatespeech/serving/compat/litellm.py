@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 
 from hatespeech.contract import Threshold, readable
 from hatespeech.errors import ValidationError
-from hatespeech.labels import FLAGS, THRESHOLD_NAMES, Flag
+from hatespeech.labels import FLAGS, Flag
 from hatespeech.serving.compat.lenient import read_any_json
 from hatespeech.serving.compat.protocol import Protocol, Shared
 from hatespeech.serving.compat.texts import ScoredText, TextScorer, require_room, version_headers
@@ -38,8 +38,8 @@ BODY: Final[dict[str, Any]] = {
             "properties": {
                 "thresholds": {
                     "description": "Numbers for labels and `toxic`, or the name of thresholds that "
-                    "the model recommends; `toxic` of `balanced` if left out.",
-                    "oneOf": [{"type": "object"}, {"enum": list(THRESHOLD_NAMES)}],
+                    "the server has; `toxic` of those that the mapping names if left out.",
+                    "oneOf": [{"type": "object"}, {"type": "string"}],
                 }
             },
         },
@@ -119,7 +119,7 @@ def read_thresholds(parameters: object, model: ServedModel) -> Mapping[str, floa
         return None
     if isinstance(wanted, str):
         if wanted not in model.thresholds:
-            raise ValidationError("this model recommends none of this name", field="thresholds")
+            raise ValidationError("there are none of this name", field="thresholds")
         return model.thresholds[wanted]
     try:
         numbers = _NUMBERS.validate_python(wanted)

@@ -15,8 +15,8 @@ from hatespeech.contract import TextScore
 from hatespeech.errors import SettingsError
 from hatespeech.labels import Flag
 
-# As a header holds it, and a person reads it in a reply.
-Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
+# A name that a header can hold, and that a person reads in a reply.
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_/-]{1,64}$")]
 
 
@@ -59,7 +59,8 @@ class Meanings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Version
+    version: Word
+    thresholds: Word  # their name
     perspective: PerspectiveMapping
     openai: OpenAIMapping
 

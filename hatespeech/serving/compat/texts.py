@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -17,8 +17,6 @@ from hatespeech.serving.reading import until_gone
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 
-RECOMMENDED: Final = "balanced"  # the thresholds that decide where another service's reply decides
-
 
 @dataclass(frozen=True)
 class ScoredText:
@@ -26,7 +24,7 @@ class ScoredText:
 
     item: TextScore
     language: str | None  # ISO 639; None if the identifier was not asked
-    thresholds: Mapping[str, float]  # the request's, or those that the checkpoint recommends
+    thresholds: Mapping[str, float]  # the request's, or those that the mapping names
 
     def is_flagged(self, flag: Flag) -> bool:
         """Say whether a score reaches its threshold.
@@ -55,6 +53,7 @@ class TextScorer:
         self._protocol = protocol
         self._settings = shared.settings
         self._metrics = shared.metrics
+        self._usual = shared.meanings.thresholds
 
     def require_ready(self, request: Request) -> ServedModel:
         """Return the model; raise :class:`UnhealthyError` if it can't score now."""
@@ -70,11 +69,11 @@ class TextScorer:
     ) -> list[ScoredText]:
         """Score any number of texts, as many at once as one request of ours may hold.
 
-        Without ``thresholds`` those that the checkpoint recommends decide what is flagged. Raises
+        Without ``thresholds`` those that the mapping names decide what is flagged. Raises
         :class:`OverloadedError`, :class:`UnhealthyError`, and ``ClientDisconnect``.
         """
         model = self.require_ready(request)
-        flags = model.thresholds.get(RECOMMENDED, {}) if thresholds is None else thresholds
+        flags = model.thresholds.get(self._usual, {}) if thresholds is None else thresholds
 
         async def score_all() -> list[ScoredText]:
             found: list[ScoredText] = []

@@ -72,7 +72,7 @@ def test_a_long_prompt_is_read_in_pieces(server: HttpClient) -> None:
         ({PARAMETERS: MARKER}, f"{PARAMETERS}: must be an object"),
         (
             {PARAMETERS: {"thresholds": MARKER}},
-            "thresholds: this model recommends none of this name",
+            "thresholds: there are none of this name",
         ),
         (
             {PARAMETERS: {"thresholds": {MARKER: 1}}},

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 import pytest
@@ -153,22 +155,32 @@ def test_other_errors_have_openais_form_too(server: HttpClient) -> None:
     assert error_of(moderate(server, [MARKER]), 400)["param"] == "body"
 
 
-def test_the_operator_may_let_spam_flag_and_the_rate_is_limited(
-    small_checkpoint: Path, tmp_path: Path
+def test_the_operator_chooses_the_thresholds_and_may_let_spam_flag(
+    small_checkpoint: Path, small_classifier: Predictor, tmp_path: Path
 ) -> None:
-    mapping = tmp_path / "mapping.toml"
-    mapping.write_text('version = "2"\n[openai]\nspam_flags = true\n')
-    settings = {"COMPAT_MAPPING": str(mapping), "RATE_LIMIT": "1/hour", "COMPAT": "openai"}
+    known = [scores(small_classifier, text) for text in SENTENCES]
+    least = {label: median(each[label] for each in known) for label in ("hate", "spam")}
+    chosen = {"name": "ours", "version": "1", "model": small_classifier.model_id}
+    thresholds, mapping = tmp_path / "thresholds.json", tmp_path / "mapping.toml"
+    thresholds.write_text(json.dumps({**chosen, "thresholds": least}))
+    mapping.write_text('version = "2"\nthresholds = "ours"\n[openai]\nspam_flags = true\n')
+    settings = {
+        "COMPAT_MAPPING": str(mapping),
+        "THRESHOLDS_FILE": str(thresholds),
+        "RATE_LIMIT": "1/hour",
+        "COMPAT": "openai",
+    }
     with local_server(tmp_path, small_checkpoint, settings) as server:
         server.ready()
         body = moderate(server, {"input": SENTENCES}).json()
         assert body["mapping"] == "1+2"
-        flagged = [each["flagged"] for each in body["results"]]
-        assert any(flagged)
+        spam_alone = 0
         for result in body["results"]:
-            least: Any = THRESHOLDS["balanced"]
+            assert result["categories"]["hate"] == (result["scores"]["hate"] >= least["hate"])
             spam = result["scores"]["spam"] >= least["spam"]
             assert result["flagged"] == (spam or any(result["categories"].values()))
+            spam_alone += spam and not any(result["categories"].values())
+        assert 0 < spam_alone < len(SENTENCES)
         error = error_of(moderate(server, {"input": MARKER}), 429)
         assert (error["type"], error["code"]) == ("requests", "rate_limit_exceeded")
 

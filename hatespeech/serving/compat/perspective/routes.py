@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from hatespeech.errors import ServiceError
-from hatespeech.serving.compat.lenient import parse_object, read_any_json
+from hatespeech.serving.compat.lenient import read_any_json, read_object
 from hatespeech.serving.compat.perspective import batch
 from hatespeech.serving.compat.perspective.analysis import Work
 from hatespeech.serving.compat.perspective.batch import BatchPart
@@ -148,10 +148,11 @@ class Analyzer:
     async def _begin(self, part: BatchPart, terms: Terms) -> tuple[BatchPart, Work | ServiceError]:
         """Return what a part needs scored, or why it is refused."""
         try:
+            await asyncio.sleep(0)  # others are answered between the parts
             await self._rates.count(self._caller(part))
             if (part.method, part.path) != ("POST", ANALYZE):
                 raise NotFoundError(f"a batch holds requests of POST {ANALYZE}")
-            return part, Work(read_analysis(parse_object(part.body), terms), terms)
+            return part, Work(read_analysis(await read_object(part.body), terms), terms)
         except ServiceError as error:
             return part, error
 
