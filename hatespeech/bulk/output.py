@@ -23,7 +23,7 @@ def write_outputs(
     """Write all outputs into the partial folder, rows and scores side by side.
 
     ``rows`` is the number of rows of each input. Raises :class:`RunError` if an input now has
-    another number.
+    another number, or other texts than those that were scored.
     """
     statistics = Statistics(keep_texts=plan.options.include_text)
     folder = plan.partial / "output"
@@ -37,7 +37,7 @@ def write_outputs(
                 for table in conversion.tables:
                     first = 1
                     for block in table.blocks():
-                        scores = reader.take(len(block.texts))
+                        scores = reader.take(block.texts)
                         converted = conversion.block(table, block, first)
                         with place.named_in_errors():
                             writer.write(converted, scores)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final, Self, cast
 
 import fsspec
@@ -28,6 +29,9 @@ COMPRESSIONS: Final[Mapping[str, str]] = {".gz": "gzip", ".zst": "zstd"}
 FORMATS: Final = ".csv, .tsv, .jsonl, .ndjson (each also with .gz or .zst) or .parquet"
 PARTIAL: Final = ".partial"
 RECEIPT: Final = ".run.json"
+
+# What linking a file raises on a file system that has no links, such as FAT or some network drives.
+WITHOUT_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 # The names that file systems give to a file's version. The first one present detects a change.
 VERSIONS: Final = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
@@ -145,9 +149,14 @@ class Place:
                 os.fsync(file.fileno())
 
     def move(self, target: Place) -> None:
-        """Rename a file or folder: in one step on this machine, file by file in an object store."""
+        """Rename a file or folder: in one step on this machine, file by file in an object store.
+
+        Raises :class:`FileExistsError` if there is something at the target on this machine, unless
+        it is an empty folder, or this very file after a move that was interrupted. An object store
+        has no such step: there it replaces files.
+        """
         if self.is_local:
-            os.rename(self.path, target.path)  # noqa: PTH104 - a path of fsspec's
+            _move_local(self.path, target.path)
             return
         if not self.fs.isdir(self.path):
             self._move_file(self.path, target.path)
@@ -162,6 +171,11 @@ class Place:
             self.fs.mv(path, target)
         else:
             self.fs.rm_file(path)
+
+    def remove_file(self) -> None:
+        """Remove the file, if it exists."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm_file(self.path)
 
     def remove(self) -> None:
         """Remove the folder and everything in it, if it exists."""
@@ -180,6 +194,32 @@ class Place:
             # On object stores a folder is only a name prefix; it disappears with its last file.
             with contextlib.suppress(OSError, NotImplementedError):
                 self.fs.rmdir(path)
+
+
+def _move_local(path: str, target: str) -> None:
+    """Rename without replacing anything but an empty folder."""
+    source, other = Path(path), Path(target)
+    if source.is_dir():
+        try:
+            source.rename(other)
+        except OSError as exc:
+            if exc.errno in (errno.ENOTEMPTY, errno.ENOTDIR):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from exc
+            raise
+        return
+    try:
+        other.hardlink_to(source)  # fails if there is anything; a rename would replace it
+    except FileExistsError:
+        if not other.samefile(source):
+            raise
+    except OSError as exc:
+        if exc.errno not in WITHOUT_LINKS:
+            raise
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from exc
+        source.rename(other)
+        return
+    source.unlink()
 
 
 @dataclass(frozen=True)
@@ -231,6 +271,8 @@ def find_inputs(url: str, out: Place) -> Found:
         parts = PurePosixPath(place.path).parts
         fixed = [any(sign in part for sign in "*?[") for part in parts].index(True)
         root = str(PurePosixPath(*parts[:fixed])) if fixed else ""
+    elif fs.exists(place.path):
+        raise not_a_file(place)
     else:
         raise RunError(f"{shown_url(url)}: there is no such file or folder")
     inputs = []
@@ -247,10 +289,20 @@ def find_inputs(url: str, out: Place) -> Found:
             continue
         # A listing describes the link, not the file that it leads to.
         info = fs.info(path) if place.is_local else found[path]
+        if place.is_local and not fs.isfile(path):
+            raise not_a_file(Place(fs, path))
         inputs.append(_input(Place(fs, path), name, info))
     if not inputs:
         raise RunError(f"{shown_url(url)}: holds no file whose name ends in {FORMATS}")
     return Found(inputs, True, skipped)
+
+
+def not_a_file(place: Place) -> RunError:
+    """Return the error for an input that can be read only once."""
+    return RunError(
+        f"{place}: is a pipe, a device or a socket; a run reads its input more than once, so write "
+        "it to a file first"
+    )
 
 
 def _input(place: Place, name: str, info: Mapping[str, Any]) -> Input:

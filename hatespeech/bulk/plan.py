@@ -49,7 +49,7 @@ WRITERS: Final[Mapping[str, type[Writer]]] = {
 }
 
 # Version of the files in OUT.partial and of how chunks are cut: raised when either changes.
-FORMAT: Final = 2
+FORMAT: Final = 3
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,10 @@ def receipt_of(plan: Plan) -> dict[str, Any] | None:
     if not plan.out.exists():
         return None
     receipt = read_json_object(plan.receipt)
-    if receipt is None or receipt.get("run") != plan.fingerprint():
+    made_by = receipt and receipt.get("run")
+    if isinstance(made_by, dict):
+        made_by["format"] = FORMAT  # that of OUT.partial; OUT is the same whichever it was
+    if receipt is None or made_by != plan.fingerprint():
         raise RunError(
             f"{plan.out}: already exists, and was not made from this input with these options; "
             "remove it or choose another name"

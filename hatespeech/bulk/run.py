@@ -20,6 +20,7 @@ from hatespeech.bulk.engines.base import BulkEngine, Chunk, EngineError
 from hatespeech.bulk.output import write_outputs
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import (
+    FORMAT,
     Plan,
     locked,
     read_json_object,
@@ -28,7 +29,7 @@ from hatespeech.bulk.plan import (
     require_unchanged,
 )
 from hatespeech.bulk.report import render
-from hatespeech.bulk.score_files import ScoreFiles, ScoreReader, require_model
+from hatespeech.bulk.score_files import ScoreFiles, ScoreReader, hash_of, require_model
 from hatespeech.bulk.statistics import Statistics
 from hatespeech.bulk.tables.conversion import Conversion
 
@@ -81,6 +82,8 @@ def run(
             page = render(statistics, reader.model, plan.out.name, len(plan.inputs))
             # A file's name need not be UTF-8.
             Place.of(plan.options.report).write(page.encode(errors="replace"))
+        if plan.out.exists():
+            raise appeared(plan)
         receipt = {"run": plan.fingerprint(), "model": reader.model, **statistics.counts()}
         plan.receipt.write(json.dumps(receipt, indent=1).encode())
         finish(plan)
@@ -90,12 +93,24 @@ def run(
 def finish(plan: Plan) -> None:
     """Give OUT its name, unless it has it, and remove OUT.partial."""
     output = plan.partial / "output"
-    if output.exists():
-        (output if plan.outputs[0].name else output / plan.out.name).move(plan.out)
+    made = output if plan.outputs[0].name else output / plan.out.name
+    if output.exists() and made.exists():
+        try:
+            made.move(plan.out)
+        except FileExistsError:
+            plan.receipt.remove_file()  # that OUT is not of this run
+            raise appeared(plan) from None
     try:
         plan.partial.remove()
     except OSError as exc:  # NFS keeps open files, such as the lock
         log.warning("%s can't be removed: %s", plan.partial, exc.strerror or type(exc).__name__)
+
+
+def appeared(plan: Plan) -> RunError:
+    """Return the error for an OUT that another program has made since the run began."""
+    return RunError(
+        f"{plan.out}: appeared during the run, and was not made by it; move it away and run again"
+    )
 
 
 @contextlib.contextmanager
@@ -137,6 +152,11 @@ def begin(plan: Plan) -> tuple[list[int], list[Conversion]]:
         kinds = [conversion.kinds for conversion in conversions]
         note.write(json.dumps({"run": fingerprint, "rows": rows, "kinds": kinds}).encode())
         return rows, conversions
+    if begun["run"].get("format") != FORMAT:
+        raise RunError(
+            f"{plan.partial}: was begun by another version of this command, and can't be resumed "
+            "by this one; finish it with that version, or remove it to start over"
+        )
     other = [key for key, value in fingerprint.items() if begun["run"].get(key) != value]
     if other == ["inputs"]:
         raise other_run(plan, "on other or changed files")
@@ -190,8 +210,9 @@ def score_missing(
 ) -> tuple[int, float, int]:
     """Score the missing chunks; return rows scored, seconds spent, and chunks in all."""
     there = files.indices()
-    kept = files.read(min(there))[1] if there else None
-    waiting: dict[int, int] = {}  # number of rows of each chunk that the engine has
+    kept = files.read(min(there)).model if there else None
+    # Of each chunk that the engine has: the number of its rows, and the hash of its texts.
+    waiting: dict[int, tuple[int, str]] = {}
     count = scored = 0
     started = time.monotonic()
 
@@ -201,16 +222,17 @@ def score_missing(
             nonlocal count
             for chunk in chunks_of(plan):
                 count = chunk.index + 1
+                texts = hash_of(chunk.texts)
                 if chunk.index in there:
-                    if files.rows(chunk.index) != len(chunk.texts):
+                    if files.texts(chunk.index) != texts:
                         raise RunError(
-                            f"{plan.partial}: part {chunk.index} does not have the input's number "
-                            "of rows; remove it and run again"
+                            f"{plan.partial}: part {chunk.index} has the scores of other texts; "
+                            f"if an input has changed, remove {plan.partial} and run again"
                         )
                     shown.initial += len(chunk.texts)
                     shown.update(len(chunk.texts))
                 else:
-                    waiting[chunk.index] = len(chunk.texts)
+                    waiting[chunk.index] = (len(chunk.texts), texts)
                     yield chunk
 
         chunks = missing()
@@ -223,11 +245,12 @@ def score_missing(
             # However the run ends, scoring ends before the processes and connections that it uses.
             with contextlib.closing(results):
                 for done in results:
-                    if waiting.pop(done.index, None) != len(done.rows):
+                    sent, texts = waiting.pop(done.index, (None, ""))
+                    if sent != len(done.rows):
                         raise EngineError(f"the engine lost or repeated rows of part {done.index}")
                     kept = kept or done.model
                     require_model(done.model, kept)
-                    files.write(done)
+                    files.write(done, texts)
                     scored += len(done.rows)
         if waiting:
             raise EngineError(f"the engine left {len(waiting)} parts unscored; run it again")

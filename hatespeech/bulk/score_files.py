@@ -1,12 +1,21 @@
-"""The scores of the chunks, each in a small file of its own until the output is written."""
+"""The scores of the chunks, each in a small file of its own until the output is written.
+
+A file knows which chunk it belongs to, the texts that were scored, by their hash, and a checksum of
+all that is read from it. So a damaged file, one under another's name, and scores of texts that have
+changed since are found before OUT appears.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 
 from hatespeech.bulk import RunError
@@ -19,7 +28,43 @@ SCORES: Final = pa.schema(
     [pa.field(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()]
 )
 SCORE_TYPES: Final = list(zip(SCORES.names, SCORES.types, strict=True))
-MODEL: Final = b"model"
+# Under this key a file keeps a JSON object of what :class:`Part` has beside the table.
+NOTE: Final = b"part"
+
+
+class TextsHash:
+    """The hash of texts; it is the same however they are cut into lists."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, texts: Sequence[Any]) -> None:
+        """Add values of the text column; those that are not strings count by their JSON."""
+        written = (
+            f"{len(text)}:{text}" if isinstance(text, str) else f"!{json.dumps(text)}\n"
+            for text in texts
+        )
+        self._hash.update("".join(written).encode("utf-8", "surrogatepass"))
+
+    def hexdigest(self) -> str:
+        """Return the hash of all texts so far."""
+        return self._hash.hexdigest()
+
+
+def hash_of(texts: Sequence[Any]) -> str:
+    """Return the hash of a chunk's texts."""
+    found = TextsHash()
+    found.add(texts)
+    return found.hexdigest()
+
+
+@dataclass(frozen=True)
+class Part:
+    """The content of a chunk's file."""
+
+    scores: pa.Table  # with the columns of :data:`SCORES`
+    model: str  # that gave the scores
+    texts: str  # hash of the texts that were scored
 
 
 class ScoreFiles:
@@ -37,45 +82,69 @@ class ScoreFiles:
         matches = (re.fullmatch(r"(\d{8,})\.parquet", name) for name in self._folder.names())
         return {int(match[1]) for match in matches if match}
 
-    def write(self, chunk: ScoredChunk) -> None:
-        """Write a chunk's scores to its file."""
+    def write(self, chunk: ScoredChunk, texts: str) -> None:
+        """Write a chunk's scores to its file; ``texts`` is the hash of its texts."""
         found = [row.columns() for row in chunk.rows]
         table = pa.table(
             [pa.array([row[name] for row in found], kind) for name, kind in SCORE_TYPES],
-            schema=SCORES.with_metadata({MODEL: chunk.model.encode()}),
+            schema=SCORES,
         )
+        part = Part(table, chunk.model, texts)
+        note = {"model": part.model, "texts": texts, "checksum": _checksum(chunk.index, part)}
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        pq.write_table(
+            table.replace_schema_metadata({NOTE: json.dumps(note)}), sink, compression="zstd"
+        )
         self._place(chunk.index).write(sink.getvalue().to_pybytes())
 
-    def read(self, index: int) -> tuple[pa.Table, str]:
-        """Return a chunk's scores and the model that gave them.
+    def read(self, index: int) -> Part:
+        """Return a chunk's scores.
 
-        Raises :class:`RunError` if the file is missing or damaged.
+        Raises :class:`RunError` if the file is missing, is damaged, or is that of another chunk.
         """
         place = self._place(index)
         try:
             table = pq.read_table(pa.BufferReader(place.read()))
-            return table, table.schema.metadata[MODEL].decode()
-        except (pa.ArrowException, OSError, KeyError, TypeError):
-            raise _damaged(place) from None
+            note = json.loads(table.schema.metadata[NOTE])
+            part = Part(table.replace_schema_metadata(None), note["model"], note["texts"])
+            checksum = note["checksum"]
+        except _UNREADABLE:
+            raise _unreadable(place) from None
+        if part.scores.schema != SCORES or checksum != _checksum(index, part):
+            raise RunError(f"{place}: has a wrong checksum; remove it and run again")
+        return part
 
-    def rows(self, index: int) -> int:
-        """Return a chunk's number of rows; raises as :meth:`read` does."""
+    def texts(self, index: int) -> str:
+        """Return the hash of the texts that a chunk's scores are for; the scores stay unread.
+
+        Raises :class:`RunError` if the file is missing or can't be read.
+        """
         place = self._place(index)
         try:
             with place.fs.open(place.path, "rb") as file:
-                rows: int = pq.read_metadata(file).num_rows
-        except (pa.ArrowException, OSError):
-            raise _damaged(place) from None
-        return rows
+                texts: str = json.loads(pq.read_metadata(file).metadata[NOTE])["texts"]
+        except _UNREADABLE:
+            raise _unreadable(place) from None
+        return texts
 
     def _place(self, index: int) -> Place:
         return self._folder / f"{index:08}.parquet"
 
 
-def _damaged(place: Place) -> RunError:
+# What reading a file raises whose bytes have changed.
+_UNREADABLE: Final = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
+
+
+def _unreadable(place: Place) -> RunError:
     return RunError(f"{place}: can't be read; remove it and run again")
+
+
+def _checksum(index: int, part: Part) -> str:
+    """Return the hash of all that is read from a file, as CSV: equal values give equal bytes."""
+    head = json.dumps([index, part.model, part.texts, len(part.scores)])
+    sink = pa.BufferOutputStream()
+    pyarrow.csv.write_csv(part.scores, sink)
+    return hashlib.sha256(head.encode() + sink.getvalue()).hexdigest()
 
 
 class ScoreReader:
@@ -84,34 +153,44 @@ class ScoreReader:
     def __init__(self, files: ScoreFiles, chunks: int) -> None:
         self.model: str | None = None
         self._files = files
-        self._tables = self._read(chunks)
-        self._rest = SCORES.empty_table()
+        self._parts = self._read(chunks)
+        self._rest = SCORES.empty_table()  # of the part that is being taken
+        self._wanted = ""  # hash of its texts
+        self._hash = TextsHash()
 
-    def take(self, count: int) -> pa.Table:
-        """Return the scores of the next ``count`` rows."""
-        parts = [self._rest]
-        have = len(self._rest)
-        while have < count:
-            table = next(self._tables, None)
-            if table is None:
-                raise RunError("there are fewer scores than rows: has the input changed?")
-            parts.append(table)
-            have += len(table)
-        whole: Any = pa.concat_tables(parts)
-        self._rest = whole.slice(count)
-        return whole.slice(0, count)
+    def take(self, texts: Sequence[Any]) -> pa.Table:
+        """Return the scores of the next rows; ``texts`` are their texts, as they are now.
+
+        Raises :class:`RunError` if these are not the texts that were scored.
+        """
+        taken: list[pa.Table] = []
+        done = 0
+        while done < len(texts):
+            if not len(self._rest):
+                part = next(self._parts, None)
+                if part is None:
+                    raise RunError("there are fewer scores than rows: has the input changed?")
+                self._rest, self._wanted, self._hash = part.scores, part.texts, TextsHash()
+            found: Any = self._rest.slice(0, len(texts) - done)
+            self._hash.add(texts[done : done + len(found)])
+            self._rest = self._rest.slice(len(found))
+            if not len(self._rest) and self._hash.hexdigest() != self._wanted:
+                raise RunError("a text is not the one that was scored: has the input changed?")
+            taken.append(found)
+            done += len(found)
+        return pa.concat_tables(taken) if taken else SCORES.empty_table()
 
     def end(self) -> None:
         """Raise :class:`RunError` if scores are left."""
-        if len(self._rest) or next(self._tables, None) is not None:
+        if len(self._rest) or next(self._parts, None) is not None:
             raise RunError("there are more scores than rows: has the input changed?")
 
-    def _read(self, chunks: int) -> Iterator[pa.Table]:
+    def _read(self, chunks: int) -> Iterator[Part]:
         for index in range(chunks):
-            table, model = self._files.read(index)
-            self.model = self.model or model
-            require_model(model, self.model)
-            yield table.replace_schema_metadata(None)
+            part = self._files.read(index)
+            self.model = self.model or part.model
+            require_model(part.model, self.model)
+            yield part
 
 
 def require_model(model: str, kept: str | None) -> None:

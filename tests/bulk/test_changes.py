@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import subprocess
@@ -133,26 +134,77 @@ def test_a_file_that_comes_to_the_folder_meanwhile_does_no_harm(
     assert [path.name for path in Path("out").iterdir()] == ["a.csv"]
 
 
-def test_a_kept_part_of_other_rows_is_not_used(
+def test_a_text_that_changes_without_a_trace_on_the_file_is_not_given_old_scores(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    source = Path("a.csv")
+    source.write_text(BEFORE)
+    known = source.stat()
+
+    def change() -> None:
+        source.write_text(BEFORE.replace("you are scum", "are you scum"))
+        os.utime(source, ns=(known.st_atime_ns, known.st_mtime_ns))
+
+    once_before(monkeypatch, "write_outputs", change)
+    assert score.main(["a.csv", "b.csv", "--readers", "0"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "error: a text is not the one that was scored: has the input changed?"
+    assert not Path("b.csv").exists()
+
+
+@pytest.mark.parametrize("stage", ["score_missing", "finish"])
+def test_an_output_that_appears_meanwhile_is_not_replaced(
+    stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("a.csv").write_text(BEFORE)
+    out = Path("b.csv")
     command = ["a.csv", "b.csv", "--readers", "0"]
-
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        once_before(patch, "write_outputs", interrupt)
-        assert score.main(command) == 130
-    part = Path("b.csv.partial/scores/00000000.parquet")
-    table = pq.read_table(part)
-    pq.write_table(pa.concat_tables([table, table]), part)
-    assert score.main(command) == 1
-    assert (
-        "part 0 does not have the input's number of rows"
-        in capsys.readouterr().err.splitlines()[-1]
-    )
+        once_before(patch, stage, lambda: out.write_text("somebody's work"))
+        assert score.main(command) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "b.csv: appeared during the run, and was not made by it" in said
+    assert out.read_text() == "somebody's work"
+    assert score.main(command) == 1  # it is not taken for this run's
+    assert "was not made from this input" in capsys.readouterr().err.splitlines()[-1]
+    out.unlink()
+    assert score.main(command) == 0
+    assert " rows in " not in capsys.readouterr().err  # nothing was scored again
+    assert out.read_text().startswith("id,text,hate,")
+
+
+def test_an_output_folder_that_appears_meanwhile_keeps_its_files(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in").mkdir()
+    Path("in/a.csv").write_text(BEFORE)
+    out = Path("out")
+
+    def appear() -> None:
+        out.mkdir()
+        (out / "a.csv").write_text("somebody's work")
+
+    once_before(monkeypatch, "finish", appear)
+    assert score.main(["in", "out", "--readers", "0"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "out: appeared during the run, and was not made by it" in said
+    assert (out / "a.csv").read_text() == "somebody's work"
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["free", "taken"])
+def test_a_file_system_without_links_gets_its_output_all_the_same(
+    taken: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    Path("a.csv").write_text(BEFORE)
+    if taken:
+        once_before(monkeypatch, "finish", lambda: Path("b.csv").write_text("somebody's work"))
+    monkeypatch.setattr(os, "link", refuse)
+    assert score.main(["a.csv", "b.csv", "--readers", "0"]) == (1 if taken else 0)
+    begins = "somebody's work" if taken else "id,text,hate,"
+    assert Path("b.csv").read_text().startswith(begins)
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from hatespeech.bulk import RunError
 from hatespeech.bulk.places import Place, find_inputs
-from hatespeech.bulk.tables.parquet import BATCH_BYTES, ParquetTable
+from hatespeech.bulk.plan import TABLES
+from hatespeech.bulk.score_files import SCORE_TYPES, SCORES
+from hatespeech.bulk.tables.conversion import Conversion
+from hatespeech.bulk.tables.interface import MAX_COLUMNS, Block, Head, InputTable
+from hatespeech.bulk.tables.lines import FIELD_CHARS
+from hatespeech.bulk.tables.parquet import (
+    BATCH_BYTES,
+    WAITING_TABLES,
+    ParquetTable,
+    ParquetWriter,
+)
+from hatespeech.formats.records import BLOCK_CHARS
 from tests.paths import ROOT
 from tests.support.processes.score import SECONDS, environment
 
@@ -84,6 +98,67 @@ def test_values_that_a_dictionary_makes_small_in_the_file_come_a_few_at_a_time(
     assert texts == table["text"].to_pylist()
     # One block may be what shows that rows have become larger.
     assert sum(size > 1.1 * BATCH_BYTES for size in sizes) <= bool(small)
+
+
+def table_of(path: Path) -> InputTable:
+    (source,) = find_inputs(str(path), Place.of("out")).inputs
+    return TABLES[source.format.kind](source, "text", "")
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_a_block_holds_few_rows_of_many_empty_fields(kind: str, tmp_path: Path) -> None:
+    """Which take next to nothing in a compressed file, and a pointer each in memory."""
+    path, fields, rows = tmp_path / f"a.{kind}.gz", 5000, 200
+    tab = "," if kind == "csv" else "\t"
+    with gzip.open(path, "wt") as file:
+        file.write(tab.join(["text", *(f"c{index}" for index in range(1, fields))]) + "\n")
+        file.write((tab * (fields - 1) + "\n") * rows)
+    sizes = [sum(map(len, block.rows)) for block in table_of(path).blocks()]
+    assert sum(sizes) == rows * fields
+    assert max(sizes) <= BLOCK_CHARS // FIELD_CHARS + fields
+
+
+def test_values_that_are_no_texts_do_not_wait_for_their_scores(tmp_path: Path) -> None:
+    """A list of empty lists is some twenty times as large in memory as in JSON."""
+    path = tmp_path / "a.jsonl.gz"
+    values = ["[" + ",".join(["[]"] * 1000) + "]", '"good morning"', "null", '{"a": {}}', "7"]
+    with gzip.open(path, "wt") as file:
+        file.write("".join(f'{{"text": {value}}}\n' for value in values))
+    (texts,) = table_of(path).texts()
+    assert texts == [False, "good morning", None, False, False]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_more_columns_than_memory_is_planned_for_are_refused(kind: str, tmp_path: Path) -> None:
+    path, out = tmp_path / f"a.{kind}", tmp_path / "b.parquet"
+    names = ["text", *(f"c{index}" for index in range(MAX_COLUMNS))]
+    if kind == "parquet":
+        pq.write_table(pa.table({name: ["a"] for name in names}), path)
+    elif kind == "jsonl":
+        path.write_text(json.dumps(dict.fromkeys(names, "a")) + "\n")
+    else:
+        path.write_text(("," if kind == "csv" else "\t").join(names) + "\n")
+    said = re.escape(f"{path}: has {MAX_COLUMNS + 1:,} columns; the limit is {MAX_COLUMNS:,}")
+    with pytest.raises(RunError, match=f"^{said}$"):
+        Conversion("Parquet", [table_of(path)]).require_common_columns()
+    assert not out.exists()
+
+
+def test_blocks_of_a_wide_table_are_joined_while_a_row_group_fills(tmp_path: Path) -> None:
+    """A table takes some hundred bytes for each of its columns, however few its rows are."""
+    names = ["text", *(f"c{index}" for index in range(50))]
+    schema = pa.schema([(name, pa.string()) for name in names])
+    batch = pa.RecordBatch.from_pylist([dict.fromkeys(names, "")], schema)
+    scores = pa.table({name: pa.nulls(1, kind) for name, kind in SCORE_TYPES}, SCORES)
+    waiting = []
+    with (tmp_path / "a.parquet").open("wb") as file:
+        writer = ParquetWriter(file, Head(schema), SCORES.names)
+        for _ in range(100):
+            writer.write(Block(batch, [""]), scores)
+            waiting.append(len(writer._waiting))
+        writer.close()
+    assert max(waiting) < 2 * WAITING_TABLES
+    assert len(pq.read_table(tmp_path / "a.parquet")) == 100
 
 
 @pytest.mark.slow

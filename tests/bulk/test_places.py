@@ -131,6 +131,19 @@ def test_the_version_of_a_link_is_that_of_what_it_leads_to(source: str) -> None:
     assert before[0].version != after[0].version
 
 
+@pytest.mark.parametrize("source", ["a.csv", "in", "in/*.csv", "link.csv"])
+def test_a_pipe_is_refused_before_anyone_waits_for_it(
+    source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in").mkdir()
+    os.mkfifo("a.csv")
+    os.mkfifo("in/b.csv")
+    Path("link.csv").symlink_to("a.csv")
+    assert score.main([source, "out/", "--readers", "0"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ".csv: is a pipe, a device or a socket; a run reads its input more than once" in line
+
+
 def test_an_error_about_a_url_shows_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
     assert score.main(["nosuch://me:key@host/a.csv", "b.csv"]) == 1
     assert score.main(["http://me:key@127.0.0.1:9/a.csv?token=key", "b.csv"]) == 1

@@ -37,8 +37,8 @@ MOMENTS = [
     ("hatespeech.bulk.run:render", 1, "before"),  # the output is there, not yet under its name
     ("os:replace", 1, "before"),  # the report is written, not yet under its name
     ("os:replace", 2, "before"),  # so is what tells that OUT is finished
-    ("os:rename", 1, "before"),  # all is there but OUT
-    ("os:rename", 1, "after"),  # OUT is there, and so is what it was made of
+    ("os:link", 1, "before"),  # all is there but OUT
+    ("os:link", 1, "after"),  # OUT is there, also under its old name, and so are the parts
 ]
 
 
@@ -305,6 +305,76 @@ def test_a_damaged_part_is_named(begun: list[str], capsys: pytest.CaptureFixture
     part.unlink()
     assert score.main(begun) == 0
     assert "\n  100 rows in " in capsys.readouterr().err  # no other part was scored again
+
+
+def test_a_part_with_one_wrong_bit_is_named_and_never_merged(
+    begun: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = Path(f"{begun[1]}.partial", "scores", "00000002.parquet")
+    whole = bytearray(part.read_bytes())
+    whole[100] ^= 1  # among the scores
+    part.write_bytes(whole)
+    assert score.main(begun) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {part}: ")
+    assert not Path(begun[1]).exists()
+
+
+def test_parts_under_each_others_names_are_not_merged(
+    begun: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (
+        Path(f"{begun[1]}.partial/scores/0000000{number}.parquet") for number in (1, 4)
+    )
+    swapped = first.read_bytes(), second.read_bytes()
+    second.write_bytes(swapped[0])
+    first.write_bytes(swapped[1])
+    assert score.main(begun) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"{begun[1]}.partial: part 1 has the scores of other texts" in said
+    assert not Path(begun[1]).exists()
+
+
+def test_a_run_that_an_older_version_began_says_that_it_cannot_be_resumed(
+    begun: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = Path(f"{begun[1]}.partial", "run.json")
+    run = json.loads(note.read_text())
+    run["run"]["format"] -= 1
+    note.write_text(json.dumps(run))
+    capsys.readouterr()
+    assert score.main(begun) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "was begun by another version of this command, and can't be resumed" in line
+    assert len(list((note.parent / "scores").iterdir())) == ROWS // 100
+
+
+def test_a_run_that_an_older_version_finished_is_complete(
+    begun: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score.main(begun) == 0
+    receipt = Path(f"{begun[1]}.run.json")
+    said = json.loads(receipt.read_text())
+    said["run"]["format"] -= 1
+    receipt.write_text(json.dumps(said))
+    assert score.main(begun) == 0
+    assert capsys.readouterr().err.splitlines()[-1].endswith("; remove it to score again")
+
+
+def test_an_input_that_changes_between_two_runs_shows_although_its_time_was_put_back(
+    begun: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = Path(begun[0])
+    known = source.stat()
+    lines = source.read_bytes().splitlines(keepends=True)
+    # The same words in another order: neither size nor number of rows tells.
+    index, line = next((i, line) for i, line in enumerate(lines) if b"you are" in line)
+    lines[index] = line.replace(b"you are", b"are you")
+    source.write_bytes(b"".join(lines))
+    os.utime(source, ns=(known.st_atime_ns, known.st_mtime_ns))
+    assert score.main(begun) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"part {(index - 1) // 100} has the scores of other texts" in said
+    assert not Path(begun[1]).exists()
 
 
 def test_an_unreadable_note_of_a_run_costs_no_scores(

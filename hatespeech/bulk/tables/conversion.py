@@ -67,6 +67,7 @@ class Conversion:
             # JSONL has no common columns; each of its rows is checked.
             if head.columns is not None and _names(table, head) != self._columns:
                 raise table.error(f"its columns differ from those of {self._first.source.place}")
+        self._first.require_few(self._columns)
         if self._kind in ("JSONL", "Parquet") and len(set(self._columns)) < len(self._columns):
             raise self._first.error(f"has two columns with one name, which {self._kind} can't hold")
         for name in self._columns:

@@ -19,7 +19,8 @@ from hatespeech.bulk.places import Input
 from hatespeech.bulk.score_files import SCORES
 
 BLOCK_ROWS: Final = 1024
-
+# Each column takes memory besides its values, most of all in Parquet; a spreadsheet has 16,384.
+MAX_COLUMNS: Final = 16_384
 
 # Is called with rows, as a Block holds them, and the number of the first, from 1; raises RunError.
 Inspector = Callable[[Any, int], object]
@@ -71,6 +72,11 @@ class InputTable(ABC):
         """Yield the texts of all rows, in order."""
         for block in self.blocks():
             yield block.texts
+
+    def require_few(self, columns: Sequence[str]) -> None:
+        """Raise :class:`RunError` if there are more columns than memory is planned for."""
+        if len(columns) > MAX_COLUMNS:
+            raise self.error(f"has {len(columns):,} columns; the limit is {MAX_COLUMNS:,}")
 
     def refuse_added(self, columns: Sequence[str]) -> None:
         """Raise :class:`RunError` if a new column has the name of one in ``columns``."""

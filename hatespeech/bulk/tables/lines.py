@@ -7,7 +7,7 @@ import io
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar, Final
 
 import pyarrow as pa
 from typing_extensions import override
@@ -21,6 +21,9 @@ from hatespeech.formats.records import (
     blocks_of,
     read_object,
 )
+
+# What a field takes in memory besides its characters, in characters of a block.
+FIELD_CHARS: Final = 16
 
 
 class TextTable(InputTable):
@@ -101,6 +104,7 @@ class CsvTable(TextTable):
                 columns = next((row for row in csv.reader(Lines(text), **self.dialect) if row), [])
             except (csv.Error, pa.ArrowException, OSError):
                 raise self.error("its header can't be read") from None
+        self.require_few(columns)
         if columns.count(self.column) != 1:
             raise self.error(f"its header must have one column {self.column} (--text-column)")
         self.refuse_added(columns)
@@ -124,7 +128,7 @@ class CsvTable(TextTable):
 
     @override
     def chars(self, row: list[str]) -> int:
-        return sum(map(len, row))
+        return sum(map(len, row)) + FIELD_CHARS * len(row)
 
     @override
     def texts_of(self, rows: list[list[str]]) -> list[Any]:
@@ -181,7 +185,12 @@ class JsonlTable(TextTable):
 
     @override
     def texts_of(self, rows: list[str]) -> list[Any]:
-        return [json.loads(row).get(self.column) for row in rows]
+        return [_text_of(json.loads(row).get(self.column)) for row in rows]
+
+
+def _text_of(value: Any) -> Any:
+    """Return a string or null as it is. No other value can be scored, and a list may be large."""
+    return value if value is None or isinstance(value, str) else False
 
 
 class CsvWriter(Writer):

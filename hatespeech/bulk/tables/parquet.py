@@ -21,6 +21,8 @@ FIRST_ROWS: Final = 16
 # Size of a row group that is written.
 GROUP_ROWS: Final = 65_536
 GROUP_BYTES: Final = 16 * 1024 * 1024
+# Tables that wait for it at most: each takes memory for each of its columns, however few its rows.
+WAITING_TABLES: Final = 8
 
 
 class ParquetTable(InputTable):
@@ -30,6 +32,7 @@ class ParquetTable(InputTable):
     def head(self) -> Head:
         with self._open() as source:
             schema = source.schema_arrow
+        self.require_few(schema.names)
         if schema.names.count(self.column) != 1:
             raise self.error(f"must have one column {self.column} (--text-column)")
         if not _holds_strings(schema.field(self.column).type):
@@ -143,6 +146,8 @@ class ParquetWriter(Writer):
             or sum(table.nbytes for table in self._waiting) >= GROUP_BYTES
         ):
             self._flush()
+        elif len(self._waiting) == WAITING_TABLES:
+            self._waiting = [pa.concat_tables(self._waiting).combine_chunks()]
 
     @override
     def close(self) -> None:
