@@ -4,14 +4,20 @@ A folder keeps two files: the bytes that have arrived, and what the server said 
 next try asks for the rest on condition that the file is unchanged (``If-Range``, RFC 9110 section
 13.1.5); if it has changed, the download starts over. Some servers ignore the condition, so the
 validator, the size and the last byte on disk are compared as well.
+
+Every download ends, whatever the server does: a reply has limits on its size and on the time for
+its head, must bring some bytes a second, and counts as progress only if it brings more than a few.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -29,6 +35,13 @@ STATE: Final = "checkpoint.json"
 
 BACKOFF: Final = Backoff(first=0.5, longest=30.0)  # counts tries in a row that brought no bytes
 _LONGEST_RETRY_AFTER: Final = 120.0  # seconds
+
+LARGEST: Final = 16 * 1024**3  # bytes of a file: ten times the published checkpoint
+# A file of unknown size asks for room on the disk again after so many bytes.
+ROOM_STEP: Final = 64 * 1024**2
+SLOWEST: Final = 1024  # bytes a second, on average over the time-out
+LEAST_PROGRESS: Final = 16 * 1024  # bytes that a try must bring, or it counts as one without any
+HEAD_TIMEOUTS: Final = 3  # of them for the head of a reply, with redirects and connecting
 _RETRIED_ERRORS: Final = (
     httpx2.TimeoutException,
     httpx2.NetworkError,
@@ -96,24 +109,35 @@ def download(
 
     ``timeout`` is in seconds, for connecting and between two reads. ``retries`` limits the tries in
     a row that bring no new bytes. ``require_room`` is called with the bytes still to come and the
-    size of the whole file, and raises if the disk has no room. ``notify`` gets a line before each
-    further try. Raises :class:`FetchError`; the bytes that have arrived stay.
+    size of the whole file, as far as they are known, and raises if the disk has no room. ``notify``
+    gets a line before each further try. A redirect from https to http is not followed. Raises
+    :class:`FetchError`; the bytes that have arrived stay, unless they can't be the file's.
     """
     part = folder / PART
     most, failures = _size(part), 0
     # identity: bytes are counted, resumed and hashed, so they must not be compressed on the way.
     headers = {"Accept-Encoding": "identity", "User-Agent": "hate-speech-detection download"}
-    with httpx2.Client(timeout=timeout, headers=headers, follow_redirects=True) as client:
+
+    def stay_encrypted(request: httpx2.Request) -> None:
+        if url.lower().startswith("https:") and request.url.scheme != "https":
+            raise FetchError(f"{shown_url(url)}: redirects to {shown_url(str(request.url))}")
+
+    with httpx2.Client(
+        timeout=timeout,
+        headers=headers,
+        follow_redirects=True,
+        event_hooks={"request": [stay_encrypted]},
+    ) as client:
         while True:
             try:
-                return _attempt(client, url, folder, require_room, progress)
+                return _attempt(client, url, folder, timeout, require_room, progress)
             except _TryAgainError as exc:
                 reason, wait = str(exc), exc.wait
             except _RETRIED_ERRORS as exc:
                 reason, wait = _describe(exc), 0.0
             except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
                 raise FetchError(f"{shown_url(url)}: {_describe(exc)}") from exc
-            if _size(part) > most:
+            if _size(part) >= most + LEAST_PROGRESS:
                 most, failures = _size(part), 0
             failures += 1
             if failures > retries:
@@ -135,6 +159,7 @@ def _attempt(
     client: httpx2.Client,
     url: str,
     folder: Path,
+    timeout: float,
     require_room: Callable[[int, int], object],
     progress: OnProgress,
 ) -> Download:
@@ -148,7 +173,7 @@ def _attempt(
         # From the last byte on disk, not after it: if the file is complete, there is nothing after
         # it, and the server would answer 416. The byte is also one more check.
         headers = {"Range": f"bytes={have - 1}-", "If-Range": known.validator}
-    with client.stream("GET", url, headers=headers) as response:
+    with _reply(client, url, headers, HEAD_TIMEOUTS * timeout) as response:
         status = response.status_code
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and known is not None:
             discard(folder)
@@ -166,6 +191,8 @@ def _attempt(
         else:
             raise FetchError(f"{shown_url(url)}: the server answered {_phrase(status)}")
         if remote.size is not None:
+            if remote.size > LARGEST:
+                raise FetchError(f"{shown_url(url)}: {_TOO_LARGE}")
             require_room(remote.size - start - len(overlap), remote.size)
         if not overlap:
             text = json.dumps(asdict(remote))
@@ -174,19 +201,84 @@ def _attempt(
         with part.open("r+b" if overlap else "wb", buffering=0) as file:
             file.seek(start)
             progress(start, remote.size)
+            pace = _Pace(timeout)
+            room = start  # as far as the disk has room; a known size was asked for above
             for chunk in response.iter_raw():
                 if overlap and chunk[:1] != overlap:
                     discard(folder)
                     raise _TryAgainError("the file on the server has changed; starting over")
                 overlap = b""
-                file.write(chunk)
                 start += len(chunk)
+                if start > (LARGEST if remote.size is None else remote.size):
+                    discard(folder)
+                    surplus = "more bytes arrived than were announced"
+                    reason = _TOO_LARGE if remote.size is None else surplus
+                    raise FetchError(f"{shown_url(url)}: {reason}")
+                if remote.size is None and start > room:
+                    room = start + ROOM_STEP
+                    require_room(ROOM_STEP, room)
+                file.write(chunk)
                 progress(start, remote.size)
+                pace.require(len(chunk))
     if start == 0:
         raise _TryAgainError("the server sent an empty file")
     if remote.size is not None and start != remote.size:
         raise _TryAgainError(f"{start} bytes arrived, but {remote.size} were announced")
     return Download(part, remote, datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+_TOO_LARGE: Final = f"the file has more than {LARGEST / 1e9:,.0f} GB"
+
+
+class _Pace:
+    """Raises :class:`_TryAgainError` if bytes arrive too slowly."""
+
+    def __init__(self, seconds: float) -> None:
+        """``seconds`` is the time over which the pace is measured."""
+        self._seconds = seconds
+        self._begun, self._arrived = time.monotonic(), 0
+
+    def require(self, arrived: int) -> None:
+        """Count bytes that have just arrived."""
+        self._arrived += arrived
+        spent = time.monotonic() - self._begun
+        if spent < self._seconds:
+            return
+        if self._arrived < SLOWEST * spent:
+            raise _TryAgainError(f"the server sends less than {SLOWEST} bytes a second")
+        self._begun, self._arrived = time.monotonic(), 0
+
+
+@contextmanager
+def _reply(
+    client: httpx2.Client, url: str, headers: Mapping[str, str], seconds: float
+) -> Iterator[httpx2.Response]:
+    """Request a file; break the connection if the head of the reply takes longer.
+
+    httpx limits the time between two reads only, and a head may come byte by byte.
+    """
+    sockets: list[socket.socket] = []
+
+    def trace(_event: str, info: Mapping[str, Any]) -> None:
+        # The stream of a connection that has just been made, or encrypted.
+        stream: Any = info.get("return_value")
+        if hasattr(stream, "get_extra_info"):
+            sockets.append(stream.get_extra_info("socket"))
+
+    def end() -> None:
+        for each in sockets:
+            with suppress(OSError):  # closed, or wrapped for TLS
+                each.shutdown(socket.SHUT_RDWR)  # makes the pending read return
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        with client.stream("GET", url, headers=headers, extensions={"trace": trace}) as response:
+            timer.cancel()
+            yield response
+    finally:
+        timer.cancel()
 
 
 def _check_partial(

@@ -133,15 +133,16 @@ def download_parser(prog: str) -> argparse.ArgumentParser:
         type=parse_positive,
         default=60.0,
         metavar="SECONDS",
-        help="limit for connecting, and for waiting on a silent server (%(default)g)",
+        help="limit for connecting, for waiting on a silent server, and for a server that sends "
+        "less than a kilobyte a second (%(default)g)",
     )
     add(
         "--retries",
         type=int,
         default=5,
         metavar="N",
-        help="give up after this many retries in a row without new bytes (%(default)s); the first "
-        "wait is half a second, each later one twice as long",
+        help="give up after this many retries in a row that bring next to nothing (%(default)s); "
+        "the first wait is half a second, each later one twice as long",
     )
     return parser
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import ipaddress
 import subprocess
 import sys
 import threading
@@ -18,10 +16,7 @@ from unittest.mock import patch
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives import serialization
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -35,6 +30,7 @@ from hatespeech.serving.settings import ServerSettings
 from tests.paths import ROOT
 from tests.serving.grpc.conftest import Both
 from tests.support.bad_inputs import MARKER
+from tests.support.certificates import write_certificate
 from tests.support.faulty_device import Switches, faulty_device
 from tests.support.grpc_client import BEARER, Ended, GrpcClient
 from tests.support.http_client import TOKEN
@@ -111,36 +107,6 @@ def test_a_port_that_is_taken_is_one_line_that_names_it(both: Both, tmp_path: Pa
 
 
 # TLS.
-
-
-def write_certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """Write a certificate of 127.0.0.1 that signs itself, and its key; return their files."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    files = (folder / f"{name}.pem", folder / f"{name}.key")
-    files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    files[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return files
 
 
 def trusting(certificate: Path) -> grpc.ChannelCredentials:
