@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions
@@ -243,6 +247,36 @@ def test_download_stage_pins_what_the_fetching_code_needs() -> None:
     (text,) = arguments(stage("fetching-pins"), "RUN")
     chosen = text.partition("requirements.lock ")[2].partition(" >")[0].split()
     assert sorted(chosen) == sorted(needed)
+
+
+def test_the_tokenizer_is_that_of_a_commit() -> None:
+    (revision,) = (t for t in arguments(STAGES[0], "ARG") if t.startswith("TOKENIZER_REVISION="))
+    assert re.fullmatch(r"TOKENIZER_REVISION=[0-9a-f]{40}", revision)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pin", ["", "any", "0" * 64], ids=["unset", "any", "hash"])
+def test_a_checkpoint_is_converted_only_if_its_hash_is_given(pin: str, tmp_path: Path) -> None:
+    (command,) = arguments(stage("checkpoint"), "RUN")
+    work = tmp_path / "checkpoints" / ".bertweet-large.partial"
+    work.mkdir(parents=True)
+    (work / "checkpoint.part").write_bytes(b"weights")
+    (tmp_path / "download.py").write_text("import sys; print(*sys.argv[1:])")
+    done = subprocess.run(
+        ["sh", "-c", command.replace("/opt/worker/bin/python", sys.executable)],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "CHECKPOINT_SHA256": pin, "DTYPE": "float16"},
+        capture_output=True,
+        text=True,
+    )
+    if pin:
+        given = f" --sha256 {pin}" if pin != "any" else ""
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.endswith(f"--dtype float16{given}\n")
+    else:
+        digest = hashlib.sha256(b"weights").hexdigest()
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"--build-arg CHECKPOINT_SHA256={digest}\n" in done.stderr
 
 
 def test_health_check_asks_the_servers_default_port() -> None:
