@@ -7,6 +7,7 @@ that is reset loses the reply, and the job waits for its time-out.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 from collections.abc import Mapping
@@ -42,7 +43,9 @@ async def post_reply(session: aiohttp.ClientSession, job_id: str, reply: Mapping
     while True:
         asked = 0.0  # seconds that the platform asks to wait
         try:
-            async with session.post(url, data=body, headers=headers, timeout=TRY) as response:
+            # As a file: aiohttp writes bytes in one piece, which holds up the event loop.
+            data = io.BytesIO(body)
+            async with session.post(url, data=data, headers=headers, timeout=TRY) as response:
                 status = response.status
                 if status < 500 and status not in RETRIED_STATUS:
                     if status >= 400:
@@ -50,7 +53,7 @@ async def post_reply(session: aiohttp.ClientSession, job_id: str, reply: Mapping
                     return
                 reason = f"status {status}"
                 asked = retry_after(response.headers)
-        except (aiohttp.ClientError, TimeoutError) as exc:
+        except (aiohttp.ClientError, OSError) as exc:  # a time-out is an OSError, too
             reason = type(exc).__name__
         failures += 1
         log.warning("the reply to job %s was not taken (%s); trying again", job_id, reason)
