@@ -6,7 +6,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def refuse(_chance: random.Random) -> object:
 )
 def test_growth_and_wrong_replies_fail_the_soak(
     leaks: bool,
-    act: object,
+    act: Callable[[random.Random], object],
     said: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
