@@ -7,6 +7,11 @@ bound to cores (`OMP_PROC_BIND=true`) are never woken on one core, but cannot gi
 process either. How the system shares the cores is a matter of luck, so the rounds differ much. A
 round's figure is the mean of its calls.
 
+The neighbour may also live in the same process: a thread that scores sixteen texts of 32 tokens,
+endlessly, by ONNX Runtime or OpenVINO with their own defaults, on the same checkpoint. They have
+threads of their own, and wait for work in their own ways. Their packages come from virtual
+environments that the first run makes, as for ``lone_tweets`` and ``int8_runtimes``.
+
 Each round is a process that uses the library, with nothing else of OpenMP's in its environment.
 It imports `hatespeech`, which sets the variables. For the defaults it imports torch before, which
 makes that too late.
@@ -20,14 +25,18 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from benchmarks import report
+from benchmarks import environments, report
 from benchmarks.busy_tweets import TWEETS
+from hatespeech import paths
 
-SCRIPT = str(Path(__file__).with_name("busy_tweets.py"))
+HERE = Path(__file__).resolve().parent
+SCRIPT = str(HERE / "busy_tweets.py")
+RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,6 +53,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             figures.append(
                 report.at_most(f"{TWEETS} tweets {name}, mini, ms", against, *pairs, None)
             )
+    with tempfile.TemporaryDirectory() as folder:
+        graph = Path(folder, "model.onnx")
+        writer = environments.interpreter(HERE / "requirements-onnxruntime.txt")
+        subprocess.run([writer, HERE / "lone_onnxruntime.py", paths.EMBEDDED, graph], check=True)
+        for runtime, title in RUNTIMES.items():
+            python = environments.interpreter(HERE / f"requirements-{runtime}.txt")
+            (packages,) = python.parent.parent.glob("lib/python3*/site-packages")
+            beside = ("--graph", str(graph), "--beside", runtime, str(packages))
+            pairs = report.in_turn(
+                partial(milliseconds, *beside),
+                partial(milliseconds, *beside, "--torch-first"),
+                options.rounds,
+            )
+            name = f"{TWEETS} tweets beside {title} in the same process, mini, ms"
+            against = "the same with OpenMP's defaults"
+            figures.append(report.at_most(name, against, *pairs, None))
     report.publish(figures, options.json)
 
 

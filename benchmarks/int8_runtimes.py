@@ -3,12 +3,12 @@
 RoBERTa-base's shape with random weights. This engine gets raw texts in the order of the file. The
 other runtimes get token ids of the same texts, normalised, sorted by length, in batches of one
 length each, so that they read no padding. All have the same threads, take turns, and score the
-same texts. ``--shape large`` compares the dtypes at BERTweet-large's shape.
+same texts. At BERTweet-large's shape it compares the dtypes alone, on an eighth of the texts.
 
 The runtimes need packages that this project does not. The first run makes a virtual environment for
 each, from benchmarks/requirements-onnxruntime.txt and benchmarks/requirements-openvino.txt.
 
-    python -m benchmarks.int8_runtimes [--threads 1] [--shape large]
+    python -m benchmarks.int8_runtimes [--threads 1] [--shapes base]
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ LARGEST_BATCH: Final = 32
 DTYPES: Final = {"float32": 2.7, "bfloat16": 1.4}
 RUNTIMES: Final = {"onnxruntime": "ONNX Runtime, dynamic", "openvino": "OpenVINO, NNCF"}
 TARGET: Final = 1.6
+# Each with the share of the texts that it scores: one of so many.
+SHAPES: Final = {"base": (models.BASE, 1), "large": (models.LARGE, 8)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,28 +44,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--threads", type=report.positive, default=torch.get_num_threads(), help="(%(default)s)"
     )
-    parser.add_argument("--shape", choices=("base", "large"), default="base", help="(%(default)s)")
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=SHAPES, help="(both)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    texts = models.sample_texts()[: options.texts]
-    is_base = options.shape == "base"
-    shape = models.BASE if is_base else models.LARGE
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+    found: list[report.Figure] = []
+    for shape in options.shapes:
+        texts = models.sample_texts()[: options.texts // SHAPES[shape][1]]
+        found += compare(shape, texts, options.threads, options.rounds)
+    report.publish(found, options.json)
+
+
+def compare(name: str, texts: list[str], threads: int, rounds: int) -> list[report.Figure]:
+    """Measure one shape."""
+    is_base = name == "base"
+    shape = SHAPES[name][0]
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         passes = {
             dtype: engine(texts, models.classifier(getattr(torch, dtype), shape).score)
             for dtype in ("int8", *DTYPES)
         }
         if is_base:
-            models.write_checkpoint(Path(name))
-            batches = Path(name, "batches.json")
+            models.write_checkpoint(Path(folder))
+            batches = Path(folder, "batches.json")
             batches.write_text(json.dumps(by_length(texts)), encoding="utf-8")
             for runtime in RUNTIMES:
                 python = environments.interpreter(HERE / f"requirements-{runtime}.txt")
-                command = [python, HERE / "int8_side.py", runtime, name, batches]
-                side = runtime_side([*map(str, command), str(options.threads)])
+                command = [python, HERE / "int8_side.py", runtime, folder, batches]
+                side = runtime_side([*map(str, command), str(threads)])
                 passes[runtime] = stack.enter_context(side)
-        rates = measure(passes, len(texts), options.rounds)
-    report.publish(figures(rates, options.shape, options.threads), options.json)
+        rates = measure(passes, len(texts), rounds)
+    return figures(rates, name, threads)
 
 
 def engine(texts: list[str], score: Callable[[list[str]], object]) -> Callable[[], float]:

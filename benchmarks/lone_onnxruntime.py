@@ -2,8 +2,9 @@
 
 It writes a checkpoint folder as the graph that exporters write, one operator of the standard for
 each step, and lets ONNX Runtime fuse what it fuses. Then it answers requests; see ``lone_tweets``.
+With a second argument it only writes the graph to that file.
 
-    python benchmarks/lone_onnxruntime.py FOLDER
+    python benchmarks/lone_onnxruntime.py FOLDER [GRAPH]
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ safetensors: Any = importlib.import_module("safetensors.numpy")
 
 def main() -> None:
     """Load, then answer each line of the input."""
-    session = onnxruntime.InferenceSession(
-        Graph(Path(sys.argv[1])).serialized(), providers=["CPUExecutionProvider"]
-    )
+    graph = Graph(Path(sys.argv[1])).serialized()
+    if sys.argv[2:]:
+        Path(sys.argv[2]).write_bytes(graph)
+        return
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     for line in sys.stdin:
         tokens, calls = json.loads(line)
         feed = {"ids": np.array([tokens]), "positions": np.arange(2, 2 + len(tokens))[None]}

@@ -1,9 +1,10 @@
-"""One tweet at a time, in a row and after pauses: our engine against ONNX Runtime, both in float32.
+"""One tweet at a time, in a row and after pauses: our engine against ONNX Runtime in float32.
 
 The commonest call of a live site is one short text after a pause. Both sides are processes of
 their own, with the threads that they choose themselves. They take turns, so after a pause the other
-side has scored last. The times are from token ids to scores, without normalising and tokenising. A
-figure is of the length, among 8 to 32 tokens, at which we compare worst.
+side has scored last. At the base shape our engine runs in int8 as well. The times are from token
+ids to scores, without normalising and tokenising. A figure is of the length, among 8 to 32 tokens,
+at which we compare worst.
 
 ONNX Runtime needs packages that this project does not. The first run makes a virtual environment
 for it, from benchmarks/requirements-onnxruntime.txt.
@@ -36,27 +37,34 @@ COMPARED: Final = (8, 16, 24, 32)
 TOKENS: Final = (*COMPARED, 64)
 # Seconds before each turn; calls in a turn; turns of each side in a round.
 TURNS: Final = {"in a row": (0.0, 10, 2), "after 20 ms": (0.02, 1, 5), "after 1 s": (1.0, 1, 1)}
-TARGETS: Final = {"base shape": 1.0, "mini": None}
-TOLERANCE: Final = 1e-4
+TARGETS: Final = {
+    ("base shape", "float32"): 1.0,
+    ("base shape", "int8"): 0.5,
+    ("mini", "float32"): None,
+}
+TOLERANCE: Final = {"float32": 1e-4, "int8": 0.02}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = report.parser(__doc__, rounds=5)
     parser.add_argument("--answer", type=Path, metavar="FOLDER", help="be our side, for FOLDER")
+    parser.add_argument("--dtype", choices=list(TOLERANCE), help="of our side, with --answer")
     options = parser.parse_args(arguments)
     if options.answer:
-        answer(options.answer)
+        answer(options.answer, options.dtype)
         return
     python = environments.interpreter(REQUIREMENTS)
     figures: list[report.Figure] = []
     with tempfile.TemporaryDirectory() as name:
         models.write_checkpoint(Path(name))
-        for shape, folder in (("base shape", Path(name)), ("mini", paths.EMBEDDED)):
-            us = [sys.executable, "-m", "benchmarks.lone_tweets", "--answer", str(folder)]
-            them = [str(python), str(HERE / "lone_onnxruntime.py"), str(folder)]
-            with side(us) as ours, side(them) as theirs:
-                figures += compare(ours, theirs, shape, options.rounds)
+        folders = {"base shape": name, "mini": str(paths.EMBEDDED)}
+        for (shape, dtype), target in TARGETS.items():
+            us = [sys.executable, "-m", "benchmarks.lone_tweets", "--answer", folders[shape]]
+            them = [str(python), str(HERE / "lone_onnxruntime.py"), folders[shape]]
+            with side([*us, "--dtype", dtype]) as ours, side(them) as theirs:
+                require_equal(ours, theirs, TOLERANCE[dtype])
+                figures += compare(ours, theirs, f"{shape}, {dtype}", target, options.rounds)
     report.publish(figures, options.json)
 
 
@@ -94,12 +102,18 @@ def side(command: Sequence[str]) -> Iterator[Side]:
         process.stdin.close()
 
 
-def compare(ours: Side, theirs: Side, shape: str, rounds: int) -> list[report.Figure]:
-    """Measure every length with every pause."""
+def require_equal(ours: Side, theirs: Side, tolerance: float) -> None:
+    """Score every length once; end the program if both sides do not compute the same."""
     for tokens in TOKENS:
         mine, their = ours.ask(tokens, 3)[1], theirs.ask(tokens, 3)[1]
-        if max(abs(a - b) for a, b in zip(mine, their, strict=True)) > TOLERANCE:
+        if max(abs(a - b) for a, b in zip(mine, their, strict=True)) > tolerance:
             raise SystemExit(f"error: both sides must compute the same: {mine}, {their}")
+
+
+def compare(
+    ours: Side, theirs: Side, what: str, target: float | None, rounds: int
+) -> list[report.Figure]:
+    """Measure every length with every pause."""
     figures = []
     for when, (pause, calls, turns) in TURNS.items():
         by_tokens = {}
@@ -107,10 +121,10 @@ def compare(ours: Side, theirs: Side, shape: str, rounds: int) -> list[report.Fi
             turn = (tokens, calls, pause)
             us, them = partial(ours.turn, *turn), partial(theirs.turn, *turn)
             by_tokens[tokens] = report.at_most(
-                f"a lone text of {tokens} tokens, {shape}, float32, {when}, ms",
+                f"a lone text of {tokens} tokens, {what}, {when}, ms",
                 "ONNX Runtime, float32",
                 *report.in_turn(us, them, rounds * turns),
-                TARGETS[shape],
+                target,
             )
         ratios = {tokens: round(figure.ratio, 3) for tokens, figure in by_tokens.items()}
         worst = by_tokens[max(COMPARED, key=ratios.__getitem__)]
@@ -123,10 +137,10 @@ def compare(ours: Side, theirs: Side, shape: str, rounds: int) -> list[report.Fi
     return figures
 
 
-def answer(folder: Path) -> None:
+def answer(folder: Path, dtype: str) -> None:
     """Be our side: answer each line of the input."""
     settings = EngineSettings.from_environment(
-        {"DEVICE": "cpu", "MODEL_DIR": str(folder), "LOG_LEVEL": "ERROR"}
+        {"DEVICE": "cpu", "DTYPE": dtype, "MODEL_DIR": str(folder), "LOG_LEVEL": "ERROR"}
     )
     classifier = Predictor.from_settings(settings)
     for line in sys.stdin:

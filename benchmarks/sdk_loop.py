@@ -27,10 +27,11 @@ from tests.support.stand_ins.runpod.endpoint import RunpodEndpoint
 WARM_UP_JOBS = 256
 # Concurrency, model, and what is aimed at. When the SDK's own loop is full, it looks for jobs again
 # after a second; at a concurrency of 1024 its work for each job shows as well.
+TINY_NAME = "two layers of 32"
 CASES = (
     (256, "mini", 0.8),
     (1024, "mini", 0.9),
-    (1024, "two layers of 32", 0.9),
+    (1024, TINY_NAME, 0.9),
 )
 TINY = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
 CONSTANT = str(Path(__file__).with_name("constant_worker.py"))
