@@ -21,7 +21,7 @@ from hatespeech.labels import THRESHOLD_NAMES, Flag
 NAME = r"[a-z][a-z0-9_-]{0,31}"
 
 
-class _File(BaseModel):
+class _ThresholdsFile(BaseModel):
     """What is read of the file; it also says by which data and figures it was chosen."""
 
     model_config = ConfigDict(strict=True)
@@ -50,7 +50,7 @@ class NamedThresholds:
     def load(cls, path: Path, model_id: str) -> Self:
         """Read a file; raise :class:`SettingsError` if it is not one, or is for another model."""
         try:
-            found = _File.model_validate_json(path.read_bytes())
+            found = _ThresholdsFile.model_validate_json(path.read_bytes())
         except OSError as exc:
             raise SettingsError(f"THRESHOLDS_FILE={path}: {exc.strerror}") from None
         except pydantic.ValidationError as exc:

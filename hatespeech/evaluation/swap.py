@@ -27,7 +27,7 @@ PLACE: Final = "{group}"
 Words = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 
 
-class _File(BaseModel):
+class _SwapFile(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     neutral: Words
@@ -69,7 +69,7 @@ class SwapResult:
 def read_swap(path: Path) -> SwapTexts:
     """Read a file; raise :class:`RunError`, which names the place that is wrong."""
     try:
-        found = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        found = _SwapFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
         raise RunError(f"--swap {path}: is not TOML") from None
     except pydantic.ValidationError as exc:

@@ -19,7 +19,7 @@ TESTED_VERSION: Final = "1.12.0"
 
 
 @dataclass(frozen=True)
-class Part:
+class SdkPart:
     """A function of the SDK: the names of its parameters, and names that its code looks up."""
 
     module: str  # below ``runpod``
@@ -34,40 +34,40 @@ _SESSION: Final = ("self", "session")
 
 PARTS: Final = (
     # Makes the loop from whichever class stands under this name.
-    Part("serverless.worker", "run_worker", ("config",), ("rp_scale", "JobScaler", "start")),
+    SdkPart("serverless.worker", "run_worker", ("config",), ("rp_scale", "JobScaler", "start")),
     # What the job loop overrides, and what calls it.
-    Part(_SCALE, "JobScaler.__init__", ("self", "config"), ("jobs_queue", "jobs_handler")),
-    Part(_SCALE, "JobScaler.start", _SELF, ("handle_shutdown", "run")),
-    Part(_SCALE, "JobScaler.run", _SELF, ("get_jobs", "monitor_stop_signals")),
-    Part(_SCALE, "JobScaler.handle_shutdown", ("self", "signum", "frame"), ("kill_worker",)),
-    Part(_SCALE, "JobScaler.kill_worker", _SELF),
-    Part(_SCALE, "JobScaler.is_alive", _SELF),
-    Part(_SCALE, "JobScaler.get_jobs", _SESSION, ("set_scale", "job_progress", "jobs_queue")),
+    SdkPart(_SCALE, "JobScaler.__init__", ("self", "config"), ("jobs_queue", "jobs_handler")),
+    SdkPart(_SCALE, "JobScaler.start", _SELF, ("handle_shutdown", "run")),
+    SdkPart(_SCALE, "JobScaler.run", _SELF, ("get_jobs", "monitor_stop_signals")),
+    SdkPart(_SCALE, "JobScaler.handle_shutdown", ("self", "signum", "frame"), ("kill_worker",)),
+    SdkPart(_SCALE, "JobScaler.kill_worker", _SELF),
+    SdkPart(_SCALE, "JobScaler.is_alive", _SELF),
+    SdkPart(_SCALE, "JobScaler.get_jobs", _SESSION, ("set_scale", "job_progress", "jobs_queue")),
     # What it leaves as it is.
-    Part(_SCALE, "JobScaler.set_scale", _SELF),
-    Part(_SCALE, "JobScaler.current_occupancy", _SELF, ("jobs_queue", "job_progress")),
-    Part(_SCALE, "JobScaler.monitor_stop_signals", _SESSION, ("is_alive", "stop_job")),
-    Part(_SCALE, "JobScaler.stop_job", ("self", "job_id"), ("jobs_tasks", "cancel")),
-    Part(
+    SdkPart(_SCALE, "JobScaler.set_scale", _SELF),
+    SdkPart(_SCALE, "JobScaler.current_occupancy", _SELF, ("jobs_queue", "job_progress")),
+    SdkPart(_SCALE, "JobScaler.monitor_stop_signals", _SESSION, ("is_alive", "stop_job")),
+    SdkPart(_SCALE, "JobScaler.stop_job", ("self", "job_id"), ("jobs_tasks", "cancel")),
+    SdkPart(
         _SCALE,
         "JobScaler.handle_job",
         (*_SESSION, "job"),
         ("jobs_handler", "kill_worker", "jobs_queue", "task_done", "job_progress", "jobs_tasks"),
     ),
-    Part("serverless.modules.rp_job", "get_job", ("session", "num_jobs"), ("TooManyRequests",)),
-    Part("serverless.modules.rp_job", "run_job", ("handler", "job")),
+    SdkPart("serverless.modules.rp_job", "get_job", ("session", "num_jobs"), ("TooManyRequests",)),
+    SdkPart("serverless.modules.rp_job", "run_job", ("handler", "job")),
     # Where a reply goes, and how a session is made.
-    Part(
+    SdkPart(
         "serverless.modules.rp_http",
         "send_result",
         ("session", "job_data", "job", "is_stream"),
         ("JOB_DONE_URL",),
     ),
-    Part("http_client", "AsyncClientSession", ("args", "kwargs")),
+    SdkPart("http_client", "AsyncClientSession", ("args", "kwargs")),
 )
 
 
-def difference(parts: Sequence[Part] = PARTS) -> str | None:
+def difference(parts: Sequence[SdkPart] = PARTS) -> str | None:
     """Return in one line how the SDK differs from what the job loop needs, if it does."""
     for part in parts:
         found = _difference(part)
@@ -79,7 +79,7 @@ def difference(parts: Sequence[Part] = PARTS) -> str | None:
     return None
 
 
-def _difference(part: Part) -> str | None:
+def _difference(part: SdkPart) -> str | None:
     try:
         function: Any = importlib.import_module(f"runpod.{part.module}")
         for name in part.name.split("."):

@@ -704,8 +704,12 @@ def open_busy(server: HttpClient, count: int, source: str = "127.0.0.1") -> list
         )
         opened.append(one)
         # The server answers 100 once the route waits for the body.
-        one.sendall(SLOW_BODY.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
-        if one.recv(12) != b"HTTP/1.1 100":
+        try:
+            one.sendall(SLOW_BODY.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
+            accepted = one.recv(12) == b"HTTP/1.1 100"
+        except ConnectionError:
+            accepted = False
+        if not accepted:
             close_all(opened)
             raise ConnectionError("refused")
     return opened

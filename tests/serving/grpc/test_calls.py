@@ -170,7 +170,7 @@ def test_every_error_that_http_has_a_status_for_and_a_call_can_meet_has_a_code()
 
 
 def test_an_error_that_nobody_foresaw_is_internal_and_says_nothing(both: Both) -> None:
-    def fail(_self: object, _body: object, *, wait_for_room: bool) -> None:
+    def fail(_self: object, _body: object, **_options: object) -> None:
         raise KeyError(MARKER)
 
     with patch.object(ServedModel, "score", fail):
@@ -292,6 +292,7 @@ def held(small_checkpoint: Path, tmp_path: Path, switches: Switches) -> Iterator
     port = free_port()
     environment = {
         "GRPC": f"127.0.0.1:{port}",
+        "BEARER_TOKEN": TOKEN,  # of a single caller, who may fill the queue
         "MAX_QUEUE_TEXTS": "100",
         "MAX_TEXTS_PER_REQUEST": "90",
     }
