@@ -81,9 +81,7 @@ def test_a_benchmark_reports_machine_ratio_and_raw_figures(
         assert f"ratio {figure['ratio']:.3f}" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "name", [*run_all.BENCHMARKS, "beside_bulk", "checkpoints", "comment_beside_bulk"]
-)
+@pytest.mark.parametrize("name", [*run_all.BENCHMARKS, "checkpoints", "comment_beside_bulk"])
 def test_every_benchmark_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = importlib.import_module(f"benchmarks.{name}")
     with pytest.raises(SystemExit, match="0"):
