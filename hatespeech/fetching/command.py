@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from hatespeech.cli import say
 from hatespeech.errors import CheckpointError
@@ -29,6 +30,11 @@ from hatespeech.fetching.options import (
 from hatespeech.fetching.workplace import DownloadBar, make_parents, require_room, workplace
 from hatespeech.paths import file_sha256
 from hatespeech.urls import shown_url
+
+# With the licences that their authors state.
+TEST_SETS: Final = """\
+open test sets that fit: HateCheck (CC BY 4.0), HatemojiCheck (CC BY 4.0), Davidson and others
+(MIT), HateXplain (MIT), Civil Comments (CC0 1.0); docs/labels.md: what its four labels mean"""
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -53,8 +59,20 @@ def main(arguments: Sequence[str] | None = None, prog: str = "download.py") -> i
         reason = (str(exc) or "no message").splitlines()[0]
         sys.stderr.write(f"error: {type(exc).__name__}: {reason}\n")
         return 1
-    sys.stdout.write(report)
+    sys.stdout.write(report + next_step(options.output, prog))
     return 0
+
+
+def next_step(output: Path, prog: str) -> str:
+    """Return the lines that say how to measure the model and fill its card."""
+    evaluate = prog.replace("download", "evaluate")
+    if prog.endswith(".py"):
+        evaluate = f"python {evaluate}"
+    return f"""\
+how good it is on your texts, written into its card (docs/evaluating.md):
+  MODEL_DIR={shlex.quote(str(output))} {evaluate} LABELLED --card
+{TEST_SETS}
+"""
 
 
 def stop_on_signals(progress: DownloadBar) -> None:

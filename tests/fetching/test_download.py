@@ -182,7 +182,10 @@ def test_int8_makes_the_file_small_and_scores_alike(
     sizes = [(folder / "model.safetensors").stat().st_size for folder in (output, made)]
     assert sizes[0] / sizes[1] < 0.55  # a third of this tiny model is positions, which stay
     assert "quantised by row" in (output / "README.md").read_text(encoding="utf-8")
-    assert call(*arguments)[1].startswith(f"{output}: already exists, verified")
+    out = call(*arguments)[1]
+    assert out.startswith(f"{output}: already exists, verified")
+    assert f"\n  MODEL_DIR={output} python evaluate.py LABELLED --card\n" in out
+    assert "HateCheck (CC BY 4.0)" in out
 
 
 # What is already there
