@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, expect
 
 from hatespeech.labels import LABELS
 from tests.paths import MINI
+from tests.support.browsers import chromium
 from tests.support.http_client import SECONDS, TOKEN
 from tests.support.ports import free_port
 from tests.support.processes.server import FAULTY_SERVER, HttpServer, http_server
@@ -80,14 +80,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpServer]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("no Chromium; on Debian: apt-get install chromium")
-    with sync_playwright() as playwright:
-        # The sandbox does not run as root, and nothing but the page under test is opened.
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
