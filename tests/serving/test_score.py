@@ -224,7 +224,8 @@ def test_the_documented_pattern_is_what_the_classifier_calls_visible() -> None:
     assert regex.search(VISIBLE, "👋")
 
 
-# That a key came with another body before is beyond a schema: let each be used once. So is what
+# That a key came with another body before is beyond a schema: let each be used once. So is that a
+# list of ids is as long as that of texts: let null stand for those that lack. So is what
 # Scores-Or-Error makes an error: send its bad values only (tests/serving/jobs has the good ones).
 SCHEMATHESIS_HOOKS: Final = """
 import itertools
@@ -242,6 +243,10 @@ def before_call(context, case, kwargs):
         case.headers["Idempotency-Key"] = f"{key}-{next(counter)}"
     if re.fullmatch("[0-9]+", str(case.headers.get("Scores-Or-Error"))):
         del case.headers["Scores-Or-Error"]
+    body = case.body if isinstance(case.body, dict) else {}
+    texts = body.get("texts", body.get("prompts"))
+    if isinstance(body.get("ids"), list) and isinstance(texts, list):
+        body["ids"] = (body["ids"] + [None] * len(texts))[: len(texts)]
 """
 # 413 is not among what schemathesis takes for a refusal by default. What a file's bytes mean, and
 # that its part must have a name, no schema can say: tests/serving/uploads/test_score_file.py does.
