@@ -60,13 +60,13 @@ def test_a_short_run_allows_more() -> None:
     assert MEMORY.allowed(1 / 60, 10) == 4 + 60 * 40
 
 
-def traffic_of(leaks: bool, act: Action) -> object:
+def traffic_of(leaks: bool, act: Callable[[random.Random], object]) -> object:
     @contextmanager
     def front(folder: Path, _seconds: float) -> Iterator[Traffic]:
         script = LEAK.format(leaks=leaks)
         environment = clean_environment(folder, None)
         with WorkerProcess(["-c", script], environment, folder) as process:
-            yield Traffic(process, None, {"nothing": act}, lambda: None)
+            yield Traffic(process, None, {"nothing": Action(1, act)}, lambda: None)
 
     return front
 
@@ -92,7 +92,7 @@ def test_growth_and_wrong_replies_fail_the_soak(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(soak, "FRONTS", {"http": traffic_of(leaks, Action(1, act))})
+    monkeypatch.setattr(soak, "FRONTS", {"http": traffic_of(leaks, act)})
     code = soak.main(["--front", "http", "--minutes", "0.1"])
     lines = capsys.readouterr().out.splitlines()
     found = [line for line in lines if line.startswith(("grows", "unexpected"))]
