@@ -28,7 +28,7 @@ SCORES: Final = pa.schema(
     [pa.field(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()]
 )
 SCORE_TYPES: Final = list(zip(SCORES.names, SCORES.types, strict=True))
-# Under this key a file keeps a JSON object of what :class:`ScoredPart` has beside the table.
+# Under this key a file keeps a JSON object of what :class:`KeptScores` has beside the table.
 NOTE: Final = b"part"
 
 
@@ -59,7 +59,7 @@ def hash_of(texts: Sequence[Any]) -> str:
 
 
 @dataclass(frozen=True)
-class ScoredPart:
+class KeptScores:
     """The content of a chunk's file."""
 
     scores: pa.Table  # with the columns of :data:`SCORES`
@@ -89,7 +89,7 @@ class ScoreFiles:
             [pa.array([row[name] for row in found], kind) for name, kind in SCORE_TYPES],
             schema=SCORES,
         )
-        part = ScoredPart(table, chunk.model, texts)
+        part = KeptScores(table, chunk.model, texts)
         note = {"model": part.model, "texts": texts, "checksum": _checksum(chunk.index, part)}
         sink = pa.BufferOutputStream()
         pq.write_table(
@@ -97,7 +97,7 @@ class ScoreFiles:
         )
         self._place(chunk.index).write(sink.getvalue().to_pybytes())
 
-    def read(self, index: int) -> ScoredPart:
+    def read(self, index: int) -> KeptScores:
         """Return a chunk's scores.
 
         Raises :class:`RunError` if the file is missing, is damaged, or is that of another chunk.
@@ -106,7 +106,7 @@ class ScoreFiles:
         try:
             table = pq.read_table(pa.BufferReader(place.read()))
             note = json.loads(table.schema.metadata[NOTE])
-            part = ScoredPart(table.replace_schema_metadata(None), note["model"], note["texts"])
+            part = KeptScores(table.replace_schema_metadata(None), note["model"], note["texts"])
             checksum = note["checksum"]
         except _UNREADABLE:
             raise _unreadable(place) from None
@@ -139,7 +139,7 @@ def _unreadable(place: Place) -> RunError:
     return RunError(f"{place}: can't be read; remove it and run again")
 
 
-def _checksum(index: int, part: ScoredPart) -> str:
+def _checksum(index: int, part: KeptScores) -> str:
     """Return the hash of all that is read from a file, as CSV: equal values give equal bytes."""
     head = json.dumps([index, part.model, part.texts, len(part.scores)])
     sink = pa.BufferOutputStream()
@@ -185,7 +185,7 @@ class ScoreReader:
         if len(self._rest) or next(self._parts, None) is not None:
             raise RunError("there are more scores than rows: has the input changed?")
 
-    def _read(self, chunks: int) -> Iterator[ScoredPart]:
+    def _read(self, chunks: int) -> Iterator[KeptScores]:
         for index in range(chunks):
             part = self._files.read(index)
             self.model = self.model or part.model
