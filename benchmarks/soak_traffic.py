@@ -23,6 +23,7 @@ import requests
 
 from benchmarks import models
 from hatespeech import paths
+from hatespeech.serving.settings import PROTOCOLS
 from tests.support.bad_inputs import BAD_INPUTS
 from tests.support.http_client import BEARER, TOKEN, HttpClient
 from tests.support.ports import free_port
@@ -116,6 +117,7 @@ def http_traffic(folder: Path, seconds: float) -> Iterator[Traffic]:
     has_grpc = importlib.util.find_spec("grpc") is not None
     environment = {
         "RATE_LIMIT": LIMIT,
+        "COMPAT": ",".join(PROTOCOLS),
         # Jobs expire within the warm-up, so that the job file no longer grows after it.
         "JOB_TTL": str(int(max(5, min(120, seconds / 12)))),
         **({"GRPC": f"127.0.0.1:{free_port()}"} if has_grpc else {}),
@@ -152,6 +154,7 @@ class HttpActions:
             "POST /run, POST /cancel": Action(1, self._cancelled),
             "POST /runsync": Action(3, self._runsync),
             **{f"GET {path}": Action(0.3, self._page(path)) for path in pages},
+            "requests of other services": Action(2, self._other_service),
             "bad requests": Action(2, self._bad_request),
             "hang-ups": Action(3, self._hang_up),
         }
@@ -221,6 +224,20 @@ class HttpActions:
 
     def _page(self, path: str) -> Callable[[random.Random], object]:
         return lambda _chance: status(self._server.get(path), 200)
+
+    def _other_service(self, chance: random.Random) -> object:
+        texts = self.inputs.texts(chance, 8)
+        attributes: dict[str, Any] = {"TOXICITY": {}}
+        perspective = {"comment": {"text": texts[0]}, "requestedAttributes": attributes}
+        path, body = chance.choice(
+            (
+                ("/v1alpha1/comments:analyze", perspective),
+                ("/v1/moderations", {"input": texts}),
+                ("/predict", {"inputs": texts[0]}),
+                ("/beta/litellm_basic_guardrail_api", {"texts": texts}),
+            )
+        )
+        return f"{path} {status(self._server.post(path, json=body), 200)}"
 
     def _bad_request(self, chance: random.Random) -> object:
         post, get = self._server.post, self._server.get
