@@ -51,7 +51,9 @@ def main() -> int:
         self.model_id = "constant@0"
         self.settled.set()
 
-    async def score(self: ServedModel, body: object, *, wait_for_room: bool) -> Reply:
+    async def score(
+        self: ServedModel, body: object, *, wait_for_room: bool, caller: str | None = None
+    ) -> Reply:
         self.require_ready()
         request = parse_request(body, ServerSettings())
         lines = "".join(json.dumps([time.time(), text]) + "\n" for text in request.texts)
