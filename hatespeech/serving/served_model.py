@@ -71,7 +71,7 @@ class ServedModel:
         assert self.scorer is not None  # noqa: S101 - it is ready
         return await self.scorer.score(body, wait_for_room=wait_for_room, caller=caller)
 
-    async def predict(self, texts: Sequence[str]) -> Sequence[Outcome]:
+    async def predict(self, texts: Sequence[str], *, caller: str | None) -> Sequence[Outcome]:
         """Score texts that a front has checked itself; return a prediction or an error for each.
 
         Raises the errors of :meth:`Batcher.score` and :meth:`require_ready`.
@@ -79,7 +79,9 @@ class ServedModel:
         self.require_ready()
         assert self.scorer is not None  # noqa: S101 - it is ready
         robust = self._settings.robust
-        outcomes, _ = await self.scorer.batcher.score(texts, None, robust, wait_for_room=False)
+        outcomes, _ = await self.scorer.batcher.score(
+            texts, None, robust, wait_for_room=False, caller=caller
+        )
         return outcomes
 
     def record(self, items: Sequence[TextScore], thresholds: Mapping[str, float]) -> None:

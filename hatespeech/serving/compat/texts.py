@@ -13,6 +13,7 @@ from hatespeech.contract import Prediction, TextScore
 from hatespeech.errors import ServiceError, TooLargeError
 from hatespeech.labels import Flag
 from hatespeech.serving.compat.protocol import Shared
+from hatespeech.serving.guards.auth import Caller
 from hatespeech.serving.reading import until_gone
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
@@ -66,29 +67,39 @@ class TextScorer:
         request: Request,
         texts: Sequence[str],
         thresholds: Mapping[str, float] | None = None,
+        *,
+        caller: Caller | None = None,
     ) -> list[ScoredText]:
         """Score any number of texts, as many at once as one request of ours may hold.
 
-        Without ``thresholds`` those that the mapping names decide what is flagged. Raises
+        Without ``thresholds`` those that the mapping names decide what is flagged. The ``caller``,
+        whom the request names if it needs a token itself, gets a share of the queue only. Raises
         :class:`OverloadedError`, :class:`UnhealthyError`, and ``ClientDisconnect``.
         """
         model = self.require_ready(request)
         flags = model.thresholds.get(self._usual, {}) if thresholds is None else thresholds
 
+        known: Caller | None = caller or request.scope["state"].get("caller")
+        share = known.share if known else None
+
         async def score_all() -> list[ScoredText]:
             found: list[ScoredText] = []
             for part in self._parts(texts):
-                found += await self._score(model, part, flags)
+                found += await self._score(model, part, flags, share)
             return found
 
         return await until_gone(request, score_all())
 
     async def _score(
-        self, model: ServedModel, texts: Sequence[str], thresholds: Mapping[str, float]
+        self,
+        model: ServedModel,
+        texts: Sequence[str],
+        thresholds: Mapping[str, float],
+        share: str | None,
     ) -> list[ScoredText]:
         outcomes: Sequence[Prediction | ServiceError]
         try:
-            outcomes = await model.predict(texts)
+            outcomes = await model.predict(texts, caller=share)
         except TooLargeError as error:  # too many tokens together
             outcomes = [error] * len(texts)
         pairs = list(zip(texts, outcomes, strict=True))

@@ -113,8 +113,10 @@ class Analyzer:
         if not 0 < len(raw) <= batch.MOST_PARTS:
             raise invalid_request(f"A batch must hold from 1 to {batch.MOST_PARTS} parts")
         begun = [await self._begin(batch.read_part(each, request.scope), terms) for each in raw]
-        texts = [text for _, work in begun if isinstance(work, Work) for text in work.texts]
-        scored = iter(await self._scorer.score(request, texts))
+        sound = [(part, work) for part, work in begun if isinstance(work, Work)]
+        texts = [text for _, work in sound for text in work.texts]
+        caller = self._caller(sound[0][0]) if sound else None
+        scored = iter(await self._scorer.score(request, texts, caller=caller))
         return batch.join_replies(
             (part.content_id, self._end(part, work, scored)) for part, work in begun
         )
