@@ -41,7 +41,7 @@ LARGEST: Final = 16 * 1024**3  # bytes of a file: ten times the published checkp
 ROOM_STEP: Final = 64 * 1024**2
 SLOWEST: Final = 1024  # bytes a second, on average over the time-out
 LEAST_PROGRESS: Final = 16 * 1024  # bytes that a try must bring, or it counts as one without any
-HEAD_TIMEOUTS: Final = 3  # of them for the head of a reply, with redirects and connecting
+WATCH_TIMEOUTS: Final = 3  # of them for the head of a reply, and between two measures of its pace
 _RETRIED_ERRORS: Final = (
     httpx2.TimeoutException,
     httpx2.NetworkError,
@@ -173,7 +173,7 @@ def _attempt(
         # From the last byte on disk, not after it: if the file is complete, there is nothing after
         # it, and the server would answer 416. The byte is also one more check.
         headers = {"Range": f"bytes={have - 1}-", "If-Range": known.validator}
-    with _reply(client, url, headers, HEAD_TIMEOUTS * timeout) as response:
+    with _watched(client, url, headers, WATCH_TIMEOUTS * timeout) as (response, go_on):
         status = response.status_code
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and known is not None:
             discard(folder)
@@ -191,9 +191,9 @@ def _attempt(
         else:
             raise FetchError(f"{shown_url(url)}: the server answered {_phrase(status)}")
         if remote.size is not None:
+            require_room(remote.size - start - len(overlap), remote.size)
             if remote.size > LARGEST:
                 raise FetchError(f"{shown_url(url)}: {_TOO_LARGE}")
-            require_room(remote.size - start - len(overlap), remote.size)
         if not overlap:
             text = json.dumps(asdict(remote))
             (folder / STATE).write_text(text, encoding="utf-8")
@@ -219,7 +219,8 @@ def _attempt(
                     require_room(ROOM_STEP, room)
                 file.write(chunk)
                 progress(start, remote.size)
-                pace.require(len(chunk))
+                if pace.is_measured(len(chunk)):
+                    go_on()
     if start == 0:
         raise _TryAgainError("the server sent an empty file")
     if remote.size is not None and start != remote.size:
@@ -238,24 +239,26 @@ class _Pace:
         self._seconds = seconds
         self._begun, self._arrived = time.monotonic(), 0
 
-    def require(self, arrived: int) -> None:
-        """Count bytes that have just arrived."""
+    def is_measured(self, arrived: int) -> bool:
+        """Count bytes that have just arrived; return whether they end a measure."""
         self._arrived += arrived
         spent = time.monotonic() - self._begun
         if spent < self._seconds:
-            return
+            return False
         if self._arrived < SLOWEST * spent:
             raise _TryAgainError(f"the server sends less than {SLOWEST} bytes a second")
         self._begun, self._arrived = time.monotonic(), 0
+        return True
 
 
 @contextmanager
-def _reply(
+def _watched(
     client: httpx2.Client, url: str, headers: Mapping[str, str], seconds: float
-) -> Iterator[httpx2.Response]:
-    """Request a file; break the connection if the head of the reply takes longer.
+) -> Iterator[tuple[httpx2.Response, Callable[[], object]]]:
+    """Request a file; yield the reply, and a function that gives it as many seconds more.
 
-    httpx limits the time between two reads only, and a head may come byte by byte.
+    When they have passed, the connection is broken. httpx limits only the time between two reads,
+    and a head may come byte by byte, as may what stands between the pieces of a body.
     """
     sockets: list[socket.socket] = []
 
@@ -270,15 +273,22 @@ def _reply(
             with suppress(OSError):  # closed, or wrapped for TLS
                 each.shutdown(socket.SHUT_RDWR)  # makes the pending read return
 
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
+    timers: list[threading.Timer] = []
+
+    def go_on() -> None:
+        while timers:
+            timers.pop().cancel()
+        timers.append(threading.Timer(seconds, end))
+        timers[0].daemon = True
+        timers[0].start()
+
+    go_on()
     try:
         with client.stream("GET", url, headers=headers, extensions={"trace": trace}) as response:
-            timer.cancel()
-            yield response
+            go_on()
+            yield response, go_on
     finally:
-        timer.cancel()
+        timers.pop().cancel()
 
 
 def _check_partial(

@@ -94,6 +94,7 @@ def test_room_is_asked_for_again_while_a_file_of_unknown_size_arrives(
 DRIPS = {
     "body": b'HTTP/1.1 200 OK\r\nETag: "one"\r\nContent-Length: 90000\r\n\r\na',
     "endless_body": ENDLESS + b"1\r\na\r\n",
+    "between_pieces": ENDLESS + b"1;a",
     "head": b"HTTP/1.1 200 OK\r\nX-Long: a",
 }
 
