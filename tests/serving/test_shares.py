@@ -23,7 +23,7 @@ ENVIRONMENT = {"MAX_QUEUE_TEXTS": "100", "MAX_TEXTS_PER_REQUEST": "90"}
     [
         ("/score", lambda texts: {"texts": texts}),
         ("/v1/moderations", lambda texts: {"input": texts}),
-        ("/predict", lambda texts: {"inputs": texts}),
+        ("/predict", lambda texts: {"inputs": [[text] for text in texts]}),
     ],
 )
 def test_a_caller_leaves_as_much_of_the_queue_as_it_takes(

@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from hatespeech.paths import file_sha256
 from tests.paths import ROOT
 from tests.support.image.builder import (
     BASE,
@@ -61,9 +60,7 @@ class Sources:
         self.arguments = {
             "BASE_IMAGE": BASE,
             "CHECKPOINT": files.serve(PICKLE_PATH, PICKLE.read_bytes()),
-            "CHECKPOINT_SHA256": file_sha256(PICKLE),
             "TOKENIZER": REPOSITORY,
-            "TOKENIZER_REVISION": COMMIT,
             "HF_ENDPOINT": files.serve_hub(REPOSITORY, "main", COMMIT, hub),
         }
 
