@@ -130,7 +130,7 @@ def test_test_input_json_gives_one_json_document_whatever_the_log_level_and_loca
     assert done.returncode == 0, done.stderr
     reply = json.loads(done.stdout.decode("utf-8"))
     assert len(done.stdout) > 4096
-    assert reply.keys() == {"items", "model", "timing"}
+    assert reply.keys() == {"items", "model", "timing", "versions"}
     check_scores(small_classifier, reply["items"], texts)
     # Emoji and Arabic can be read as they are, not as escapes.
     assert ARABIC_AND_EMOJI in done.stdout.decode("utf-8")

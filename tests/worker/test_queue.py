@@ -74,7 +74,7 @@ class Scores:
         for name in job_input.keys() & {"prompt", "text"}:
             self.check_items([reply], [job_input[name]])
         for name in job_input.keys() & {"prompts", "texts"}:
-            assert reply.keys() == {"items", "model", "timing"}
+            assert reply.keys() == {"items", "model", "timing", "versions"}
             self.check_items(reply["items"], job_input[name])
 
 

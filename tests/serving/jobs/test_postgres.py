@@ -481,7 +481,7 @@ async def add_all(store: PostgresStore, jobs: Iterable[NewJob]) -> None:
 
 @pytest.fixture
 def disk(database: Postgres) -> Iterator[Path]:
-    with small_disk(database.folder / "disk", 6_000_000, database.user_id) as folder:
+    with small_disk(database.folder / "disk", 16_000_000, database.user_id) as folder:
         yield folder
 
 
@@ -504,7 +504,7 @@ def test_a_full_disk_refuses_jobs_keeps_answers_and_heals(
             job = await store.get("first", OWNER)
             assert job is not None
             assert job.status == IN_PROGRESS
-            mount(disk, "remount,size=12m")
+            mount(disk, "remount,size=32m")
             await store.finish(lease, COMPLETED, output=noise)
             await store.add(new_job("again"), 1000)
             assert await store.count() == {COMPLETED: 1, IN_QUEUE: stored + 1}
@@ -512,11 +512,14 @@ def test_a_full_disk_refuses_jobs_keeps_answers_and_heals(
     database.execute("postgres", f"CREATE TABLESPACE small LOCATION '{disk}'")
     database.create("small", "TABLESPACE small")
     try:
+        # Writes what the new database has in memory while there is room for it.
+        database.execute("postgres", "CHECKPOINT")
         with caplog.at_level(logging.DEBUG):
             run(scene)
         assert "JOBS_DB: PostgreSQL says 53100: could not extend file" in caplog.text
         assert "hello" not in caplog.text
     finally:
+        mount(disk, "remount,size=64m")
         database.execute("postgres", "DROP DATABASE small WITH (FORCE)")
         database.execute("postgres", "DROP TABLESPACE small")
 
