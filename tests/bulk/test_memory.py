@@ -31,7 +31,7 @@ from tests.paths import ROOT
 from tests.support.processes.score import SECONDS, environment
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".parquet")
-FEW, MANY = 5_000, 100_000
+FEW, MANY = 5_000, 200_000
 # Beside an empty text, which costs no time on the device.
 ROW_BYTES = 1000
 SCRIPT = """
@@ -163,7 +163,7 @@ def test_blocks_of_a_wide_table_are_joined_while_a_row_group_fills(tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["", ".parquet"], ids=["each_in_its_format", "all_into_parquet"])
-def test_twenty_times_the_rows_take_the_same_memory(kind: str, tmp_path: Path) -> None:
+def test_forty_times_the_rows_take_the_same_memory(kind: str, tmp_path: Path) -> None:
     few, many = (peak(tmp_path, kind, rows) for rows in (FEW, MANY))
     grown = (MANY - FEW) * ROW_BYTES
     # As a whole in memory it would be that, or several times as much; Parquet's writer keeps a row
