@@ -1,7 +1,7 @@
 """Jobs a second over HTTP: one server and two on one PostgreSQL, and the SQLite file.
 
 Clients send small jobs to /run, one after another each; the clock stops when the last job is
-answered. The servers' scorer answers the same for every text at once, so the figures are those of
+answered. The servers' scorer answers the same for every text without a pause, so the figures are of
 accepting, storing, taking and answering. Everything shares the cores of this machine, the clients
 and PostgreSQL included: two servers gain only where there are cores for them.
 

@@ -143,7 +143,7 @@ def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
 
 
 def serve(app: FastAPI, sockets: list[socket.socket], settings: ServerSettings) -> None:
-    """Run uvicorn on bound sockets until a signal, which also has the jobs stop at once."""
+    """Run uvicorn on bound sockets until a signal, which also stops the jobs immediately."""
     import uvicorn
 
     class Server(uvicorn.Server):

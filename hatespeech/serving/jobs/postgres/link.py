@@ -85,7 +85,7 @@ for _name in ("psycopg", "psycopg.pool"):
 
 
 class Link:
-    """Runs statements, each a transaction. While the database is out of reach, they fail at once.
+    """Runs statements, each a transaction. Out of reach of the database they fail immediately.
 
     One connection listens for notices. The link is up as long as it lives, and makes it again.
     """
@@ -215,7 +215,7 @@ class Link:
             elif self._pool is pool:
                 self._pool = None
                 self._note(reason)
-                # Whoever waits on another connection would wait in vain.
+                # A statement on another connection would wait in vain.
                 for each in (*self._busy, *([] if self._ears is None else [self._ears])):
                     cut(each)
             raise StoreError(reason) from None
@@ -299,7 +299,7 @@ def limited(
 
 
 def cut(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
-    """Have whoever uses a connection find its end."""
+    """End a connection under the task that uses it."""
     with (
         contextlib.suppress(OSError, psycopg.Error),
         socket.socket(fileno=os.dup(connection.fileno())) as copy,

@@ -21,7 +21,7 @@ class Notices:
     """Collects what the others need to know, and sends it together.
 
     A transaction with a notice locks out all others like it while it commits, so a notice has a
-    transaction of its own, which writes nothing and commits at once.
+    transaction of its own, which writes nothing and commits immediately.
     """
 
     def __init__(self, link: Link, server: str) -> None:
