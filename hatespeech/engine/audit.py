@@ -53,7 +53,7 @@ class AuditLog:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         once = {**({} if thresholds is None else {"thresholds": thresholds}), **self._made_by}
         lines = [json.dumps(line_of(item, now) | once).encode() + b"\n" for item in items]
-        data = b"".join(lines)  # written at once, so that lines of several processes don't mix
+        data = b"".join(lines)  # one write, so that lines of several processes don't mix
         done = 0
         try:
             self._follow_rotation()

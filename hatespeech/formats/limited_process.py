@@ -127,7 +127,7 @@ def answer_calls(make_methods: Callable[[BinaryIO, Any], Mapping[str, Method]]) 
             except ServiceError as error:
                 message = ERROR + str(error).encode()
             connection.send_bytes(message)
-    os._exit(0)  # at once: the parent waits, and an ordinary end may need memory
+    os._exit(0)  # without clean-up: the parent waits, and an ordinary end may need memory
 
 
 def limit_memory(memory_bytes: int) -> None:

@@ -11,7 +11,7 @@ from hatespeech.serving.compat.huggingface import HuggingFace, huggingface_route
 from hatespeech.serving.compat.litellm import LiteLLM, litellm_routes
 from hatespeech.serving.compat.mapping import load_meanings
 from hatespeech.serving.compat.openai import OpenAI, openai_routes
-from hatespeech.serving.compat.perspective.protocol import Perspective
+from hatespeech.serving.compat.perspective.google import Perspective
 from hatespeech.serving.compat.perspective.routes import perspective_routes
 from hatespeech.serving.compat.protocol import Protocol, Shared
 from hatespeech.serving.guards.limits import CallerRates

@@ -18,7 +18,7 @@ from typing_extensions import override
 from hatespeech.contract import COLUMNS
 from hatespeech.errors import ValidationError
 from hatespeech.formats.limited_process import Method, answer_calls
-from hatespeech.formats.parquet import (
+from hatespeech.formats.parquet_batches import (
     batches,
     holds_strings,
     memory_bytes,

@@ -17,7 +17,7 @@ import pytest
 
 from hatespeech.contract import Prediction, TextScore
 from hatespeech.errors import TooLargeError, ValidationError
-from hatespeech.formats.parquet import BATCH_BYTES, batches, open_parquet, text_bytes
+from hatespeech.formats.parquet_batches import BATCH_BYTES, batches, open_parquet, text_bytes
 from hatespeech.formats.records import BLOCK_CHARS
 from hatespeech.serving.uploads.parquet_process import CHUNK_BYTES, parts_of
 from hatespeech.serving.uploads.parquet_table import Parquet

@@ -1,6 +1,6 @@
 """Google's Perspective API, which its clients know as the Comment Analyzer API, v1alpha1.
 
-protocol.py      paths, keys, and Google's form of an error
+google.py        paths, keys, and Google's form of an error
 errors.py        the errors that Perspective alone has
 requests.py      reads ``AnalyzeCommentRequest``
 analysis.py      the texts that a request needs scored, and the reply made of their scores

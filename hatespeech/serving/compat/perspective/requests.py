@@ -54,7 +54,7 @@ class Comment(_Loose):
 
 
 class AttributeParameters(_Loose):
-    """How one attribute is to be scored."""
+    """What a request asks for one attribute."""
 
     scoreType: Annotated[str, _or("")] = ""
     scoreThreshold: Annotated[float, Field(allow_inf_nan=False), _or(0.0)] = 0.0

@@ -20,7 +20,7 @@ from hatespeech.serving.compat.perspective import batch
 from hatespeech.serving.compat.perspective.analysis import Work
 from hatespeech.serving.compat.perspective.batch import BatchPart
 from hatespeech.serving.compat.perspective.errors import invalid_request
-from hatespeech.serving.compat.perspective.protocol import (
+from hatespeech.serving.compat.perspective.google import (
     ANALYZE,
     BATCH,
     DISCOVERY,

@@ -24,7 +24,7 @@ def open_parquet(file: BinaryIO) -> Any:
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     file.seek(0)
-    # Without a buffer size pyarrow would hold all pages of a row group at once.
+    # Without a buffer size pyarrow would hold all pages of a row group together.
     return pq.ParquetFile(file, buffer_size=1024 * 1024, pre_buffer=False)
 
 
