@@ -2,8 +2,9 @@
 
 Two threads serve all callers of an event loop. The *reader* normalises and tokenises ahead. The
 *device* thread takes the sequences that wait, as many as :class:`PassSize` allows, and runs them in
-one forward pass, so batches grow by themselves under load. In both threads requests take turns, one
-sequence each, so a single tweet does not wait for a job of a thousand.
+one forward pass, so batches grow by themselves under load. In both threads callers take turns, one
+sequence each, and so do the requests of one caller. So a single tweet does not wait for a job of a
+thousand texts, nor for a thousand requests of another caller.
 
 An error reaches exactly the texts it concerns. A batch that fails is halved until the text that
 causes the error is alone. Running out of memory halves the size of a pass. If the device cannot
@@ -65,6 +66,7 @@ class _Request:
     texts: Sequence[str]
     explain: Explanation | None
     robust: bool
+    caller: str | None
     done: asyncio.Future[None]
     results: list[Outcome]
     left: int
@@ -118,8 +120,8 @@ class Batcher:
         self._lock = threading.Lock()
         self._work_to_read = threading.Condition(self._lock)
         self._work_for_device = threading.Condition(self._lock)
-        self._to_read: FairQueue[_Request, _Text] = FairQueue()
-        self._to_score: FairQueue[_Request, _Sequence] = FairQueue()
+        self._to_read: FairQueue[_Request, _Text] = FairQueue(_caller_of)
+        self._to_score: FairQueue[_Request, _Sequence] = FairQueue(_caller_of)
         self._open: set[_Request] = set()
         self._closed = False
         self._threads = [
@@ -146,25 +148,26 @@ class Batcher:
         """Score texts; return a prediction or an error for each, in order, and the timing.
 
         If the queue has no room for them, waits for it or, without ``wait_for_room``, raises
-        :class:`OverloadedError`. Then a ``caller`` with a name gets its share of the room only.
-        Raises :class:`TooLargeError` if the request needs more tokens than one request may, and
-        :class:`UnhealthyError` if the device is broken. If the caller is cancelled, its queued
-        texts are dropped.
+        :class:`OverloadedError`. Requests of one ``caller`` share its turns, and without
+        ``wait_for_room`` its share of the room. Raises :class:`TooLargeError` if the request needs
+        more tokens than one request may, and :class:`UnhealthyError` if the device is broken. If
+        the caller is cancelled, its queued texts are dropped.
         """
         submitted = time.perf_counter()
         room = len(texts)
         if explain:  # each reading counts; but however many there are, half of the room will do
             needed = sum(count_readings(text, explain) for text in texts)
             room = max(room, min(needed, self._max_queue_texts // 2))
+        sharer = None if wait_for_room else caller
         if wait_for_room:
-            caller = None
             await self._room.take(room)
-        elif not self._room.take_at_once(room, caller):
+        elif not self._room.take_at_once(room, sharer):
             raise OverloadedError("the queue is full; try again")
         request = _Request(
             texts,
             explain,
             robust,
+            caller,
             self._loop.create_future(),
             [InternalError("not scored")] * len(texts),
             len(texts),
@@ -184,7 +187,7 @@ class Batcher:
         finally:
             with self._lock:
                 self._forget(request)
-            self._room.give(room, caller)
+            self._room.give(room, sharer)
         finished = time.perf_counter()
         started = finished if request.started is None else request.started
         return request.results, Timing((started - submitted) * 1e3, (finished - started) * 1e3)
@@ -411,6 +414,10 @@ class Batcher:
         self._open.discard(request)
         self._to_read.drop(request)
         self._to_score.drop(request)
+
+
+def _caller_of(request: _Request) -> str | None:
+    return request.caller
 
 
 def _is_finite(row: Sequence[float]) -> bool:

@@ -1,65 +1,126 @@
-"""Whose turn it is: requests take turns, and the number of waiting texts is limited."""
+"""Whose turn it is: callers and their requests take turns, and waiting texts are limited."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-Request = TypeVar("Request")
+Key = TypeVar("Key", bound=Hashable)
+Request = TypeVar("Request", bound=Hashable)
 Item = TypeVar("Item")
 
 
-class FairQueue(Generic[Request, Item]):
-    """A queue for each request; ``take`` gives each request its turn. Not thread-safe.
-
-    Every second turn goes to a request that has had none yet. So a request of one text, however
-    many others there are, waits for about two items, and a stream of such requests gets at most
-    half of the turns while others wait.
-    """
+class _Turns(Generic[Key]):
+    """Who comes next: every second turn goes to a newcomer, which has had none yet."""
 
     def __init__(self) -> None:
-        self._lanes: OrderedDict[Request, deque[Item]] = OrderedDict()
-        self._newcomers: OrderedDict[Request, deque[Item]] = OrderedDict()
-        self._known: set[Request] = set()  # had a turn, and may have items again
+        self._waiting: OrderedDict[Key, None] = OrderedDict()
+        self._newcomers: OrderedDict[Key, None] = OrderedDict()
+        self._known: set[Key] = set()  # had a turn, and may wait again
         self._newcomer_next = True
 
     def __bool__(self) -> bool:
-        return bool(self._lanes or self._newcomers)
+        return bool(self._waiting or self._newcomers)
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether all that came have left."""
+        return not (self._waiting or self._newcomers or self._known)
+
+    def wait(self, key: Key) -> None:
+        """Line up; a key that waits already keeps its place."""
+        (self._waiting if key in self._known else self._newcomers)[key] = None
+
+    def next(self) -> Key:
+        """Return the key that has its turn."""
+        newcomer = self._newcomers and (self._newcomer_next or not self._waiting)
+        return next(iter(self._newcomers if newcomer else self._waiting))
+
+    def pass_on(self, key: Key, *, again: bool) -> None:
+        """Note that a key had its turn; ``again`` puts it at the back."""
+        self._newcomer_next = key in self._known
+        self.stop_waiting(key)
+        self._known.add(key)
+        if again:
+            self._waiting[key] = None
+
+    def leave(self, key: Key) -> None:
+        """Forget a key."""
+        self.stop_waiting(key)
+        self._known.discard(key)
+
+    def stop_waiting(self, key: Key) -> None:
+        """Leave the line; a key that had a turn stays known."""
+        self._waiting.pop(key, None)
+        self._newcomers.pop(key, None)
+
+
+class FairQueue(Generic[Request, Item]):
+    """A queue for each request. Callers take turns, and so do each caller's requests.
+
+    ``caller_of`` names the caller of a request; a request without one is its own caller. Not
+    thread-safe.
+
+    Every second turn goes to a caller that has had none yet, and the same holds among a caller's
+    requests. So a request of one text, however many others there are, waits for about two items of
+    other callers, and a stream of such requests gets at most half of the turns while others wait.
+    A caller with a thousand requests gets as many turns as a caller with one.
+    """
+
+    def __init__(self, caller_of: Callable[[Request], Hashable | None] = lambda _: None) -> None:
+        self._caller_of = caller_of
+        self._callers: _Turns[Hashable] = _Turns()
+        self._requests: dict[Hashable, _Turns[Request]] = {}  # by caller
+        self._items: dict[Request, deque[Item]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._callers)
 
     def put(self, request: Request, items: Sequence[Item]) -> None:
         """Queue ``items`` behind the items that the request already has waiting."""
         if items:
-            lanes = self._lanes if request in self._known else self._newcomers
-            lanes.setdefault(request, deque()).extend(items)
+            caller = self._caller(request)
+            self._callers.wait(caller)
+            self._requests.setdefault(caller, _Turns()).wait(request)
+            self._items.setdefault(request, deque()).extend(items)
 
     def peek(self) -> Item:
         """Return the item that ``take`` would return."""
-        return next(iter(self._next().values()))[0]
+        return self._items[self._requests[self._callers.next()].next()][0]
 
     def take(self) -> Item:
-        """Remove and return the next item, and move its request to the back."""
-        request, lane = self._next().popitem(last=False)
-        self._newcomer_next = request in self._known
-        self._known.add(request)
-        item = lane.popleft()
-        if lane:
-            self._lanes[request] = lane
+        """Remove and return the next item, and move its request and caller to the back."""
+        caller = self._callers.next()
+        requests = self._requests[caller]
+        request = requests.next()
+        items = self._items[request]
+        item = items.popleft()
+        if not items:
+            del self._items[request]
+        requests.pass_on(request, again=bool(items))
+        self._callers.pass_on(caller, again=bool(requests))
         return item
 
     def drop(self, request: Request) -> None:
         """Remove all items of a request that ends."""
-        self._lanes.pop(request, None)
-        self._newcomers.pop(request, None)
-        self._known.discard(request)
+        caller = self._caller(request)
+        requests = self._requests.get(caller)
+        if requests is None:
+            return
+        self._items.pop(request, None)
+        requests.leave(request)
+        if requests.forgotten:
+            del self._requests[caller]
+            self._callers.leave(caller)
+        elif not requests:
+            self._callers.stop_waiting(caller)
 
-    def _next(self) -> OrderedDict[Request, deque[Item]]:
-        """Return the lanes of which the first has its turn."""
-        if self._newcomers and (self._newcomer_next or not self._lanes):
-            return self._newcomers
-        return self._lanes
+    def _caller(self, request: Request) -> Hashable:
+        caller = self._caller_of(request)
+        return request if caller is None else caller
 
 
 @dataclass(eq=False)

@@ -45,9 +45,9 @@ class Scorer:
         """Score the contract's ``input``.
 
         If the queue is full, waits for room or, without ``wait_for_room``, raises
-        :class:`OverloadedError`; then a ``caller`` gets its share of the queue only. Raises another
-        :class:`ServiceError` if the request as a whole fails. If the caller is cancelled, its
-        queued texts are dropped.
+        :class:`OverloadedError`; then a ``caller`` gets its share of the queue only. The requests
+        of one caller share its turns on the device. Raises another :class:`ServiceError` if the
+        request as a whole fails. If the caller is cancelled, its queued texts are dropped.
         """
         request = parse_request(body, self._settings).resolve(self._predictor.thresholds)
         sound = [i for i in range(len(request.texts)) if i not in request.faults]

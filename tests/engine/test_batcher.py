@@ -111,8 +111,7 @@ async def settle(batcher: Batcher, queued: int) -> None:
 
 
 def queue_length(batcher: Batcher) -> int:
-    queue = batcher._to_score
-    return sum(map(len, [*queue._newcomers.values(), *queue._lanes.values()]))
+    return sum(map(len, batcher._to_score._items.values()))
 
 
 def close_to(results: list[Prediction | ServiceError], expected: list[Prediction]) -> bool:
@@ -193,6 +192,31 @@ def test_one_text_behind_a_thousand_takes_its_turn(
         return finished
 
     assert asyncio.run(main()) == ["one", "many"]
+
+
+def test_callers_take_turns_however_many_requests_they_have(
+    small_classifier: Predictor, device: Device
+) -> None:
+    """A caller's twenty texts are in the first 44 sequences, whatever another caller sends."""
+    ours = [f"ours number {n}" for n in range(20)]
+    theirs = [TEXTS[n : n + 5] for n in range(0, 40, 5)] * 10
+
+    async def main() -> None:
+        async with running(small_classifier, max_batch_tokens=1, max_queue_texts=2000) as batcher:
+            held = await device.hold(batcher)
+            many = [asyncio.create_task(batcher.score(texts, caller="many")) for texts in theirs]
+            await asyncio.sleep(0)
+            await settle(batcher, 400)
+            one = asyncio.create_task(batcher.score(ours, caller="one"))
+            await asyncio.sleep(0)
+            await settle(batcher, 420)
+            device.open.set()
+            await asyncio.gather(one, *many, held)
+
+    asyncio.run(main())
+    read = [sequences[0] for sequences in device.batches[1:]]
+    places = [read.index(small_classifier.encode(text).windows[0]) for text in ours]
+    assert max(places) < 44
 
 
 @pytest.mark.parametrize("explain", [None, "shapley"], ids=["of many windows", "explained"])

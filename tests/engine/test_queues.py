@@ -62,7 +62,40 @@ def test_a_request_that_ends_is_forgotten() -> None:
     queue.drop("a")
     queue.drop("b")
     assert not queue
-    assert not queue._known
+    assert not queue._callers._known
+    assert not queue._requests
+    assert not queue._items
+
+
+def test_callers_take_turns_however_many_requests_they_have() -> None:
+    queue: FairQueue[str, str] = FairQueue(lambda request: request[0])
+    for request in ("a1", "a2", "a3", "b1"):
+        queue.put(request, [f"{request}-{index}" for index in range(3)])
+    assert taken(queue, 8) == "a1-0 a1-1 b1-0 a2-0 b1-1 a1-2 b1-2 a3-0"
+
+
+def test_the_requests_of_one_caller_take_turns_among_themselves() -> None:
+    queue: FairQueue[str, str] = FairQueue(lambda _request: "the same caller")
+    for request, items in {"a": 3, "b": 3, "c": 1}.items():
+        queue.put(request, [f"{request}{index}" for index in range(items)])
+    assert taken(queue, 7) == "a0 a1 b0 a2 c0 b1 b2"
+    for request in "abc":
+        queue.drop(request)
+    assert not queue._requests
+    assert not queue._callers._known
+
+
+def test_a_caller_whose_waiting_request_ends_has_no_turn() -> None:
+    queue: FairQueue[str, str] = FairQueue(lambda request: request[0])
+    queue.put("a1", ["a1-0"])
+    queue.put("a2", ["a2-0"])
+    queue.put("b1", ["b1-0"])
+    assert taken(queue, 1) == "a1-0"
+    queue.drop("a2")  # a1 had its turn and may have items again
+    assert taken(queue, 1) == "b1-0"
+    assert not queue
+    queue.put("a1", ["a1-1"])
+    assert taken(queue, 1) == "a1-1"
 
 
 def test_a_caller_with_a_name_leaves_as_much_room_as_it_has() -> None:

@@ -248,7 +248,8 @@ class JobRunner:
         try:
             body = json.loads(text)
             del text  # it can be large
-            reply = await self._model.score(body, wait_for_room=True)
+            owner = f"owner {lease.owner.hex()}"
+            reply = await self._model.score(body, wait_for_room=True, caller=owner)
             self._metrics.observe_reply(reply.items)
             output = json.dumps(reply.to_dict(), ensure_ascii=False, allow_nan=False)
             await self._finish(lease, COMPLETED, output=output)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 # A job that was running this many times when its server died is not tried again.
@@ -38,6 +38,7 @@ class Lease:
 
     id: str
     attempt: int  # from 1
+    owner: bytes = field(compare=False, repr=False)
 
     @property
     def suspect(self) -> bool:

@@ -68,7 +68,7 @@ def test_a_job_is_taken_once_answered_once_and_told_to_its_owner(open_store: Ope
     async def scene(store: Store) -> None:
         assert await store.add(new_job("a"), 10) == "a"
         ((lease, text),) = await store.take(5, idle=True)
-        assert (lease, text) == (Lease("a", 1), '{"prompt": "hello"}')
+        assert (lease, text) == (Lease("a", 1, OWNER), '{"prompt": "hello"}')
         assert await store.take(5, idle=True) == []
         await store.finish(lease, COMPLETED, output='{"x": "\\u0000 ü 👋"}')
         await store.finish(lease, FAILED, error="internal: no")
@@ -117,7 +117,7 @@ def test_jobs_are_taken_in_their_order_and_keep_their_place(open_store: OpenStor
         assert [lease.id for lease, _ in first] == ["a", "b", "c"]
         await store.put_back(first[1][0], blameless=True)
         taken = await store.take(2, idle=False)
-        assert [lease for lease, _ in taken] == [Lease("b", 1), Lease("d", 1)]
+        assert [lease for lease, _ in taken] == [Lease("b", 1, OWNER), Lease("d", 1, OWNER)]
 
     run(open_store, scene)
 
@@ -132,12 +132,12 @@ def test_suspects_run_alone_the_least_tried_first_until_one_is_given_up(
         for lease in leases:
             await store.put_back(lease, blameless=False)
         assert await store.take(9, idle=False) == []  # a suspect waits for an idle server
-        assert [lease for lease, _ in await store.take(9, idle=True)] == [Lease("a", 2)]
-        await store.put_back(Lease("a", 2), blameless=False)
-        assert [lease for lease, _ in await store.take(9, idle=True)] == [Lease("b", 2)]
-        await store.finish(Lease("b", 2), COMPLETED, output="{}")
-        assert [lease for lease, _ in await store.take(9, idle=True)] == [Lease("a", 3)]
-        await store.finish(Lease("a", 3), COMPLETED, output="{}")
+        assert [lease for lease, _ in await store.take(9, idle=True)] == [Lease("a", 2, OWNER)]
+        await store.put_back(Lease("a", 2, OWNER), blameless=False)
+        assert [lease for lease, _ in await store.take(9, idle=True)] == [Lease("b", 2, OWNER)]
+        await store.finish(Lease("b", 2, OWNER), COMPLETED, output="{}")
+        assert [lease for lease, _ in await store.take(9, idle=True)] == [Lease("a", 3, OWNER)]
+        await store.finish(Lease("a", 3, OWNER), COMPLETED, output="{}")
         assert [lease.id for lease, _ in await store.take(9, idle=False)] == ["c"]
 
     run(open_store, scene)

@@ -77,7 +77,7 @@ WITH suspects AS MATERIALIZED (
 UPDATE hatespeech_jobs AS jobs SET status = 'IN_PROGRESS', started = now(),
     attempts = attempts + 1, server = %(server)s, lease = now() + %(lease)s * interval '1 second'
 FROM chosen WHERE jobs.id = chosen.id
-RETURNING jobs.place, jobs.id, jobs.attempts, jobs.input
+RETURNING jobs.place, jobs.id, jobs.attempts, jobs.owner, jobs.input
 """
 
 _OURS: Final = "id = %(id)s AND server = %(server)s AND attempts = %(attempt)s" + (
@@ -242,7 +242,10 @@ class PostgresStore(Store):
             except StoreError:
                 self._may_hold_unknown = True
                 raise
-            taken = [(Lease(job_id, attempt), text) for _, job_id, attempt, text in sorted(rows)]
+            taken = [
+                (Lease(job_id, attempt, owner), text)
+                for _, job_id, attempt, owner, text in sorted(rows)
+            ]
             self._held.update((lease.id, lease) for lease, _ in taken)
             return taken
 

@@ -154,7 +154,7 @@ class SqliteStore(Store):
     async def take(self, count: int, *, idle: bool) -> list[tuple[Lease, str]]:
         def take(connection: sqlite3.Connection) -> list[tuple[Lease, str]]:
             rows = connection.execute(
-                "SELECT id, attempts + 1, input FROM jobs WHERE status = ? AND attempts > 0"
+                "SELECT id, attempts + 1, owner, input FROM jobs WHERE status = ? AND attempts > 0"
                 " ORDER BY attempts, rowid LIMIT 1",
                 (IN_QUEUE,),
             ).fetchall()
@@ -162,16 +162,16 @@ class SqliteStore(Store):
                 return []
             if not rows:
                 rows = connection.execute(
-                    "SELECT id, attempts + 1, input FROM jobs WHERE status = ? AND attempts = 0"
-                    " ORDER BY rowid LIMIT ?",
+                    "SELECT id, attempts + 1, owner, input FROM jobs"
+                    " WHERE status = ? AND attempts = 0 ORDER BY rowid LIMIT ?",
                     (IN_QUEUE, count),
                 ).fetchall()
             now = self._now()
             connection.executemany(
                 "UPDATE jobs SET status = ?, started = ?, attempts = ? WHERE id = ?",
-                [(IN_PROGRESS, now, attempt, job_id) for job_id, attempt, _ in rows],
+                [(IN_PROGRESS, now, attempt, job_id) for job_id, attempt, _, _ in rows],
             )
-            return [(Lease(job_id, attempt), text) for job_id, attempt, text in rows]
+            return [(Lease(job_id, attempt, owner), text) for job_id, attempt, owner, text in rows]
 
         return await self._database.run(take)
 
