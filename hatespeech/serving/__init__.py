@@ -8,6 +8,7 @@
     routes/           one module for each group of routes
     compat/           other services' protocols, for their clients
     reading.py        JSON bodies, query strings, callers that hang up
+    route_path.py     the path without a proxy's prefix
     http_errors.py    the errors that only HTTP has; every error's status and body
     grpc/             the same service over gRPC, in the same process
     openapi.py        the document at /openapi.json

@@ -1,7 +1,7 @@
 """The HTTP server: ``python server.py``, or ``uvicorn server:app`` behind a proxy of your own.
 
-Only ``python server.py`` reads HOST, PORT and PORT_HEALTH, bounds slow request heads and slow
-readers, and sends no ``Server`` header.
+Only ``python server.py`` reads HOST, PORT, UNIX_SOCKET, ROOT_PATH, KEEP_ALIVE and PORT_HEALTH,
+bounds slow request heads and slow readers, and sends no ``Server`` header.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import socket
 import sys
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hatespeech.cli import make_parser
 from hatespeech.errors import SettingsError
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 log = logging.getLogger(__name__)
+
+BACKLOG: Final = 2048
+# As nginx, gunicorn and uvicorn do it: the folder's rights say who may connect.
+SOCKET_MODE: Final = 0o666
 
 DESCRIPTION = """\
 Score tweets over HTTP: hate, abusing, neutral, spam.
@@ -80,12 +85,17 @@ def main(arguments: Sequence[str] | None = None, prog: str = "server.py") -> int
     options = server_parser(prog).parse_args(arguments)
     set_library_defaults(os.environ)
     given = {} if options.grpc is None else {"GRPC": options.grpc}
+    if not os.environ.get("TRUSTED_PROXIES"):
+        given["TRUSTED_PROXIES"] = os.environ.get("FORWARDED_ALLOW_IPS", "")  # uvicorn's name
     try:
         settings = ServerSettings.from_environment({**os.environ, **given})
 
         from hatespeech.serving.app import create_app
 
-        sockets = [listen(settings.host, settings.port, "PORT")]
+        if settings.unix_socket is None:
+            sockets = [listen(settings.host, settings.port, "PORT")]
+        else:
+            sockets = [listen_locally(settings.unix_socket)]
         if settings.port_health not in (None, settings.port):
             assert settings.port_health is not None  # noqa: S101 - see above
             sockets.append(listen(settings.host, settings.port_health, "PORT_HEALTH"))
@@ -105,13 +115,41 @@ def main(arguments: Sequence[str] | None = None, prog: str = "server.py") -> int
 def listen(host: str, port: int, name: str) -> socket.socket:
     """Bind a port; raise :class:`SettingsError` naming the setting if it is not free."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()  # every network, as 0.0.0.0 says for IPv4
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        return socket.create_server(
+            (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both
+        )
     except OSError as exc:
         # Python adds the address to what the system says.
         reason = (exc.strerror or type(exc).__name__).partition(" (while")[0].lower()
         place = f"HOST:{name} {shown_host(host)}:{port}"
         raise SettingsError(f"cannot listen on {place}: {reason}") from None
+
+
+def listen_locally(path: Path) -> socket.socket:
+    """Bind a Unix socket, in place of one that a server left behind when it died.
+
+    Raises :class:`SettingsError` if another server listens there, or if it cannot be made.
+    """
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                if probe.connect_ex(str(path)) == 0:
+                    raise SettingsError("UNIX_SOCKET: another server listens there")
+            path.unlink()
+        server.bind(str(path))
+        path.chmod(SOCKET_MODE)
+        server.listen(BACKLOG)
+    except OSError as exc:
+        server.close()
+        reason = (exc.strerror or str(exc)).lower()  # a path that is too long has no number
+        raise SettingsError(f"UNIX_SOCKET: cannot listen there: {reason}") from None
+    except BaseException:
+        server.close()
+        raise
+    return server
 
 
 def shown_host(host: str) -> str:
@@ -133,6 +171,8 @@ def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
             None if settings.port_health == settings.port else settings.port_health,
         ),
         ws="none",
+        root_path=settings.root_path,
+        timeout_keep_alive=settings.keep_alive,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -155,8 +195,11 @@ def serve(app: FastAPI, sockets: list[socket.socket], settings: ServerSettings) 
 
     config = uvicorn_config(app, settings)
     for each in sockets:
-        host, port = each.getsockname()[:2]
-        log.info("listening on http://%s:%d", shown_host(host), port)
+        if each.family == socket.AF_UNIX:
+            log.info("listening on the Unix socket %s", each.getsockname())
+        else:
+            host, port = each.getsockname()[:2]
+            log.info("listening on http://%s:%d", shown_host(host), port)
 
     # uvicorn, once done, raises again the signal that ended it: by then nothing is left to do.
     def ignore(_signal: int, _frame: FrameType | None) -> None:

@@ -139,14 +139,12 @@ def status_of(error: ServiceError) -> int:
 
 def allowed_methods(request: Request) -> list[str]:
     """Return the methods of a path. Starlette names only those of its first route."""
-    routes = request.app.router.routes
-    return [
-        method
-        for method in ("GET", "HEAD", "POST")
-        if any(
-            route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes
-        )
-    ]
+    allowed = []
+    for method, meant in (("GET", "GET"), ("HEAD", "GET"), ("POST", "POST")):
+        scope = {**request.scope, "method": meant}
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
+            allowed.append(method)
+    return allowed
 
 
 def install_error_handlers(app: FastAPI) -> None:

@@ -360,6 +360,8 @@ def install_openapi(app: FastAPI, settings: ServerSettings) -> None:
                 summary=app.summary,
                 description=app.description,
                 routes=app.routes,
+                # Beside this document, so that a page behind a proxy's prefix stays below it.
+                servers=[{"url": "."}],
             )
             # FastAPI describes its own validation error, which this application never returns.
             for name in ("HTTPValidationError", "ValidationError"):

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
 
 MAX_QUERY_FIELDS = 16
+SWITCHES: Final = {"true": True, "True": True, "false": False, "False": False}
+# The codings of bodies that clients use.
+CODINGS: Final = ("gzip", "deflate", "br", "zstd", "compress", "x-gzip")
 
 # Strings, brackets and commas of a body together. A request needs a few for each of its texts;
 # millions of them would stop the event loop for seconds.
@@ -38,9 +41,11 @@ _INSIDE_STRING: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 async def read_json(request: Request) -> Any:
     """Read a JSON body.
 
-    Raises :class:`UnsupportedMediaError` for another media type, :class:`TooLargeError` for more
-    than ``MAX_JSON_PARTS``, and :class:`ValidationError` for invalid UTF-8, invalid JSON, or NaN
-    and Infinity, which only Python accepts.
+    A byte order mark in front is ignored, as RFC 8259 allows: some editors and languages write one.
+
+    Raises :class:`UnsupportedMediaError` for another media type and for a compressed body,
+    :class:`TooLargeError` for more than ``MAX_JSON_PARTS``, and :class:`ValidationError` for
+    invalid UTF-8, invalid JSON, or NaN and Infinity, which only Python accepts.
     """
     require_media_type(request, "application/json")
     raw = await request.body()
@@ -55,7 +60,7 @@ def parse_json(raw: bytes) -> Any:
         raise TooLargeError(f"has more than {MAX_JSON_PARTS} values and brackets", field="body")
     try:
         with without_garbage_collection():
-            return json.loads(raw.decode("utf-8"), parse_constant=_refuse, parse_float=_finite)
+            return json.loads(raw.decode("utf-8-sig"), parse_constant=_refuse, parse_float=_finite)
     except UnicodeDecodeError:
         raise ValidationError("is not UTF-8", field="body") from None
     except ValueError as exc:  # also for numbers with too many digits
@@ -117,7 +122,14 @@ def _finite(digits: str) -> float:
 
 
 def require_media_type(request: Request, expected: str) -> None:
-    """Raise :class:`UnsupportedMediaError` unless the body's declared type is ``expected``."""
+    """Raise :class:`UnsupportedMediaError` unless a body is ``expected``, and not compressed."""
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        # A small body could hold a large one; and the name of a coding is the caller's own text.
+        known = f"{coding} is" if coding in CODINGS else "codings are"
+        raise UnsupportedMediaError(
+            f"Content-Encoding: {known} not read; send it uncompressed", field="body"
+        )
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != expected:
         raise UnsupportedMediaError(f"must be {expected}", field="body")
@@ -152,10 +164,13 @@ def read_query(request: Request, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def read_switch(value: str, name: str) -> bool:
-    """Read ``true`` or ``false`` from a query string; raise :class:`ValidationError` for others."""
-    if value not in ("true", "false"):
+    """Read ``true`` or ``false`` from a query string, also as Python writes them.
+
+    Raises :class:`ValidationError` for others.
+    """
+    if value not in SWITCHES:
         raise ValidationError("must be true or false", field=name)
-    return value == "true"
+    return SWITCHES[value]
 
 
 async def until_gone(request: Request, work: Awaitable[Answer]) -> Answer:

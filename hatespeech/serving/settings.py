@@ -44,9 +44,14 @@ def _check_address(value: str | None) -> str | None:
     return value
 
 
+# What stands for the address of a proxy that connects to UNIX_SOCKET.
+UNIX: Final = "unix"
+
+
 def _check_proxies(value: str | None) -> str | None:
     for part in _commas(value or ""):
-        ipaddress.ip_network(part)
+        if part != UNIX:
+            ipaddress.ip_network(part)
     return value
 
 
@@ -105,6 +110,32 @@ class ServerSettings(EngineSettings):
     port: Annotated[
         int, Field(ge=1, le=65_535, description="Port that `server.py` listens on.")
     ] = 8000
+    unix_socket: Annotated[
+        Path | None,
+        Field(
+            description="Unix socket that `server.py` listens on instead of `HOST` and `PORT`, for "
+            "a proxy on the same machine. Who may write to its folder's sockets may connect.",
+            json_schema_extra={"allowed": "a path in a folder that exists"},
+        ),
+    ] = None
+    root_path: Annotated[
+        str,
+        Field(
+            pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+            description="Path prefix at which a proxy serves this server, whether or not the proxy "
+            "takes it off.",
+            json_schema_extra={"allowed": "such as /moderation"},
+        ),
+    ] = ""
+    keep_alive: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=86_400,
+            description="Seconds for which `server.py` keeps an idle connection open. Balancers "
+            "must close theirs earlier, or they answer 502 now and then.",
+        ),
+    ] = 75
     port_health: Annotated[
         int | None,
         Field(
@@ -234,8 +265,12 @@ class ServerSettings(EngineSettings):
         AfterValidator(_check_proxies),
         Field(
             description="Proxies whose header `X-Forwarded-For` names the caller's address. If "
-            "unset, the address is that of the connection, whatever a header says.",
-            json_schema_extra={"allowed": "addresses or networks; separate them by commas"},
+            "unset, the address is that of the connection, whatever a header says. uvicorn's own "
+            "name for it, `FORWARDED_ALLOW_IPS`, is read, too.",
+            json_schema_extra={
+                "allowed": f"addresses or networks, or {UNIX} for `UNIX_SOCKET`; separate them by "
+                "commas"
+            },
         ),
     ] = None
     max_file_rows: Annotated[

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from starlette.types import Scope
 
 from hatespeech.errors import ServiceError
+from hatespeech.serving.route_path import route_path
 
 if TYPE_CHECKING:  # the guards import this module
     from hatespeech.serving.compat.mapping import Meanings
@@ -64,4 +65,4 @@ def protocol_of(scope: Scope) -> Protocol:
     """Return the protocol that a request's path belongs to: a served one of others, or ours."""
     app = scope.get("app")
     served: Sequence[Protocol] = app.state.protocols if app is not None else ()
-    return next((protocol for protocol in served if protocol.holds(scope["path"])), OURS)
+    return next((protocol for protocol in served if protocol.holds(route_path(scope))), OURS)

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from hatespeech.errors import SettingsError
 from hatespeech.serving.compat.protocol import protocol_of
 from hatespeech.serving.http_errors import NotFoundError, UnauthorizedError, error_response
+from hatespeech.serving.route_path import route_path
 from hatespeech.serving.settings import ServerSettings
 
 # For probes, and for people who want to know what this is. All other paths need the token, even
@@ -103,9 +104,10 @@ class TokenGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path = scope["path"]
-        server = scope.get("server")
-        if server and server[1] == self._health_port and path not in PROBES:
+        path = route_path(scope)
+        server = scope.get("server")  # a Unix socket has no port
+        on_health_port = server and self._health_port and server[1] == self._health_port
+        if on_health_port and path not in PROBES:
             error = NotFoundError("this port has only /ping and /health")
             await error_response(scope, error)(scope, receive, send)
             return

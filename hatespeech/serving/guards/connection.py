@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import logging
 import resource
+import socket
 import sys
 from collections import Counter
 from termios import TIOCOUTQ
@@ -23,6 +24,7 @@ from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hatespeech.serving.guards.auth import network_of
+from hatespeech.serving.settings import UNIX
 
 HEAD_SECONDS: Final = 15.0  # for a request's line and headers, from connecting or the first byte
 LINGER_SECONDS: Final = 15.0  # for the rest of a body after its reply
@@ -59,14 +61,17 @@ class Crowd:
     def __init__(self, most: int, most_of_address: int) -> None:
         self._most = most
         self._most_of_address = most_of_address
-        self._members: dict[GuardedProtocol, str] = {}
+        self._members: dict[GuardedProtocol, str | None] = {}
         self._by_address: Counter[str] = Counter()
         self._quiet: dict[GuardedProtocol, None] = {}  # the one that is quiet for longest first
 
-    def enter(self, member: GuardedProtocol, address: str) -> bool:
-        """Let a connection in; return whether there is room for it, made by closing another one."""
+    def enter(self, member: GuardedProtocol, address: str | None) -> bool:
+        """Let a connection in; return whether there is room for it, made by closing another one.
+
+        Only connections that have an address are counted by it.
+        """
         full = len(self._members) >= self._most
-        if self._by_address[address] >= self._most_of_address:
+        if address is not None and self._by_address[address] >= self._most_of_address:
             victim = next((each for each in self._quiet if self._members[each] == address), None)
         else:
             victim = next(iter(self._quiet), None) if full else member
@@ -76,14 +81,15 @@ class Crowd:
             self.leave(victim)
             victim.transport.abort()
         self._members[member] = address
-        self._by_address[address] += 1
+        if address is not None:
+            self._by_address[address] += 1
         return True
 
     def leave(self, member: GuardedProtocol) -> None:
         """Forget a connection, if it is in."""
         address = self._members.pop(member, None)
+        self._quiet.pop(member, None)
         if address is not None:
-            self._quiet.pop(member, None)
             self._by_address[address] -= 1
             if not self._by_address[address]:
                 del self._by_address[address]
@@ -117,9 +123,14 @@ class GuardedProtocol(H11Protocol):
         """Accept a connection; if there are too many, cut it or a quiet one off."""
         # The parameter's type is uvicorn's.
         super().connection_made(transport)
-        if self.server is not None and self.server[1] == self.health_port:
+        if self.health_port and self.server is not None and self.server[1] == self.health_port:
             self._crowd = self.probes
-        if not self._crowd.enter(self, network_of(self.client[0] if self.client else "")):
+        address = None  # all connections of a Unix socket are one proxy's
+        if transport.get_extra_info("socket").family == socket.AF_UNIX:
+            self.client = (UNIX, 0)
+        else:
+            address = network_of(self.client[0] if self.client else "")
+        if not self._crowd.enter(self, address):
             if not self._warned:
                 type(self)._warned = True  # once: it may be an attack
                 log.warning("too many connections: further ones are cut off")

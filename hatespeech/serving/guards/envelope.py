@@ -1,4 +1,8 @@
-"""Around every request: its id, security headers, one log line, metrics, and the last resort."""
+"""Around every request: its id, security headers, one log line, metrics, and the last resort.
+
+Here ``HEAD`` becomes ``GET``, whose reply loses its body, and a proxy's prefix stands once in the
+path.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,7 @@ from hatespeech.logs import FIELDS
 from hatespeech.serving.guards.auth import PROBES
 from hatespeech.serving.http_errors import error_response
 from hatespeech.serving.metrics import Metrics
+from hatespeech.serving.route_path import route_path
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +54,10 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        method = scope["method"] if scope["method"] in METHODS else "OTHER"
+        if method == "HEAD":
+            scope["method"] = "GET"
+        scope["path"] = scope.get("root_path", "") + route_path(scope)
         request_id = choose_request_id(Headers(scope=scope).get("x-request-id", ""))
         started = time.perf_counter()
         status = CLIENT_CLOSED
@@ -61,6 +70,8 @@ class Envelope:
                 headers["X-Request-ID"] = request_id
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
+            elif method == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -79,7 +90,6 @@ class Envelope:
                 await error_response(scope, fault)(scope, receive, send_wrapped)
             # Otherwise uvicorn notices that the reply is incomplete and closes the connection.
         finally:
-            method = scope["method"] if scope["method"] in METHODS else "OTHER"
             route = getattr(scope.get("route"), "path", UNMATCHED)
             error_type = scope.get("state", {}).get("error_type")
             report_request(self._metrics, request_id, method, route, status, started, error_type)

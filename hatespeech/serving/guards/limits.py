@@ -19,6 +19,7 @@ from hatespeech.labels import Explanation
 from hatespeech.serving.guards.auth import Caller
 from hatespeech.serving.guards.rate_counts import RateCounts
 from hatespeech.serving.http_errors import RateLimitedError, error_response
+from hatespeech.serving.route_path import route_path
 
 # A request whose texts are read so often for `explain` counts as one more.
 READINGS_OF_A_REQUEST: Final = 1024
@@ -183,7 +184,7 @@ class BodyLimiter:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._by_path.get(scope["path"], self._default)
+        limit = self._by_path.get(route_path(scope), self._default)
         too_large = TooLargeError(f"is larger than {limit.largest} bytes", field="body")
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > limit.largest:

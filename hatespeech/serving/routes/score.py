@@ -25,7 +25,7 @@ from hatespeech.serving.openapi import (
     json_body,
     score_input,
 )
-from hatespeech.serving.reading import read_json, read_query, read_switch, until_gone
+from hatespeech.serving.reading import SWITCHES, read_json, read_query, read_switch, until_gone
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 
@@ -120,8 +120,8 @@ def read_score_query(request: Request) -> dict[str, Any]:
     """Read the contract's ``input`` from the query string."""
     names = ("text", "prompt", "explain", "robust", "thresholds", "id")
     fields: dict[str, Any] = dict(read_query(request, names))
-    if fields.get("explain") in ("true", "false"):
-        fields["explain"] = fields["explain"] == "true"
+    if "explain" in fields:  # it can be the name of a method, too
+        fields["explain"] = SWITCHES.get(fields["explain"], fields["explain"])
     if "robust" in fields:
         fields["robust"] = read_switch(fields["robust"], "robust")
     return fields

@@ -45,12 +45,14 @@ def service_routes(settings: ServerSettings, metrics: Metrics, version: str) -> 
     )
     async def card(request: Request) -> Response:
         """Name, version, model, links, and which other services' protocols are answered."""
+        root = request.scope.get("root_path", "")
         about = {"name": TITLE, "version": version, "summary": SUMMARY}
         model: ServedModel = request.app.state.model
         served: Sequence[Protocol] = request.app.state.protocols
         protocols = {protocol.name: protocol.routes for protocol in served}
+        links = {name: root + path for name, path in LINKS.items()}
         return JSONResponse(
-            {**about, "model": model.model_id, "links": LINKS, "protocols": protocols}
+            {**about, "model": model.model_id, "links": links, "protocols": protocols}
         )
 
     @router.get(
@@ -84,9 +86,6 @@ def service_routes(settings: ServerSettings, metrics: Metrics, version: str) -> 
         }
         return JSONResponse(body, 200 if model.state == "ready" else 503)
 
-    # Monitors send HEAD.
-    router.head("/ping", include_in_schema=False)(ping)
-    router.head("/health", include_in_schema=False)(health)
     if settings.metrics != "off":
         _add_metrics(router, metrics, is_open=settings.metrics == "open")
     return router
