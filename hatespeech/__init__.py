@@ -16,7 +16,7 @@ The rooms, from the ground up; nothing imports what stands below it in this list
     named_thresholds           a file of thresholds that someone chose for a checkpoint
     text/                      a raw tweet to the text that BERTweet was trained on
     model/                     the network, its packed batches, the checkpoint folder
-    formats/                   what uploads and bulk scoring share about files
+    formats/                   files of texts: a reader and a writer for each format
     engine/                    texts to scores on one device, for one caller or many
     library/                   the engine for notebooks and programs
     worker/                    the Runpod front

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.paths import MINI
 from tests.support.processes.worker import WorkerProcess, clean_environment
 
 if TYPE_CHECKING:
@@ -85,6 +86,14 @@ def small_classifier(small_checkpoint: Path) -> Predictor:
     return Predictor.from_settings(
         EngineSettings(model_dir=small_checkpoint, device="cpu", dtype="float32")
     )
+
+
+@pytest.fixture
+def mini(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Run in an empty folder, with the embedded model on the CPU."""
+    for name, value in {"MODEL_DIR": str(MINI), "DEVICE": "cpu", "DTYPE": "float32"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,10 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from hatespeech.bulk.command import DESCRIPTION as SCORE_HELP
-from hatespeech.bulk.score_files import SCORES
 from hatespeech.contract import FIELDS, Reply, ReplyField, TextScore, fields_table
+from hatespeech.formats.scores import SCORES
 from hatespeech.serving.http_errors import STATUSES
 from hatespeech.serving.openapi import ManyReply, NotScored, OneReply
-from hatespeech.serving.uploads.table import ADDED
 from tests.paths import ROOT
 from tests.support.stand_ins.snet_daemon import compile_proto
 
@@ -65,7 +64,7 @@ def places(results: Descriptor) -> dict[str, Callable[[ReplyField], bool]]:
         )
 
     def in_tables(field: ReplyField) -> bool:
-        return field.column is None or (field.name in ADDED and field.name in SCORES.names)
+        return field.column is None or field.name in SCORES.names
 
     def in_score_help(field: ReplyField) -> bool:
         return field.column is None or re.search(rf"\b{field.name}\b", SCORE_HELP) is not None

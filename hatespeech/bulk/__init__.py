@@ -8,7 +8,6 @@
     output.py        writes rows and scores side by side
     statistics.py    counts and examples, for the summary and the report
     report.py        the HTML page of --report
-    tables/          the file formats
     engines/         what scores the chunks: this machine, Ray or Runpod
 
 A run cuts its input into chunks of a fixed number of rows (messages call them parts) and keeps the

@@ -6,15 +6,15 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, cast
 
-import pyarrow as pa
-
 from hatespeech.bars import progress_bar
 from hatespeech.bulk.places import Place
-from hatespeech.bulk.plan import WRITERS, Output, Plan, changed
+from hatespeech.bulk.plan import Output, Plan, changed
 from hatespeech.bulk.score_files import ScoreReader
 from hatespeech.bulk.statistics import Statistics
-from hatespeech.bulk.tables.conversion import Conversion
-from hatespeech.bulk.tables.interface import Head, Writer
+from hatespeech.formats.choice import WRITERS
+from hatespeech.formats.compression import packed
+from hatespeech.formats.conversion import Conversion
+from hatespeech.formats.interface import Head, Writer
 
 
 def write_outputs(
@@ -34,18 +34,18 @@ def write_outputs(
             place = folder / (output.name or plan.out.name)
             Place(place.fs, place.path.rpartition("/")[0]).make_folder()
             with writing(plan, output, place, conversion.head) as writer:
-                for table in conversion.tables:
+                for source, table in zip(output.inputs, conversion.tables, strict=True):
                     first = 1
                     for block in table.blocks():
                         scores = reader.take(block.texts)
                         converted = conversion.block(table, block, first)
                         with place.named_in_errors():
                             writer.write(converted, scores)
-                        statistics.add(table.source.name, first, block.texts, scores)
+                        statistics.add(source.name, first, block.texts, scores)
                         first += len(block.texts)
                         shown.update(len(block.texts))
                     if first - 1 != next(counts):
-                        raise changed(plan, table.source)
+                        raise changed(plan, source)
     return statistics
 
 
@@ -55,8 +55,7 @@ def writing(plan: Plan, output: Output, place: Place, head: Head) -> Iterator[Wr
     with contextlib.ExitStack() as open_files:
         file = cast(BinaryIO, open_files.enter_context(place.fs.open(place.path, "wb")))
         if output.format.compression:
-            packed = pa.CompressedOutputStream(file, output.format.compression)
-            file = cast(BinaryIO, open_files.enter_context(packed))
+            file = open_files.enter_context(packed(file, output.format.compression))
         added = plan.table(output.inputs[0]).added
         writer = WRITERS[output.format.kind](file, head, added)
         try:

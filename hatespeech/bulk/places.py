@@ -12,21 +12,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final, Self, cast
 
 import fsspec
-import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from hatespeech.bulk import RunError
+from hatespeech.formats.compression import unpacked
+from hatespeech.formats.names import FORMATS, Format
 from hatespeech.urls import shown_url
 
-KINDS: Final[Mapping[str, str]] = {
-    ".csv": "CSV",
-    ".tsv": "TSV",
-    ".jsonl": "JSONL",
-    ".ndjson": "JSONL",
-    ".parquet": "Parquet",
-}
-COMPRESSIONS: Final[Mapping[str, str]] = {".gz": "gzip", ".zst": "zstd"}
-FORMATS: Final = ".csv, .tsv, .jsonl, .ndjson (each also with .gz or .zst) or .parquet"
 PARTIAL: Final = ".partial"
 RECEIPT: Final = ".run.json"
 
@@ -35,26 +27,6 @@ WITHOUT_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, 
 
 # The names that file systems give to a file's version. The first one present detects a change.
 VERSIONS: Final = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
-
-
-@dataclass(frozen=True)
-class Format:
-    """A file's format, by its name."""
-
-    kind: str  # a value of KINDS
-    compression: str | None  # pyarrow's name for it
-
-    @classmethod
-    def of(cls, name: str) -> Self | None:
-        """Read a name's ending; return ``None`` if it is not a known one."""
-        path = PurePosixPath(name.lower())
-        compression = COMPRESSIONS.get(path.suffix)
-        if compression:
-            path = path.with_suffix("")
-        kind = KINDS.get(path.suffix)
-        if kind is None or (kind == "Parquet" and compression):
-            return None
-        return cls(kind, compression)
 
 
 @dataclass(frozen=True)
@@ -235,9 +207,25 @@ class Input:
     def open(self) -> tuple[BinaryIO, BinaryIO]:
         """Return the raw file and its decompressed content, which are one if it is uncompressed."""
         raw = cast(BinaryIO, self.place.fs.open(self.place.path, "rb"))
-        if self.format.compression is None:
-            return raw, raw
-        return raw, cast(BinaryIO, pa.CompressedInputStream(raw, self.format.compression))
+        return raw, unpacked(raw, self.format.compression)
+
+    def error(self, what: str) -> RunError:
+        """Return an error that names this file."""
+        return RunError(f"{self}: {what}")
+
+    too_large = error
+
+    def option(self, name: str) -> str:
+        """Return what the caller gives to choose the column with the texts, or the prefix."""
+        return f"--{name}"
+
+    @property
+    def local_path(self) -> str | None:
+        """Where the file is on this machine."""
+        return self.place.path if self.place.is_local else None
+
+    def __str__(self) -> str:
+        return str(self.place)
 
 
 @dataclass(frozen=True)

@@ -11,42 +11,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from hatespeech.bulk import RunError
-from hatespeech.bulk.places import (
-    FORMATS,
-    PARTIAL,
-    RECEIPT,
-    Format,
-    Input,
-    Place,
-    find_inputs,
-)
-from hatespeech.bulk.tables.conversion import Conversion
-from hatespeech.bulk.tables.interface import InputTable, Writer
-from hatespeech.bulk.tables.lines import (
-    CsvTable,
-    CsvWriter,
-    JsonlTable,
-    JsonlWriter,
-    TsvTable,
-    TsvWriter,
-)
-from hatespeech.bulk.tables.parquet import ParquetTable, ParquetWriter
+from hatespeech.bulk.places import PARTIAL, RECEIPT, Input, Place, find_inputs
+from hatespeech.formats.choice import READERS
+from hatespeech.formats.conversion import Conversion
+from hatespeech.formats.interface import Reader, ReadLimits
+from hatespeech.formats.names import FORMATS, Format
 from hatespeech.locks import FolderHeldError, held_folder
 from hatespeech.settings import EngineSettings
 from hatespeech.urls import shown_url
-
-TABLES: Final[Mapping[str, type[InputTable]]] = {
-    "CSV": CsvTable,
-    "TSV": TsvTable,
-    "JSONL": JsonlTable,
-    "Parquet": ParquetTable,
-}
-WRITERS: Final[Mapping[str, type[Writer]]] = {
-    "CSV": CsvWriter,
-    "TSV": TsvWriter,
-    "JSONL": JsonlWriter,
-    "Parquet": ParquetWriter,
-}
 
 # Version of the files in OUT.partial and of how chunks are cut: raised when either changes.
 FORMAT: Final = 3
@@ -101,15 +73,19 @@ class Plan:
         return {**self.fixed, "inputs": files}
 
     def conversion(
-        self, output: Output, kinds: Mapping[str, str | None] | None = None
+        self,
+        output: Output,
+        kinds: Mapping[str, str | None] | None = None,
+        limits: ReadLimits | None = None,
     ) -> Conversion:
         """Return how an output is made; ``kinds`` are the column types that a check learnt."""
-        tables = [self.table(source) for source in output.inputs]
+        tables = [self.table(source, limits) for source in output.inputs]
         return Conversion(output.format.kind, tables, kinds)
 
-    def table(self, source: Input) -> InputTable:
+    def table(self, source: Input, limits: ReadLimits | None = None) -> Reader:
         """Return an input as a table."""
-        return TABLES[source.format.kind](source, self.options.text_column, self.options.prefix)
+        reader = READERS[source.format.kind]
+        return reader(source, self.options.text_column, self.options.prefix, limits)
 
 
 def make_plan(options: RunOptions, settings: EngineSettings) -> Plan:

@@ -31,12 +31,16 @@ from hatespeech.bulk.plan import (
 from hatespeech.bulk.report import render
 from hatespeech.bulk.score_files import ScoreFiles, ScoreReader, hash_of, require_model
 from hatespeech.bulk.statistics import Statistics
-from hatespeech.bulk.tables.conversion import Conversion
+from hatespeech.formats.conversion import Conversion
+from hatespeech.formats.foreign_parquet import ParquetVerifier
+from hatespeech.formats.interface import ReadLimits
 
 log = logging.getLogger(__name__)
 
 # A chunk ends early when its texts have this many code points together: this bounds memory.
 CHUNK_CHARS: Final = 4 * 1024 * 1024
+# Memory that a local Parquet file may need to be read.
+PARQUET_BYTES: Final = 1024 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -175,13 +179,15 @@ def other_run(plan: Plan, what: str) -> RunError:
 
 def check_inputs(plan: Plan) -> tuple[list[int], list[Conversion]]:
     """Read all inputs once; return what :func:`begin` does. Raises :class:`RunError`."""
-    conversions = [plan.conversion(output) for output in plan.outputs]
+    verifier = ParquetVerifier(PARQUET_BYTES)
+    limits = ReadLimits(verify_parquet=verifier.verify)
+    conversions = [plan.conversion(output, limits=limits) for output in plan.outputs]
     for conversion in conversions:
         conversion.require_common_columns()
     sizes = [source.size for source in plan.inputs]
     total = None if None in sizes else sum(size or 0 for size in sizes)
     rows = []
-    with progress_bar("checking", total, "B") as shown:
+    with contextlib.closing(verifier), progress_bar("checking", total, "B") as shown:
         for conversion in conversions:
             for table in conversion.tables:
                 rows.append(table.count(shown.update, conversion.inspector(table)))

@@ -21,13 +21,8 @@ import pyarrow.parquet as pq
 from hatespeech.bulk import RunError
 from hatespeech.bulk.engines.base import ScoredChunk
 from hatespeech.bulk.places import Place
-from hatespeech.contract import COLUMNS
+from hatespeech.formats.scores import SCORES, table_of
 
-# The columns that a run adds.
-SCORES: Final = pa.schema(
-    [pa.field(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()]
-)
-SCORE_TYPES: Final = list(zip(SCORES.names, SCORES.types, strict=True))
 # Under this key a file keeps a JSON object of what :class:`KeptScores` has beside the table.
 NOTE: Final = b"part"
 
@@ -84,11 +79,7 @@ class ScoreFiles:
 
     def write(self, chunk: ScoredChunk, texts: str) -> None:
         """Write a chunk's scores to its file; ``texts`` is the hash of its texts."""
-        found = [row.columns() for row in chunk.rows]
-        table = pa.table(
-            [pa.array([row[name] for row in found], kind) for name, kind in SCORE_TYPES],
-            schema=SCORES,
-        )
+        table = table_of(chunk.rows)
         part = KeptScores(table, chunk.model, texts)
         note = {"model": part.model, "texts": texts, "checksum": _checksum(chunk.index, part)}
         sink = pa.BufferOutputStream()

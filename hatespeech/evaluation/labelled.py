@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from hatespeech.bars import progress_bar
 from hatespeech.bulk import RunError
 from hatespeech.bulk.places import Input, Place, find_inputs
-from hatespeech.bulk.plan import TABLES
-from hatespeech.bulk.tables.conversion import Conversion
-from hatespeech.bulk.tables.interface import InputTable
-from hatespeech.bulk.tables.lines import JsonlTable
 from hatespeech.evaluation.agreement import majorities
 from hatespeech.evaluation.truths import LAYOUTS, TRUTHS, Layout, Truths, plain_name, truth_of
+from hatespeech.formats.choice import READERS
+from hatespeech.formats.conversion import Conversion
+from hatespeech.formats.interface import Reader
+from hatespeech.formats.lines import JsonlReader
 
 # score.py refuses a file that has the columns which it adds; here nothing is added.
 NOTHING_ADDED: Final = "\0"
@@ -137,22 +137,22 @@ def read_column(source: str, column: str, text_column: str | None, option: str) 
     return found
 
 
-def open_table(source: Input, column: str | None) -> InputTable:
+def open_table(source: Input, column: str | None) -> Reader:
     """Return a file as a table whose text column is ``column``, or one of the usual names."""
     names = [column] if column else [TEXT, *(layout.text for layout in LAYOUTS)]
-    tables = [TABLES[source.format.kind](source, name, NOTHING_ADDED) for name in names]
+    tables = [READERS[source.format.kind](source, name, NOTHING_ADDED) for name in names]
     for table in tables:
         try:
             table.head()
         except RunError:
             continue
-        if not isinstance(table, JsonlTable) or f'"{table.column}"' in (table.first_row() or ""):
+        if not isinstance(table, JsonlReader) or f'"{table.column}"' in (table.first_row() or ""):
             return table
     tables[0].head()  # raises, unless it is JSONL, in which only some rows may have the key
     return tables[0]
 
 
-def records(table: InputTable) -> Iterator[tuple[int, dict[str, Any]]]:
+def records(table: Reader) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield each row's number and its values by column, whatever the file's format."""
     conversion = Conversion("JSONL", [table])
     conversion.require_common_columns()
@@ -166,7 +166,7 @@ def records(table: InputTable) -> Iterator[tuple[int, dict[str, Any]]]:
 class RowTruths:
     """How the rows of one file are labelled."""
 
-    def __init__(self, table: InputTable, first: Mapping[str, Any], wanted: Wanted) -> None:
+    def __init__(self, table: Reader, first: Mapping[str, Any], wanted: Wanted) -> None:
         """Raise :class:`RunError` if the first row lacks a column."""
         self._table = table
         self.layout: Layout | None = None

@@ -1,6 +1,20 @@
-"""What uploads and bulk scoring share about file formats.
+"""Files of texts: one reader and one writer for each format, for uploads and bulk scoring alike.
 
-records.py          records of CSV, TSV and JSONL: their dialects and limits, and blocks of them
-parquet_batches.py  Parquet in batches of limited size
-limited_process.py  a process with a limit on its memory, which reads what strangers send
+    names.py            a file's format, by its name
+    interface.py        a source, a reader, a writer, and a block of rows
+    choice.py           the reader and the writer of each format
+    records.py          records of CSV, TSV and JSONL: their dialects and limits, and blocks of them
+    lines.py            CSV, TSV and JSONL
+    parquet.py          Parquet
+    parquet_batches.py  Parquet in batches of limited size
+    compression.py      gzip and Zstandard
+    scores.py           the columns that scoring adds
+    conversion.py       rows of one format, written as another
+    json_values.py      single values on their way between formats
+    scored_file.py      a file that strangers send, read and written piece by piece
+    foreign_parquet.py  Parquet that another process reads
+    parquet_process.py  that process
+    limited_process.py  a process with a limit on its memory
+
+A reader's errors are those of its source, so they name the file as its program does.
 """

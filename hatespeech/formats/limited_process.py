@@ -24,7 +24,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from hatespeech.errors import ServiceError, TooLargeError, read_error
+from hatespeech.errors import ServiceError, TooLargeError, ValidationError
 from hatespeech.paths import PACKAGE
 
 # The child gives way to the threads that score.
@@ -37,17 +37,21 @@ READY: Final = b"r"
 JSON: Final = b"j"
 BYTES: Final = b"b"
 ERROR: Final = b"e"
+# What a child may raise: its file is wrong, or over a limit.
+ERRORS: Final = {kind.code: kind for kind in (ValidationError, TooLargeError)}
 
 Method = Callable[[Any], Any]
 
 
 class LimitedProcess:
-    """Runs ``module`` in a child, which calls :func:`answer_calls`; ``file`` is its input.
+    """Runs ``module`` in a child, which calls :func:`answer_calls`; ``file``, if any, is its input.
 
     The child may take ``memory_bytes`` beyond what its imports take.
     """
 
-    def __init__(self, module: str, file: BinaryIO, memory_bytes: int, arguments: object) -> None:
+    def __init__(
+        self, module: str, file: BinaryIO | None, memory_bytes: int, arguments: object
+    ) -> None:
         self._memory_bytes = memory_bytes
         self._lock = threading.Lock()
         self._connection, child = Pipe()
@@ -55,7 +59,7 @@ class LimitedProcess:
             with child:
                 self._process = subprocess.Popen(  # noqa: S603 - this Python and a module of ours
                     [sys.executable, "-P", "-m", module, str(child.fileno()), str(memory_bytes)],
-                    stdin=file,
+                    stdin=subprocess.DEVNULL if file is None else file,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,  # it may quote the file
                     env=_environment(),
@@ -74,7 +78,7 @@ class LimitedProcess:
     def call(self, name: str, argument: object = None) -> Any:
         """Call a method of the child; return its answer, bytes or what JSON holds.
 
-        Raises the :class:`ServiceError` that the child raises, and :class:`TooLargeError` if the
+        Raises the error that the child raises, one of ``ERRORS``, and :class:`TooLargeError` if the
         child dies.
         """
         try:
@@ -90,10 +94,8 @@ class LimitedProcess:
             return body
         if kind == JSON:
             return json.loads(body)
-        error = read_error(body.decode())
-        if error is None:
-            raise RuntimeError("the child's error is not one of ours")
-        raise error
+        code, message = json.loads(body)
+        raise ERRORS[code](message, field="file")
 
     def close(self) -> None:
         """End the child. A call that waits for it in another thread raises."""
@@ -125,7 +127,7 @@ def answer_calls(make_methods: Callable[[BinaryIO, Any], Mapping[str, Method]]) 
                 else:
                     message = JSON + json.dumps(answer, ensure_ascii=False).encode()
             except ServiceError as error:
-                message = ERROR + str(error).encode()
+                message = ERROR + json.dumps([error.code, error.message]).encode()
             connection.send_bytes(message)
     os._exit(0)  # without clean-up: the parent waits, and an ordinary end may need memory
 

@@ -20,15 +20,15 @@ FIRST_ROWS: Final = 16
 
 
 def open_parquet(file: BinaryIO) -> Any:
-    """Open a file for :func:`batches`; it reads a page at a time, in this thread."""
-    pa.set_cpu_count(1)
-    pa.set_io_thread_count(1)
+    """Open a file for :func:`batches`; it reads a page at a time."""
     file.seek(0)
     # Without a buffer size pyarrow would hold all pages of a row group together.
     return pq.ParquetFile(file, buffer_size=1024 * 1024, pre_buffer=False)
 
 
-def batches(source: Any, most_rows: int) -> Iterator[pa.RecordBatch]:
+def batches(
+    source: Any, most_rows: int, columns: list[str] | None = None
+) -> Iterator[pa.RecordBatch]:
     """Yield batches of at most ``most_rows`` rows and about ``BATCH_BYTES`` bytes.
 
     The number of rows is chosen by the first batch and only falls after that, by half or more,
@@ -43,7 +43,9 @@ def batches(source: Any, most_rows: int) -> Iterator[pa.RecordBatch]:
         done, more = 0, True
         while more:
             more = False
-            found = source.iter_batches(min(rows, least), row_groups=[group], use_threads=False)
+            found = source.iter_batches(
+                min(rows, least), row_groups=[group], columns=columns, use_threads=False
+            )
             for batch in _skip(found, done):
                 yield batch
                 done += len(batch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Final, NoReturn
 
@@ -23,21 +24,31 @@ TSV_DIALECT: Final[dict[str, Any]] = {
 }
 
 
+class TooMuchTextError(Exception):
+    """A file has more characters than its reader takes."""
+
+
 class Lines:
     """The lines of a text file; raises :class:`csv.Error` if a record has too many characters.
 
-    The reader sets ``chars`` to 0 after each record, which may have several lines.
+    The reader sets ``chars`` to 0 after each record, which may have several lines. ``most`` is how
+    many characters the file may have, since a compressed one of megabytes may never end.
     """
 
-    def __init__(self, text: io.TextIOWrapper) -> None:
+    def __init__(self, text: io.TextIOWrapper, most: int | None = None) -> None:
         self.chars = 0
         self._text = text
+        self._most = math.inf if most is None else most
 
     def __iter__(self) -> Iterator[str]:
+        total = 0
         while line := self._text.readline(MAX_RECORD_CHARS + 1):
             self.chars += len(line)
             if self.chars > MAX_RECORD_CHARS:
                 raise csv.Error("record too long")
+            total += len(line)
+            if total > self._most:
+                raise TooMuchTextError
             yield line
 
 

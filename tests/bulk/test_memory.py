@@ -15,18 +15,14 @@ import pytest
 
 from hatespeech.bulk import RunError
 from hatespeech.bulk.places import Place, find_inputs
-from hatespeech.bulk.plan import TABLES
-from hatespeech.bulk.score_files import SCORE_TYPES, SCORES
-from hatespeech.bulk.tables.conversion import Conversion
-from hatespeech.bulk.tables.interface import MAX_COLUMNS, Block, Head, InputTable
-from hatespeech.bulk.tables.lines import FIELD_CHARS
-from hatespeech.bulk.tables.parquet import (
-    BATCH_BYTES,
-    WAITING_TABLES,
-    ParquetTable,
-    ParquetWriter,
-)
+from hatespeech.formats.choice import READERS
+from hatespeech.formats.conversion import Conversion
+from hatespeech.formats.interface import MAX_COLUMNS, Block, Head, Reader
+from hatespeech.formats.lines import FIELD_CHARS
+from hatespeech.formats.parquet import WAITING_TABLES, ParquetReader, ParquetWriter
+from hatespeech.formats.parquet_batches import BATCH_BYTES
 from hatespeech.formats.records import BLOCK_CHARS
+from hatespeech.formats.scores import SCORE_TYPES, SCORES
 from tests.paths import ROOT
 from tests.support.processes.score import SECONDS, environment
 
@@ -91,7 +87,7 @@ def test_values_that_a_dictionary_makes_small_in_the_file_come_a_few_at_a_time(
     (source,) = find_inputs(str(path), Place.of("out")).inputs
     texts: list[str] = []
     sizes: list[int] = []
-    for block in ParquetTable(source, "text", "").blocks():
+    for block in ParquetReader(source, "text", "").blocks():
         sizes.append(block.rows.nbytes)
         texts += block.texts
         assert set(block.rows["page"].to_pylist()) <= {"", "y" * 40_000}
@@ -100,9 +96,9 @@ def test_values_that_a_dictionary_makes_small_in_the_file_come_a_few_at_a_time(
     assert sum(size > 1.1 * BATCH_BYTES for size in sizes) <= bool(small)
 
 
-def table_of(path: Path) -> InputTable:
+def table_of(path: Path) -> Reader:
     (source,) = find_inputs(str(path), Place.of("out")).inputs
-    return TABLES[source.format.kind](source, "text", "")
+    return READERS[source.format.kind](source, "text", "")
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv"])

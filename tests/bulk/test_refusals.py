@@ -309,3 +309,43 @@ def test_an_engine_that_is_unknown_is_refused(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         score.main(["a.csv", "b.csv", "--engine", "abacus"])
     assert "--engine" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_small_parquet_file_that_asks_for_gigabytes_takes_a_line_and_no_memory(
+    tmp_path: Path,
+) -> None:
+    """The file holds one long value, once, for many rows."""
+    sound, bomb = tmp_path / "in" / "a.parquet", tmp_path / "in" / "b.parquet"
+    sound.parent.mkdir()
+    pq.write_table(pa.table({"text": ["good"], "page": [""]}), sound)
+    pages = pa.DictionaryArray.from_arrays(pa.array([0] * 4096, pa.int32()), ["x" * 80_000_000])
+    pq.write_table(
+        pa.table({"text": ["good"] * 4096, "page": pages}),
+        bomb,
+        store_schema=False,
+        compression="zstd",
+        dictionary_pagesize_limit=100_000_000,
+    )
+    assert bomb.stat().st_size < 100_000
+    script = """
+import sys
+from hatespeech.bulk import command as score
+from tests.support.memory import resident
+code = score.main(sys.argv[1:])
+print(resident("VmHWM"))
+sys.exit(code)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, sound.parent, tmp_path / "out"],
+        env={**environment(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"error: {bomb}: needs more than 1073741824 bytes of memory to be read"
+    )
+    assert int(done.stdout) < 700_000_000
+    assert not (tmp_path / "out.partial").exists()

@@ -11,8 +11,8 @@ import pytest
 from hatespeech.bulk.command import run_summary
 from hatespeech.bulk.report import render
 from hatespeech.bulk.run import Outcome
-from hatespeech.bulk.score_files import SCORES
 from hatespeech.bulk.statistics import BINS, EXAMPLES, Statistics
+from hatespeech.formats.scores import SCORES
 from hatespeech.labels import FLAGS, LABELS
 from tests.support.pages import Page
 

@@ -33,7 +33,7 @@ MOMENTS = [
     ("hatespeech.engine.predictor:Predictor.score_windows", 1, "before"),
     ("hatespeech.engine.predictor:Predictor.probabilities", 2, "after"),
     ("hatespeech.bulk.engines.local:LocalEngine.close", 1, "before"),  # every part is there
-    ("hatespeech.bulk.tables.lines:CsvWriter.write", 1, "after"),
+    ("hatespeech.formats.lines:CsvWriter.write", 1, "after"),
     ("hatespeech.bulk.run:render", 1, "before"),  # the output is there, not yet under its name
     ("os:replace", 1, "before"),  # the report is written, not yet under its name
     ("os:replace", 2, "before"),  # so is what tells that OUT is finished

@@ -14,8 +14,8 @@ import pytest
 
 from benchmarks import fleet_model, models
 from benchmarks.useful_work import operations
-from hatespeech.bulk import places as files
 from hatespeech.bulk.command import parse
+from hatespeech.formats import names as files
 from hatespeech.formats.records import MAX_RECORD_CHARS
 from tests.paths import ROOT
 from tests.support.processes.score import SECONDS, environment

@@ -14,7 +14,8 @@ from hatespeech.serving.openapi import ROBUST_PARAMETER, SCORING
 from hatespeech.serving.reading import read_query, read_switch, until_gone
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
-from hatespeech.serving.uploads.upload import UploadRoom, receive_upload, score_table
+from hatespeech.serving.uploads.table import FileOptions
+from hatespeech.serving.uploads.upload import REPLIES, UploadRoom, receive_upload, score_table
 
 UPLOAD: Final[dict[str, Any]] = {
     "type": "object",
@@ -69,7 +70,7 @@ def file_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
         model.require_ready()
         file = await receive_upload(request)
         try:
-            table = room.open(file)
+            table = room.open(file, FileOptions())
         except BaseException:
             await file.close()
             raise
@@ -78,10 +79,11 @@ def file_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
         except BaseException:
             room.close(table)  # which also ends a check that still runs
             raise
+        media_type, suffix = REPLIES[table.format.kind]
         return StreamingResponse(
             score_table(room, table, model, metrics, options),
-            media_type=table.media_type,
-            headers={"Content-Disposition": f'attachment; filename="scored.{table.suffix}"'},
+            media_type=media_type,
+            headers={"Content-Disposition": f'attachment; filename="scored{suffix}"'},
             # This runs even if the client hangs up, so the temporary file never outlives the reply.
             background=BackgroundTask(room.close, table),
         )

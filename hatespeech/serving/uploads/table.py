@@ -1,80 +1,133 @@
-"""What every format of an uploaded file can do, and the columns added to it."""
+"""An uploaded file of any format, read and written block by block."""
 
 from __future__ import annotations
 
+import io
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, ClassVar, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from hatespeech.contract import COLUMNS, TextScore
-from hatespeech.errors import TooLargeError, ValidationError
+from typing_extensions import override
 
-TEXT: Final = "text"
-ADDED: Final = tuple(COLUMNS)
+from hatespeech.contract import TextScore
+from hatespeech.formats.names import Format
+
+if TYPE_CHECKING:
+    from hatespeech.formats.foreign_parquet import ForeignParquet
+    from hatespeech.formats.scored_file import ScoredFile
 
 
 @dataclass(frozen=True)
 class UploadLimits:
     """What an uploaded file may have and take."""
 
-    chunk_rows: int  # rows that are scored at once
     max_rows: int
+    max_chars: int  # when it is unpacked
     process_bytes: int  # memory of a process that reads Parquet
 
 
-class UploadTable(ABC):
-    """An uploaded file, read and written in chunks of at most ``limits.chunk_rows`` rows.
+@dataclass(frozen=True)
+class FileOptions:
+    """What a caller asks for beside the scores."""
+
+    column: str = "text"
+    prefix: str = ""
+    compression: str | None = None  # of the reply, by pyarrow's name
+
+
+class UploadTable:
+    """An uploaded file. Use it from one thread at a time, except :meth:`close`.
 
     It is read twice: once to the end, so that a file with an error is refused before the reply
-    begins, and once to be scored. Use it from one thread at a time, except :meth:`close`.
+    begins, and once to be scored. What strangers send as Parquet is decoded in another process.
     """
 
-    media_type: ClassVar[str]
-    suffix: ClassVar[str]
-
-    def __init__(self, file: BinaryIO, limits: UploadLimits) -> None:
+    def __init__(
+        self, file: BinaryIO, form: Format, options: FileOptions, limits: UploadLimits
+    ) -> None:
+        self.format = form
+        self.options = options
         self._file = file
         self._limits = limits
         self._closing = threading.Lock()
         self._closed = False
+        self._scored: ScoredFile | ForeignParquet | None = None
+        self._process: ForeignParquet | None = None
 
-    @abstractmethod
     def check(self) -> None:
         """Read to the end.
 
-        Raises :class:`ValidationError` if the file cannot be scored, and :class:`TooLargeError` if
-        it has too many rows or, as Parquet, needs too much memory.
+        Raises :class:`ValidationError` if the file can't be scored, and :class:`TooLargeError` if
+        it has too many rows or characters or, as Parquet, needs too much memory. So do the other
+        methods if the process that reads Parquet dies.
         """
+        self._scored = self._open()
+        self._scored.check()
 
-    @abstractmethod
-    def chunks(self) -> Iterator[tuple[Any, list[Any]]]:
-        """Yield chunks: the rows, as :meth:`write` takes them, and the values in ``text``."""
+    def next(self) -> list[Any] | None:
+        """Return the values of the next rows' text column, or ``None`` at the end."""
+        assert self._scored is not None  # noqa: S101 - check comes first
+        return self._scored.next()
 
-    @abstractmethod
-    def write(self, rows: Any, items: Sequence[TextScore]) -> bytes:
-        """Return rows with their scores; the first call also returns any header."""
+    def write(self, items: Sequence[TextScore]) -> bytes:
+        """Take the scores of the first rows that have none; return what is written."""
+        from hatespeech.formats.scores import table_of
+
+        assert self._scored is not None  # noqa: S101 - check comes first
+        return self._scored.write(table_of(items))
 
     def end(self) -> bytes:
         """Return the bytes after the last row."""
-        return b""
+        assert self._scored is not None  # noqa: S101 - check comes first
+        return self._scored.end()
 
     def close(self) -> None:
         """Close the file, which deletes it if it is temporary. Another thread's reading fails."""
         with self._closing:
             self._closed = True
         self._file.close()
+        if self._process is not None:
+            self._process.close()
+
+    def _open(self) -> ScoredFile | ForeignParquet:
+        # Imported here because Arrow takes a while, and the port must be bound before that.
+        from hatespeech.formats.foreign_parquet import ForeignParquet
+        from hatespeech.formats.interface import ReadLimits
+        from hatespeech.formats.scored_file import ScoredFile, SentFile
+
+        options, limits = self.options, self._limits
+        if self.format.kind == "Parquet":
+            process = ForeignParquet(
+                self._file, options.column, options.prefix, limits.max_rows, limits.process_bytes
+            )
+            with self._closing:
+                if self._closed:
+                    process.close()
+                self._process = process
+            return process
+        source = SentFile(lambda: cast(BinaryIO, _Handle(self._file)), self.format)
+        own = ReadLimits(limits.max_rows, limits.max_chars)
+        return ScoredFile(source, options.column, options.prefix, own, options.compression)
 
 
-def refuse_added(columns: Sequence[str] | Mapping[str, Any]) -> None:
-    """Raise :class:`ValidationError` if the file already has one of the added columns."""
-    for name in ADDED:
-        if name in columns:
-            raise ValidationError(f"already has a column {name}; rename it", field="file")
+class _Handle(io.RawIOBase):
+    """Reads a file from its start, and leaves it open."""
 
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        file.seek(0)
 
-def refuse_rows(rows: int, limit: int) -> None:
-    """Raise :class:`TooLargeError` if a file has more rows than the limit."""
-    if rows > limit:
-        raise TooLargeError(f"has more than {limit} rows", field="file")
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    @override
+    def tell(self) -> int:
+        return self._file.tell()

@@ -18,17 +18,17 @@ from starlette.requests import Request
 
 from hatespeech.contract import TextScore
 from hatespeech.errors import OverloadedError, TooLargeError, ValidationError
+from hatespeech.formats.names import FORMATS, Format
 from hatespeech.serving.http_errors import UnsupportedMediaError
 from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.reading import require_media_type
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
-from hatespeech.serving.uploads.parquet_table import Parquet
-from hatespeech.serving.uploads.table import TEXT, UploadLimits, UploadTable
-from hatespeech.serving.uploads.text_tables import Csv, Jsonl, Tsv
+from hatespeech.serving.uploads.table import FileOptions, UploadLimits, UploadTable
 
+# Texts in one request to the model.
 ROWS: Final = 256
-# Chunks in the queue at once: while one is scored, another is read or written.
+# Blocks in the queue at once: while one is scored, another is read or written.
 AHEAD: Final = 2
 # Files that are read or written at the same moment. They have threads of their own, so that a file
 # that takes long holds up other files only.
@@ -36,22 +36,25 @@ THREADS: Final = 8
 # Parquet files at once, which share the memory of PARQUET_MEMORY_BYTES.
 PARQUET_FILES: Final = 4
 
+# What errors of a row name, whatever its column is called.
+TEXT: Final = "text"
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-BY_SUFFIX: Final[Mapping[str, type[UploadTable]]] = {
-    ".csv": Csv,
-    ".tsv": Tsv,
-    ".jsonl": Jsonl,
-    ".ndjson": Jsonl,
-    ".parquet": Parquet,
+BY_MEDIA_TYPE: Final[Mapping[str, str]] = {
+    "text/csv": "CSV",
+    "text/tab-separated-values": "TSV",
+    "application/jsonl": "JSONL",
+    "application/x-ndjson": "JSONL",
+    "application/vnd.apache.parquet": "Parquet",
 }
-BY_MEDIA_TYPE: Final[Mapping[str, type[UploadTable]]] = {
-    "text/csv": Csv,
-    "text/tab-separated-values": Tsv,
-    "application/jsonl": Jsonl,
-    "application/x-ndjson": Jsonl,
-    "application/vnd.apache.parquet": Parquet,
+# Of a reply: its media type, and how its file's name ends.
+REPLIES: Final[Mapping[str, tuple[str, str]]] = {
+    "CSV": ("text/csv; charset=utf-8", ".csv"),
+    "TSV": ("text/tab-separated-values; charset=utf-8", ".tsv"),
+    "JSONL": ("application/jsonl", ".jsonl"),
+    "Parquet": ("application/vnd.apache.parquet", ".parquet"),
 }
 
 
@@ -70,27 +73,30 @@ async def receive_upload(request: Request) -> UploadFile:
     return upload
 
 
-def choose_table(upload: UploadFile) -> type[UploadTable]:
+def choose_format(upload: UploadFile) -> Format:
     """Choose the format by the file's name, else by its declared type.
 
     Raises :class:`UnsupportedMediaError` if neither is known.
     """
-    suffix = PurePath(upload.filename or "").suffix.lower()
+    form = Format.of(PurePath(upload.filename or "").name)
+    if form is not None:
+        return form
     declared = (upload.content_type or "").partition(";")[0].strip().lower()
-    kind = BY_SUFFIX.get(suffix) or BY_MEDIA_TYPE.get(declared)
+    kind = BY_MEDIA_TYPE.get(declared)
     if kind is None:
-        raise UnsupportedMediaError("must be .csv, .tsv, .jsonl or .parquet", field="file")
-    return kind
+        raise UnsupportedMediaError(f"its name must end in {FORMATS}", field="file")
+    return Format(kind, None)
 
 
 class UploadRoom:
     """Where all uploads of a server are read: their threads, and the memory they share."""
 
     def __init__(self, settings: ServerSettings) -> None:
+        self.rows = min(ROWS, settings.max_texts_per_request)  # in one request to the model
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="upload")
         self._limits = UploadLimits(
-            chunk_rows=min(ROWS, settings.max_texts_per_request),
             max_rows=settings.max_file_rows,
+            max_chars=settings.max_file_bytes,
             process_bytes=settings.parquet_memory_bytes // PARQUET_FILES,
         )
         self._parquet: set[UploadTable] = set()
@@ -98,15 +104,15 @@ class UploadRoom:
         with contextlib.suppress(OSError):
             tempfile.gettempdir()
 
-    def open(self, upload: UploadFile) -> UploadTable:
+    def open(self, upload: UploadFile, options: FileOptions) -> UploadTable:
         """Return the file as a table; :meth:`close` it.
 
-        Raises the errors of :func:`choose_table`, and :class:`OverloadedError` if as many Parquet
+        Raises the errors of :func:`choose_format`, and :class:`OverloadedError` if as many Parquet
         files are open as there is memory for.
         """
-        kind = choose_table(upload)
-        table = kind(upload.file, self._limits)
-        if kind is Parquet:
+        form = choose_format(upload)
+        table = UploadTable(upload.file, form, options, self._limits)
+        if form.kind == "Parquet":
             if len(self._parquet) == PARQUET_FILES:
                 raise OverloadedError(f"{PARQUET_FILES} Parquet files are being read; try again")
             self._parquet.add(table)
@@ -130,43 +136,51 @@ async def score_table(
     table: UploadTable,
     model: ServedModel,
     metrics: Metrics,
-    options: Mapping[str, bool],
+    options: Mapping[str, Any],
 ) -> AsyncIterator[bytes]:
     """Yield the table with its scores; ``options`` are fields of the contract's request.
 
     Unlike a request's texts, a file's wait for room.
     """
-    chunks = table.chunks()
-    pending: deque[tuple[Any, asyncio.Task[list[TextScore]]]] = deque()
+    pending: deque[asyncio.Task[list[TextScore]]] = deque()
     try:
         more = True
         while more or pending:
             while more and len(pending) < AHEAD:
-                chunk = await room.run(next, chunks, None)
-                more = chunk is not None
-                if chunk is not None:
-                    rows, texts = chunk
-                    pending.append((rows, asyncio.create_task(score_rows(texts, model, options))))
+                texts = await room.run(table.next)
+                more = texts is not None
+                if texts is not None:
+                    pending.append(
+                        asyncio.create_task(score_block(texts, room.rows, model, options))
+                    )
             if pending:
-                rows, task = pending.popleft()
-                items = await task
+                items = await pending.popleft()
                 metrics.observe_reply(items)
-                data = await room.run(table.write, rows, items)
+                data = await room.run(table.write, items)
                 if data:
                     yield data
         yield await room.run(table.end)
     finally:
-        for _, task in pending:
+        for task in pending:
             task.cancel()
         room.close(table)
 
 
-async def score_rows(
-    texts: Sequence[Any], model: ServedModel, options: Mapping[str, bool]
+async def score_block(
+    texts: Sequence[Any], rows: int, model: ServedModel, options: Mapping[str, Any]
 ) -> list[TextScore]:
-    """Score rows, in several requests if one would be too large. Errors name the column."""
-    if not texts:
-        return []
+    """Score a block in requests of so many rows, one after the other."""
+    return [
+        item
+        for start in range(0, len(texts), rows)
+        for item in await score_rows(texts[start : start + rows], model, options)
+    ]
+
+
+async def score_rows(
+    texts: Sequence[Any], model: ServedModel, options: Mapping[str, Any]
+) -> list[TextScore]:
+    """Score rows, in several requests if one would be too large. Errors name the field ``text``."""
     try:
         reply = await model.score({"texts": list(texts), **options}, wait_for_room=True)
     except TooLargeError as error:

@@ -1,4 +1,4 @@
-"""CSV, TSV and JSONL, with the same rules as for the service's uploads."""
+"""CSV, TSV and JSONL."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any, BinaryIO, ClassVar, Final
 import pyarrow as pa
 from typing_extensions import override
 
-from hatespeech.bulk.tables.interface import BLOCK_ROWS, Block, Head, InputTable, Inspector, Writer
+from hatespeech.formats.interface import BLOCK_ROWS, Block, Head, Inspector, Reader, Writer
 from hatespeech.formats.records import (
     CSV_DIALECT,
     MAX_RECORD_CHARS,
     TSV_DIALECT,
     Lines,
+    TooMuchTextError,
     blocks_of,
     read_object,
 )
@@ -26,7 +27,7 @@ from hatespeech.formats.records import (
 FIELD_CHARS: Final = 16
 
 
-class TextTable(InputTable):
+class TextReader(Reader):
     """A file of lines. A row that can't be read stops the run, since no output could hold it."""
 
     newline: ClassVar[str]
@@ -36,7 +37,8 @@ class TextTable(InputTable):
         rows = seen = 0
         for row, place in self._rows():
             rows += 1
-            self.check(row, rows)
+            self.require_rows(rows)
+            self.check_row(row, rows)
             if inspect is not None:
                 inspect([row], rows)
             if place > seen:
@@ -55,8 +57,8 @@ class TextTable(InputTable):
         """Yield the rows; ``lines`` starts at the file's first line, which may be a header."""
 
     @abstractmethod
-    def check(self, row: Any, number: int) -> None:
-        """Raise :class:`RunError` for a row that can't be read or written again."""
+    def check_row(self, row: Any, number: int) -> None:
+        """Raise the source's error for a row that can't be read or written again."""
 
     @abstractmethod
     def chars(self, row: Any) -> int:
@@ -69,11 +71,13 @@ class TextTable(InputTable):
     def _rows(self) -> Iterator[tuple[Any, int]]:
         """Yield each row with the reader's position in the file, in bytes."""
         raw, content = self.source.open()
-        number = 0
+        number, most = 0, self.limits.max_chars
         with raw, io.TextIOWrapper(content, encoding="utf-8-sig", newline=self.newline) as text:
             try:
-                for number, row in enumerate(self.records(Lines(text)), start=1):  # noqa: B007 - for the errors
+                for number, row in enumerate(self.records(Lines(text, most)), start=1):  # noqa: B007 - for the errors
                     yield row, raw.tell()
+            except TooMuchTextError:
+                raise self.source.too_large(f"has more than {most} characters") from None
             except UnicodeDecodeError:
                 raise self.error(
                     f"row {number + 1}, or a row soon after it, is not UTF-8"
@@ -89,7 +93,7 @@ class TextTable(InputTable):
                 raise self.error(f"can't be decompressed after row {number}") from exc
 
 
-class CsvTable(TextTable):
+class CsvReader(TextReader):
     """RFC 4180 with a header line."""
 
     newline = ""
@@ -106,7 +110,7 @@ class CsvTable(TextTable):
                 raise self.error("its header can't be read") from None
         self.require_few(columns)
         if columns.count(self.column) != 1:
-            raise self.error(f"its header must have one column {self.column} (--text-column)")
+            raise self.column_error("its header must have one column")
         self.refuse_added(columns)
         return Head(columns)
 
@@ -122,7 +126,7 @@ class CsvTable(TextTable):
                 self._width, self._place = len(row), row.index(self.column)
 
     @override
-    def check(self, row: list[str], number: int) -> None:
+    def check_row(self, row: list[str], number: int) -> None:
         if len(row) != self._width:
             raise self.error(f"row {number} has {len(row)} fields, the header {self._width}")
 
@@ -135,13 +139,13 @@ class CsvTable(TextTable):
         return [row[self._place] for row in rows]
 
 
-class TsvTable(CsvTable):
+class TsvReader(CsvReader):
     """Fields between tabs, without quoting, and a header line (IANA)."""
 
     dialect = TSV_DIALECT
 
 
-class JsonlTable(TextTable):
+class JsonlReader(TextReader):
     """One JSON object on each line."""
 
     newline = "\n"
@@ -155,7 +159,7 @@ class JsonlTable(TextTable):
         self._has_texts = False
         rows = super().count(progress, inspect)
         if rows and not self._has_texts:
-            raise self.error(f"no row has the key {self.column} (--text-column)")
+            raise self.column_error("no row has the key")
         return rows
 
     def first_row(self) -> str | None:
@@ -170,7 +174,7 @@ class JsonlTable(TextTable):
                 yield line
 
     @override
-    def check(self, row: str, number: int) -> None:
+    def check_row(self, row: str, number: int) -> None:
         try:
             record = read_object(row)
         except (ValueError, RecursionError):

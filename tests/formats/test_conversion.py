@@ -23,9 +23,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hatespeech.bulk import command as score
-from hatespeech.bulk.score_files import SCORES
-from hatespeech.bulk.tables.json_values import ARROW, EXACT, batch_of, text_of, widened
+from hatespeech.formats.json_values import ARROW, EXACT, batch_of, text_of, widened
 from hatespeech.formats.records import TSV_DIALECT
+from hatespeech.formats.scores import SCORES
 from tests.support.processes.score import run_here as run
 from tests.support.processes.score import run_score
 
@@ -70,7 +70,14 @@ def read(name: str) -> list[dict[str, Any]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize(("source", "out"), list(permutations(FORMATS, 2)))
+def slow_if_parquet(*names: str) -> Any:
+    """Return a case; Parquet of this machine is checked by a process of its own."""
+    return pytest.param(*names, marks=[pytest.mark.slow] if names[0] == "parquet" else [])
+
+
+@pytest.mark.parametrize(
+    ("source", "out"), [slow_if_parquet(*pair) for pair in permutations(FORMATS, 2)]
+)
 def test_strings_come_out_as_they_went_in(source: str, out: str) -> None:
     write(f"in.{source}", COLUMNS, STRINGS)
     run(f"in.{source}", f"out.{out}")
@@ -145,6 +152,7 @@ TYPED = {
 }
 
 
+@pytest.mark.slow
 def test_types_of_parquet_become_json() -> None:
     pq.write_table(typed(), "in.parquet")
     run("in.parquet", "out.jsonl")
@@ -154,6 +162,7 @@ def test_types_of_parquet_become_json() -> None:
     assert second == {**dict.fromkeys(TYPED), "nan": "-Infinity"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out", ["csv", "tsv"])
 def test_types_of_parquet_become_text(out: str) -> None:
     pq.write_table(typed(), "in.parquet")
@@ -210,6 +219,7 @@ def test_json_becomes_text(out: str) -> None:
     assert [list(row.values())[: len(JSON_COLUMNS)] for row in read(f"out.{out}")] == JSON_TEXTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out", FORMATS)
 def test_inputs_of_several_formats_go_into_one(out: str) -> None:
     for index, form in enumerate(FORMATS):
@@ -336,11 +346,13 @@ def test_what_the_other_format_cannot_hold_is_refused_before_scoring(
     assert refuse(name, out).startswith(f"error: {name}: {message}")
 
 
+@pytest.mark.slow
 def test_a_tab_in_parquet_is_found_before_scoring(refuse: Callable[..., str]) -> None:
     write("a.parquet", ["text", "b"], [["x", "y"]] * 1500 + [["x", f"{SECRET}\t"]])
     assert refuse("a.parquet", "b.tsv") == f"error: a.parquet: row 1501: its b holds {TAB}"
 
 
+@pytest.mark.slow
 def test_inputs_of_several_formats_must_agree(refuse: Callable[..., str]) -> None:
     write("a/1.csv", ["text", "b"], [["x", "y"]])
     write("a/2.parquet", ["text", "c"], [["x", "y"]])
@@ -364,10 +376,10 @@ def test_inputs_of_several_formats_must_agree(refuse: Callable[..., str]) -> Non
 
 
 MOMENTS = [
-    ("hatespeech.bulk.tables.conversion:Conversion.require_common_types", 1, "after"),
+    ("hatespeech.formats.conversion:Conversion.require_common_types", 1, "after"),
     ("os:replace", 3, "after"),  # run.json and two parts are there
-    ("hatespeech.bulk.tables.parquet:ParquetWriter.write", 1, "after"),
-    ("hatespeech.bulk.tables.parquet:ParquetWriter.close", 1, "after"),
+    ("hatespeech.formats.parquet:ParquetWriter.write", 1, "after"),
+    ("hatespeech.formats.parquet:ParquetWriter.close", 1, "after"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Tables read in bounded parts: what a small file may grow to, and what comes out of it."""
+"""Files that strangers send: what a small one may grow to, and what comes out of it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ import pytest
 
 from hatespeech.contract import Prediction, TextScore
 from hatespeech.errors import TooLargeError, ValidationError
+from hatespeech.formats.foreign_parquet import ForeignParquet
+from hatespeech.formats.interface import BLOCK_ROWS, ReadLimits
+from hatespeech.formats.names import Format
+from hatespeech.formats.parquet import BLOCK_TEXT_BYTES, parts_of
 from hatespeech.formats.parquet_batches import BATCH_BYTES, batches, open_parquet, text_bytes
 from hatespeech.formats.records import BLOCK_CHARS
-from hatespeech.serving.uploads.parquet_process import CHUNK_BYTES, parts_of
-from hatespeech.serving.uploads.parquet_table import Parquet
-from hatespeech.serving.uploads.table import ADDED, UploadLimits, UploadTable
-from hatespeech.serving.uploads.text_tables import Csv, Jsonl, Tsv
+from hatespeech.formats.scored_file import ScoredFile, SentFile
+from hatespeech.formats.scores import SCORES, table_of
+from hatespeech.serving.uploads.table import FileOptions, UploadLimits, UploadTable
 from tests.support.memory import reset_peak, resident
 from tests.support.processes.worker import wait_until
 
@@ -46,35 +49,41 @@ def parquet_bytes(columns: dict[str, Any], *, typed: bool = True, **options: Any
     return sink.getvalue()
 
 
-def limits(
-    rows: int = ROWS, max_rows: int = 1_000_000, process_bytes: int = 256 * MEGABYTE
-) -> UploadLimits:
-    return UploadLimits(rows, max_rows, process_bytes)
+def sent(name: str, content: bytes, max_rows: int = 1_000_000) -> ScoredFile:
+    """Open a file of text as an upload is opened."""
+    form = Format.of(name)
+    assert form
+    return ScoredFile(
+        SentFile(lambda: io.BytesIO(content), form),
+        "text",
+        "",
+        ReadLimits(max_rows, 100 * MEGABYTE),
+        form.compression,
+    )
 
 
 @contextlib.contextmanager
-def parquet_table(content: bytes, given: UploadLimits | None = None) -> Iterator[Parquet]:
+def parquet_table(
+    content: bytes, max_rows: int = 1_000_000, process_bytes: int = 256 * MEGABYTE
+) -> Iterator[ForeignParquet]:
     """Open a file as an upload is opened; its process ends with the block."""
     with tempfile.TemporaryFile() as file:
         file.write(content)
         file.flush()
-        table = Parquet(file, given or limits())
-        try:
+        with contextlib.closing(ForeignParquet(file, "text", "", max_rows, process_bytes)) as table:
             yield table
-        finally:
-            table.close()
 
 
 def text_type(content: bytes) -> pa.DataType:
     return pq.read_schema(io.BytesIO(content)).field("text").type
 
 
-def score(table: UploadTable) -> tuple[bytes, list[list[Any]]]:
-    """Give every row the same scores; return the file that comes out, and each part's texts."""
+def score(table: ScoredFile | ForeignParquet) -> tuple[bytes, list[list[Any]]]:
+    """Give every row the same scores; return the file that comes out, and each block's texts."""
     table.check()
     written, parts = b"", []
-    for rows, texts in table.chunks():
-        written += table.write(rows, [ITEM] * len(texts))
+    while (texts := table.next()) is not None:
+        written += table.write(table_of([ITEM] * len(texts)))
         parts.append(texts)
     return written + table.end(), parts
 
@@ -139,7 +148,7 @@ def test_a_small_file_that_needs_much_memory_is_refused_and_takes_none_of_ours(n
         ),
     }[name]()
     assert len(content) < 8 * MEGABYTE
-    with parquet_table(content, limits(process_bytes=64 * MEGABYTE)) as table:
+    with parquet_table(content, process_bytes=64 * MEGABYTE) as table:
         before = reset_peak()
         with pytest.raises(TooLargeError) as caught:
             table.check()
@@ -153,7 +162,7 @@ def test_a_small_file_that_needs_much_memory_is_refused_and_takes_none_of_ours(n
 def test_a_file_that_holds_fewer_rows_than_it_says_is_refused() -> None:
     with (
         parquet_table(lying_list(1000, 0)) as table,
-        pytest.raises(ValidationError, match="cannot be read as Parquet"),
+        pytest.raises(ValidationError, match="can't be read as Parquet"),
     ):
         table.check()
 
@@ -165,8 +174,7 @@ def test_a_process_that_reads_knows_no_secret_and_dies_with_its_table(
     monkeypatch.setenv("BEARER_TOKEN", "a-secret-of-the-server")
     with parquet_table(parquet_bytes({"text": ["good"]})) as table:
         table.check()
-        assert table._process is not None
-        process = table._process._process
+        process = table.process._process
         assert b"a-secret" not in Path(f"/proc/{process.pid}/environ").read_bytes()
         assert process.poll() is None
     assert process.poll() is not None
@@ -174,10 +182,14 @@ def test_a_process_that_reads_knows_no_secret_and_dies_with_its_table(
 
 @pytest.mark.slow
 def test_closing_a_table_ends_the_check_that_another_thread_waits_for() -> None:
-    nulls = pa.nulls(4_000_000, pa.string())
-    content = parquet_bytes({"text": nulls})
-    given = limits(rows=1, max_rows=10_000_000)
-    with parquet_table(content, given) as table, ThreadPoolExecutor(1) as threads:
+    given = UploadLimits(1_000_000_000, 1, 256 * MEGABYTE)
+    rows = pa.table({"text": pa.nulls(1_000_000, pa.string())})
+    with tempfile.TemporaryFile() as file, ThreadPoolExecutor(1) as threads:
+        with pq.ParquetWriter(file, rows.schema) as writer:
+            for _ in range(100):
+                writer.write_table(rows)
+        file.flush()
+        table = UploadTable(file, Format("Parquet", None), FileOptions(), given)
         check = threads.submit(table.check)
         wait_until(lambda: table._process is not None, "the process to start")
         table.close()
@@ -194,12 +206,11 @@ def test_a_file_of_too_many_rows_is_refused(kind: str) -> None:
         "parquet": parquet_bytes({"text": texts}),
     }[kind]
     for max_rows in (29, 30):
-        given = limits(max_rows=max_rows)
         with contextlib.ExitStack() as stack:
             if kind == "parquet":
-                table: UploadTable = stack.enter_context(parquet_table(content, given))
+                table: Any = stack.enter_context(parquet_table(content, max_rows))
             else:
-                table = (Csv if kind == "csv" else Jsonl)(io.BytesIO(content), given)
+                table = sent(f"a.{kind}", content, max_rows)
             if max_rows == 30:
                 table.check()
             else:
@@ -211,9 +222,8 @@ def test_a_file_of_too_many_rows_is_refused(kind: str) -> None:
 def test_billions_of_null_rows_are_refused_by_their_number() -> None:
     content = parquet_bytes({"text": pa.nulls(50_000_000, pa.string())}, row_group_size=10_000_000)
     assert len(content) < MEGABYTE
-    given = limits(max_rows=10_000_000)
     more = "has more than 10000000 rows"
-    with parquet_table(content, given) as table, pytest.raises(TooLargeError, match=more):
+    with parquet_table(content, 10_000_000) as table, pytest.raises(TooLargeError, match=more):
         table.check()
 
 
@@ -247,13 +257,13 @@ def test_large_texts_that_fit_are_read_a_few_at_a_time_and_come_back_as_they_wer
     content = parquet_bytes(columns, typed=typed, row_group_size=len(indices))
     before = pq.read_table(io.BytesIO(content))
     assert len(content) < MEGABYTE
-    with parquet_table(content, limits(rows=16)) as table:
+    with parquet_table(content) as table:
         scored, parts = score(table)
     assert [row for part in parts for row in part] == text.to_pylist()
-    assert max(sum(len(row or "") for row in part) for part in parts) <= CHUNK_BYTES
+    assert max(sum(len(row or "") for row in part) for part in parts) <= BLOCK_TEXT_BYTES
     assert max(map(len, parts)) > 2, "small texts share a part"
     after = pq.read_table(io.BytesIO(scored))
-    assert after.column_names == ["id", "text", *ADDED]
+    assert after.column_names == ["id", "text", *SCORES.names]
     assert after.select(before.column_names).schema == before.schema
     assert after.select(before.column_names).to_pylist() == before.to_pylist()
     assert after.column("label").to_pylist() == ["spam"] * len(text)
@@ -268,13 +278,13 @@ def test_a_batch_is_cut_where_its_texts_get_too_long_and_nowhere_else(make: Any)
     rows = ["", "éé", None, "abc", "x" * 20, "a", None, "", "bcdefg", "h"]
     batch = pa.record_batch({"text": make(rows), "id": list(range(len(rows)))})
     assert text_bytes(batch.column("text")) == [0, 4, 0, 3, 20, 1, 0, 0, 6, 1]
-    parts = [part.column("text").to_pylist() for part in parts_of(batch, 7)]
+    parts = [part.column("text").to_pylist() for part in parts_of(batch, "text", 7)]
     assert parts == [["", "éé", None, "abc"], ["x" * 20], ["a", None, "", "bcdefg"], ["h"]]
-    ids = [part.column("id").to_pylist() for part in parts_of(batch, 7)]
+    ids = [part.column("id").to_pylist() for part in parts_of(batch, "text", 7)]
     assert ids == [[0, 1, 2, 3], [4], [5, 6, 7, 8], [9]]
-    (whole,) = parts_of(batch, 1000)
+    (whole,) = parts_of(batch, "text", 1000)
     assert whole.equals(batch)
-    assert list(parts_of(batch.slice(0, 0), 7)) == []
+    assert list(parts_of(batch.slice(0, 0), "text", 7)) == []
 
 
 @pytest.mark.slow
@@ -301,7 +311,7 @@ def test_an_ordinary_file_keeps_its_types_and_goes_through_in_whole_chunks(
     assert [row for part in parts for row in part] == rows
     assert len(parts) <= 7
     before, after = (pq.read_table(io.BytesIO(each)) for each in (content, scored))
-    assert after.schema.names == [*columns, *ADDED]
+    assert after.schema.names == [*columns, *SCORES.names]
     assert after.select(list(columns)).schema == before.schema
     assert after.select(list(columns)).to_pylist() == before.to_pylist()
 
@@ -341,34 +351,56 @@ def jsonl_file(texts: list[str]) -> bytes:
 
 @pytest.mark.parametrize(
     ("kind", "write"),
-    [(Csv, csv_file), (Tsv, tsv_file), (Jsonl, jsonl_file)],
-    ids=["csv", "tsv", "jsonl"],
+    [("csv", csv_file), ("tsv", tsv_file), ("jsonl", jsonl_file)],
 )
-def test_a_chunk_closes_once_it_holds_many_characters(kind: type[UploadTable], write: Any) -> None:
+def test_a_chunk_closes_once_it_holds_many_characters(kind: str, write: Any) -> None:
     texts = [*(str(i % 10) * WIDE for i in range(11)), *(f"short {i}" for i in range(9))]
-    scored, parts = score(kind(io.BytesIO(write(texts)), limits(7)))
-    parts = [part for part in parts if part]
+    scored, parts = score(sent(f"a.{kind}", write(texts)))
     assert [row for part in parts for row in part] == texts
-    assert max(map(len, parts)) <= 7
     assert max(sum(map(len, part[:-1])) for part in parts) < BLOCK_CHARS
     # Nor does it close earlier than it must.
-    assert [len(part) for part in parts][:2] == [4, 4]
-    assert [len(part) for part in parts][2:] == [7, 5]
-    assert scored.count(b"\n") == len(texts) + (kind is not Jsonl)
+    assert [len(part) for part in parts] == [4, 4, 12]
+    assert scored.count(b"\n") == len(texts) + (kind != "jsonl")
 
 
 def test_characters_of_other_columns_fill_a_chunk_as_well() -> None:
     content = "pad,text\n" + f"{'x' * WIDE},good\n" * 9
-    _, parts = score(Csv(io.BytesIO(content.encode()), limits(100)))
-    assert [len(part) for part in parts if part] == [4, 4, 1]
+    _, parts = score(sent("a.csv", content.encode()))
+    assert [len(part) for part in parts] == [4, 4, 1]
+
+
+def test_a_block_holds_so_many_rows_at_most() -> None:
+    _, parts = score(sent("a.csv", b"text\n" + b"a\n" * (2 * BLOCK_ROWS + 1)))
+    assert [len(part) for part in parts] == [BLOCK_ROWS, BLOCK_ROWS, 1]
 
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
 @pytest.mark.parametrize("place", ['{{"text": {}}}', '{{"text": "a", "x": [{{"y": {}}}]}}'])
-def test_json_to_python_alone_is_refused_by_the_number_of_its_line(
+def test_json_to_python_alone_is_refused_by_the_number_of_its_row(
     constant: str, place: str
 ) -> None:
     content = '{"text": "NaN"}\n\n' + place.format(constant) + '\n{"text": "b"}\n'
     with pytest.raises(ValidationError) as caught:
-        Jsonl(io.BytesIO(content.encode()), limits()).check()
-    assert caught.value.line == "file: line 3 is not a JSON object"
+        sent("a.jsonl", content.encode()).check()
+    assert caught.value.line == "file: row 2 is not a JSON object"
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz", "a.csv.zst"])
+def test_a_compressed_file_that_never_seems_to_end_is_refused(name: str) -> None:
+    codec = "gzip" if name.endswith(".gz") else "zstd"
+    blank = pa.compress(b"text\n" + b"\n" * (20 * MEGABYTE), codec=codec, asbytes=True)
+    assert len(blank) < MEGABYTE // 8
+    form = Format.of(name)
+    assert form
+    source = SentFile(lambda: io.BytesIO(blank), form)
+    for most in (MEGABYTE, 30 * MEGABYTE):
+        table = ScoredFile(source, "text", "", ReadLimits(max_chars=most), None)
+        if name.startswith("a.jsonl"):  # "text" is not an object
+            expected: type[Exception] = ValidationError
+        elif most == MEGABYTE:
+            expected = TooLargeError
+        else:
+            table.check()
+            continue
+        with pytest.raises(expected):
+            table.check()

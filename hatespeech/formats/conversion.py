@@ -15,9 +15,9 @@ from typing import Any, Final, cast
 
 import pyarrow as pa
 
-from hatespeech.bulk.tables.interface import Block, Head, InputTable, Inspector
-from hatespeech.bulk.tables.json_values import ARROW, batch_of, plain, text_of, to_json, widened
-from hatespeech.bulk.tables.lines import JsonlTable
+from hatespeech.formats.interface import Block, Head, Inspector, Reader
+from hatespeech.formats.json_values import ARROW, batch_of, plain, text_of, to_json, widened
+from hatespeech.formats.lines import JsonlReader
 
 HALF: Final = (re.compile("[\ud800-\udfff]"), "a lone surrogate, which UTF-8 can't hold")
 BREAK: Final = (re.compile("[\t\r\n]"), "a tab or a line break, which TSV can't hold")
@@ -36,7 +36,7 @@ def _finite(text: str) -> float | str:
 
 
 # One decoder for all rows: json.loads with these arguments would make one for each.
-READER: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite)
+OBJECTS: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite)
 
 
 class Conversion:
@@ -46,7 +46,7 @@ class Conversion:
     """
 
     def __init__(
-        self, kind: str, tables: Sequence[InputTable], kinds: Mapping[str, str | None] | None = None
+        self, kind: str, tables: Sequence[Reader], kinds: Mapping[str, str | None] | None = None
     ) -> None:
         self.tables = tables
         self.kinds = dict(kinds or {})  # column: key of ARROW
@@ -54,19 +54,19 @@ class Conversion:
         self._faults = [HALF, BREAK] if kind == "TSV" else [HALF]
 
     def require_common_columns(self) -> None:
-        """Raise :class:`RunError` if an input can't be scored, or inputs don't fit into OUT."""
+        """Raise the source's error if an input can't be scored, or inputs don't fit into OUT."""
         alike = [table for table in self.tables if _kind(table) == self._kind]
         head = alike[0].head() if alike else None
         for table in alike[1:]:
             if table.head() != head:
-                raise table.error(f"its columns differ from those of {alike[0].source.place}")
+                raise table.error(f"its columns differ from those of {alike[0].source}")
         if len(alike) == len(self.tables):
             return
         for table in self.tables:
             head = table.head()
             # JSONL has no common columns; each of its rows is checked.
             if head.columns is not None and _names(table, head) != self._columns:
-                raise table.error(f"its columns differ from those of {self._first.source.place}")
+                raise table.error(f"its columns differ from those of {self._first.source}")
         self._first.require_few(self._columns)
         if self._kind in ("JSONL", "Parquet") and len(set(self._columns)) < len(self._columns):
             raise self._first.error(f"has two columns with one name, which {self._kind} can't hold")
@@ -74,7 +74,7 @@ class Conversion:
             if fault := self._fault(name):
                 raise self._first.error(f"the name of a column holds {fault}")
 
-    def inspector(self, table: InputTable) -> Inspector | None:
+    def inspector(self, table: Reader) -> Inspector | None:
         """Return a function that checks rows of a table; ``None`` if all rows fit anyway."""
         if _kind(table) == self._kind:
             return None
@@ -87,7 +87,7 @@ class Conversion:
         return lambda rows, first: self._inspect(table, rows, first)
 
     def require_common_types(self) -> None:
-        """Raise :class:`RunError` if a Parquet input's types differ from those of other inputs."""
+        """Raise the source's error if a Parquet input's types differ from those of other inputs."""
         for name, kind in self.kinds.items():
             field = self.head.columns.field(name)
             if not field.nullable or (kind is not None and field.type != ARROW[kind]):
@@ -108,7 +108,7 @@ class Conversion:
             return Head(pa.schema([(name, ARROW[self.kinds[name]]) for name in self._columns]))
         return Head(None if self._kind == "JSONL" else self._columns)
 
-    def block(self, table: InputTable, block: Block, first: int) -> Block:
+    def block(self, table: Reader, block: Block, first: int) -> Block:
         """Return a block for the output's writer; ``first`` is the number of its first row."""
         if _kind(table) == self._kind:
             return block
@@ -124,7 +124,7 @@ class Conversion:
         return Block(rows, block.texts)
 
     @property
-    def _first(self) -> InputTable:
+    def _first(self) -> Reader:
         return self._named[0]
 
     @property
@@ -132,7 +132,7 @@ class Conversion:
         return self._named[1]
 
     @cached_property
-    def _named(self) -> tuple[InputTable, list[str]]:
+    def _named(self) -> tuple[Reader, list[str]]:
         """The input that names the columns; JSONL does, in its first row, only if no other can."""
         for table in sorted(self.tables, key=lambda table: _kind(table) == "JSONL"):
             names = _names(table, table.head())
@@ -140,7 +140,7 @@ class Conversion:
                 return table, names
         return self.tables[0], [self.tables[0].column]  # no input has a row
 
-    def _values(self, table: InputTable, rows: Any, first: int) -> Iterable[Sequence[Any]]:
+    def _values(self, table: Reader, rows: Any, first: int) -> Iterable[Sequence[Any]]:
         """Return the values of each row, in the columns' order."""
         if _kind(table) == "Parquet":
             return zip(*(plain(column) for column in rows.columns), strict=True)
@@ -148,16 +148,16 @@ class Conversion:
             return cast(list[list[str]], rows)
         return [self._in_order(table, row, number) for number, row in enumerate(rows, first)]
 
-    def _in_order(self, table: InputTable, row: str, number: int) -> list[Any]:
+    def _in_order(self, table: Reader, row: str, number: int) -> list[Any]:
         record = _object(table, row, number)
         if record.keys() != set(self._columns):
             raise table.error(
                 f"row {number}: its keys differ from those of the first row of "
-                f"{self._first.source.place}; {self._kind} needs the same keys in every row"
+                f"{self._first.source}; {self._kind} needs the same keys in every row"
             )
         return [record[name] for name in self._columns]
 
-    def _inspect(self, table: InputTable, rows: Any, first: int) -> None:
+    def _inspect(self, table: Reader, rows: Any, first: int) -> None:
         for number, row in enumerate(self._values(table, rows, first), first):
             for name, value in zip(self._columns, row, strict=True):
                 if fault := self._fault(text_of(value)):
@@ -169,22 +169,22 @@ class Conversion:
         return next((what for pattern, what in self._faults if pattern.search(text)), None)
 
 
-def _kind(table: InputTable) -> str:
+def _kind(table: Reader) -> str:
     return table.source.format.kind
 
 
-def _names(table: InputTable, head: Head) -> list[str] | None:
+def _names(table: Reader, head: Head) -> list[str] | None:
     """Return the names of a table's columns; ``None`` for JSONL without rows."""
     if head.columns is not None:
         parquet = isinstance(head.columns, pa.Schema)
         return list(head.columns.names if parquet else head.columns)
-    row = cast(JsonlTable, table).first_row()
+    row = cast(JsonlReader, table).first_row()
     return None if row is None else list(_object(table, row, 1))
 
 
-def _object(table: InputTable, row: str, number: int) -> dict[str, Any]:
+def _object(table: Reader, row: str, number: int) -> dict[str, Any]:
     try:
-        record = READER.decode(row)
+        record = OBJECTS.decode(row)
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict):

@@ -17,19 +17,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hatespeech.bulk.places import Format, Input, Place
+from hatespeech.bulk.places import Input, Place
 from hatespeech.bulk.plan import RunOptions, make_plan
 from hatespeech.bulk.run import CHUNK_CHARS, chunks_of
-from hatespeech.bulk.score_files import SCORES
-from hatespeech.bulk.tables.interface import Block, Head
-from hatespeech.bulk.tables.lines import (
-    CsvTable,
+from hatespeech.formats.interface import Block, Head
+from hatespeech.formats.lines import (
+    CsvReader,
     CsvWriter,
-    JsonlTable,
+    JsonlReader,
     JsonlWriter,
-    TsvTable,
+    TsvReader,
     TsvWriter,
 )
+from hatespeech.formats.names import Format
+from hatespeech.formats.scores import SCORES
 from hatespeech.labels import FLAGS, LABELS
 from hatespeech.settings import EngineSettings
 from tests.support.processes.score import run_here as run
@@ -112,6 +113,7 @@ def test_jsonl_keeps_values_and_the_order_of_keys(source: str, out: str, tmp_pat
     }
 
 
+@pytest.mark.slow
 def test_parquet_keeps_types_and_metadata(tmp_path: Path) -> None:
     table = pa.table(
         {
@@ -229,7 +231,7 @@ def test_csv_of_any_fields_comes_back_as_it_was(rows: list[tuple[str, str]]) -> 
     head = Head(["text", "other"])
     first, second = io.BytesIO(), io.BytesIO()
     CsvWriter(first, head, ["e"] * 7).write(Block(rows, []), no_scores(len(rows)))
-    table = a_table(CsvTable, "a.csv", first.getvalue())
+    table = a_table(CsvReader, "a.csv", first.getvalue())
     table.column = "text"
     blocks = list(table.blocks())
     found = [row for block in blocks for row in block.rows]
@@ -245,7 +247,7 @@ def test_csv_of_any_fields_comes_back_as_it_was(rows: list[tuple[str, str]]) -> 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_jsonl_of_any_objects_comes_back_as_it_was(rows: list[dict[str, Any]]) -> None:
     data = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
-    table = a_table(JsonlTable, "a.jsonl", data)
+    table = a_table(JsonlReader, "a.jsonl", data)
     sink = io.BytesIO()
     added = [f"\0{name}" for name in ADDED]
     for block in table.blocks():
@@ -259,7 +261,7 @@ def test_jsonl_of_any_objects_comes_back_as_it_was(rows: list[dict[str, Any]]) -
 def test_tsv_field_comes_back_as_it_was() -> None:
     sink = io.BytesIO()
     TsvWriter(sink, Head(["text"]), ["e"] * 7).write(Block([['"']], []), no_scores(1))
-    table = a_table(TsvTable, "a.tsv", sink.getvalue())
+    table = a_table(TsvReader, "a.tsv", sink.getvalue())
     assert [block.texts for block in table.blocks()] == [['"']]
 
 
@@ -276,6 +278,7 @@ def test_long_texts_make_parts_of_fewer_rows(tmp_path: Path) -> None:
     assert len(chunks) == 3
 
 
+@pytest.mark.slow
 def test_parquet_of_nested_dictionaries_comes_back_as_it_was(tmp_path: Path) -> None:
     words = pa.array(["a", "b", "c", "a"]).dictionary_encode()
     nested = pa.ListArray.from_arrays(pa.array([0, 2, 3, 4]), words)

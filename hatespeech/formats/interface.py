@@ -1,0 +1,175 @@
+"""The interface of a format: check a file, read its rows, write rows with their scores.
+
+A file is read twice: to check it, so that hours of scoring do not end at a bad row, and for its
+rows, which are scored and written with their scores. Each reading holds one block of rows in
+memory.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final, Protocol
+
+import pyarrow as pa
+
+from hatespeech.formats.names import Format
+from hatespeech.formats.scores import SCORES
+
+BLOCK_ROWS: Final = 1024
+# Each column takes memory besides its values, most of all in Parquet; a spreadsheet has 16,384.
+MAX_COLUMNS: Final = 16_384
+
+# Is called with rows, as a Block holds them, and the number of the first, from 1; raises an error
+# of the source.
+Inspector = Callable[[Any, int], object]
+
+
+class FileSource(Protocol):
+    """A file to read. Its errors name it, in the way of the program that reads it."""
+
+    @property
+    def format(self) -> Format:
+        """The file's format."""
+        ...
+
+    @property
+    def size(self) -> int | None:
+        """Bytes, if they are known."""
+        ...
+
+    @property
+    def local_path(self) -> str | None:
+        """A path by which another process of this machine can open it."""
+        ...
+
+    def open(self) -> tuple[BinaryIO, BinaryIO]:
+        """Return the raw file and its decompressed content, which are one if it is uncompressed."""
+        ...
+
+    def error(self, what: str) -> Exception:
+        """Return the error for a file that can't be read."""
+        ...
+
+    def too_large(self, what: str) -> Exception:
+        """Return the error for a file over a limit."""
+        ...
+
+    def option(self, name: str) -> str:
+        """Return how the caller gives ``text-column`` or ``prefix``."""
+        ...
+
+
+@dataclass(frozen=True)
+class ReadLimits:
+    """What a file may have and take; ``None`` stands for no limit."""
+
+    max_rows: int | None = None
+    max_chars: int | None = None  # of a file of text, when it is unpacked
+    # Decodes a Parquet file of this machine elsewhere, calls back with the bytes that it has read,
+    # and returns the number of rows.
+    verify_parquet: Callable[[FileSource, Callable[[int], object]], int] | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of a file."""
+
+    rows: Any  # in a form that the format's writer takes
+    texts: list[Any]  # value of the text column in each row, None if it is missing
+
+
+@dataclass(frozen=True)
+class Head:
+    """The columns of a file; all files of one output must have the same."""
+
+    columns: Any  # names, or a Parquet schema; None if each row has its own
+
+
+class Reader(ABC):
+    """Reads one file. The column ``column`` has the texts; ``prefix`` names the new columns."""
+
+    def __init__(
+        self, source: FileSource, column: str, prefix: str, limits: ReadLimits | None = None
+    ) -> None:
+        self.source = source
+        self.column = column
+        self.added = [prefix + name for name in SCORES.names]
+        self.limits = limits or ReadLimits()
+
+    @abstractmethod
+    def head(self) -> Head:
+        """Read the columns.
+
+        Raises an error of the source if the text column is missing, or a new column exists already.
+        """
+
+    def check(self) -> None:
+        """Read to the end; raise an error of the source if the file can't be scored."""
+        self.head()
+        self.count(lambda _bytes: None)
+
+    @abstractmethod
+    def count(self, progress: Callable[[int], object], inspect: Inspector | None = None) -> int:
+        """Return the number of rows; raise an error of the source if a row can't be read.
+
+        ``progress`` is called with the number of bytes read since its last call, and ``inspect``
+        with every row.
+        """
+
+    @abstractmethod
+    def blocks(self) -> Iterator[Block]:
+        """Yield all rows, in order; the same blocks every time."""
+
+    def texts(self) -> Iterator[list[Any]]:
+        """Yield the texts of all rows, in order."""
+        for block in self.blocks():
+            yield block.texts
+
+    def require_few(self, columns: Sequence[str]) -> None:
+        """Raise the source's error if there are more columns than memory is planned for."""
+        if len(columns) > MAX_COLUMNS:
+            raise self.error(f"has {len(columns):,} columns; the limit is {MAX_COLUMNS:,}")
+
+    def require_rows(self, rows: int) -> None:
+        """Raise the source's error if there are more rows than the limit."""
+        if self.limits.max_rows is not None and rows > self.limits.max_rows:
+            raise self.source.too_large(f"has more than {self.limits.max_rows} rows")
+
+    def refuse_added(self, columns: Sequence[str]) -> None:
+        """Raise the source's error if a new column has the name of one in ``columns``."""
+        there = [name for name in self.added if name in columns]
+        if there:
+            raise self.error(
+                f"already has {', '.join(there)}; {self.source.option('prefix')} gives the new "
+                "columns other names"
+            )
+
+    def error(self, what: str) -> Exception:
+        """Return an error that names this file."""
+        return self.source.error(what)
+
+    def column_error(self, what: str) -> Exception:
+        """Return an error about the text column, which says how to choose another."""
+        return self.error(f"{what} {self.column} ({self.source.option('text-column')})")
+
+
+class Writer(ABC):
+    """Writes one output file."""
+
+    def __init__(self, file: BinaryIO, head: Head, added: Sequence[str]) -> None:
+        self._file = file
+        self._head = head
+        self._added = list(added)
+
+    @abstractmethod
+    def write(self, block: Block, scores: pa.Table) -> None:
+        """Write rows with their scores, which have the columns of :data:`SCORES`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Write what follows the last row; the file stays open."""
+
+    def abandon(self) -> None:  # noqa: B027 - most formats have nothing to do here
+        """Stop using the file, which a later run writes again; never raises."""

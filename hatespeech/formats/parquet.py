@@ -1,0 +1,182 @@
+"""Parquet, read and written in batches of rows; every column keeps its type."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from typing_extensions import override
+
+from hatespeech.formats.interface import BLOCK_ROWS, Block, Head, Inspector, Reader, Writer
+from hatespeech.formats.parquet_batches import (
+    batches,
+    holds_strings,
+    memory_bytes,
+    open_parquet,
+    text_bytes,
+)
+from hatespeech.formats.scores import SCORES
+
+# Bytes of a block's texts, unless a single row has more: Python holds them as strings.
+BLOCK_TEXT_BYTES: Final = 4 * 1024 * 1024
+# Size of a row group that is written. More rows would read faster, but a caller over HTTP gets
+# nothing before the first row group is full.
+GROUP_ROWS: Final = 8192
+GROUP_BYTES: Final = 16 * 1024 * 1024
+# Tables that wait for it at most: each takes memory for each of its columns, however few its rows.
+WAITING_TABLES: Final = 8
+
+UNREADABLE: Final = (pa.ArrowException, OSError, UnicodeDecodeError)
+
+
+class ParquetReader(Reader):
+    """A Parquet file whose text column holds strings."""
+
+    @override
+    def head(self) -> Head:
+        with self._open() as source:
+            schema = source.schema_arrow
+        self.require_few(schema.names)
+        if schema.names.count(self.column) != 1:
+            raise self.column_error("must have one column")
+        if not holds_strings(schema.field(self.column).type):
+            raise self.error(f"its column {self.column} must hold strings")
+        self.refuse_added(schema.names)
+        return Head(schema)
+
+    @override
+    def check(self) -> None:
+        self.head()
+        for _ in self.verify():
+            pass
+
+    def verify(self) -> Iterator[tuple[int, int]]:
+        """Decode the whole file; yield how many rows are read, and how many there are.
+
+        Raises an error of the source if it can't be read to its end.
+        """
+        seen = 0
+        try:
+            with self._open() as source:
+                said = source.metadata.num_rows
+                self.require_rows(said)
+                for batch in batches(source, BLOCK_ROWS):
+                    batch.validate(full=True)
+                    seen += len(batch)
+                    self.require_rows(seen)
+                    yield seen, said
+            damaged = seen != said
+        except MemoryError:  # one of pyarrow's is an ArrowException, too
+            raise
+        except UNREADABLE:
+            damaged = True
+        if damaged:
+            raise self.error(f"can't be read as Parquet after row {seen}")
+
+    @override
+    def count(self, progress: Callable[[int], object], inspect: Inspector | None = None) -> int:
+        size = self.source.size or 0
+        verify = self.limits.verify_parquet
+        if verify is not None and self.source.local_path is not None:
+            rows = verify(self.source, progress)
+        else:
+            with self._open() as source:
+                rows = source.metadata.num_rows
+            progress(size)
+        if inspect is not None:
+            seen = 1
+            for block in self.blocks():
+                inspect(block.rows, seen)
+                seen += len(block.texts)
+        return rows
+
+    @override
+    def blocks(self) -> Iterator[Block]:
+        for batch in self._batches(None):
+            yield Block(batch, batch.column(self.column).to_pylist())
+
+    @override
+    def texts(self) -> Iterator[list[Any]]:
+        for batch in self._batches([self.column]):
+            yield batch.column(self.column).to_pylist()
+
+    def _batches(self, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+        row = 0
+        try:
+            with self._open() as source:
+                for batch in batches(source, BLOCK_ROWS, columns):
+                    for part in parts_of(batch, self.column, BLOCK_TEXT_BYTES):
+                        yield part
+                        row += len(part)
+        except MemoryError:
+            raise
+        except UNREADABLE as exc:
+            raise self.error(f"can't be read after row {row}") from exc
+
+    def _open(self) -> Any:
+        raw, _ = self.source.open()
+        try:
+            return open_parquet(raw)
+        except MemoryError:
+            raise
+        except UNREADABLE:
+            raw.close()
+            raise self.error("can't be read as Parquet") from None
+
+
+def parts_of(batch: pa.RecordBatch, column: str, most: int) -> Iterator[pa.RecordBatch]:
+    """Cut a batch so that the texts of each part take at most ``most`` bytes as Python strings."""
+    start = size = 0
+    for row, length in enumerate(text_bytes(batch.column(column))):
+        if row > start and size + length > most:
+            yield batch.slice(start, row - start)
+            start, size = row, 0
+        size += length
+    if len(batch) > start:
+        yield batch.slice(start)
+
+
+class ParquetWriter(Writer):
+    """Writes row groups of about ``GROUP_ROWS`` rows."""
+
+    def __init__(self, file: BinaryIO, head: Head, added: Sequence[str]) -> None:
+        super().__init__(file, head, added)
+        self._schema = head.columns
+        for name, field in zip(added, SCORES, strict=True):
+            self._schema = self._schema.append(field.with_name(name))
+        self._writer = pq.ParquetWriter(file, self._schema)
+        self._waiting: list[pa.Table] = []
+        self._rows = self._bytes = 0  # of those that wait
+
+    @override
+    def write(self, block: Block, scores: pa.Table) -> None:
+        rows = pa.Table.from_batches([block.rows])
+        self._waiting.append(
+            pa.Table.from_arrays([*rows.columns, *scores.columns], schema=self._schema)
+        )
+        self._rows += len(rows)
+        self._bytes += memory_bytes(block.rows)
+        if self._rows >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
+            self._flush()
+        elif len(self._waiting) == WAITING_TABLES:
+            self._waiting = [pa.concat_tables(self._waiting).combine_chunks()]
+
+    @override
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    @override
+    def abandon(self) -> None:
+        # Otherwise pyarrow closes it during garbage collection, after the file has been closed.
+        with contextlib.suppress(Exception):
+            self._writer.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting))
+            self._waiting = []
+            self._rows = self._bytes = 0

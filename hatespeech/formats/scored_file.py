@@ -1,0 +1,127 @@
+"""A file that strangers send: read block by block, and written with its scores piece by piece."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Callable
+from typing import Any, BinaryIO, Final, cast
+
+import pyarrow as pa
+from typing_extensions import override
+
+from hatespeech.errors import TooLargeError, ValidationError
+from hatespeech.formats.choice import READERS, WRITERS
+from hatespeech.formats.compression import packed, unpacked
+from hatespeech.formats.interface import Block, FileSource, ReadLimits
+from hatespeech.formats.names import Format
+
+FIELD: Final = "file"
+
+
+class SentFile:
+    """A file of a request; its errors are those of the contract. ``file`` stays open."""
+
+    size: int | None = None
+    local_path: str | None = None
+
+    def __init__(self, open_file: Callable[[], BinaryIO], form: Format) -> None:
+        self.format = form
+        self._open_file = open_file
+
+    def open(self) -> tuple[BinaryIO, BinaryIO]:
+        """See :meth:`FileSource.open`."""
+        raw = self._open_file()
+        return raw, unpacked(raw, self.format.compression)
+
+    def error(self, what: str) -> ValidationError:
+        """Return the error for a file that can't be read."""
+        return ValidationError(what, field=FIELD)
+
+    def too_large(self, what: str) -> TooLargeError:
+        """Return the error for a file over a limit."""
+        return TooLargeError(what, field=FIELD)
+
+    def option(self, name: str) -> str:
+        """Return the name of the form's field."""
+        return name.replace("-", "_")
+
+
+class ScoredFile:
+    """Reads a file's texts and returns, piece by piece, the same file with scores.
+
+    Call :meth:`check`, then :meth:`next` and :meth:`write` for each block in turn, then
+    :meth:`end`. ``next`` may be ahead of ``write``.
+    """
+
+    def __init__(
+        self,
+        source: FileSource,
+        column: str,
+        prefix: str,
+        limits: ReadLimits,
+        compression: str | None,
+    ) -> None:
+        self._reader = READERS[source.format.kind](source, column, prefix, limits)
+        self._blocks = self._reader.blocks()
+        self._unscored: deque[Block] = deque()
+        self._sink = _Sink()
+        self._out = packed(cast(BinaryIO, self._sink), compression)
+
+    def check(self) -> None:
+        """Read to the end.
+
+        Raises :class:`ValidationError` if the file can't be scored, and :class:`TooLargeError` if
+        it is over a limit.
+        """
+        self._reader.check()
+        writer = WRITERS[self._reader.source.format.kind]
+        self._writer = writer(self._out, self._reader.head(), self._reader.added)
+
+    def next(self) -> list[Any] | None:
+        """Return the values of the next rows' text column, or ``None`` at the end."""
+        block = next(self._blocks, None)
+        if block is None:
+            return None
+        self._unscored.append(block)
+        return block.texts
+
+    def write(self, scores: pa.Table) -> bytes:
+        """Take the scores of the first block that has none; return what is written."""
+        self._writer.write(self._unscored.popleft(), scores)
+        return self._sink.take()
+
+    def end(self) -> bytes:
+        """Return the bytes after the last row."""
+        self._writer.close()
+        if self._out is not cast(BinaryIO, self._sink):
+            self._out.close()
+        return self._sink.take()
+
+
+class _Sink(io.RawIOBase):
+    """Keeps what is written until it is taken."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._written = 0
+
+    @override
+    def writable(self) -> bool:
+        return True
+
+    @override
+    def write(self, data: Any) -> int:
+        part = bytes(data)
+        self._parts.append(part)
+        self._written += len(part)
+        return len(part)
+
+    @override
+    def tell(self) -> int:
+        return self._written
+
+    def take(self) -> bytes:
+        """Return what has been written since the last call."""
+        data, self._parts = b"".join(self._parts), []
+        return data
