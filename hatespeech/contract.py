@@ -21,7 +21,7 @@ from typing import Annotated, Any, Final, Literal
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from hatespeech.errors import ServiceError, TooLargeError, ValidationError, read_error
+from hatespeech.errors import ServiceError, TooLargeError, ValidationError
 from hatespeech.labels import (
     EXPLANATIONS,
     FLAGS,
@@ -341,19 +341,6 @@ class TextScore:
         if self.warnings is not None:
             values["warnings"] = ",".join(self.warnings)
         return values
-
-    @classmethod
-    def from_columns(cls, values: Mapping[str, Any]) -> TextScore:
-        """Return the score that :meth:`columns` turned into these values; its text is empty."""
-        error, warnings = values["error"], values["warnings"]
-        return cls(
-            "",
-            **{
-                **values,
-                "error": None if error is None else read_error(error),
-                "warnings": None if warnings is None else tuple(warnings.split(",")),
-            },
-        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that replies hold, without the fields that have no value."""

@@ -6,7 +6,8 @@
     reader_processes.py   processes that normalise and tokenise for the local engine
     ray_options.py        --engine ray: its command-line options and its factory
     ray_cluster.py        connects to a Ray cluster or starts one; plans the actors
-    ray_engine.py         the engine: one run of Ray Data
+    ray_engine.py         the engine: a call to an actor for each part
+    ray_pool.py           the actors: calls go to whichever is free; dead ones are replaced
     ray_actors.py         what runs in Ray's own processes
     runpod_options.py     --engine runpod: its command-line options and its factory
     runpod_engine.py      packs chunks into jobs and keeps jobs in flight

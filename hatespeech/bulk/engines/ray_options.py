@@ -134,13 +134,14 @@ def make_engine(options: argparse.Namespace, settings: EngineSettings) -> RayEng
     try:
         from hatespeech.bulk.engines.ray_cluster import Cluster
         from hatespeech.bulk.engines.ray_engine import RayEngine
-    except ImportError as exc:  # ray without [data], or of another version
-        raise EngineError(f"Ray Data can't be loaded ({exc.name}): {INSTALL}") from None
+        from hatespeech.bulk.engines.ray_pool import Timeouts
+    except ImportError as exc:  # another version of Ray
+        raise EngineError(f"Ray can't be loaded ({exc.name}): {INSTALL}") from None
     cluster = Cluster(options.address)
     try:
         actors = cluster.plan(options, settings)
-        timeouts = (options.start_timeout, options.part_timeout)
-        return RayEngine(cluster, actors, settings, *timeouts)
+        timeouts = Timeouts(options.start_timeout, options.part_timeout)
+        return RayEngine(cluster, actors, settings, timeouts)
     except BaseException:
         cluster.close()
         raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -22,13 +21,11 @@ import pytest
 
 from hatespeech.bulk.command import parse
 from hatespeech.bulk.engines.base import EngineError
-from hatespeech.bulk.engines.ray_actors import TRIES, Offers
-from hatespeech.bulk.engines.ray_cluster import Actors
-from hatespeech.bulk.engines.ray_engine import RayEngine
 from hatespeech.bulk.engines.ray_options import INSTALL
+from hatespeech.bulk.engines.ray_pool import require_one_model
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings, is_secret
-from tests.paths import MINI, ROOT
+from tests.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.processes.score import SECONDS, environment, run_score
 from tests.support.processes.worker import wait_until
@@ -197,7 +194,7 @@ def test_rows_are_those_of_the_local_engine_and_no_text_is_left_behind(
     assert others[0] == f"wrote {out}"
     assert MARKER not in done.stderr
     # Its scorers are gone, and no file of Ray's holds a text.
-    wait_until(lambda: not processes(cluster.home, "ray::MapWorker"), "the end of the actors")
+    wait_until(lambda: not processes(cluster.home, "ray::ScoringActor"), "the end of the actors")
     files = [path for path in cluster.folder.rglob("*") if path.is_file()]
     assert any(path.name == "gcs_server.out" for path in files)
     assert not [path for path in files if MARKER.encode() in path.read_bytes()]
@@ -212,7 +209,7 @@ def test_actors_that_are_killed_cost_nothing_but_time(
         "--cpus-per-actor", 1,
     )  # fmt: skip
     wait_until(lambda: parts_there(out) >= 2, "two parts", seconds=SECONDS, watch=alive(running))
-    killed = processes(cluster.home, "ray::MapWorker")
+    killed = processes(cluster.home, "ray::ScoringActor")
     assert len(killed) == 2
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
@@ -221,41 +218,6 @@ def test_actors_that_are_killed_cost_nothing_but_time(
     assert running.returncode == 0, errors
     require_equal(read(out), expected)
     assert MARKER not in errors
-
-
-LOSING = """
-import sys
-from hatespeech.bulk.engines import ray_engine
-real, executions = ray_engine.RayEngine._results, []
-def losing(self, source):
-    executions.append(source)
-    for number, found in enumerate(real(self, source)):
-        if len(executions) == 1 and number == 6:
-            return
-        if len(executions) > 1 or number:
-            yield found
-ray_engine.RayEngine._results = losing
-from hatespeech.bulk import command as score
-sys.exit(score.main(sys.argv[1:]))
-"""
-
-
-def test_part_that_ray_loses_is_given_to_it_anew_and_those_after_an_early_end(
-    cluster: RayCluster, source: Path, expected: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    out = tmp_path / "out.jsonl"
-    arguments: list[object] = [source, out, *RAY, "--address", cluster.address, "--num-actors", 1]
-    done = subprocess.run(
-        [sys.executable, "-c", LOSING, *map(str, arguments)],
-        cwd=ROOT,
-        env={**environment(tmp_path), **LOOPBACK},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
-    assert done.returncode == 0, done.stderr
-    require_equal(read(out), expected)
 
 
 def start(
@@ -303,7 +265,7 @@ def test_run_that_is_killed_or_interrupted_leaves_no_process_and_goes_on(
         own = set(processes(tmp_path, "ray")) - killed
         assert len(own) > 4
         # They do not give way to other processes, which would starve them.
-        (scorer,) = set(processes(tmp_path, "ray::MapWorker")) - killed
+        (scorer,) = set(processes(tmp_path, "ray::ScoringActor")) - killed
         assert os.getpriority(os.PRIO_PROCESS, scorer) == os.getpriority(os.PRIO_PROCESS, 0)
         (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
         _, errors = running.communicate(timeout=SECONDS)
@@ -398,7 +360,7 @@ def test_actors_that_wait_for_room_give_up_and_those_of_a_run_that_is_ended_make
     )
     try:
         wait_until(
-            lambda: bool(processes(cluster.home, "ray::MapWorker")),
+            lambda: bool(processes(cluster.home, "ray::ScoringActor")),
             "actors that take up the cluster",
             seconds=SECONDS,
             watch=alive(other),
@@ -409,7 +371,9 @@ def test_actors_that_wait_for_room_give_up_and_those_of_a_run_that_is_ended_make
         other.terminate()
         _, errors = other.communicate(timeout=SECONDS)
         assert other.returncode == 130, errors
-        wait_until(lambda: not processes(cluster.home, "ray::MapWorker"), "the end of its actors")
+        wait_until(
+            lambda: not processes(cluster.home, "ray::ScoringActor"), "the end of its actors"
+        )
     finally:
         other.kill()
         other.communicate()
@@ -421,7 +385,7 @@ def test_actors_that_give_nothing_back_end_the_run_and_it_goes_on(
     out = tmp_path / "out.jsonl"
     running = start(tmp_path, source, out, "--address", cluster.address, "--part-timeout", 10)
     wait_until(lambda: parts_there(out) >= 2, "two parts", seconds=SECONDS, watch=alive(running))
-    (frozen,) = processes(cluster.home, "ray::MapWorker")
+    (frozen,) = processes(cluster.home, "ray::ScoringActor")
     os.kill(frozen, signal.SIGSTOP)
     try:
         _, errors = running.communicate(timeout=SECONDS)
@@ -487,68 +451,10 @@ def test_run_without_ray_says_what_to_install(source: Path, tmp_path: Path) -> N
     assert (ROOT / "requirements-ray.txt").exists()
 
 
-def engine() -> RayEngine:
-    cluster: Any = None  # of no use here
-    return RayEngine(cluster, Actors(1, 1, 0.0), EngineSettings(model_dir=MINI), 1, 1)
-
-
 def test_two_models_in_one_cluster_end_the_run() -> None:
-    found: dict[str, Any] = {"part": 0, "fault": None, "rows": []}
-    results = iter([{**found, "model": name} for name in ("one@1", "one@1", None, "two@2")])
-    one = engine()
-    first = [one._next(results) or {} for _ in range(3)]
-    assert [each["model"] for each in first] == ["one@1", "one@1", None]
+    require_one_model("one@1", "one@1")
     with pytest.raises(EngineError, match="two models, one@1 and two@2"):
-        one._next(results)
-
-
-def test_exception_of_ray_is_told_without_its_message() -> None:
-    def failing() -> Iterator[dict[str, Any]]:
-        raise ValueError(MARKER)
-        yield {}
-
-    with pytest.raises(EngineError, match=r"gave up: ValueError at test_ray\.py") as caught:
-        engine()._next(failing())
-    assert MARKER not in str(caught.value)
-
-
-def test_part_that_is_asked_for_again_is_there_until_it_is_scored_or_given_up() -> None:
-    async def ask() -> None:
-        offers = Offers()
-        waiting = asyncio.ensure_future(offers.exists(0))
-        await offers.offer(0, ["texts"])
-        await offers.offer(1, ["others"])
-        assert await waiting
-        assert [await offers.take(0) for _ in range(TRIES + 1)] == [["texts"]] * TRIES + [None]
-        assert await offers.take(1) == ["others"]
-        await offers.scored(1)
-        assert await offers.take(1) == []
-        assert await offers.exists(1)
-        waiting = asyncio.ensure_future(offers.exists(2))
-        await offers.end(2)
-        assert not await waiting
-
-    asyncio.run(ask())
-
-
-def test_parts_are_there_in_order_whatever_order_they_are_offered_in() -> None:
-    async def ask() -> None:
-        offers = Offers()
-        waiting = [asyncio.ensure_future(offers.exists(part)) for part in range(4)]
-        await offers.offer(1, ["second"])
-        await offers.end(3)
-        await asyncio.sleep(0)
-        assert not any(one.done() for one in waiting[:3])
-        await offers.offer(0, ["first"])
-        assert await waiting[0]
-        assert await waiting[1]
-        await offers.scored(0)
-        await offers.offer(2, ["third"])
-        assert await waiting[2]
-        assert not await waiting[3]
-        assert await offers.exists(0)
-
-    asyncio.run(asyncio.wait_for(ask(), 10))
+        require_one_model("one@1", "two@2")
 
 
 def test_no_secret_goes_to_the_actors() -> None:

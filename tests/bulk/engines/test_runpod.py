@@ -22,6 +22,7 @@ from hatespeech.bulk.engines.runpod_jobs import EndpointJobs, Limits
 from hatespeech.bulk.engines.runpod_options import add_arguments, make_engine
 from hatespeech.contract import COLUMNS, Prediction, TextScore
 from hatespeech.engine.predictor import Predictor
+from hatespeech.errors import read_error
 from hatespeech.retry import Backoff
 from hatespeech.settings import EngineSettings
 from tests.conftest import StartWorker
@@ -53,6 +54,18 @@ class Cloud:
 
     endpoint: RunpodEndpoint
     workers: dict[str, WorkerProcess]
+
+
+def score_in(row: Mapping[str, Any]) -> TextScore:
+    """The score in a row of the output."""
+    values = {name: row[name] for name in COLUMNS}
+    error, warnings = values.pop("error"), values.pop("warnings")
+    return TextScore(
+        "",
+        **values,
+        error=None if error is None else read_error(error),
+        warnings=None if warnings is None else tuple(warnings.split(",")),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -365,7 +378,7 @@ def test_score_py_interrupted_takes_its_jobs_back_and_goes_on_later(
     # Of what was done before, two jobs at most had not been heard of.
     assert 12 - done <= len(cloud.endpoint.jobs) - jobs <= 12 - done + 2
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
-    found = [TextScore.from_columns({name: row[name] for name in COLUMNS}) for row in rows]
+    found = [score_in(row) for row in rows]
     assert [row["text"] for row in rows] == texts
     expected.check([ScoredChunk(0, found, expected.model)], texts, 600)
     for run in (first, second):
