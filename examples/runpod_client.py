@@ -89,7 +89,9 @@ def run_async(endpoint: Any, texts: Sequence[str], wait: int) -> dict[str, Any]:
 
 def run_batch(endpoint: Any, path: Path, job_size: int, wait: int) -> list[dict[str, Any]]:
     """Submit all jobs before waiting for the first, so that workers share them."""
-    texts = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    # Not splitlines, which also splits at characters inside a text, such as U+2028.
+    lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    texts = [line.removesuffix("\r") for line in lines if line.strip()]
     chunks = [texts[start : start + job_size] for start in range(0, len(texts), job_size)]
     jobs = [endpoint.run(question(chunk)) for chunk in chunks]
     deadline = time.monotonic() + wait

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from hatespeech.bulk.engines.base import EngineError
+from hatespeech.errors import read_error
 from hatespeech.retry import RETRIED_STATUS, Backoff, retry_after
 
 log = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ class Endpoint:
                         self._hold_all(wait)
                         wait = 0.0
                 else:
-                    raise EngineError(self._refusal(status, shown))
+                    raise EngineError(self._refusal(status, shown, answer))
             if failures < self.pace.tries:
                 left = max(wait, self._not_before - time.monotonic())
                 log.warning("%s: %s; trying again in about %.1f s", shown, reason, left)
@@ -215,12 +216,29 @@ class Endpoint:
             )
         return seconds
 
-    def _refusal(self, status: int, shown: str) -> str:
+    def _refusal(self, status: int, shown: str, answer: bytearray) -> str:
         if status == HTTPStatus.UNAUTHORIZED:
             return f"endpoint {self.id}: HTTP 401, RUNPOD_API_KEY is not accepted"
         if status == HTTPStatus.FORBIDDEN:
             return f"endpoint {self.id}: HTTP 403, RUNPOD_API_KEY may not use this endpoint"
-        return f"endpoint {self.id}: HTTP {status} from {shown}; retrying will not help"
+        return (
+            f"endpoint {self.id}: HTTP {status} from {shown}{_reason(answer)}; "
+            "retrying will not help"
+        )
+
+
+def _reason(answer: bytearray) -> str:
+    """Return in parentheses why a server of this project refuses a request.
+
+    Nothing of a foreign answer is shown: it may quote a text.
+    """
+    with contextlib.suppress(ValueError, RecursionError):
+        body = json.loads(answer)
+        if isinstance(body, dict) and body.keys() == {"error", "error_type"}:
+            error = read_error(f"{body['error_type']}: {body['error']}")
+            if error is not None and error.line.isprintable():
+                return f" ({error.line})"
+    return ""
 
 
 @dataclass(frozen=True)

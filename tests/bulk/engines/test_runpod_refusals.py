@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -121,6 +122,30 @@ def test_a_refusal_that_retrying_cannot_change_ends_the_run_at_once(
     with quick_engine(cloud) as engine:
         assert give_up(engine) == f"endpoint {ENDPOINT_ID}: {said}"
     assert cloud.operations == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        (
+            {"error": "policy.ttl: must be a whole number", "error_type": "validation"},
+            " (policy.ttl: must be a whole number)",
+        ),
+        ({"error": "the queue is full", "error_type": "overloaded"}, " (the queue is full)"),
+        ({"error": MARKER, "error_type": "bad_request"}, ""),
+        ({"error": MARKER, "error_type": "validation", "status": 400}, ""),
+        ({"error": f"\x1b[2J{MARKER}", "error_type": "validation"}, ""),
+        ({"error": MARKER * 100, "error_type": "validation"}, ""),
+        ([MARKER], ""),
+    ],
+)
+def test_why_a_server_of_this_project_refuses_is_shown_and_nothing_of_another(
+    cloud: RunpodEndpoint, body: Any, shown: str
+) -> None:
+    cloud.always["run"] = Fault(422, json.dumps(body))
+    with quick_engine(cloud) as engine:
+        said = give_up(engine)
+    assert said == f"endpoint {ENDPOINT_ID}: HTTP 422 from /run{shown}; retrying will not help"
 
 
 def test_a_wrong_key_ends_the_run_at_once(
