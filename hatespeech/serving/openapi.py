@@ -50,7 +50,14 @@ from hatespeech.serving.http_errors import (
     UnfinishedError,
     UnsupportedMediaError,
 )
-from hatespeech.serving.jobs.store import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE
+from hatespeech.serving.jobs.store import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    IN_PROGRESS,
+    IN_QUEUE,
+    TIMED_OUT,
+)
 from hatespeech.serving.settings import ServerSettings
 
 TITLE: Final = "Hate-speech detection"
@@ -189,18 +196,37 @@ ManyReply = _schema(
 )
 
 
+JobStatus = Annotated[
+    str,
+    Field(
+        json_schema_extra={"enum": [IN_QUEUE, IN_PROGRESS, COMPLETED, FAILED, CANCELLED, TIMED_OUT]}
+    ),
+]
+
+
 class JobReply(Closed):
-    """A job: `output` if it is completed, `error` if it failed."""
+    """A job: `output` if it is completed, `error` if it failed or timed out."""
 
     id: str
-    status: Annotated[
-        str,
-        Field(json_schema_extra={"enum": [IN_QUEUE, IN_PROGRESS, COMPLETED, FAILED, CANCELLED]}),
-    ]
+    status: JobStatus
     delayTime: Annotated[int | None, Field(description="Milliseconds in the queue.")] = None
     executionTime: Annotated[int | None, Field(description="Milliseconds of work.")] = None
     output: OneReply | ManyReply | None = None  # type: ignore[valid-type]  # a class made above
     error: str | None = None
+
+
+class StreamReply(Closed):
+    """Where a job stands; it has no partial results."""
+
+    status: JobStatus
+    stream: Annotated[list[dict[str, Any]], Field(max_length=0)]
+
+
+class PurgeReply(Closed):
+    """How many jobs no longer wait."""
+
+    removed: int
+    status: Annotated[str, Field(json_schema_extra={"enum": ["completed"]})]
 
 
 class Card(Closed):

@@ -188,6 +188,13 @@ def test_the_document_is_what_a_platform_imports(server: HttpClient) -> None:
             "run",
             "runsync",
             "status",
+            "status_post",
+            "status_sync",
+            "status_sync_post",
+            "stream",
+            "stream_post",
+            "retry",
+            "purge_queue",
             "cancel",
             "perspective_analyze",
             "perspective_batch",
@@ -251,13 +258,13 @@ def before_call(context, case, kwargs):
 # 413 is not among what schemathesis takes for a refusal by default. What a file's bytes mean, and
 # that its part must have a name, no schema can say: tests/serving/uploads/test_score_file.py does.
 # Other services have 400 for a wrong key, ignore what they do not know, and refuse what their own
-# documents do not say: tests/serving/compat.
+# documents do not say: tests/serving/compat. Which jobs can be retried depends on their state.
 SCHEMATHESIS_CONFIG: Final = """
 [checks]
 negative_data_rejection.expected-statuses = [401, 404, 405, 413, 415, 422, 429]
 
 [[operations]]
-include-path = "/score/file"
+include-path-regex = "^/(score/file|retry/.*)$"
 checks.positive_data_acceptance.enabled = false
 
 [[operations]]
@@ -300,4 +307,4 @@ def test_schemathesis_finds_the_document_true(server: HttpClient, tmp_path: Path
         check=False,
     )
     assert run.returncode == 0, run.stdout[-8000:] + run.stderr[-2000:]
-    assert "Tested: 20" in run.stdout, run.stdout
+    assert "Tested: 27" in run.stdout, run.stdout

@@ -1,5 +1,6 @@
 """Asynchronous jobs.
 
+    submission.py       what a caller submits: input and policy
     runner.py           accepts jobs, runs them, answers callers that wait, forgets old results
     scores_or_error.py  the header for callers that pay by the status: no scores, no 2xx
     store.py            what every store of jobs promises

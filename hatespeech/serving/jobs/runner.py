@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hmac
 import json
 import logging
 import secrets
+from collections import defaultdict
 from collections.abc import Collection, Iterable
-from typing import Any, Final
+from typing import Final
 
 from hatespeech.contract import parse_request, readable
 from hatespeech.errors import (
@@ -25,19 +27,21 @@ from hatespeech.errors import (
     describe_exception,
 )
 from hatespeech.serving.guards.auth import Caller
-from hatespeech.serving.http_errors import NotFoundError
+from hatespeech.serving.http_errors import NotFoundError, UnfinishedError
 from hatespeech.serving.jobs.store import (
     COMPLETED,
     FAILED,
     FINAL,
     IN_PROGRESS,
     IN_QUEUE,
+    TIMED_OUT,
     Lease,
     NewJob,
     Store,
     StoredJob,
     StoreError,
 )
+from hatespeech.serving.jobs.submission import Submission
 from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
@@ -61,8 +65,8 @@ class JobRunner:
         self._metrics = metrics
         self._settings = settings
         self._running: dict[str, tuple[Lease, asyncio.Task[None]]] = {}
-        # Each is set once a caller that waits for the job has an answer.
-        self._waiting: dict[str, asyncio.Event] = {}
+        # For each caller that waits for a job: set when there may be something to tell.
+        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._work = asyncio.Event()
         self._stopping = asyncio.Event()
         self._feeder: asyncio.Task[None] | None = None
@@ -84,9 +88,9 @@ class JobRunner:
         """Stop starting jobs, and answer the callers that wait for a job that has not started."""
         self._stopping.set()
         self._work.set()
-        for job_id, done in self._waiting.items():
+        for job_id in self._waiting:
             if job_id not in self._running:
-                done.set()
+                self._wake(job_id)
 
     async def close(self) -> None:
         """Wait up to ``DRAIN_SECONDS`` for running jobs; leave the rest to the next process."""
@@ -120,7 +124,12 @@ class JobRunner:
         return list(self._waiting)
 
     async def submit(
-        self, caller: Caller, job_input: Any, *, prefix: str = "", retry_key: str | None = None
+        self,
+        caller: Caller,
+        submission: Submission,
+        *,
+        prefix: str = "",
+        retry_key: str | None = None,
     ) -> str:
         """Accept a job; return its id, or that of the job first sent with this retry key.
 
@@ -129,25 +138,38 @@ class JobRunner:
         """
         self._model.require_ready()
         refusal = None
+        job_input = submission.input
         try:
             parse_request(job_input, self._settings)
         except ServiceError as exc:
             refusal = str(exc)
             self._metrics.observe_error(exc)
-        hashed: list[bytes] = []
+        key = body = None
         if retry_key is not None:
             try:
                 text = json.dumps(job_input, allow_nan=False)
+                if dataclasses.replace(submission, input=None) != Submission(None):
+                    text += json.dumps([submission.ttl, submission.run_limit])
             except RecursionError:
                 raise ValidationError("is nested too deeply", field="input") from None
             # Keyed with the token, which is not stored: a plain hash of a short text can be
             # guessed.
-            hashed = [self._keyed(caller, value) for value in (f"key {retry_key}", f"body {text}")]
+            key = self._keyed(caller, f"key {retry_key}")
+            body = self._keyed(caller, f"body {text}")
         kept = None
         if refusal is None:
             # Not escaped, which takes up to three times the room.
             kept = readable(json.dumps(job_input, allow_nan=False, ensure_ascii=False))
-        job = NewJob(prefix + secrets.token_hex(16), self.owner(caller), kept, refusal, *hashed)
+        job = NewJob(
+            prefix + secrets.token_hex(16),
+            self.owner(caller),
+            kept,
+            refusal,
+            key,
+            body,
+            ttl=submission.ttl,
+            run_limit=submission.run_limit,
+        )
         job_id = await self._store.add(job, self._settings.max_queue_jobs)
         self._work.set()
         return job_id
@@ -157,7 +179,8 @@ class JobRunner:
 
         Raises :class:`UnhealthyError` if the device fails before that.
         """
-        done = self._waiting.setdefault(job_id, asyncio.Event())
+        done = asyncio.Event()
+        self._waiting[job_id].add(done)
         try:
             job = await self.get(job_id, owner)
             if job.status in FINAL or (self._stopping.is_set() and job_id not in self._running):
@@ -174,7 +197,9 @@ class JobRunner:
                 self._model.require_ready()  # raises
             return await self.get(job_id, owner)
         finally:
-            self._waiting.pop(job_id, None)
+            self._waiting[job_id].discard(done)
+            if not self._waiting[job_id]:
+                del self._waiting[job_id]
 
     async def get(self, job_id: str, owner: bytes) -> StoredJob:
         """Return a job; raise :class:`NotFoundError` if this owner does not have it."""
@@ -189,6 +214,28 @@ class JobRunner:
         await self._store.cancel(job_id)
         self._stop_running(job_id)
         self._wake(job_id)
+        return await self.get(job_id, owner)
+
+    async def purge(self, owner: bytes) -> int:
+        """Cancel this owner's jobs that wait; return how many there were."""
+        purged = await self._store.purge(owner)
+        for job_id in purged:
+            self._wake(job_id)
+        return len(purged)
+
+    async def retry(self, job_id: str, owner: bytes) -> StoredJob:
+        """Queue a job anew that failed or timed out; return it in its new state.
+
+        Raises :class:`ValidationError` for any other, and the errors of :meth:`Store.retry`.
+        """
+        await self.get(job_id, owner)
+        if not await self._store.retry(job_id, owner, self._settings.max_queue_jobs):
+            raise ValidationError(
+                "only a job that timed out, or that failed without its input being to blame, can "
+                "be retried",
+                field="id",
+            )
+        self._work.set()
         return await self.get(job_id, owner)
 
     async def count(self) -> dict[str, int]:
@@ -245,11 +292,13 @@ class JobRunner:
                 log.error("JOBS_DB: a job could not be put back: %s", exc)
 
     async def _run(self, lease: Lease, text: str) -> None:
+        limit = asyncio.timeout(lease.seconds)
         try:
             body = json.loads(text)
             del text  # it can be large
             owner = f"owner {lease.owner.hex()}"
-            reply = await self._model.score(body, wait_for_room=True, caller=owner)
+            async with limit:
+                reply = await self._model.score(body, wait_for_room=True, caller=owner)
             self._metrics.observe_reply(reply.items)
             output = json.dumps(reply.to_dict(), ensure_ascii=False, allow_nan=False)
             await self._finish(lease, COMPLETED, output=output)
@@ -257,25 +306,38 @@ class JobRunner:
             # For the process that replaces this one, unless this job is what keeps breaking it.
             await self._put_back([lease], blameless=False)
         except ServiceError as exc:
-            await self._fail(lease, exc)
+            await self._end(lease, FAILED, exc)
         except Exception as exc:
-            log.error("a job failed: %s", describe_exception(exc))
-            await self._fail(lease, InternalError("the job could not be scored"))
+            if limit.expired():
+                error = UnfinishedError("the job ran longer than its policy allows")
+                await self._end(lease, TIMED_OUT, error)
+            else:
+                log.error("a job failed: %s", describe_exception(exc))
+                await self._end(lease, FAILED, InternalError("the job could not be scored"))
         finally:
-            if self._running.get(lease.id, (None,))[0] == lease:  # not yet taken anew
-                del self._running[lease.id]
+            if self._running.get(lease.id, (None, None))[1] == asyncio.current_task():
+                del self._running[lease.id]  # it was not taken anew
             self._wake(lease.id)
             self._work.set()
 
-    async def _fail(self, lease: Lease, error: ServiceError) -> None:
+    async def _end(self, lease: Lease, status: str, error: ServiceError) -> None:
         self._metrics.observe_error(error)
-        await self._finish(lease, FAILED, error=str(error))
+        # The same input would fail again if it is to blame; else it can be retried.
+        await self._finish(lease, status, error=str(error), keep_input=not error.blames_input)
 
-    async def _finish(self, lease: Lease, status: str, **answer: str) -> None:
+    async def _finish(
+        self,
+        lease: Lease,
+        status: str,
+        output: str | None = None,
+        error: str | None = None,
+        *,
+        keep_input: bool = False,
+    ) -> None:
         """Write a result, and try again as long as that fails: a job must not run twice."""
         while True:
             try:
-                await self._store.finish(lease, status, **answer)
+                await self._store.finish(lease, status, output, error, keep_input=keep_input)
                 return
             except StoreError:
                 await asyncio.sleep(RETRY_SECONDS)
@@ -286,17 +348,18 @@ class JobRunner:
             running[1].cancel()
 
     def _wake(self, job_id: str) -> None:
-        done = self._waiting.get(job_id)
-        if done is not None:
+        for done in self._waiting.get(job_id, ()):
             done.set()
 
     async def _wake_all_if_broken(self) -> None:
         await self._model.broken.wait()
-        for done in self._waiting.values():
-            done.set()
+        for job_id in self._waiting:
+            self._wake(job_id)
 
     async def _sweep(self) -> None:
         while True:
             with contextlib.suppress(StoreError):  # the next round tries again
-                await self._store.expire()
+                for job_id in await self._store.expire():
+                    self._metrics.observe_error(UnfinishedError("the job waited too long"))
+                    self._wake(job_id)
             await asyncio.sleep(min(SWEEP_SECONDS, self._settings.job_ttl))

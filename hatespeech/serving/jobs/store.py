@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 # A job that was running this many times when its server died is not tried again.
 MAX_ATTEMPTS: Final = 3
 GIVEN_UP: Final = f"internal: the service died {MAX_ATTEMPTS} times while this job ran"
+WAITED_TOO_LONG: Final = "unfinished: the job waited longer than its policy's ttl allows"
 
 IN_QUEUE, IN_PROGRESS = "IN_QUEUE", "IN_PROGRESS"
-COMPLETED, FAILED, CANCELLED = "COMPLETED", "FAILED", "CANCELLED"
-FINAL: Final = frozenset({COMPLETED, FAILED, CANCELLED})
+COMPLETED, FAILED, CANCELLED, TIMED_OUT = "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"
+FINAL: Final = frozenset({COMPLETED, FAILED, CANCELLED, TIMED_OUT})
 
 
 class StoreError(Exception):
@@ -30,6 +32,8 @@ class NewJob:
     error: str | None = None  # why it has already failed
     retry_key: bytes | None = None
     retry_body: bytes | None = None
+    ttl: float | None = None  # seconds after which it must be answered
+    run_limit: float | None = None  # seconds for which it may run
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Lease:
     id: str
     attempt: int  # from 1
     owner: bytes = field(compare=False, repr=False)
+    # For which it may run, ``None`` without a limit.
+    seconds: float | None = field(default=None, compare=False)
 
     @property
     def suspect(self) -> bool:
@@ -57,6 +63,18 @@ class StoredJob:
     created: float
     started: float | None
     finished: float | None
+
+    def to_json(self) -> str:
+        """Return the job in Runpod's format, its output spliced in as it is stored."""
+        head: dict[str, Any] = {}
+        if self.started is not None and self.finished is not None:
+            head["delayTime"] = round((self.started - self.created) * 1e3)
+            head["executionTime"] = round((self.finished - self.started) * 1e3)
+        head |= {"id": self.id, "status": self.status}
+        if self.error is not None:
+            head["error"] = self.error
+        text = json.dumps(head)
+        return text if self.output is None else f'{text[:-1]}, "output": {self.output}}}'
 
 
 class Listener(Protocol):
@@ -111,13 +129,23 @@ class Store(ABC):
 
         Suspects come first, one at a time and only to a server that is ``idle``, so that only
         the job that is to blame runs out of attempts. Those with the fewest attempts come first.
+        A job that has waited longer than its ``ttl`` is passed over.
         """
 
     @abstractmethod
     async def finish(
-        self, lease: Lease, status: str, output: str | None = None, error: str | None = None
+        self,
+        lease: Lease,
+        status: str,
+        output: str | None = None,
+        error: str | None = None,
+        *,
+        keep_input: bool = False,
     ) -> None:
-        """Finish a started job, unless the lease has ended; delete its input."""
+        """Finish a started job, unless the lease has ended.
+
+        Its input is deleted unless ``keep_input``, which :meth:`retry` needs.
+        """
 
     @abstractmethod
     async def put_back(self, lease: Lease, *, blameless: bool) -> None:
@@ -131,6 +159,18 @@ class Store(ABC):
         """Cancel a job, unless it is already finished; delete its input."""
 
     @abstractmethod
+    async def purge(self, owner: bytes) -> Sequence[str]:
+        """Cancel this owner's jobs that wait, and delete their inputs; return their ids."""
+
+    @abstractmethod
+    async def retry(self, job_id: str, owner: bytes, max_queued: int) -> bool:
+        """Queue a job of this owner anew that failed or timed out and still has its input.
+
+        It is then as if it had just been accepted. Returns whether there is such a job. Raises
+        :class:`OverloadedError` if ``max_queued`` jobs are already waiting.
+        """
+
+    @abstractmethod
     async def get(self, job_id: str, owner: bytes) -> StoredJob | None:
         """Return this owner's job, or ``None`` if there is none or its result has expired."""
 
@@ -139,5 +179,8 @@ class Store(ABC):
         """Return the number of jobs of each status."""
 
     @abstractmethod
-    async def expire(self) -> None:
-        """Delete jobs whose result has expired, a few at a time."""
+    async def expire(self) -> Sequence[str]:
+        """Delete jobs whose result has expired, a few at a time.
+
+        Jobs that have waited longer than their ``ttl`` become ``TIMED_OUT``; returns their ids.
+        """

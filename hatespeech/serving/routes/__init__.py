@@ -5,7 +5,8 @@
     demo.py       GET /demo
     score.py      GET and POST /score
     files.py      POST /score/file
-    jobs.py       POST /run, /runsync and /cancel, GET /status; the same below /v2/{endpoint_id}
+    jobs.py       /run, /runsync, /status, /cancel and what else Runpod's clients call; the same
+                  below /v2/{endpoint_id}
     static.py     files that browsers may keep
 
 Each group is a function that makes an ``APIRouter``.

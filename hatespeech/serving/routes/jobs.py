@@ -6,17 +6,17 @@ Every route also exists below ``/v2/{endpoint_id}``, where Runpod's clients expe
 from __future__ import annotations
 
 import asyncio
-import json
 import re
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from fastapi import APIRouter
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from hatespeech.errors import ValidationError
+from hatespeech.errors import OverloadedError, UnhealthyError, ValidationError
 from hatespeech.serving.guards.auth import Caller
-from hatespeech.serving.http_errors import UnfinishedError, error_response
+from hatespeech.serving.http_errors import UnauthorizedError, UnfinishedError, error_response
 from hatespeech.serving.jobs import scores_or_error
 from hatespeech.serving.jobs.runner import JobRunner
 from hatespeech.serving.jobs.store import (
@@ -25,16 +25,20 @@ from hatespeech.serving.jobs.store import (
     FAILED,
     IN_PROGRESS,
     IN_QUEUE,
+    TIMED_OUT,
     StoredJob,
 )
+from hatespeech.serving.jobs.submission import read_submission, submission_schema
 from hatespeech.serving.openapi import (
     EXAMPLE_TEXT,
     JOB,
     SCORING,
     WAITING,
     JobReply,
+    PurgeReply,
+    StreamReply,
+    errors,
     json_body,
-    score_input,
 )
 from hatespeech.serving.reading import read_json, read_query, until_gone
 from hatespeech.serving.settings import ServerSettings
@@ -42,12 +46,13 @@ from hatespeech.serving.settings import ServerSettings
 MIN_WAIT_MS: Final = 1000
 MAX_WAIT_MS: Final = 300_000
 DEFAULT_WAIT_MS: Final = 90_000
+# Runpod's Python client gives up after 10 s, and its JavaScript client asks again immediately.
+STREAM_WAIT_MS: Final = 5000
+
+Route = Callable[[Request], Awaitable[Response]]
 
 # Characters that a header can hold; enough for a UUID, a hash or a name.
 _RETRY_KEY: Final = re.compile(r"[!-~]{1,255}")
-
-# The document describes valid inputs, and says that others are accepted, too.
-REFUSED_INPUT: Final = {"description": "Any other value makes a job that fails, with an `error`."}
 
 JOB_ID: Final = {"in": "path", "name": "job_id", "required": True, "schema": {"type": "string"}}
 RETRY_KEY: Final[dict[str, Any]] = {
@@ -56,17 +61,21 @@ RETRY_KEY: Final[dict[str, Any]] = {
     "description": "Makes a retry safe: the same key and body give the same id.",
     "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"},
 }
-WAIT: Final[dict[str, Any]] = {
-    "in": "query",
-    "name": "wait",
-    "description": "Milliseconds to wait for the result.",
-    "schema": {
-        "type": "integer",
-        "minimum": MIN_WAIT_MS,
-        "maximum": MAX_WAIT_MS,
-        "default": DEFAULT_WAIT_MS,
-    },
-}
+
+
+def wait_parameter(default: int) -> dict[str, Any]:
+    """Describe ``wait``."""
+    limits = {"minimum": MIN_WAIT_MS, "maximum": MAX_WAIT_MS, "default": default}
+    return {
+        "in": "query",
+        "name": "wait",
+        "description": "Milliseconds to wait for the result.",
+        "schema": {"type": "integer", **limits},
+    }
+
+
+WAIT: Final = wait_parameter(DEFAULT_WAIT_MS)
+STREAM_WAIT: Final = wait_parameter(STREAM_WAIT_MS)
 SCORES_OR_ERROR: Final[dict[str, Any]] = {
     "in": "header",
     "name": scores_or_error.HEADER,
@@ -75,6 +84,8 @@ SCORES_OR_ERROR: Final[dict[str, Any]] = {
     "service.proto, 413.",
     "schema": {"type": "integer", "minimum": 1, "maximum": scores_or_error.MAX_BYTES},
 }
+WAITED: Final = JOB | errors(ValidationError, UnhealthyError)
+RETRYING: Final = JOB | errors(ValidationError, OverloadedError, UnhealthyError)
 EXAMPLES: Final[dict[str, Any]] = {
     "one": {"input": {"prompt": EXAMPLE_TEXT}},
     "many": {"input": {"prompts": ["a", "b"]}},
@@ -82,9 +93,12 @@ EXAMPLES: Final[dict[str, Any]] = {
 
 
 def job_routes(settings: ServerSettings) -> APIRouter:
-    """Return ``/run``, ``/runsync``, ``/status`` and ``/cancel``."""
+    """Return ``/run``, ``/runsync``, ``/status``, ``/cancel`` and what else Runpod's clients call.
+
+    Its Go client asks for a status by POST.
+    """
     router = APIRouter(tags=["jobs"])
-    body = json_body(job_schema(settings), EXAMPLES)
+    body = json_body(submission_schema(settings), EXAMPLES)
 
     @router.post(
         "/run",
@@ -100,9 +114,9 @@ def job_routes(settings: ServerSettings) -> APIRouter:
         """
         read_query(request, ())
         key = read_retry_key(request)
-        job_input = read_input(await read_json(request))
-        await request.app.state.rates.charge(caller_of(request), job_input)
-        job_id = await jobs_of(request).submit(caller_of(request), job_input, retry_key=key)
+        submission = read_submission(await read_json(request))
+        await request.app.state.rates.charge(caller_of(request), submission.input)
+        job_id = await jobs_of(request).submit(caller_of(request), submission, retry_key=key)
         return JSONResponse({"id": job_id, "status": IN_QUEUE})
 
     @router.post(
@@ -115,10 +129,10 @@ def job_routes(settings: ServerSettings) -> APIRouter:
     async def runsync(request: Request) -> Response:
         """Returns the job once it is finished, or as it is when the wait is over."""
         milliseconds, limit = read_wait(request), scores_or_error.read_limit(request.headers)
-        job_input = read_input(await read_json(request))
-        await request.app.state.rates.charge(caller_of(request), job_input)
+        submission = read_submission(await read_json(request))
+        await request.app.state.rates.charge(caller_of(request), submission.input)
         jobs, owner = jobs_of(request), owner_of(request)
-        job_id = await jobs.submit(caller_of(request), job_input, prefix="sync-")
+        job_id = await jobs.submit(caller_of(request), submission, prefix="sync-")
         try:
             job = await until_gone(request, jobs.wait(job_id, owner, milliseconds / 1000))
         except ClientDisconnect:
@@ -126,9 +140,17 @@ def job_routes(settings: ServerSettings) -> APIRouter:
             raise
         return job_response(job) if limit is None else await paid_response(request, job, limit)
 
-    @router.get(
+    def get_and_post(path: str, name: str, **about: Any) -> Callable[[Route], Route]:
+        def add(route: Route) -> Route:
+            router.get(path, operation_id=name, **about)(route)
+            router.post(path, operation_id=f"{name}_post", **about)(route)
+            return route
+
+        return add
+
+    @get_and_post(
         "/status/{job_id}",
-        operation_id="status",
+        "status",
         summary="Get a job's result",
         openapi_extra={"parameters": [JOB_ID]},
         responses={200: {"model": JobReply}, **JOB},
@@ -137,6 +159,54 @@ def job_routes(settings: ServerSettings) -> APIRouter:
         """Only the token that made a job can read it, until its result expires."""
         job_id = request.path_params["job_id"]
         return job_response(await jobs_of(request).get(job_id, owner_of(request)))
+
+    @get_and_post(
+        "/status-sync/{job_id}",
+        "status_sync",
+        summary="Wait for a job's result",
+        openapi_extra={"parameters": [JOB_ID, WAIT]},
+        responses={200: {"model": JobReply}, **WAITED},
+    )
+    async def status_sync(request: Request) -> Response:
+        """Returns the job once it is finished, or as it is when the wait is over."""
+        return job_response(await waited(request, read_wait(request)))
+
+    @get_and_post(
+        "/stream/{job_id}",
+        "stream",
+        summary="Wait for a job's end",
+        openapi_extra={"parameters": [JOB_ID, STREAM_WAIT]},
+        responses={200: {"model": StreamReply}, **WAITED},
+    )
+    async def stream(request: Request) -> Response:
+        """A job here has no partial results, so `stream` is always empty: get `/status`."""
+        job = await waited(request, read_wait(request, STREAM_WAIT_MS))
+        return JSONResponse({"status": job.status, "stream": []})
+
+    @router.post(
+        "/retry/{job_id}",
+        operation_id="retry",
+        summary="Run a job again",
+        openapi_extra={"parameters": [JOB_ID]},
+        responses={200: {"model": JobReply}, **RETRYING},
+    )
+    async def retry(request: Request) -> Response:
+        """Only a job that timed out, or that failed without its input being to blame."""
+        job_id = request.path_params["job_id"]
+        return job_response(await jobs_of(request).retry(job_id, owner_of(request)))
+
+    @router.post(
+        "/purge-queue",
+        operation_id="purge_queue",
+        summary="Cancel the jobs that wait",
+        responses={200: {"model": PurgeReply}, **errors(UnhealthyError)},
+    )
+    async def purge_queue(request: Request) -> Response:
+        """Only those of the same token. Jobs that run already go on."""
+        if not caller_of(request).token:
+            raise UnauthorizedError("this server can't tell whose jobs are whose without tokens")
+        removed = await jobs_of(request).purge(owner_of(request))
+        return JSONResponse({"removed": removed, "status": "completed"})
 
     @router.post(
         "/cancel/{job_id}",
@@ -164,7 +234,7 @@ def endpoint_routes(jobs: APIRouter) -> APIRouter:
             {
                 "jobs": {
                     "completed": counts.get(COMPLETED, 0),
-                    "failed": counts.get(FAILED, 0),
+                    "failed": counts.get(FAILED, 0) + counts.get(TIMED_OUT, 0),
                     "cancelled": counts.get(CANCELLED, 0),
                     "inProgress": counts.get(IN_PROGRESS, 0),
                     "inQueue": counts.get(IN_QUEUE, 0),
@@ -176,16 +246,6 @@ def endpoint_routes(jobs: APIRouter) -> APIRouter:
 
     router.include_router(jobs)
     return router
-
-
-def job_schema(settings: ServerSettings) -> dict[str, Any]:
-    """Return the JSON schema of a job."""
-    return {
-        "type": "object",
-        "required": ["input"],
-        "additionalProperties": False,
-        "properties": {"input": {"anyOf": [score_input(settings), REFUSED_INPUT]}},
-    }
 
 
 def jobs_of(request: Request) -> JobRunner:
@@ -213,18 +273,16 @@ def read_retry_key(request: Request) -> str | None:
     return key
 
 
-def read_input(body: Any) -> Any:
-    """Return a job's input; raise :class:`ValidationError` if the body is not a job."""
-    if not isinstance(body, dict) or "input" not in body:
-        raise ValidationError('must be an object with "input"', field="body")
-    if len(body) > 1:
-        raise ValidationError('must hold only "input"', field="body")
-    return body["input"]
+async def waited(request: Request, milliseconds: int) -> StoredJob:
+    """Return the job of the path once it is finished, or as it is when the wait is over."""
+    job_id = request.path_params["job_id"]
+    wait = jobs_of(request).wait(job_id, owner_of(request), milliseconds / 1000)
+    return await until_gone(request, wait)
 
 
-def read_wait(request: Request) -> int:
+def read_wait(request: Request, default: int = DEFAULT_WAIT_MS) -> int:
     """Return how many milliseconds the caller wants to wait."""
-    value = read_query(request, ("wait",)).get("wait", str(DEFAULT_WAIT_MS))
+    value = read_query(request, ("wait",)).get("wait", str(default))
     if not re.fullmatch(r"[0-9]{1,6}", value) or not MIN_WAIT_MS <= int(value) <= MAX_WAIT_MS:
         raise ValidationError(
             f"must be a whole number from {MIN_WAIT_MS} to {MAX_WAIT_MS}", field="wait"
@@ -233,18 +291,8 @@ def read_wait(request: Request) -> int:
 
 
 def job_response(job: StoredJob) -> Response:
-    """Return a job in Runpod's format, with its output spliced in as the JSON that is stored."""
-    head: dict[str, Any] = {}
-    if job.started is not None and job.finished is not None:
-        head["delayTime"] = round((job.started - job.created) * 1e3)
-        head["executionTime"] = round((job.finished - job.started) * 1e3)
-    head |= {"id": job.id, "status": job.status}
-    if job.error is not None:
-        head["error"] = job.error
-    body = json.dumps(head)
-    if job.output is not None:
-        body = f'{body[:-1]}, "output": {job.output}}}'
-    return Response(body, media_type="application/json")
+    """Return a job in Runpod's format."""
+    return Response(job.to_json(), media_type="application/json")
 
 
 async def paid_response(request: Request, job: StoredJob, limit: int) -> Response:
@@ -254,6 +302,7 @@ async def paid_response(request: Request, job: StoredJob, limit: int) -> Respons
     if error is None:
         return response
     refusal = error_response(request.scope, error, job_id=job.id)
-    if not isinstance(error, UnfinishedError) and error.field != scores_or_error.REPLY:
+    unfinished = isinstance(error, UnfinishedError) and job.status != TIMED_OUT
+    if not unfinished and error.field != scores_or_error.REPLY:
         del request.scope["state"]["error_type"]  # the metrics have counted it with the job
     return refusal

@@ -11,8 +11,8 @@ from hatespeech.serving.jobs.store import NewJob
 OWNER = b"somebody"
 
 
-def new_job(job_id: str, **changes: bytes | str | None) -> NewJob:
-    given: dict[str, bytes | str | None] = {"owner": OWNER, "input": '{"prompt": "hello"}'}
+def new_job(job_id: str, **changes: bytes | str | float | None) -> NewJob:
+    given: dict[str, bytes | str | float | None] = {"owner": OWNER, "input": '{"prompt": "hello"}'}
     return NewJob(id=job_id, **{**given, **changes})  # type: ignore[arg-type]  # each as it is named
 
 

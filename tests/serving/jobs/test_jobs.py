@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import runpod
 from hatespeech.contract import Prediction
 from hatespeech.engine.predictor import Predictor
 from hatespeech.labels import LABELS
+from hatespeech.serving.jobs import runner
 from hatespeech.serving.jobs.runner import JobRunner
 from hatespeech.serving.jobs.sqlite.sqlite_store import SqliteStore
 from hatespeech.serving.jobs.store import NewJob
@@ -114,7 +116,24 @@ def test_a_job_the_contract_refuses_fails_as_runpods_do(server: HttpClient, case
 
 
 @pytest.mark.parametrize(
-    "body", [{}, [], None, "x", {"prompt": MARKER}, {"input": {"prompt": "a"}, "webhook": MARKER}]
+    "body",
+    [
+        {},
+        [],
+        None,
+        "x",
+        {"prompt": MARKER},
+        {"input": {"prompt": "a"}, "s3Config": {"accessSecret": MARKER}},
+        {"input": {"prompt": "a"}, "colour": MARKER},
+        {"input": {"prompt": "a"}, "policy": MARKER},
+        {"input": {"prompt": "a"}, "policy": {"colour": MARKER}},
+        {"input": {"prompt": "a"}, "policy": {"ttl": MARKER}},
+        {"input": {"prompt": "a"}, "policy": {"ttl": 0}},
+        {"input": {"prompt": "a"}, "policy": {"ttl": True}},
+        {"input": {"prompt": "a"}, "policy": {"executionTimeout": 1.5}},
+        {"input": {"prompt": "a"}, "policy": {"executionTimeout": 604_800_001}},
+        {"input": {"prompt": "a"}, "policy": {"lowPriority": MARKER}},
+    ],
 )
 @pytest.mark.parametrize("path", ["/run", "/runsync"])
 def test_what_is_no_job_is_not_accepted(server: HttpClient, path: str, body: Any) -> None:
@@ -123,6 +142,27 @@ def test_what_is_no_job_is_not_accepted(server: HttpClient, path: str, body: Any
         reply = server.post(path, data="null", headers={**BEARER, "content-type": JSON})
     assert (reply.status_code, reply.json()["error_type"]) == (422, "validation")
     assert MARKER not in reply.text
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"policy": {"executionTimeout": 600_000, "ttl": 2_400_000, "lowPriority": True}},
+        {"policy": {}, "s3Config": None},
+        {"policy": {"ttl": None, "executionTimeout": None, "lowPriority": None}},
+        {"policy": None},
+    ],
+)
+def test_what_runpods_clients_send_beside_the_input_is_accepted(
+    server: HttpClient, beside: dict[str, Any]
+) -> None:
+    reply = server.post("/runsync", json={"input": {"prompt": "hello"}, **beside})
+    assert reply.json()["status"] == "COMPLETED"
+
+
+def test_a_refusal_names_what_is_not_supported(server: HttpClient) -> None:
+    body = {"input": {"prompt": "hello"}, "s3Config": {"bucketName": "b"}}
+    assert server.post("/run", json=body).json()["error"].startswith("s3Config: is not supported")
 
 
 JSON = "application/json"
@@ -137,7 +177,14 @@ def test_a_wait_out_of_range_is_refused(server: HttpClient, wait: str) -> None:
 def test_a_job_is_told_to_its_own_token_alone(server: HttpClient) -> None:
     job_id = server.run({"prompt": "hello"})
     server.finished(job_id)
-    for path, method in ((f"/status/{job_id}", "GET"), (f"/cancel/{job_id}", "POST")):
+    for path, method in (
+        (f"/status/{job_id}", "GET"),
+        (f"/status/{job_id}", "POST"),
+        (f"/status-sync/{job_id}", "GET"),
+        (f"/stream/{job_id}", "GET"),
+        (f"/retry/{job_id}", "POST"),
+        (f"/cancel/{job_id}", "POST"),
+    ):
         reply = server.request(method, path, OTHER)
         assert (reply.status_code, reply.json()["error_type"]) == (404, "not_found")
         unknown = server.request(method, path[:-1] + "x", OTHER)
@@ -156,6 +203,8 @@ def test_a_retry_with_the_same_key_and_body_is_the_same_job(server: HttpClient) 
     other = server.post("/run", json={"input": {"prompt": MARKER}}, headers=key)
     assert (other.status_code, other.json()["error_type"]) == (422, "validation")
     assert "Idempotency-Key" in other.json()["error"]
+    limited = {"input": {"prompt": "hello"}, "policy": {"ttl": 60_000}}
+    assert server.post("/run", json=limited, headers=key).status_code == 422
     # A key belongs to its token.
     theirs = server.run({"prompt": MARKER}, headers={**OTHER, "Idempotency-Key": "order-66"})
     assert theirs != first
@@ -429,6 +478,106 @@ def test_a_job_is_cancelled_waiting_or_running_and_its_text_not_scored(held: Hel
         assert server.post(f"/cancel/{first}").json()["status"] == "COMPLETED"
         assert server.status(running)["status"] == "CANCELLED"
         assert server.metrics()["sequences_total"] == 1
+
+
+def test_a_job_that_runs_longer_than_its_policy_allows_times_out_and_can_be_retried(
+    held: Held,
+) -> None:
+    with held.serve() as server:
+        server.ready()
+        held.hold()
+        body = {"input": {"prompt": "hello"}, "policy": {"executionTimeout": 1}}
+        job_id = server.post("/run", json=body).json()["id"]
+        reply = server.get(f"/status-sync/{job_id}").json()
+        assert reply["status"] == "TIMED_OUT"
+        assert reply["error"] == "unfinished: the job ran longer than its policy allows"
+        assert reply.keys() == {"id", "status", "error", "delayTime", "executionTime"}
+        paid = server.post("/runsync", json=body, headers={**BEARER, "Scores-Or-Error": "9999"})
+        assert (paid.status_code, paid.json()["error_type"]) == (504, "unfinished")
+        held.release()
+        assert server.metrics()["errors_total:unfinished"] == 2
+        # The device is free, but a millisecond may still be too short.
+        retried = server.post(f"/retry/{job_id}").json()
+        assert retried == {"id": job_id, "status": "IN_QUEUE"} or "error" not in retried
+        assert server.finished(job_id)["status"] in ("COMPLETED", "TIMED_OUT")
+        other = server.run({"prompt": "hello"})
+        server.finished(other)
+        refused = server.post(f"/retry/{other}")
+        assert (refused.status_code, refused.json()["error_type"]) == (422, "validation")
+
+
+def test_a_job_that_waits_longer_than_its_ttl_is_told_to_who_waits(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "SWEEP_SECONDS", 0.05)
+    with held.serve(MAX_CONCURRENCY="1") as server:
+        server.ready()
+        held.hold()
+        first = server.run({"prompt": "keeps the device busy"})
+        held.wait_held(server)
+        body = {"input": {"prompt": "hello"}, "policy": {"ttl": 100}}
+        reply = server.post("/runsync", json=body).json()
+        assert reply["status"] == "TIMED_OUT"
+        assert "ttl" in reply["error"]
+        held.release()
+        assert server.finished(first)["status"] == "COMPLETED"
+        assert server.post(f"/retry/{reply['id']}").json()["status"] in ("IN_QUEUE", "COMPLETED")
+        assert server.finished(reply["id"])["status"] in ("COMPLETED", "TIMED_OUT")
+
+
+def test_all_who_wait_for_a_job_are_told_even_after_one_has_given_up(held: Held) -> None:
+    with held.serve() as server:
+        server.ready()
+        held.hold()
+        job_id = server.run({"prompt": "hello"})
+        held.wait_held(server)
+        with ThreadPoolExecutor(3) as pool:
+            patient = [
+                pool.submit(server.request, method, f"/status-sync/{job_id}?wait=60000")
+                for method in ("GET", "POST")
+            ]
+            hasty = server.get(f"/status-sync/{job_id}?wait=1000").json()
+            assert hasty["status"] == "IN_PROGRESS"
+            assert server.get(f"/stream/{job_id}?wait=1000").json() == {
+                "status": "IN_PROGRESS",
+                "stream": [],
+            }
+            assert not any(reply.done() for reply in patient)
+            held.release()
+            for reply in patient:
+                assert reply.result().json()["status"] == "COMPLETED"
+                assert reply.result().elapsed.total_seconds() < 55  # told, not timed out
+
+
+def test_a_purge_takes_the_callers_waiting_jobs_alone(held: Held) -> None:
+    with held.serve(MAX_CONCURRENCY="1") as server:
+        server.ready()
+        held.hold()
+        running = server.run({"prompt": "keeps the device busy"})
+        held.wait_held(server)
+        mine = [server.run({"prompt": "hello"}) for _ in range(3)]
+        theirs = server.run({"prompt": "hello"}, headers=OTHER)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(server.get, f"/status-sync/{mine[0]}")
+            assert server.post("/purge-queue").json() == {"removed": 3, "status": "completed"}
+            assert waiting.result().json()["status"] == "CANCELLED"
+        assert server.post("/purge-queue").json() == {"removed": 0, "status": "completed"}
+        held.release()
+        assert [server.status(job_id)["status"] for job_id in mine] == ["CANCELLED"] * 3
+        assert server.finished(running)["status"] == "COMPLETED"
+        wait_until(
+            lambda: server.get(f"/status/{theirs}", headers=OTHER).json()["status"] == "COMPLETED",
+            "the other caller's job",
+        )
+
+
+def test_without_tokens_nobody_purges_the_jobs_of_all(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    environment = {"BEARER_TOKEN": "", "ALLOW_ANONYMOUS": "1"}
+    with local_server(tmp_path, small_checkpoint, environment) as server:
+        reply = server.post("/purge-queue", headers={})
+        assert (reply.status_code, reply.json()["error_type"]) == (401, "unauthorized")
 
 
 def test_a_client_that_hangs_up_is_not_worked_for(held: Held) -> None:

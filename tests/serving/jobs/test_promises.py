@@ -14,7 +14,16 @@ import pytest
 from hatespeech.errors import OverloadedError, ValidationError
 from hatespeech.serving.jobs.postgres.postgres_store import PostgresStore
 from hatespeech.serving.jobs.sqlite.sqlite_store import SqliteStore
-from hatespeech.serving.jobs.store import CANCELLED, COMPLETED, FAILED, IN_QUEUE, Lease, Store
+from hatespeech.serving.jobs.store import (
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    IN_QUEUE,
+    TIMED_OUT,
+    Lease,
+    Store,
+    StoredJob,
+)
 from tests.serving.jobs.stores import OWNER, Ears, new_job, until
 from tests.support.services.postgres import Postgres, postgres
 
@@ -189,6 +198,101 @@ def test_a_retry_finds_its_job_and_another_body_is_refused(open_store: OpenStore
         assert await store.add(new_job("y", **{**keys, "owner": b"another"}), 10) == "y"
         # A retry is answered when the queue is full, too.
         assert await store.add(new_job("z", **keys), 1) == ids[0]
+
+    run(open_store, scene)
+
+
+def test_a_job_that_waits_longer_than_its_ttl_times_out_and_is_not_taken(
+    open_store: OpenStore,
+) -> None:
+    async def scene(store: Store) -> None:
+        await store.add(new_job("late", ttl=0.001), 10)
+        await store.add(new_job("patient", ttl=600.0), 10)
+        await asyncio.sleep(0.01)  # the deadline of the first has passed, however slow this is
+        ((lease, _),) = await store.take(5, idle=True)
+        assert lease.id == "patient"
+        assert lease.seconds is not None
+        assert 0 < lease.seconds <= 600
+        assert list(await store.expire()) == ["late"]
+        job = await found(store, "late")
+        assert (job.status, job.output) == (TIMED_OUT, None)
+        assert job.error == "unfinished: the job waited longer than its policy's ttl allows"
+        assert job.finished is not None
+        assert list(await store.expire()) == []
+
+    run(open_store, scene)
+
+
+async def found(store: Store, job_id: str) -> StoredJob:
+    job = await store.get(job_id, OWNER)
+    assert job is not None
+    return job
+
+
+def test_a_lease_says_for_how_long_its_job_may_run(open_store: OpenStore) -> None:
+    async def scene(store: Store) -> None:
+        await store.add(new_job("free"), 10)
+        await store.add(new_job("limited", run_limit=2.5), 10)
+        await store.add(new_job("both", run_limit=900.0, ttl=60.0), 10)
+        free, limited, both = [lease.seconds for lease, _ in await store.take(5, idle=True)]
+        assert (free, limited) == (None, 2.5)
+        assert both is not None
+        assert 0 < both <= 60
+
+    run(open_store, scene)
+
+
+def test_a_purge_cancels_what_waits_of_one_owner_alone(open_store: OpenStore) -> None:
+    async def scene(store: Store) -> None:
+        await store.add(new_job("runs"), 5000)
+        await store.take(1, idle=True)
+        # More than one step of either store.
+        mine = {f"mine-{number}" for number in range(600)}
+        await asyncio.gather(*(store.add(new_job(name), 5000) for name in mine))
+        await store.add(new_job("theirs", owner=b"another"), 5000)
+        assert set(await store.purge(OWNER)) == mine
+        assert list(await store.purge(OWNER)) == []
+        assert (await found(store, "mine-0")).status == CANCELLED
+        assert (await store.count()) == {"IN_PROGRESS": 1, IN_QUEUE: 1, CANCELLED: 600}
+
+    run(open_store, scene)
+
+
+@pytest.mark.parametrize("status", [FAILED, TIMED_OUT])
+def test_a_job_that_failed_with_its_input_kept_is_queued_anew(
+    open_store: OpenStore, status: str
+) -> None:
+    async def scene(store: Store) -> None:
+        await store.add(new_job("a", ttl=600.0, run_limit=2.5), 10)
+        ((lease, text),) = await store.take(1, idle=True)
+        assert not await store.retry("a", OWNER, 10)  # it runs
+        await store.finish(lease, status, error="internal: no", keep_input=True)
+        assert not await store.retry("a", b"another", 10)
+        assert not await store.retry("a\0", OWNER, 10)
+        await store.add(new_job("b"), 10)
+        with pytest.raises(OverloadedError, match="1 jobs"):
+            await store.retry("a", OWNER, 1)
+        assert await store.retry("a", OWNER, 10)
+        job = await found(store, "a")
+        assert (job.status, job.error, job.started, job.finished) == (IN_QUEUE, None, None, None)
+        assert not await store.retry("a", OWNER, 10)
+        (again, text_again), _ = await store.take(2, idle=True)
+        assert (again, text_again) == (Lease("a", 1, OWNER), text)
+        assert again.seconds == 2.5
+        await store.finish(again, COMPLETED, output="{}")
+        assert not await store.retry("a", OWNER, 10)
+
+    run(open_store, scene)
+
+
+def test_a_job_whose_input_is_gone_is_not_queued_anew(open_store: OpenStore) -> None:
+    async def scene(store: Store) -> None:
+        await store.add(new_job("refused", input=None, error="validation: no"), 10)
+        await store.add(new_job("blamed"), 10)
+        ((lease, _),) = await store.take(1, idle=True)
+        await store.finish(lease, FAILED, error="too_large: text: no")
+        assert not await store.retry("refused", OWNER, 10)
+        assert not await store.retry("blamed", OWNER, 10)
 
     run(open_store, scene)
 

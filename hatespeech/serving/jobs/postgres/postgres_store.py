@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 from typing_extensions import override
@@ -22,6 +23,7 @@ from hatespeech.serving.jobs.postgres.notices import CHANNEL, Notices
 from hatespeech.serving.jobs.store import (
     GIVEN_UP,
     MAX_ATTEMPTS,
+    WAITED_TOO_LONG,
     Lease,
     Listener,
     NewJob,
@@ -45,9 +47,11 @@ WITH known AS (
     ) AS queue
 ), added AS (
     INSERT INTO hatespeech_jobs
-        (id, owner, status, input, error, started, finished, expires, retry_key, retry_body)
+        (id, owner, status, input, error, started, finished, expires, retry_key, retry_body,
+        ttl, deadline, run_limit)
     SELECT %(id)s, %(owner)s, %(status)s::text, %(input)s::text, %(error)s::text, ended, ended,
-        ended + %(ttl)s * interval '1 second', %(retry_key)s::bytea, %(retry_body)s::bytea
+        ended + %(kept)s * interval '1 second', %(retry_key)s::bytea, %(retry_body)s::bytea,
+        %(ttl)s::float8, now() + %(ttl)s::float8 * interval '1 second', %(run_limit)s::float8
     FROM waiting, (SELECT CASE WHEN %(error)s::text IS NOT NULL THEN now() END AS ended) AS times
     WHERE jobs < %(max_queued)s AND NOT EXISTS (SELECT FROM known)
     ON CONFLICT (owner, retry_key) WHERE retry_key IS NOT NULL DO NOTHING
@@ -66,10 +70,12 @@ DELETE FROM hatespeech_jobs WHERE owner = %s AND retry_key = %s AND expires <= n
 _TAKE: Final = """
 WITH suspects AS MATERIALIZED (
     SELECT id FROM hatespeech_jobs WHERE status = 'IN_QUEUE' AND attempts > 0
+        AND (deadline IS NULL OR deadline > now())
     ORDER BY attempts, place LIMIT 1 FOR UPDATE SKIP LOCKED
 ), fresh AS MATERIALIZED (
     SELECT id FROM hatespeech_jobs
     WHERE status = 'IN_QUEUE' AND attempts = 0 AND NOT EXISTS (SELECT FROM suspects)
+        AND (deadline IS NULL OR deadline > now())
     ORDER BY place LIMIT %(count)s FOR UPDATE SKIP LOCKED
 ), chosen AS (
     SELECT id FROM suspects WHERE %(idle)s UNION ALL SELECT id FROM fresh
@@ -77,7 +83,8 @@ WITH suspects AS MATERIALIZED (
 UPDATE hatespeech_jobs AS jobs SET status = 'IN_PROGRESS', started = now(),
     attempts = attempts + 1, server = %(server)s, lease = now() + %(lease)s * interval '1 second'
 FROM chosen WHERE jobs.id = chosen.id
-RETURNING jobs.place, jobs.id, jobs.attempts, jobs.owner, jobs.input
+RETURNING jobs.place, jobs.id, jobs.attempts, jobs.owner, jobs.input,
+    least(run_limit, extract(epoch FROM deadline - now())::float8)
 """
 
 _OURS: Final = "id = %(id)s AND server = %(server)s AND attempts = %(attempt)s" + (
@@ -86,7 +93,7 @@ _OURS: Final = "id = %(id)s AND server = %(server)s AND attempts = %(attempt)s" 
 
 _FINISH: Final = f"""
 UPDATE hatespeech_jobs SET status = %(status)s, output = %(output)s, error = %(error)s,
-    input = NULL, server = NULL, lease = NULL,
+    input = CASE WHEN %(keep_input)s THEN input END, server = NULL, lease = NULL,
     finished = now(), expires = now() + %(ttl)s * interval '1 second'
 WHERE {_OURS}
 """  # noqa: S608 - constants
@@ -136,6 +143,44 @@ UPDATE hatespeech_jobs SET status = 'CANCELLED', input = NULL, server = NULL, le
     finished = now(), expires = now() + %s * interval '1 second'
 WHERE id = %s AND finished IS NULL
 """
+
+_PURGE: Final = f"""
+WITH waiting AS MATERIALIZED (
+    SELECT id FROM hatespeech_jobs WHERE status = 'IN_QUEUE' AND owner = %s
+    LIMIT {AT_ONCE} FOR UPDATE SKIP LOCKED
+)
+UPDATE hatespeech_jobs AS jobs SET status = 'CANCELLED', input = NULL, finished = now(),
+    expires = now() + %s * interval '1 second'
+FROM waiting WHERE jobs.id = waiting.id
+RETURNING jobs.id
+"""  # noqa: S608 - constants
+
+_RETRY: Final = """
+WITH queue AS (
+    SELECT count(*) AS jobs FROM (
+        SELECT 1 FROM hatespeech_jobs WHERE status = 'IN_QUEUE' LIMIT %(max_queued)s
+    ) AS waiting
+), retried AS (
+    UPDATE hatespeech_jobs SET status = 'IN_QUEUE', output = NULL, error = NULL, attempts = 0,
+        created = now(), started = NULL, finished = NULL, expires = NULL,
+        deadline = now() + ttl * interval '1 second'
+    FROM queue WHERE id = %(id)s AND owner = %(owner)s AND status IN ('FAILED', 'TIMED_OUT')
+        AND input IS NOT NULL AND expires > now() AND queue.jobs < %(max_queued)s
+    RETURNING id
+)
+SELECT queue.jobs, retried.id FROM queue LEFT JOIN retried ON true
+"""
+
+_TIME_OUT: Final = f"""
+WITH overdue AS MATERIALIZED (
+    SELECT id FROM hatespeech_jobs WHERE status = 'IN_QUEUE' AND deadline <= now()
+    LIMIT {AT_ONCE} FOR UPDATE SKIP LOCKED
+)
+UPDATE hatespeech_jobs AS jobs SET status = 'TIMED_OUT', error = %s, finished = now(),
+    expires = now() + %s * interval '1 second'
+FROM overdue WHERE jobs.id = overdue.id
+RETURNING jobs.id
+"""  # noqa: S608 - constants
 
 _ENDED: Final = "SELECT id FROM hatespeech_jobs WHERE id = ANY(%s) AND finished IS NOT NULL"
 
@@ -208,10 +253,12 @@ class PostgresStore(Store):
             "status": "IN_QUEUE" if job.error is None else "FAILED",
             "input": job.input,
             "error": storable(job.error),
-            "ttl": self._ttl,
+            "kept": self._ttl,
             "retry_key": job.retry_key,
             "retry_body": job.retry_body,
             "max_queued": max_queued,
+            "ttl": job.ttl,
+            "run_limit": job.run_limit,
         }
         while True:
             ((added, known, body, expired, waiting),) = await self._link.fetch(
@@ -229,7 +276,7 @@ class PostgresStore(Store):
             elif known is not None:
                 return str(known)
             elif waiting >= max_queued:
-                raise OverloadedError(f"{waiting} jobs are already waiting; try again")
+                raise _full(waiting)
             # Else another server has just added it, and the next look finds it.
 
     @override
@@ -243,19 +290,32 @@ class PostgresStore(Store):
                 self._may_hold_unknown = True
                 raise
             taken = [
-                (Lease(job_id, attempt, owner), text)
-                for _, job_id, attempt, owner, text in sorted(rows)
+                (Lease(job_id, attempt, owner, seconds), text)
+                for _, job_id, attempt, owner, text, seconds in sorted(rows)
             ]
             self._held.update((lease.id, lease) for lease, _ in taken)
             return taken
 
     @override
     async def finish(
-        self, lease: Lease, status: str, output: str | None = None, error: str | None = None
+        self,
+        lease: Lease,
+        status: str,
+        output: str | None = None,
+        error: str | None = None,
+        *,
+        keep_input: bool = False,
     ) -> None:
         await self._link.fetch(
             _FINISH,
-            self._of(lease, status=status, output=output, error=storable(error), ttl=self._ttl),
+            self._of(
+                lease,
+                status=status,
+                output=output,
+                error=storable(error),
+                keep_input=keep_input,
+                ttl=self._ttl,
+            ),
             size=len(output or ""),
         )
         self._let_go(lease)
@@ -276,6 +336,23 @@ class PostgresStore(Store):
         self._notices.ended(job_id)
 
     @override
+    async def purge(self, owner: bytes) -> Sequence[str]:
+        return await self._until_fewer(_PURGE, (owner, self._ttl))
+
+    @override
+    async def retry(self, job_id: str, owner: bytes, max_queued: int) -> bool:
+        if "\0" in job_id:  # which PostgreSQL does not even read
+            return False
+        ((waiting, retried),) = await self._link.fetch(
+            _RETRY, {"id": job_id, "owner": owner, "max_queued": max_queued}
+        )
+        if waiting >= max_queued:
+            raise _full(waiting)
+        if retried is not None:
+            self._notices.jobs_wait()
+        return retried is not None
+
+    @override
     async def get(self, job_id: str, owner: bytes) -> StoredJob | None:
         if "\0" in job_id:  # which PostgreSQL does not even read
             return None
@@ -287,9 +364,21 @@ class PostgresStore(Store):
         return dict(await self._link.fetch(_COUNT))
 
     @override
-    async def expire(self) -> None:
+    async def expire(self) -> Sequence[str]:
         while len(await self._link.fetch(_EXPIRE)) == AT_ONCE:
             pass
+        return await self._until_fewer(_TIME_OUT, (WAITED_TOO_LONG, self._ttl))
+
+    async def _until_fewer(self, statement: str, parameters: Sequence[Any]) -> Sequence[str]:
+        """Repeat what ends at most ``AT_ONCE`` jobs until there are no more."""
+        ended: list[str] = []
+        while True:
+            some = [job_id for (job_id,) in await self._link.fetch(statement, parameters)]
+            for job_id in some:
+                self._notices.ended(job_id)
+            ended += some
+            if len(some) < AT_ONCE:
+                return ended
 
     async def _keep_looking(self, listener: Listener) -> None:
         while True:
@@ -348,6 +437,10 @@ class PostgresStore(Store):
     def _let_go(self, lease: Lease) -> None:
         if self._held.get(lease.id) == lease:
             del self._held[lease.id]
+
+
+def _full(waiting: int) -> OverloadedError:
+    return OverloadedError(f"{waiting} jobs are already waiting; try again")
 
 
 def storable(error: str | None) -> str | None:

@@ -35,6 +35,14 @@ MIGRATIONS: Final = (
     CREATE UNIQUE INDEX hatespeech_jobs_retries ON hatespeech_jobs (owner, retry_key)
         WHERE retry_key IS NOT NULL;
     """,
+    """
+    ALTER TABLE hatespeech_jobs
+        ADD COLUMN ttl double precision,       -- seconds after which it must be answered
+        ADD COLUMN deadline timestamptz,       -- when those are over
+        ADD COLUMN run_limit double precision; -- seconds for which it may run
+    CREATE INDEX hatespeech_jobs_deadlines ON hatespeech_jobs (deadline)
+        WHERE status = 'IN_QUEUE' AND deadline IS NOT NULL;
+    """,
 )
 LOCK: Final = 0x68617465_6A6F6273  # of PostgreSQL's advisory locks; two servers may start together
 

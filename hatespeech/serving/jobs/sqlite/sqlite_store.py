@@ -7,8 +7,9 @@ import contextlib
 import secrets
 import sqlite3
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from typing_extensions import override
 
@@ -28,6 +29,8 @@ from hatespeech.serving.jobs.store import (
     IN_PROGRESS,
     IN_QUEUE,
     MAX_ATTEMPTS,
+    TIMED_OUT,
+    WAITED_TOO_LONG,
     Lease,
     Listener,
     NewJob,
@@ -51,7 +54,10 @@ CREATE TABLE IF NOT EXISTS jobs (
     started REAL,
     finished REAL,
     retry_key BLOB,             -- keyed hash of the Idempotency-Key
-    retry_body BLOB             -- keyed hash of the body sent with it
+    retry_body BLOB,            -- keyed hash of the body sent with it
+    ttl REAL,                   -- seconds after which it must be answered
+    deadline REAL,              -- when those are over
+    run_limit REAL              -- seconds for which it may run
 );
 DROP INDEX IF EXISTS jobs_by_status;  -- of the version before
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (status, attempts);
@@ -59,12 +65,19 @@ CREATE INDEX IF NOT EXISTS jobs_by_end ON jobs (finished) WHERE finished IS NOT 
 CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_retry_key ON jobs (owner, retry_key)
     WHERE retry_key IS NOT NULL;
 """
-
+# Columns that a file of an older release lacks. That release reads a file that has them.
+_ADDED: Final = ("ttl", "deadline", "run_limit")
 
 # Deleting may hold up other operations for this long at a time.
 EXPIRE_SECONDS: Final = 0.02
 EXPIRED_AT_ONCE: Final = 256
+# Jobs that one operation cancels or times out.
+ENDED_AT_ONCE: Final = 256
 _COLUMNS: Final = "id, status, output, error, created, started, finished"
+_WAITING: Final = (
+    "SELECT id, attempts + 1, owner, input, run_limit, deadline FROM jobs"
+    " WHERE status = ? AND (deadline IS NULL OR deadline > ?)"
+)
 
 
 class SqliteStore(Store):
@@ -123,16 +136,13 @@ class SqliteStore(Store):
                     )
                 if known:
                     return str(known[0])
-            (waiting,) = connection.execute(
-                "SELECT count(*) FROM jobs WHERE status = ?", (IN_QUEUE,)
-            ).fetchone()
-            if waiting >= max_queued:
-                raise OverloadedError(f"{waiting} jobs are already waiting; try again")
+            _require_room(connection, max_queued)
             now = self._now()
             done = None if job.error is None else now
             connection.execute(
                 "INSERT INTO jobs (id, owner, status, input, error, created, started, finished,"
-                " retry_key, retry_body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " retry_key, retry_body, ttl, deadline, run_limit)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     job.id,
                     job.owner,
@@ -144,6 +154,9 @@ class SqliteStore(Store):
                     done,
                     job.retry_key,
                     job.retry_body,
+                    job.ttl,
+                    None if job.ttl is None else now + job.ttl,
+                    job.run_limit,
                 ),
             )
             return job.id
@@ -153,37 +166,51 @@ class SqliteStore(Store):
     @override
     async def take(self, count: int, *, idle: bool) -> list[tuple[Lease, str]]:
         def take(connection: sqlite3.Connection) -> list[tuple[Lease, str]]:
+            now = self._now()
             rows = connection.execute(
-                "SELECT id, attempts + 1, owner, input FROM jobs WHERE status = ? AND attempts > 0"
-                " ORDER BY attempts, rowid LIMIT 1",
-                (IN_QUEUE,),
+                f"{_WAITING} AND attempts > 0 ORDER BY attempts, rowid LIMIT 1", (IN_QUEUE, now)
             ).fetchall()
             if rows and not idle:
                 return []
             if not rows:
                 rows = connection.execute(
-                    "SELECT id, attempts + 1, owner, input FROM jobs"
-                    " WHERE status = ? AND attempts = 0 ORDER BY rowid LIMIT ?",
-                    (IN_QUEUE, count),
+                    f"{_WAITING} AND attempts = 0 ORDER BY rowid LIMIT ?", (IN_QUEUE, now, count)
                 ).fetchall()
-            now = self._now()
             connection.executemany(
                 "UPDATE jobs SET status = ?, started = ?, attempts = ? WHERE id = ?",
-                [(IN_PROGRESS, now, attempt, job_id) for job_id, attempt, _, _ in rows],
+                [(IN_PROGRESS, now, attempt, job_id) for job_id, attempt, *_ in rows],
             )
-            return [(Lease(job_id, attempt, owner), text) for job_id, attempt, owner, text in rows]
+            return [
+                (Lease(job_id, attempt, owner, _seconds(run_limit, deadline, now)), text)
+                for job_id, attempt, owner, text, run_limit, deadline in rows
+            ]
 
         return await self._database.run(take)
 
     @override
     async def finish(
-        self, lease: Lease, status: str, output: str | None = None, error: str | None = None
+        self,
+        lease: Lease,
+        status: str,
+        output: str | None = None,
+        error: str | None = None,
+        *,
+        keep_input: bool = False,
     ) -> None:
         def finish(connection: sqlite3.Connection) -> None:
             connection.execute(
-                "UPDATE jobs SET status = ?, output = ?, error = ?, finished = ?, input = NULL"
-                " WHERE id = ? AND status = ? AND attempts = ?",
-                (status, output, error, self._now(), lease.id, IN_PROGRESS, lease.attempt),
+                "UPDATE jobs SET status = ?, output = ?, error = ?, finished = ?,"
+                " input = CASE WHEN ? THEN input END WHERE id = ? AND status = ? AND attempts = ?",
+                (
+                    status,
+                    output,
+                    error,
+                    self._now(),
+                    keep_input,
+                    lease.id,
+                    IN_PROGRESS,
+                    lease.attempt,
+                ),
             )
 
         await self._database.run(finish, size=len(output or ""))
@@ -211,6 +238,34 @@ class SqliteStore(Store):
         await self._database.run(cancel, needs_room=False)
 
     @override
+    async def purge(self, owner: bytes) -> Sequence[str]:
+        def purge(connection: sqlite3.Connection) -> list[str]:
+            return _ids(
+                connection,
+                "UPDATE jobs SET status = ?, finished = ?, input = NULL WHERE rowid IN"
+                " (SELECT rowid FROM jobs WHERE status = ? AND owner = ? LIMIT ?) RETURNING id",
+                (CANCELLED, self._now(), IN_QUEUE, owner, ENDED_AT_ONCE),
+            )
+
+        return await self._until_fewer(purge)
+
+    @override
+    async def retry(self, job_id: str, owner: bytes, max_queued: int) -> bool:
+        def retry(connection: sqlite3.Connection) -> bool:
+            _require_room(connection, max_queued)
+            now = self._now()
+            changed = connection.execute(
+                "UPDATE jobs SET status = ?, output = NULL, error = NULL, attempts = 0,"
+                " created = ?, started = NULL, finished = NULL, deadline = ? + ttl"
+                " WHERE id = ? AND owner = ? AND status IN (?, ?) AND input IS NOT NULL"
+                " AND finished > ?",
+                (IN_QUEUE, now, now, job_id, owner, FAILED, TIMED_OUT, now - self._ttl),
+            )
+            return changed.rowcount == 1
+
+        return await self._database.run(retry)
+
+    @override
     async def get(self, job_id: str, owner: bytes) -> StoredJob | None:
         def get(connection: sqlite3.Connection) -> StoredJob | None:
             row = connection.execute(
@@ -230,9 +285,31 @@ class SqliteStore(Store):
         return await self._database.run(count, needs_room=False)
 
     @override
-    async def expire(self) -> None:
+    async def expire(self) -> Sequence[str]:
         while await self._database.run(self._expire_some, needs_room=False):
             pass
+
+        def time_out(connection: sqlite3.Connection) -> list[str]:
+            now = self._now()
+            return _ids(
+                connection,
+                "UPDATE jobs SET status = ?, error = ?, finished = ? WHERE rowid IN"
+                " (SELECT rowid FROM jobs WHERE status = ? AND deadline <= ? LIMIT ?) RETURNING id",
+                (TIMED_OUT, WAITED_TOO_LONG, now, IN_QUEUE, now, ENDED_AT_ONCE),
+            )
+
+        return await self._until_fewer(time_out)
+
+    async def _until_fewer(
+        self, end_some: Callable[[sqlite3.Connection], list[str]]
+    ) -> Sequence[str]:
+        """Repeat what ends at most ``ENDED_AT_ONCE`` jobs until there are no more."""
+        ended: list[str] = []
+        while True:
+            some = await self._database.run(end_some, needs_room=False)
+            ended += some
+            if len(some) < ENDED_AT_ONCE:
+                return ended
 
     def _expire_some(self, connection: sqlite3.Connection) -> bool:
         """Delete some jobs, also from the log; return whether there may be more to do."""
@@ -254,6 +331,25 @@ class SqliteStore(Store):
         return self._started + time.monotonic()
 
 
+def _require_room(connection: sqlite3.Connection, max_queued: int) -> None:
+    """Raise :class:`OverloadedError` if so many jobs are already waiting."""
+    (waiting,) = connection.execute(
+        "SELECT count(*) FROM jobs WHERE status = ?", (IN_QUEUE,)
+    ).fetchone()
+    if waiting >= max_queued:
+        raise OverloadedError(f"{waiting} jobs are already waiting; try again")
+
+
+def _ids(connection: sqlite3.Connection, statement: str, parameters: Sequence[Any]) -> list[str]:
+    return [job_id for (job_id,) in connection.execute(statement, parameters)]
+
+
+def _seconds(run_limit: float | None, deadline: float | None, now: float) -> float | None:
+    """Return for how long a job may run: its limit, or less if its deadline comes before."""
+    limits = [run_limit, None if deadline is None else deadline - now]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def _open(path: Path, now: float) -> tuple[sqlite3.Connection, bytes]:
     connection = connect(path)
     try:
@@ -273,6 +369,13 @@ def _prepare(connection: sqlite3.Connection, now: float) -> bytes:
         with contextlib.suppress(sqlite3.Error):
             connection.executescript("PRAGMA auto_vacuum = INCREMENTAL; VACUUM;")
     connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION};")
+    found = {row[1] for row in connection.execute("PRAGMA table_info(jobs)")}
+    for name in _ADDED:
+        if name not in found:
+            connection.execute(f"ALTER TABLE jobs ADD COLUMN {name} REAL")
+    connection.execute(
+        "CREATE INDEX IF NOT EXISTS jobs_by_deadline ON jobs (deadline) WHERE deadline IS NOT NULL"
+    )
     connection.execute(
         "UPDATE jobs SET status = ?, error = ?, finished = ?, input = NULL"
         " WHERE status IN (?, ?) AND attempts >= ?",
@@ -284,8 +387,9 @@ def _prepare(connection: sqlite3.Connection, now: float) -> bytes:
     # The machine's clock was wrong then, or is wrong now: no result is to stay for years.
     connection.execute(
         "UPDATE jobs SET created = min(created, ?), started = min(started, ?),"
-        " finished = min(finished, ?) WHERE created > ? OR finished > ?",
-        (now,) * 5,
+        " finished = min(finished, ?), deadline = min(deadline, ? + ttl)"
+        " WHERE created > ? OR finished > ?",
+        (now,) * 6,
     )
     row = connection.execute("SELECT salt FROM meta").fetchone()
     salt = bytes(row[0]) if row else secrets.token_bytes(32)

@@ -1,0 +1,99 @@
+"""What a caller submits: a job's input, and what Runpod's API lets a caller say beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hatespeech.errors import ValidationError
+from hatespeech.serving.openapi import score_input
+from hatespeech.serving.settings import ServerSettings
+
+MAX_MS: Final = 604_800_000  # a week, which is Runpod's limit, too
+
+# The document describes valid inputs, and says that others are accepted, too.
+_REFUSED_INPUT: Final = {"description": "Any other value makes a job that fails, with an `error`."}
+_MILLISECONDS: Final = {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_MS}
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job's input, which may break the contract, and its limits in seconds."""
+
+    input: Any
+    ttl: float | None = None  # from when it is accepted until it must be answered
+    run_limit: float | None = None  # for which it may run
+
+
+def read_submission(body: Any) -> Submission:
+    """Read the body of ``/run`` and ``/runsync``.
+
+    A key whose value is null counts as left out. Raises :class:`ValidationError` if the body is
+    not a job, or asks for what the service would not do.
+    """
+    if not isinstance(body, dict) or "input" not in body:
+        raise ValidationError('must be an object with "input"', field="body")
+    if body.get("s3Config") is not None:
+        raise ValidationError("is not supported: texts and scores need no bucket", field="s3Config")
+    if not body.keys() <= {"input", "policy", "s3Config"}:
+        raise ValidationError('must hold only "input" and "policy"', field="body")
+    policy = body.get("policy")
+    if policy is None:
+        policy = {}
+    if not isinstance(policy, dict):
+        raise ValidationError("must be an object", field="policy")
+    if not policy.keys() <= {"ttl", "executionTimeout", "lowPriority"}:
+        raise ValidationError(
+            'must hold only "ttl", "executionTimeout" and "lowPriority"', field="policy"
+        )
+    if not isinstance(policy.get("lowPriority", False), bool | None):
+        raise ValidationError("must be true or false", field="policy.lowPriority")
+    return Submission(
+        body["input"], _read_seconds(policy, "ttl"), _read_seconds(policy, "executionTimeout")
+    )
+
+
+def _read_seconds(policy: Mapping[str, Any], name: str) -> float | None:
+    value = policy.get(name)
+    if value is None:
+        return None
+    if type(value) is not int or not 1 <= value <= MAX_MS:
+        raise ValidationError(
+            f"must be a whole number of milliseconds from 1 to {MAX_MS}", field=f"policy.{name}"
+        )
+    return value / 1000
+
+
+def submission_schema(settings: ServerSettings) -> dict[str, Any]:
+    """Return the JSON schema of what :func:`read_submission` reads."""
+    policy = {
+        "type": ["object", "null"],
+        "additionalProperties": False,
+        "properties": {
+            "ttl": {
+                **_MILLISECONDS,
+                "description": "Milliseconds after which a job that is not answered has the status "
+                "`TIMED_OUT`.",
+            },
+            "executionTimeout": {
+                **_MILLISECONDS,
+                "description": "Milliseconds for which the job may run; then it has the status "
+                "`TIMED_OUT`.",
+            },
+            "lowPriority": {
+                "type": ["boolean", "null"],
+                "description": "Accepted and ignored: this server starts no workers.",
+            },
+        },
+    }
+    return {
+        "type": "object",
+        "required": ["input"],
+        "additionalProperties": False,
+        "properties": {
+            "input": {"anyOf": [score_input(settings), _REFUSED_INPUT]},
+            "policy": policy,
+            "s3Config": {"type": "null", "description": "Not supported."},
+        },
+    }
