@@ -125,15 +125,16 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     app.state.rates = rates
     app.state.protocols = protocols = served_protocols(settings)
     jobs_router = job_routes(settings)
-    app.include_router(service_routes(settings, metrics, app.version))
-    app.include_router(docs_routes())
-    app.include_router(demo_routes(settings))
+    # Documents list the routes in this order.
     app.include_router(score_routes(settings, metrics))
     app.include_router(file_routes(settings, metrics))
     app.include_router(jobs_router)
     app.include_router(
         endpoint_routes(jobs_router), prefix="/v2/{endpoint_id}", include_in_schema=False
     )
+    app.include_router(service_routes(settings, metrics, app.version))
+    app.include_router(docs_routes())
+    app.include_router(demo_routes(settings))
     for router in protocol_routes(settings, metrics, rates):
         app.include_router(router)
     install_error_handlers(app)

@@ -6,7 +6,11 @@ These models only describe: :mod:`hatespeech.contract` decides what every front 
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import resources
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI
@@ -94,38 +98,55 @@ OPEN: Final[dict[str, Any]] = {"security": []}
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class Closed(BaseModel):
-    """A schema that allows no other fields."""
+class Open(BaseModel):
+    """A schema that allows further fields: a client made today must read the replies of later."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="allow")
 
 
-class ErrorReply(Closed):
+def _about(description: str, **options: Any) -> Any:
+    return Field(description=description, **options)
+
+
+class ErrorReply(Open):
     """Every error, whatever its status."""
 
-    error: Annotated[str, Field(description="One line; names the field, never quotes a text.")]
-    error_type: Annotated[str, Field(examples=["validation"])]
-    id: Annotated[str | None, Field(description="The job's, if the request made one.")] = None
+    error: Annotated[str, _about("One line; names the field, never quotes a text.")]
+    error_type: Annotated[str, _about("What went wrong, for programs.", examples=["validation"])]
+    id: Annotated[str | None, _about("The job's, if the request made one.")] = None
 
 
 def _schema(name: str, sentence: str, fields: Mapping[str, Any]) -> type[BaseModel]:
     """Build a schema; clients made from the document call it by ``name``."""
-    return create_model(name, __base__=Closed, __doc__=sentence, **fields)
+    return create_model(name, __base__=Open, __doc__=sentence, **fields)
 
 
+TIMES: Final = {
+    "queue_ms": "Until the first of the texts was read by the model.",
+    "compute_ms": "From then until the last of them had its scores.",
+}
 TIMING: Final = _schema(
     "Timing",
     "Where the time went, in milliseconds.",
-    {field.name: (float, ...) for field in dataclasses.fields(Timing)},
+    {
+        field.name: (Annotated[float, _about(TIMES[field.name])], ...)
+        for field in dataclasses.fields(Timing)
+    },
 )
 WORD: Final = _schema(
     "Word",
     "How much of the scores a word carries.",
     {
-        "word": (str, ...),
-        "start": (Annotated[int, Field(description="Code points into the text as sent.")], ...),
-        "end": (int, ...),
-        **dict.fromkeys((*LABELS, "toxic"), (float, ...)),
+        "word": (Annotated[str, _about("As it stands in the text.")], ...),
+        "start": (
+            Annotated[int, _about("Where it begins, in code points of the text as sent.")],
+            ...,
+        ),
+        "end": (Annotated[int, _about("Where it ends, the same way.")], ...),
+        **{
+            flag: (Annotated[float, _about(f"How much it adds to `{flag}`.")], ...)
+            for flag in (*LABELS, "toxic")
+        },
     },
 )
 
@@ -133,15 +154,21 @@ NAMED_THRESHOLDS: Final = _schema(
     "NamedThresholds",
     "Thresholds that were asked for by name.",
     {
-        "name": (str, ...),
-        "version": (str, ...),
-        **dict.fromkeys(FLAGS, (Probability | None, None)),
+        "name": (Annotated[str, _about("As the request named them.")], ...),
+        "version": (Annotated[str, _about("Changes with any of the numbers.")], ...),
+        **{
+            flag: (Annotated[Probability | None, _about(f"`{flag}` is flagged from here.")], None)
+            for flag in FLAGS
+        },
     },
 )
 VERSIONS: Final = _schema(
     "Versions",
     "What made the reply.",
-    {field.name: (str, ...) for field in dataclasses.fields(Versions)},
+    {
+        field.name: (Annotated[str, _about(f"Of the {field.name}.")], ...)
+        for field in dataclasses.fields(Versions)
+    },
 )
 
 # The type of each kind of field of the contract.
@@ -166,7 +193,7 @@ def _fields(fields: Iterable[ReplyField]) -> dict[str, Any]:
     """Return the contract's fields as pydantic declares them."""
     declared: dict[str, Any] = {}
     for field in fields:
-        kind, described = TYPES[field.kind], Field(description=field.description)
+        kind, described = TYPES[field.kind], _about(field.description)
         if field.always:
             declared[field.name] = (Annotated[kind, described], ...)
         else:
@@ -181,76 +208,86 @@ Scores = _schema("Scores", "The scores of one text.", _fields(_scored))
 OneReply = _schema("OneReply", "The reply to one text.", _fields([*_scored, *_once]))
 
 
-class NotScored(Closed):
+class NotScored(Open):
     """A text among many that has no scores."""
 
-    text: str
-    error: str
-    id: str | None = None
+    text: Annotated[str, _about("The text as sent.")]
+    error: Annotated[str, _about("One line; never quotes the text.")]
+    id: Annotated[str | None, _about("As sent.")] = None
 
 
 ManyReply = _schema(
     "ManyReply",
     "The reply to many texts, in the order sent.",
-    _fields(_once) | {"items": (list[Scores | NotScored], ...)},  # type: ignore[valid-type]  # a class made above
+    _fields(_once)
+    | {"items": (Annotated[list[Scores | NotScored], _about("One for each text.")], ...)},  # type: ignore[valid-type]  # a class made above
 )
 
 
 JobStatus = Annotated[
     str,
-    Field(
-        json_schema_extra={"enum": [IN_QUEUE, IN_PROGRESS, COMPLETED, FAILED, CANCELLED, TIMED_OUT]}
+    _about(
+        "Where the job stands.",
+        json_schema_extra={
+            "enum": [IN_QUEUE, IN_PROGRESS, COMPLETED, FAILED, CANCELLED, TIMED_OUT]
+        },
     ),
 ]
 
 
-class JobReply(Closed):
+class JobReply(Open):
     """A job: `output` if it is completed, `error` if it failed or timed out."""
 
-    id: str
+    id: Annotated[str, _about("Ask for the job by it.")]
     status: JobStatus
-    delayTime: Annotated[int | None, Field(description="Milliseconds in the queue.")] = None
-    executionTime: Annotated[int | None, Field(description="Milliseconds of work.")] = None
-    output: OneReply | ManyReply | None = None  # type: ignore[valid-type]  # a class made above
-    error: str | None = None
+    delayTime: Annotated[int | None, _about("Milliseconds in the queue.")] = None
+    executionTime: Annotated[int | None, _about("Milliseconds of work.")] = None
+    output: Annotated[
+        OneReply | ManyReply | None,  # type: ignore[valid-type]  # classes made above
+        _about("What `/score` would have replied."),
+    ] = None
+    error: Annotated[str | None, _about("The error's code and one line.")] = None
 
 
-class StreamReply(Closed):
+class StreamReply(Open):
     """Where a job stands; it has no partial results."""
 
     status: JobStatus
-    stream: Annotated[list[dict[str, Any]], Field(max_length=0)]
+    stream: Annotated[list[dict[str, Any]], _about("Always empty.", max_length=0)]
 
 
-class PurgeReply(Closed):
+class PurgeReply(Open):
     """How many jobs no longer wait."""
 
-    removed: int
-    status: Annotated[str, Field(json_schema_extra={"enum": ["completed"]})]
+    removed: Annotated[int, _about("Jobs of this caller that waited.")]
+    status: Annotated[str, _about("As Runpod says it.", json_schema_extra={"enum": ["completed"]})]
 
 
-class Card(Closed):
+class Card(Open):
     """What this service is."""
 
-    name: str
-    version: str
-    summary: str
-    model: str | None
-    links: dict[str, str]
+    name: Annotated[str, _about("The service's.")]
+    version: Annotated[str, _about("The service's.")]
+    summary: Annotated[str, _about("What it does, in a sentence.")]
+    model: Annotated[str | None, _about("The checkpoint; null while it is being loaded.")]
+    links: Annotated[dict[str, str], _about("Paths of the pages and of the health check.")]
     protocols: Annotated[
         dict[str, list[str]],
-        Field(description="The protocols of other services that are answered, and their routes."),
+        _about("The protocols of other services that are answered, and their routes."),
     ]
 
 
-class Health(Closed):
+class Health(Open):
     """Whether texts can be scored."""
 
-    status: Annotated[str, Field(json_schema_extra={"enum": ["loading", "ready", "broken"]})]
-    model: str | None
+    status: Annotated[
+        str,
+        _about("The model's.", json_schema_extra={"enum": ["loading", "ready", "broken"]}),
+    ]
+    model: Annotated[str | None, _about("The checkpoint; null while it is being loaded.")]
     dtype: Annotated[
         str | None,
-        Field(description="The number format in which the model multiplies, such as float32."),
+        _about("The number format in which the model multiplies, such as float32."),
     ]
     jobs: Annotated[
         str,
@@ -305,18 +342,31 @@ def score_input(settings: ServerSettings) -> dict[str, Any]:
         "maxLength": settings.max_text_chars,
         "pattern": VISIBLE,
         "examples": [EXAMPLE_TEXT],
+        "description": "The text to score.",
     }
     texts = {
         "type": "array",
         "items": {"description": "A string; anything else gets its own error in the reply."},
         "minItems": 1,
         "maxItems": settings.max_texts_per_request,
+        "description": "The texts to score.",
     }
-    names: dict[str, Any] = {"enum": list(THRESHOLD_NAMES)}
+    names: dict[str, Any] = {
+        "enum": list(THRESHOLD_NAMES),
+        "description": "Of thresholds that the model recommends, or that the operator chose.",
+    }
     if settings.thresholds_file is not None:  # whose name is known once the model is loaded
-        names = {"type": "string"}
-    identity = {"type": ["string", "null"], "maxLength": MAX_ID_CHARS}
-    ids = {"type": ["array", "null"], "items": identity}
+        names = {"type": "string", "description": names["description"]}
+    identity = {
+        "type": ["string", "null"],
+        "maxLength": MAX_ID_CHARS,
+        "description": "Comes back with the scores.",
+    }
+    ids = {
+        "type": ["array", "null"],
+        "items": identity,
+        "description": "One for each text, or null; they come back with the scores.",
+    }
     options = {
         "explain": EXPLAIN,
         "robust": {
@@ -324,19 +374,24 @@ def score_input(settings: ServerSettings) -> dict[str, Any]:
             "description": "Also read the text without its disguise; `ROBUST` if left out.",
         },
         "thresholds": {
+            "description": "Adds `flagged`: the labels whose probability reaches theirs.",
             "oneOf": [
                 {
                     "title": "numbers",
                     "type": ["object", "null"],
                     "additionalProperties": False,
                     "properties": {
-                        flag: {"type": "number", "minimum": 0, "maximum": 1} for flag in FLAGS
+                        flag: {
+                            "type": "number",
+                            "minimum": 0,
+                            "maximum": 1,
+                            "description": f"`{flag}` is flagged from here.",
+                        }
+                        for flag in FLAGS
                     },
                 },
                 {
                     "title": "name",
-                    "description": "The name of thresholds that the model recommends, or that the "
-                    "operator chose.",
                     **names,
                 },
                 {
@@ -346,7 +401,7 @@ def score_input(settings: ServerSettings) -> dict[str, Any]:
                     "additionalProperties": False,
                     "properties": {"name": names},
                 },
-            ]
+            ],
         },
     }
     return {
@@ -395,6 +450,7 @@ def install_openapi(app: FastAPI, settings: ServerSettings) -> None:
             for methods in schema["paths"].values():
                 for operation in methods.values():
                     _json_errors(operation["responses"])
+                    _add_examples(operation)
             if settings.tokens:
                 schema["components"]["securitySchemes"] = {
                     "bearer": {"type": "http", "scheme": "bearer"},
@@ -405,6 +461,31 @@ def install_openapi(app: FastAPI, settings: ServerSettings) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _add_examples(operation: dict[str, Any]) -> None:
+    """Show what each status looks like: replies that were recorded, see ``examples.json``."""
+    recorded = _examples()
+    for status, response in operation["responses"].items():
+        codes = re.findall("`([a-z_]+)`:", response["description"])
+        examples = recorded["replies"].get(operation["operationId"], {}).get(status, {})
+        if status >= "400":
+            errors_of_status = {code: recorded["errors"][code] for code in codes}
+            examples = examples or errors_of_status
+        for kind, content in response.get("content", {}).items():
+            # An example that is named by a media type is of that type alone.
+            fitting = {
+                name: body for name, body in examples.items() if "/" not in name or name == kind
+            }
+            if fitting:
+                content["examples"] = {name: {"value": body} for name, body in fitting.items()}
+
+
+@cache
+def _examples() -> dict[str, Any]:
+    file = resources.files("hatespeech.serving").joinpath("examples.json")
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
 
 
 def _json_errors(responses: dict[str, Any]) -> None:

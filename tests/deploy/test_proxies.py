@@ -116,7 +116,6 @@ def test_the_pages_stay_below_the_prefix(site: str) -> None:
         page.locator(".auth-btn-wrapper .authorize").first.click()
         page.locator(".btn-done").first.click()
         page.locator("#operations-score-score .opblock-summary-control").click()
-        page.locator("#operations-score-score .try-out__btn").click()
         page.locator("#operations-score-score .execute").click()
         status = page.locator("#operations-score-score .live-responses-table .response-col_status")
         status.last.wait_for()

@@ -54,12 +54,23 @@ MODEL_BODY: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["inputs"],
     "properties": {
-        "inputs": {"oneOf": [ANY_TEXT, {"type": "array", "minItems": 1, "items": ANY_TEXT}]},
+        "inputs": {
+            "description": "A text, or several.",
+            "oneOf": [ANY_TEXT, {"type": "array", "minItems": 1, "items": ANY_TEXT}],
+        },
         "parameters": {
             "type": ["object", "null"],
+            "description": "As Hugging Face's text classification has them.",
             "properties": {
-                "top_k": {"type": ["integer", "null"], "minimum": 1},
-                "function_to_apply": {"enum": ["softmax", None]},
+                "top_k": {
+                    "type": ["integer", "null"],
+                    "minimum": 1,
+                    "description": "How many labels to return, the likeliest first; all if unset.",
+                },
+                "function_to_apply": {
+                    "enum": ["softmax", None],
+                    "description": "Scores are probabilities; nothing else is offered.",
+                },
             },
         },
     },
@@ -69,10 +80,19 @@ PREDICT_BODY: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["inputs"],
     "properties": {
-        "inputs": {"oneOf": [ANY_TEXT, {"type": "array", "minItems": 1, "items": ONE_TEXT}]},
-        "truncate": {"type": ["boolean", "null"]},
-        "truncation_direction": {"enum": ["Left", "Right", "left", "right", None]},
-        "raw_scores": {"enum": [False, None]},
+        "inputs": {
+            "description": "A text, or a list of lists of one text.",
+            "oneOf": [ANY_TEXT, {"type": "array", "minItems": 1, "items": ONE_TEXT}],
+        },
+        "truncate": {
+            "type": ["boolean", "null"],
+            "description": "Cut a text of more characters than the server reads.",
+        },
+        "truncation_direction": {
+            "enum": ["Left", "Right", "left", "right", None],
+            "description": "Which end to cut.",
+        },
+        "raw_scores": {"enum": [False, None], "description": "Logits are not offered."},
     },
 }
 MODEL_ID: Final = {

@@ -31,10 +31,18 @@ BODY: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["texts"],
     "properties": {
-        "texts": {"type": ["array", "null"], "items": {"type": "string"}},
-        "input_type": {"enum": ["request", "response"]},
+        "texts": {
+            "type": ["array", "null"],
+            "items": {"type": "string"},
+            "description": "The texts to judge.",
+        },
+        "input_type": {
+            "enum": ["request", "response"],
+            "description": "Whether a user or a model wrote them; both are judged alike.",
+        },
         PARAMETERS: {
             "type": ["object", "null"],
+            "description": "What the guardrail's configuration adds.",
             "properties": {
                 "thresholds": {
                     "description": "Numbers for labels and `toxic`, or the name of thresholds that "

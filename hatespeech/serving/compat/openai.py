@@ -48,18 +48,22 @@ NAMES: Final[Mapping[type[ServiceError], tuple[str, str | None]]] = {
 TEXT_PART: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["type", "text"],
-    "properties": {"type": {"const": "text"}, "text": {"type": "string", "minLength": 1}},
+    "properties": {
+        "type": {"const": "text", "description": "Images are not read."},
+        "text": {"type": "string", "minLength": 1, "description": "The text to score."},
+    },
 }
 BODY: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["input"],
     "properties": {
         "input": {
+            "description": "A text, several texts, or the parts of one text.",
             "oneOf": [
                 {"type": "string", "minLength": 1},
                 {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
                 {"type": "array", "minItems": 1, "items": TEXT_PART},
-            ]
+            ],
         },
         "model": {
             "type": ["string", "null"],

@@ -69,6 +69,7 @@ def submission_schema(settings: ServerSettings) -> dict[str, Any]:
     """Return the JSON schema of what :func:`read_submission` reads."""
     policy = {
         "type": ["object", "null"],
+        "description": "Limits of this job, as Runpod's API has them.",
         "additionalProperties": False,
         "properties": {
             "ttl": {
@@ -92,7 +93,10 @@ def submission_schema(settings: ServerSettings) -> dict[str, Any]:
         "required": ["input"],
         "additionalProperties": False,
         "properties": {
-            "input": {"anyOf": [score_input(settings), _REFUSED_INPUT]},
+            "input": {
+                "anyOf": [score_input(settings), _REFUSED_INPUT],
+                "description": "What `/score` takes.",
+            },
             "policy": policy,
             "s3Config": {"type": "null", "description": "Not supported."},
         },

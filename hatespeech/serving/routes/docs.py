@@ -34,12 +34,21 @@ DOCS_PAGE: Final = f"""\
 </body>
 </html>
 """
+# The styles are Swagger UI's own; which of them hold is left to its user by a class.
 DOCS_START: Final = """\
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const show = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", show);
+show();
 SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
-  validatorUrl: null
+  validatorUrl: null,
+  defaultModelsExpandDepth: -1,
+  defaultModelExpandDepth: 4,
+  defaultModelRendering: "example",
+  tryItOutEnabled: true
 });
 """
 DOCS_FILES: Final = {

@@ -54,7 +54,13 @@ Route = Callable[[Request], Awaitable[Response]]
 # Characters that a header can hold; enough for a UUID, a hash or a name.
 _RETRY_KEY: Final = re.compile(r"[!-~]{1,255}")
 
-JOB_ID: Final = {"in": "path", "name": "job_id", "required": True, "schema": {"type": "string"}}
+JOB_ID: Final = {
+    "in": "path",
+    "name": "job_id",
+    "description": "As `/run` returned it.",
+    "required": True,
+    "schema": {"type": "string"},
+}
 RETRY_KEY: Final[dict[str, Any]] = {
     "in": "header",
     "name": "Idempotency-Key",

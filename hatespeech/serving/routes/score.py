@@ -91,6 +91,7 @@ def query_parameters(settings: ServerSettings) -> list[dict[str, Any]]:
         {
             "in": "query",
             "name": "text",
+            "description": "The text to score.",
             "required": True,
             "example": EXAMPLE_TEXT,
             "schema": {**text, "pattern": VISIBLE},

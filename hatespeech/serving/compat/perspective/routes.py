@@ -48,6 +48,7 @@ EXAMPLES: Final[dict[str, Any]] = {
 }
 COMMENT: Final[dict[str, Any]] = {
     "type": "object",
+    "description": "What to score.",
     "required": ["text"],
     "properties": {
         "text": {"type": "string", "minLength": 1, "description": f"At most {MAX_BYTES} bytes."}
@@ -65,9 +66,16 @@ ANALYZE_BODY: Final[dict[str, Any]] = {
             "`scoreThreshold` leaves lower scores out.",
             "additionalProperties": {"type": "object"},
         },
-        "languages": {"type": "array", "items": {"type": "string"}},
+        "languages": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "Of the comment; the server's own if left out.",
+        },
         "spanAnnotations": {"type": "boolean", "description": "Score each sentence, too."},
-        "dropUnsupportedAttributes": {"type": "boolean"},
+        "dropUnsupportedAttributes": {
+            "type": "boolean",
+            "description": "Leave out attributes that cannot be scored, instead of an error.",
+        },
         "clientToken": {"type": "string", "description": "Comes back in the reply."},
     },
 }
@@ -76,7 +84,11 @@ SUGGEST_BODY: Final[dict[str, Any]] = {
     "required": ["comment", "attributeScores"],
     "properties": {
         "comment": COMMENT,
-        "attributeScores": {"type": "object", "additionalProperties": {"type": "object"}},
+        "attributeScores": {
+            "type": "object",
+            "additionalProperties": {"type": "object"},
+            "description": "Which scores the comment should have.",
+        },
     },
 }
 BATCH_CONTENT: Final = {"multipart/mixed": {"schema": {"type": "string", "format": "binary"}}}
@@ -199,7 +211,8 @@ def perspective_routes(shared: Shared) -> APIRouter:
         operation_id="perspective_batch",
         summary="Analyse many comments",
         openapi_extra={**OPEN, "requestBody": {"required": True, "content": BATCH_CONTENT}},
-        responses=ERRORS,
+        response_class=Response,
+        responses={200: {"content": BATCH_CONTENT}, **ERRORS},
     )
     async def many(request: Request) -> Response:
         """At most 1000 requests of `comments:analyze`, as Google's client libraries batch them."""
