@@ -1,11 +1,11 @@
 """Bulk scoring on this machine against the classifier alone, offline, on the same texts.
 
 Ours is what ``score.py`` does between the first row and the last part of scores: it reads CSV,
-normalises and tokenises in other processes, scores, and writes the parts. Theirs is
+normalises and tokenises in a thread, scores, and writes the parts. Theirs is
 ``Predictor.score`` of the same list. Neither counts loading the model or writing the output; the
 script prints these times separately.
 
-    python -m benchmarks.bulk_local [--readers N]
+    python -m benchmarks.bulk_local
 """
 
 from __future__ import annotations
@@ -20,21 +20,18 @@ import torch
 
 from benchmarks import models, report
 from hatespeech import paths
-from hatespeech.bulk.engines.local import LocalEngine, default_readers
+from hatespeech.bulk.engines.local import LocalEngine
 from hatespeech.bulk.plan import RunOptions, make_plan
 from hatespeech.bulk.run import run
 from hatespeech.engine.predictor import Predictor
 from hatespeech.settings import EngineSettings
 
-TARGET = 0.9
+TARGET = 0.95
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = report.parser(__doc__, rounds=3)
-    parser.add_argument(
-        "--readers", type=int, default=default_readers(), metavar="N", help="(%(default)s)"
-    )
     parser.add_argument(
         "--mini-texts", type=report.positive, default=20_000, help="for mini (%(default)s)"
     )
@@ -44,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     settings = EngineSettings(model_dir=paths.EMBEDDED, device="cpu", dtype="float32")
     figures = [
-        compare(name, classifier, count, options.readers, options.rounds)
+        compare(name, classifier, count, options.rounds)
         for name, classifier, count in (
             ("mini checkpoint", Predictor.from_settings(settings), options.mini_texts),
             ("base shape, float32", models.classifier(torch.float32), options.base_texts),
@@ -53,9 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report.publish(figures, options.json)
 
 
-def compare(
-    name: str, classifier: Predictor, count: int, readers: int, rounds: int
-) -> report.Figure:
+def compare(name: str, classifier: Predictor, count: int, rounds: int) -> report.Figure:
     """Measure rows per second of both."""
     sample = models.sample_texts()
     texts = [sample[index % len(sample)] for index in range(count)]
@@ -70,9 +65,7 @@ def compare(
             settings = EngineSettings()
             options = RunOptions(str(source), out, "text", 4096, "", None, include_text=False)
             started = time.perf_counter()
-            outcome = run(
-                make_plan(options, settings), lambda: LocalEngine(classifier, settings, readers)
-            )
+            outcome = run(make_plan(options, settings), lambda: LocalEngine(classifier, settings))
             assert outcome is not None
             whole.append(time.perf_counter() - started)
             return outcome.scored / outcome.seconds
@@ -91,7 +84,6 @@ def compare(
         theirs,
         TARGET,
         rows=count,
-        readers=readers,
         whole_run_s=[round(seconds, 2) for seconds in whole],
     )
 

@@ -42,7 +42,6 @@ LOADED_BEFORE_TORCH: Final = [
     "hatespeech/__init__.py",
     "hatespeech/__main__.py",
     "hatespeech/serving/app.py",  # before the port is bound
-    "hatespeech/engine/encoder.py",  # in processes that only read texts
 ]
 
 MODULES_WITHOUT_A_MAP: Final = 8

@@ -6,28 +6,25 @@ one forward pass, so batches grow by themselves under load. In both threads call
 sequence each, and so do the requests of one caller. So a single tweet does not wait for a job of a
 thousand texts, nor for a thousand requests of another caller.
 
-An error reaches exactly the texts it concerns. A batch that fails is halved until the text that
-causes the error is alone. Running out of memory halves the size of a pass. If the device cannot
-score even a text that is known to be good, it is broken: from then on every request gets
-:class:`UnhealthyError`, and the owner is told, so that it can end the process.
+An error reaches exactly the texts it concerns (:mod:`hatespeech.engine.device`). If the device is
+broken, every request from then on gets :class:`UnhealthyError`, and the owner is told, so that it
+can end the process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import torch
-
 from hatespeech.contract import Prediction, Timing
+from hatespeech.engine.device import Device, DeviceError
 from hatespeech.engine.explanation import count_readings, tokens_to_read
 from hatespeech.engine.pass_size import PassSize
-from hatespeech.engine.predictor import Predictor, Reading
+from hatespeech.engine.predictor import Predictor, Probabilities, Reading
 from hatespeech.engine.queues import FairQueue, Room
 from hatespeech.errors import (
     InternalError,
@@ -113,7 +110,7 @@ class Batcher:
         self._max_request_tokens = max_request_tokens
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
-        self._known_good = predictor.encode("a text known to be good").windows
+        self._device = Device(predictor, pass_size)
         self._max_queue_texts = max_queue_texts
         self._room = Room(max_queue_texts)  # needs no lock: only the event loop uses it
         # Hold the lock to use anything below.
@@ -313,29 +310,24 @@ class Batcher:
     def _run(self, batch: list[_Sequence]) -> None:
         if self.broken:
             return
-        out_of_memory = False
-        began = time.perf_counter()
         try:
-            rows = self._predictor.probabilities([text.sequences[i] for text, i in batch])
-        except Exception as exc:
-            log.warning("a batch of %d sequences failed: %s", len(batch), describe_exception(exc))
-            out_of_memory = isinstance(exc, torch.OutOfMemoryError | MemoryError)
-            rows = []
-        seconds = time.perf_counter() - began
-        # Not inside the except block: there the exception keeps the failed pass's frames and their
-        # tensors alive, which leaves no memory for another try.
-        if not rows:
-            self._recover(batch, out_of_memory)
-            return
-        if not any(map(_is_finite, rows)) and not self._device_answers():
+            for found in self._device.run([text.sequences[i] for text, i in batch]):
+                part = batch[found.start :][: max(1, len(found.rows))]
+                if found.rows:
+                    self._take_rows(part, found.rows)
+                else:
+                    self._settle(part[0][0], InternalError("the text could not be scored"))
+        except DeviceError as error:
+            log.error("%s", error)
             self._break()
-            return
+
+    def _take_rows(self, batch: list[_Sequence], rows: Probabilities) -> None:
+        """Hand out what one pass gave."""
         counters = self.counters
         counters.batches += 1
         counters.sequences += len(batch)
         lengths = [len(text.sequences[i]) for text, i in batch]
         counters.tokens += sum(lengths)
-        self._pass_size.passed(sum(lengths), seconds)
         counters.padding += padding(lengths, self._predictor.device)
         counters.shared_batches += len({text.request for text, _ in batch}) > 1
         counters.largest_batch = max(counters.largest_batch, len(batch))
@@ -352,33 +344,6 @@ class Batcher:
                         self._work_to_read.notify()
             else:
                 self._advance(text)
-
-    def _recover(self, batch: list[_Sequence], out_of_memory: bool) -> None:
-        """Find out whether a text, memory or the device made a batch fail, and act on it."""
-        if out_of_memory and len(batch) > 1:
-            self._pass_size.out_of_memory(sum(len(text.sequences[i]) for text, i in batch))
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        elif not self._device_answers():
-            self._break()
-            return
-        if len(batch) > 1:
-            middle = len(batch) // 2
-            self._run(batch[:middle])
-            self._run(batch[middle:])
-            return
-        self._settle(batch[0][0], InternalError("the text could not be scored"))
-
-    def _device_answers(self) -> bool:
-        try:
-            rows = self._predictor.probabilities(self._known_good)
-        except Exception as exc:
-            log.error("the device failed on a known good text: %s", describe_exception(exc))
-            return False
-        if not all(map(_is_finite, rows)):
-            log.error("the device gave a known good text a score that is not finite")
-            return False
-        return True
 
     def _break(self) -> None:
         with self._lock:
@@ -418,10 +383,6 @@ class Batcher:
 
 def _caller_of(request: _Request) -> str | None:
     return request.caller
-
-
-def _is_finite(row: Sequence[float]) -> bool:
-    return all(map(math.isfinite, row))
 
 
 def _resolve(done: asyncio.Future[None], error: ServiceError | None) -> None:

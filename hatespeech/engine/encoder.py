@@ -1,13 +1,10 @@
-"""A text as the model reads it: normalised, tokenised, cut into windows.
-
-This module does not import torch, so processes that only read texts start fast and stay small.
-"""
+"""A text as the model reads it: normalised, tokenised, cut into windows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Self
+from typing import Final
 
 import regex
 from tokenizers import Tokenizer
@@ -56,17 +53,7 @@ class Readings:
 
     windows: Windows  # of the text as sent, then those of the folded text
     as_sent: int  # how many of them are of the text as sent
-
-
-@dataclass(frozen=True)
-class EncoderState:
-    """What an encoder is made of, in a form that can be sent to another process."""
-
-    tokenizer: str  # the content of tokenizer.json
-    max_tokens: int
-    max_windows: int
-    languages: tuple[str, ...]
-    refuses: bool
+    warnings: tuple[WarningCode, ...] = ()
 
 
 class Encoder:
@@ -90,27 +77,6 @@ class Encoder:
         self._unknown = tokenizer.token_to_id(unknown)
         nothing = tokenizer.encode("").ids
         self.begin, self.end = nothing[0], nothing[-1]
-
-    @classmethod
-    def from_state(cls, state: EncoderState) -> Self:
-        """Return an encoder equal to the one that gave this state."""
-        return cls(
-            Tokenizer.from_str(state.tokenizer),
-            state.max_tokens,
-            state.max_windows,
-            state.languages,
-            state.refuses,
-        )
-
-    def state(self) -> EncoderState:
-        """Return what :meth:`from_state` makes an equal encoder of."""
-        return EncoderState(
-            self._tokenizer.to_str(),
-            self._max_tokens,
-            self._max_windows,
-            self._languages,
-            self._refuses,
-        )
 
     def read(self, text: str, robust: bool = False) -> list[Encoded]:
         """Encode a text as sent and, if it is ``robust``, folded, if the model then sees others.
@@ -138,6 +104,12 @@ class Encoder:
         if self._refuses and warnings:
             raise UnreadError(REASONS[warnings[0]])
         return [replace(reading, warnings=warnings) for reading in readings]
+
+    def read_windows(self, text: str, robust: bool) -> Readings:
+        """Return the windows of all readings of a text; raises the errors of :meth:`read`."""
+        readings = self.read(text, robust)
+        windows = [window for reading in readings for window in reading.windows]
+        return Readings(windows, len(readings[0].windows), readings[0].warnings)
 
     def encode(self, text: str) -> Encoded:
         """Normalise, tokenise, judge whether the model can read it, and cut into windows.

@@ -7,6 +7,7 @@ as far as the speed of the passes before tells, and never more than what fits in
 from __future__ import annotations
 
 import logging
+import math
 from typing import Final
 
 log = logging.getLogger(__name__)
@@ -28,22 +29,29 @@ class PassSize:
     """The size of the next pass. One thread feeds and asks it.
 
     ``max_tokens`` is the most that any pass may read. ``speed``, in tokens a second, is a first
-    measurement, such as the warm-up's. Without one, the first pass is the smallest.
+    measurement, such as the warm-up's. Without one, the first pass is the smallest. ``seconds`` is
+    how long a pass may take; if that is infinite, because nobody waits, each pass is as large as
+    memory allows.
     """
 
-    def __init__(self, max_tokens: int, speed: float | None = None) -> None:
+    def __init__(
+        self, max_tokens: int, speed: float | None = None, seconds: float = PASS_SECONDS
+    ) -> None:
         self._max_tokens = max_tokens
         self._speed = speed
+        self._seconds = seconds
 
     @property
     def tokens(self) -> int:
         """How many tokens the next pass may read."""
-        timely = 0.0 if self._speed is None else self._speed * PASS_SECONDS
+        if math.isinf(self._seconds):
+            return self._max_tokens
+        timely = 0.0 if self._speed is None else self._speed * self._seconds
         return int(min(self._max_tokens, max(timely, SMALLEST_PASS)))
 
     def passed(self, tokens: int, seconds: float) -> None:
         """Take note of a pass that succeeded."""
-        if tokens < self.tokens // 2 and seconds < PASS_SECONDS:
+        if tokens < self.tokens // 2 and seconds < self._seconds:
             return  # a small pass is slow for each of its tokens, and says little of a full one
         speed = tokens / seconds
         before = speed if self._speed is None else self._speed

@@ -281,41 +281,6 @@ class Predictor:
             flush()
         return results
 
-    def score_windows(
-        self,
-        texts: Sequence[Readings],
-        max_batch_tokens: int = 16_384,
-        progress: Callable[[int], object] = lambda _texts: None,
-    ) -> list[Prediction | ServiceError]:
-        """Score texts that an :class:`Encoder` has read elsewhere, each given by the windows
-        of its readings.
-
-        Returns what :meth:`score` does, but without ``window``. Sequences of similar length share a
-        pass, the longest first, so that a pass that does not fit into memory shows at once.
-        ``progress`` is called with the number of texts finished since its last call.
-        """
-        flat = [
-            (index, place, window)
-            for index, text in enumerate(texts)
-            for place, window in enumerate(text.windows)
-        ]
-        flat.sort(key=lambda each: -len(each[2]))
-        found: list[Probabilities] = [[[]] * len(text.windows) for text in texts]
-        missing = [len(text.windows) for text in texts]
-        while flat:
-            tokens = itertools.accumulate(len(window) for *_, window in flat)
-            fitting = itertools.takewhile(lambda total: total <= max_batch_tokens, tokens)
-            count = max(1, sum(1 for _ in fitting))
-            batch, flat = flat[:count], flat[count:]
-            done = 0
-            rows = self.probabilities([window for *_, window in batch])
-            for (index, place, _), row in zip(batch, rows, strict=True):
-                found[index][place] = row
-                missing[index] -= 1
-                done += not missing[index]
-            progress(done)
-        return [spoken_for(rows, text.as_sent) for rows, text in zip(found, texts, strict=True)]
-
     def _begin_ahead(
         self, texts: Sequence[str], explain: Explanation | None, robust: bool
     ) -> Iterator[tuple[Reading, Sequences | ServiceError]]:
@@ -359,19 +324,17 @@ def begin_reading(reading: Reading) -> tuple[Reading, Sequences | ServiceError]:
         return reading, error
 
 
-def spoken_for(rows: Probabilities, as_sent: int) -> Prediction | ServiceError:
-    """Return the prediction for a text from the probabilities of its windows.
-
-    The first ``as_sent`` of them are of the text as sent, the others of the folded text.
-    """
+def spoken_for(rows: Probabilities, text: Readings) -> Prediction | ServiceError:
+    """Return the prediction, without ``window``, from the probabilities of a text's windows."""
     try:
         require_finite(rows)
     except ServiceError as error:
         return error
     speaker = least_neutral(rows)
-    if speaker < as_sent:
-        return Prediction(rows[speaker], as_sent, None, None)
-    return Prediction(rows[speaker], len(rows) - as_sent, None, None, "folded")
+    if speaker < text.as_sent:
+        return Prediction(rows[speaker], text.as_sent, None, None, warnings=text.warnings)
+    windows = len(rows) - text.as_sent
+    return Prediction(rows[speaker], windows, None, None, "folded", text.warnings)
 
 
 def least_neutral(rows: Probabilities) -> int:

@@ -63,7 +63,7 @@ def test_an_input_that_changes_while_it_is_scored_ends_the_run(
             source.write_text(after)
 
     once_before(monkeypatch, stage, change)
-    assert score.main(["a.csv", "b.csv", "--readers", "0", "--chunk-rows", "1"]) == 1
+    assert score.main(["a.csv", "b.csv", "--chunk-rows", "1"]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"error: {source.absolute()}: changed while it was being scored; remove "
         f"{Path('b.csv').absolute()}.partial and run again"
@@ -81,7 +81,7 @@ def test_an_engine_that_fails_is_said_whatever_has_become_of_the_input(
         raise EngineError("the device failed")
 
     monkeypatch.setattr("hatespeech.bulk.engines.local.LocalEngine.score", fail)
-    assert score.main(["a.csv", "b.csv", "--readers", "0"]) == 1
+    assert score.main(["a.csv", "b.csv"]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == "error: the device failed"
     assert Path("b.csv.partial").exists()
 
@@ -103,7 +103,7 @@ def test_scoring_ends_before_the_engine_does(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(LocalEngine, "score", scoring)
     monkeypatch.setattr(LocalEngine, "close", close)
-    assert score.main(["a.csv", "b.csv", "--readers", "0"]) == 1
+    assert score.main(["a.csv", "b.csv"]) == 1
     assert ended == ["scoring", "engine"]
 
 
@@ -120,7 +120,7 @@ def test_a_change_that_leaves_no_trace_on_the_file_shows_in_its_rows(
         os.utime(source, ns=(known.st_atime_ns, known.st_mtime_ns))
 
     once_before(monkeypatch, "score_missing", change)
-    assert score.main(["a.csv", "b.csv", "--readers", "0"]) == 1
+    assert score.main(["a.csv", "b.csv"]) == 1
     assert "a.csv: changed while it was being scored" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -130,7 +130,7 @@ def test_a_file_that_comes_to_the_folder_meanwhile_does_no_harm(
     Path("in").mkdir()
     Path("in/a.csv").write_text(BEFORE)
     once_before(monkeypatch, "write_outputs", lambda: Path("in/b.csv").write_text(BEFORE))
-    assert score.main(["in", "out", "--readers", "0"]) == 0
+    assert score.main(["in", "out"]) == 0
     assert [path.name for path in Path("out").iterdir()] == ["a.csv"]
 
 
@@ -146,7 +146,7 @@ def test_a_text_that_changes_without_a_trace_on_the_file_is_not_given_old_scores
         os.utime(source, ns=(known.st_atime_ns, known.st_mtime_ns))
 
     once_before(monkeypatch, "write_outputs", change)
-    assert score.main(["a.csv", "b.csv", "--readers", "0"]) == 1
+    assert score.main(["a.csv", "b.csv"]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == "error: a text is not the one that was scored: has the input changed?"
     assert not Path("b.csv").exists()
@@ -158,7 +158,7 @@ def test_an_output_that_appears_meanwhile_is_not_replaced(
 ) -> None:
     Path("a.csv").write_text(BEFORE)
     out = Path("b.csv")
-    command = ["a.csv", "b.csv", "--readers", "0"]
+    command = ["a.csv", "b.csv"]
     with monkeypatch.context() as patch:
         once_before(patch, stage, lambda: out.write_text("somebody's work"))
         assert score.main(command) == 1
@@ -185,7 +185,7 @@ def test_an_output_folder_that_appears_meanwhile_keeps_its_files(
         (out / "a.csv").write_text("somebody's work")
 
     once_before(monkeypatch, "finish", appear)
-    assert score.main(["in", "out", "--readers", "0"]) == 1
+    assert score.main(["in", "out"]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert "out: appeared during the run, and was not made by it" in said
     assert (out / "a.csv").read_text() == "somebody's work"
@@ -202,7 +202,7 @@ def test_a_file_system_without_links_gets_its_output_all_the_same(
     if taken:
         once_before(monkeypatch, "finish", lambda: Path("b.csv").write_text("somebody's work"))
     monkeypatch.setattr(os, "link", refuse)
-    assert score.main(["a.csv", "b.csv", "--readers", "0"]) == (1 if taken else 0)
+    assert score.main(["a.csv", "b.csv"]) == (1 if taken else 0)
     begins = "somebody's work" if taken else "id,text,hate,"
     assert Path("b.csv").read_text().startswith(begins)
 
@@ -224,7 +224,7 @@ def interrupt(*arguments):
 
 if sys.argv[1] == "False":
     hatespeech.bulk.output.Statistics.add = interrupt
-code = score.main(["a.parquet", "b.parquet", "--readers", "0"])
+code = score.main(["a.parquet", "b.parquet"])
 import gc
 gc.collect()
 sys.exit(code)

@@ -61,7 +61,7 @@ def peak(folder: Path, kind: str, rows: int) -> int:
     for form in FORMATS:
         write(source / f"a{form}", rows // len(FORMATS))
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, source, out, "--readers", "0"],
+        [sys.executable, "-c", SCRIPT, source, out],
         env={**environment(folder), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

@@ -34,7 +34,7 @@ def test_names_with_the_signs_of_globs_are_but_names(name: str, store: Any) -> N
     for each, text in files.items():
         store.pipe_file(f"/g/in/{each}.csv", f"text\n{text}\n".encode())
         store.pipe_file(f"/g/{each}.partial/scores/keep", b"of another run")
-    assert score.main(["memory://g/in", f"memory://g/{name}/", "--readers", "0"]) == 0
+    assert score.main(["memory://g/in", f"memory://g/{name}/"]) == 0
     for each, text in files.items():
         (row,) = store.cat_file(f"/g/{name}/{each}.csv").decode().splitlines()[1:]
         assert row.startswith(f"{text},")
@@ -65,7 +65,7 @@ def test_a_name_that_is_no_utf_8_does_not_break_the_report() -> None:
     Path("in").mkdir()
     for name in (b"a.csv", b"caf\xe9.csv"):
         Path(os.fsdecode(b"in/" + name)).write_text(f"{TEXT}{len(name)} phones\n")
-    assert score.main(["in", "out", "--readers", "0", "--report", "r.html"]) == 0
+    assert score.main(["in", "out", "--report", "r.html"]) == 0
     assert "caf?.csv" in Path("r.html").read_text(encoding="utf-8")
     assert len(list(Path("out").iterdir())) == 2
 
@@ -89,7 +89,7 @@ def test_files_of_another_format_are_counted_and_named(
     ):
         Path("in", name).write_text(TEXT)
     Path("in/link").symlink_to(Path("elsewhere").absolute())
-    assert score.main([source, "out", "--readers", "0"]) == 0
+    assert score.main([source, "out"]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert "skipped 3 files of other formats, the first is b.csv.bz2" in lines
     assert [path.name for path in Path("out").iterdir()] == ["a.csv"]
@@ -107,14 +107,14 @@ def test_a_folder_that_is_there_and_empty_becomes_out() -> None:
     Path("in").mkdir()
     Path("in/a.csv").write_text(TEXT)
     Path("out").mkdir()
-    assert score.main(["in", "out", "--readers", "0"]) == 0
+    assert score.main(["in", "out"]) == 0
     assert [path.name for path in Path("out").iterdir()] == ["a.csv"]
 
 
 def test_a_report_in_another_file_system_is_not_inside_of_out(store: Any) -> None:
     Path("a.csv").write_text(TEXT)
     report = f"{Path('out').absolute()}/r.html"
-    assert score.main(["a.csv", "out/", "--readers", "0", "--report", f"memory://{report}"]) == 0
+    assert score.main(["a.csv", "out/", "--report", f"memory://{report}"]) == 0
     assert store.exists(report)
 
 
@@ -139,7 +139,7 @@ def test_a_pipe_is_refused_before_anyone_waits_for_it(
     os.mkfifo("a.csv")
     os.mkfifo("in/b.csv")
     Path("link.csv").symlink_to("a.csv")
-    assert score.main([source, "out/", "--readers", "0"]) == 1
+    assert score.main([source, "out/"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert ".csv: is a pipe, a device or a socket; a run reads its input more than once" in line
 
@@ -155,7 +155,7 @@ def test_an_error_about_a_url_shows_no_secret(capsys: pytest.CaptureFixture[str]
 def test_no_rows_are_by_no_model(capsys: pytest.CaptureFixture[str]) -> None:
     Path("a.csv").write_text("text\n")
     for end in ("0 rows", f"{Path('b.csv').absolute()} is complete; remove it to score again"):
-        assert score.main(["a.csv", "b.csv", "--readers", "0"]) == 0
+        assert score.main(["a.csv", "b.csv"]) == 0
         said = capsys.readouterr().err
         assert said.splitlines()[-1] == end
         assert "None" not in said

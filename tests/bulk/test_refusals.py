@@ -25,7 +25,7 @@ def refuse(mini: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ca
     """Run in a folder, and return the one line of an error."""
 
     def run(*arguments: str) -> str:
-        assert score.main([*arguments, "--readers", "0"]) == 1
+        assert score.main([*arguments]) == 1
         lines = capsys.readouterr().err.splitlines()
         (line,) = (line for line in lines if line.startswith("error: "))
         assert line == lines[-1]
@@ -235,7 +235,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(
     """A limit on the size of files stands for the disk's: what is written ends in the middle."""
     source, out = tmp_path / "a.csv", tmp_path / "b.csv"
     source.write_text("text,other\n" + f",{'x' * 100}\n" * 2000)
-    command = [sys.executable, ROOT / "score.py", source, out, "--readers", "0"]
+    command = [sys.executable, ROOT / "score.py", source, out]
     limited = ["bash", "-c", 'ulimit -f 64; exec "$@"', "bash", *command]
     for run, code in ((limited, 1), (command, 0)):
         done = subprocess.run(
@@ -266,14 +266,13 @@ def test_help_teaches_and_loads_no_engine() -> None:
     for word in (
         "examples:",
         "--engine",
-        "--readers",
         "--chunk-rows",
         "OUT.partial",
         "docs/bulk.md",
     ):
         assert word in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "hatespeech.bulk.engines.reader_processes" in imported
+    assert "hatespeech.bulk.engines.local" in imported
     assert not imported & {"torch", "ray", "transformers"}
 
 

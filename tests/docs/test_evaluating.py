@@ -48,7 +48,7 @@ def test_an_example_prints_what_the_page_shows(
     shutil.copy(SAMPLE, "labelled.tsv")
     program, *arguments = shlex.split(example.partition("|")[0])
     assert program == "hatespeech"
-    assert run([*arguments, "--readers", "0"]) == 0
+    assert run([*arguments]) == 0
     lines = capsys.readouterr().out.splitlines()
     wanted = shown.splitlines()
     starts = [index for index, line in enumerate(lines) if masked(line) == masked(wanted[0])]

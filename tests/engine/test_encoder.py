@@ -134,12 +134,6 @@ def test_a_disguise_is_unread_unless_the_tokenizer_or_the_fold_undoes_it(
         strict.read(GERMAN, robust=True)
 
 
-def test_an_equal_encoder_is_made_elsewhere(tokenizer: Tokenizer) -> None:
-    copy = Encoder.from_state(encoder(tokenizer, "ru", refuses=True).state())
-    with pytest.raises(UnreadError):
-        copy.read("good morning")
-
-
 def test_a_checkpoint_of_another_language_starts_though_it_refuses_english(
     small_classifier: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

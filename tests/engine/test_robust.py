@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from hatespeech.bulk.engines.reader_processes import read_texts
 from hatespeech.contract import Prediction
+from hatespeech.engine.device import Device
 from hatespeech.engine.encoder import Encoder
+from hatespeech.engine.pass_size import PassSize
 from hatespeech.engine.predictor import Predictor
 from hatespeech.errors import ServiceError, TooLargeError
 from hatespeech.text.folding import fold
@@ -125,12 +126,10 @@ def test_an_explanation_is_of_the_reading_that_speaks_in_the_words_as_sent(
     assert list(word.scores.values()) == pytest.approx(expected, abs=1e-5)
 
 
-def test_texts_read_in_another_process_have_the_same_readings(small_classifier: Predictor) -> None:
+def test_texts_of_a_file_have_the_same_readings(small_classifier: Predictor) -> None:
     texts = [*DISGUISED, *PLAIN, LONG]
-    packed = read_texts(small_classifier.encoder, texts, True)
-    found = small_classifier.score_windows(
-        [each for each in packed.unpack() if not isinstance(each, ServiceError)]
-    )
+    device = Device(small_classifier, PassSize(16_384))
+    found = device.score([small_classifier.encoder.read_windows(text, True) for text in texts])
     for text, one in zip(texts, found, strict=True):
         expected = read(small_classifier, text, robust=True)
         assert isinstance(one, Prediction)

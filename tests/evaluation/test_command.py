@@ -31,7 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("DTYPE", "float32")
         arguments = [str(SAMPLE), "--group-column", "source", "--precision", "0.9"]
         arguments += ["--report", str(folder / "page.html"), "--json", str(folder / "all.json")]
-        arguments += ["--write-thresholds", str(folder / "ours.json"), "--readers", "0"]
+        arguments += ["--write-thresholds", str(folder / "ours.json")]
         assert command.main(arguments) == 0
     return folder
 
@@ -229,7 +229,7 @@ def test_files_of_known_data_sets_need_no_options(
     monkeypatch.setenv("MODEL_DIR", str(EMBEDDED))
     path, figures = tmp_path / "data.tsv", tmp_path / "figures.json"
     path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
-    assert command.main([str(path), "--json", str(figures), "--readers", "0"]) == 0
+    assert command.main([str(path), "--json", str(figures)]) == 0
     found = json.loads(figures.read_text(encoding="utf-8"))
     assert found["layout"] == name
     expected = {"OLID": ["toxic", "not-toxic"]}.get(name, ["hate", "abusing", "not-toxic"])
@@ -280,7 +280,7 @@ def test_an_error_is_one_line_that_names_the_place_and_quotes_no_text(
     monkeypatch.setenv("MODEL_DIR", str(EMBEDDED))
     monkeypatch.setenv("LOG_LEVEL", "ERROR")
     Path("data.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    assert command.main(["data.tsv", "--readers", "0", *options]) == 1
+    assert command.main(["data.tsv", *options]) == 1
     captured = capsys.readouterr()
     (line,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
     assert message in line

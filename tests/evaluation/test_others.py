@@ -138,7 +138,7 @@ def test_figures_go_into_the_card_and_replace_their_own_section_alone(
     cards = []
     for texts in (rows, rows[:1], rows[:1]):
         Path("ours.tsv").write_text("\n".join(["text\tlabel\tby", *texts]) + "\n")
-        options = ["--card", "--swap", "groups.toml", "--group-column", "by", "--readers", "0"]
+        options = ["--card", "--swap", "groups.toml", "--group-column", "by"]
         Path("groups.toml").write_text(SWAP)
         assert command.main(["ours.tsv", *options]) == 0
         cards.append((folder / "README.md").read_text(encoding="utf-8"))
@@ -172,7 +172,7 @@ def test_a_page_shows_the_comparison_and_the_swap(evaluated: Evaluate, tmp_path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MODEL_DIR", str(EMBEDDED))
         options = ["--against", "theirs", "--swap", str(groups), "--report", str(page)]
-        content = evaluated(rows, *options, "--include-text", "--readers", "0")
+        content = evaluated(rows, *options, "--include-text")
     html = page.read_text(encoding="utf-8")
     assert "<h2>Against theirs</h2>" in html
     assert "<h2>Identity swap</h2>" in html

@@ -279,7 +279,7 @@ def test_learnt_types_hold_every_value(values: list[Any], rng: random.Random) ->
 @pytest.fixture
 def refuse(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     def refused(source: str, out: str) -> str:
-        assert score.main([source, out, "--readers", "0"]) == 1
+        assert score.main([source, out]) == 1
         lines = capsys.readouterr().err.splitlines()
         assert SECRET not in "".join(lines)
         assert "scoring" not in "".join(lines)
@@ -391,10 +391,10 @@ def test_a_killed_conversion_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     run("in.jsonl", "expected.parquet", "--chunk-rows", "40")
     command = (tmp_path / "in.jsonl", tmp_path / "out.parquet", "--chunk-rows", "40")
     for moment in MOMENTS:
-        killed = run_score(tmp_path, *command, "--readers", "0", moment=moment)
+        killed = run_score(tmp_path, *command, moment=moment)
         assert killed.returncode == -signal.SIGKILL, (moment, killed.stderr)
         assert not Path("out.parquet").exists()
-    done = run_score(tmp_path, *command, "--readers", "0")
+    done = run_score(tmp_path, *command)
     assert done.returncode == 0, done.stderr
     assert "checking" not in done.stderr
     assert Path("out.parquet").read_bytes() == Path("expected.parquet").read_bytes()

@@ -133,7 +133,7 @@ def test_evaluating_the_test_file_gives_the_figures_of_the_card_to_the_last_digi
     monkeypatch.setenv("MODEL_DIR", str(trained))
     monkeypatch.setenv("DTYPE", "float32")
     written = tmp_path / "figures.json"
-    arguments = [data[5], "--group-column", "source", "--json", str(written), "--readers", "0"]
+    arguments = [data[5], "--group-column", "source", "--json", str(written)]
     assert evaluate.main(arguments) == 0
     found = json.loads(written.read_text(encoding="utf-8"))
     figures = found["figures"]

@@ -3,7 +3,6 @@
     base.py               the interface: chunks in, scored chunks out
     rows.py               a value of the text column to a text, and a result to a row
     local.py              --engine local: this process and its device
-    reader_processes.py   processes that normalise and tokenise for the local engine
     ray_options.py        --engine ray: its command-line options and its factory
     ray_cluster.py        connects to a Ray cluster or starts one; plans the actors
     ray_engine.py         the engine: a call to an actor for each part

@@ -27,7 +27,7 @@ class ScoringActor:
     returns a :class:`Fault` instead.
     """
 
-    def __init__(self, settings: Mapping[str, Any], cpus: int, readers: int) -> None:
+    def __init__(self, settings: Mapping[str, Any], cpus: int) -> None:
         self._loaded: str | Fault
         set_library_defaults(os.environ)
         try:
@@ -39,7 +39,7 @@ class ScoringActor:
             torch.set_num_threads(cpus)
             chosen = EngineSettings.model_validate(settings)
             predictor = Predictor.from_settings(chosen)
-            self._engine = LocalEngine(predictor, chosen, readers)
+            self._engine = LocalEngine(predictor, chosen)
             self._loaded = predictor.model_id
         except (CheckpointError, EngineError, SettingsError) as exc:
             self._loaded = Fault(str(exc))

@@ -63,8 +63,7 @@ class RayEngine(BulkEngine):
 
 def _start(actors: Actors, settings: dict[str, Any]) -> Any:
     """Start an actor, which loads the model, and return its handle."""
-    readers = min(4, max(actors.cpus // 2, 1 if actors.gpus else 0))
     kind: Any = ray.remote(ScoringActor).options(
         num_cpus=actors.cpus, num_gpus=actors.gpus, max_concurrency=CALLS
     )
-    return kind.remote(settings, actors.cpus, readers)
+    return kind.remote(settings, actors.cpus)

@@ -26,7 +26,7 @@ SECONDS: Final = 240  # generous: the machine may be busy
 
 def run_here(source: object, out: object, *more: str) -> None:
     """Run ``score.py`` in this process and folder; it must succeed."""
-    assert command.main([str(source), str(out), "--readers", "0", *more]) == 0
+    assert command.main([str(source), str(out), *more]) == 0
 
 
 def environment(home: Path) -> dict[str, str]:
