@@ -15,7 +15,7 @@ from typing import Annotated, Any, Self
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from hatespeech.errors import SettingsError
+from hatespeech.errors import SettingsError, ValidationError
 from hatespeech.labels import THRESHOLD_NAMES, Flag
 
 NAME = r"[a-z][a-z0-9_-]{0,31}"
@@ -69,6 +69,26 @@ class NamedThresholds:
                 "evaluate.py --write-thresholds makes one"
             )
         return cls(found.name, found.version, {str(k): v for k, v in found.thresholds.items()})
+
+
+def read_thresholds(written: str) -> str | dict[str, float]:
+    """Read what a command line or a form says of thresholds: a name, or ``label=number,…``.
+
+    Labels and names are checked where requests are read. Raises :class:`ValidationError` for
+    anything else.
+    """
+    if "=" not in written:
+        return written.strip()
+    found: dict[str, float] = {}
+    for part in written.split(","):
+        label, _, number = part.partition("=")
+        try:
+            found[label.strip()] = float(number)
+        except ValueError:
+            raise ValidationError(
+                "must be a name, or label=number joined by commas", field="thresholds"
+            ) from None
+    return found
 
 
 def version_of(numbers: Mapping[str, float], model: str) -> str:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hatespeech.contract import Reply, TextScore, Timing, build_reply, parse_request
+from hatespeech.contract import Reply, ScoreRequest, TextScore, Timing, build_reply, parse_request
 from hatespeech.engine.audit import AuditLog
 from hatespeech.engine.batcher import Batcher, Outcome
 from hatespeech.engine.pass_size import PassSize
@@ -39,6 +39,10 @@ class Scorer:
         """How many decisions the audit log has lost, for want of room."""
         return self._audit.unwritten if self._audit else 0
 
+    def read(self, body: object) -> ScoreRequest:
+        """Read the contract's ``input``; raise the errors for the request as a whole."""
+        return parse_request(body, self._settings).resolve(self._predictor.thresholds)
+
     async def score(
         self, body: object, *, wait_for_room: bool = True, caller: str | None = None
     ) -> Reply:
@@ -49,7 +53,7 @@ class Scorer:
         of one caller share its turns on the device. Raises another :class:`ServiceError` if the
         request as a whole fails. If the caller is cancelled, its queued texts are dropped.
         """
-        request = parse_request(body, self._settings).resolve(self._predictor.thresholds)
+        request = self.read(body)
         sound = [i for i in range(len(request.texts)) if i not in request.faults]
         scored: list[Outcome] = []
         timing = Timing(0.0, 0.0)

@@ -1,6 +1,7 @@
 """Files of texts: one reader and one writer for each format, for uploads and bulk scoring alike.
 
     names.py            a file's format, by its name
+    options.py          what a caller can ask of a file
     interface.py        a source, a reader, a writer, and a block of rows
     choice.py           the reader and the writer of each format
     records.py          records of CSV, TSV and JSONL: their dialects and limits, and blocks of them

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, BinaryIO, Final
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 from hatespeech.errors import ServiceError, TooLargeError
 from hatespeech.formats.interface import FileSource
 from hatespeech.formats.limited_process import LimitedProcess
+from hatespeech.formats.options import FileOptions
 
 PROCESS: Final = "hatespeech.formats.parquet_process"
 
@@ -22,10 +24,11 @@ class ForeignParquet:
     """
 
     def __init__(
-        self, file: BinaryIO, column: str, prefix: str, max_rows: int, memory_bytes: int
+        self, file: BinaryIO, options: FileOptions, max_rows: int, memory_bytes: int
     ) -> None:
         """Start the process."""
-        self.process = LimitedProcess(PROCESS, file, memory_bytes, [column, prefix, max_rows])
+        arguments = [max_rows, dataclasses.asdict(options)]
+        self.process = LimitedProcess(PROCESS, file, memory_bytes, arguments)
 
     def check(self) -> None:
         """See :meth:`ScoredFile.check`."""

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Final, Protocol
 import pyarrow as pa
 
 from hatespeech.formats.names import Format
-from hatespeech.formats.scores import SCORES
+from hatespeech.formats.scores import score_columns
 
 BLOCK_ROWS: Final = 1024
 # Each column takes memory besides its values, most of all in Parquet; a spreadsheet has 16,384.
@@ -88,14 +88,23 @@ class Head:
 
 
 class Reader(ABC):
-    """Reads one file. The column ``column`` has the texts; ``prefix`` names the new columns."""
+    """Reads one file.
+
+    The column ``column`` has the texts; ``prefix`` begins the names of the new columns, of which
+    ``flagged`` is one if the caller asks for thresholds.
+    """
 
     def __init__(
-        self, source: FileSource, column: str, prefix: str, limits: ReadLimits | None = None
+        self,
+        source: FileSource,
+        column: str,
+        prefix: str,
+        limits: ReadLimits | None = None,
+        flagged: bool = False,
     ) -> None:
         self.source = source
         self.column = column
-        self.added = [prefix + name for name in SCORES.names]
+        self.added = score_columns(flagged, prefix)
         self.limits = limits or ReadLimits()
 
     @abstractmethod
@@ -139,7 +148,7 @@ class Reader(ABC):
 
     def refuse_added(self, columns: Sequence[str]) -> None:
         """Raise the source's error if a new column has the name of one in ``columns``."""
-        there = [name for name in self.added if name in columns]
+        there = [name for name in self.added.names if name in columns]
         if there:
             raise self.error(
                 f"already has {', '.join(there)}; {self.source.option('prefix')} gives the new "
@@ -158,14 +167,14 @@ class Reader(ABC):
 class Writer(ABC):
     """Writes one output file."""
 
-    def __init__(self, file: BinaryIO, head: Head, added: Sequence[str]) -> None:
+    def __init__(self, file: BinaryIO, head: Head, added: pa.Schema) -> None:
         self._file = file
         self._head = head
-        self._added = list(added)
+        self._added = added  # columns, by their names in the file
 
     @abstractmethod
     def write(self, block: Block, scores: pa.Table) -> None:
-        """Write rows with their scores, which have the columns of :data:`SCORES`."""
+        """Write rows with their scores, whose columns are the new ones in their order."""
 
     @abstractmethod
     def close(self) -> None:

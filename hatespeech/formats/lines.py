@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, ClassVar, Final
 
 import pyarrow as pa
@@ -180,7 +180,7 @@ class JsonlReader(TextReader):
         except (ValueError, RecursionError):
             raise self.error(f"row {number} is not a JSON object") from None
         self._has_texts |= self.column in record
-        if not record.keys().isdisjoint(self.added):
+        if not record.keys().isdisjoint(self.added.names):
             self.refuse_added(list(record))
 
     @override
@@ -202,9 +202,9 @@ class CsvWriter(Writer):
 
     dialect: ClassVar[dict[str, Any]] = CSV_DIALECT
 
-    def __init__(self, file: BinaryIO, head: Head, added: Sequence[str]) -> None:
+    def __init__(self, file: BinaryIO, head: Head, added: pa.Schema) -> None:
         super().__init__(file, head, added)
-        self._rows([[*head.columns, *added]])
+        self._rows([[*head.columns, *added.names]])
 
     @override
     def write(self, block: Block, scores: pa.Table) -> None:
@@ -244,7 +244,7 @@ class JsonlWriter(Writer):
 
     @override
     def write(self, block: Block, scores: pa.Table) -> None:
-        keys = [json.dumps(name, ensure_ascii=False) for name in self._added]
+        keys = [json.dumps(name, ensure_ascii=False) for name in self._added.names]
         cells = [_json_cells(column) for column in scores.columns]
         lines = []
         for line, *values in zip(block.rows, *cells, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
@@ -18,7 +18,6 @@ from hatespeech.formats.parquet_batches import (
     open_parquet,
     text_bytes,
 )
-from hatespeech.formats.scores import SCORES
 
 # Bytes of a block's texts, unless a single row has more: Python holds them as strings.
 BLOCK_TEXT_BYTES: Final = 4 * 1024 * 1024
@@ -142,11 +141,11 @@ def parts_of(batch: pa.RecordBatch, column: str, most: int) -> Iterator[pa.Recor
 class ParquetWriter(Writer):
     """Writes row groups of about ``GROUP_ROWS`` rows."""
 
-    def __init__(self, file: BinaryIO, head: Head, added: Sequence[str]) -> None:
+    def __init__(self, file: BinaryIO, head: Head, added: pa.Schema) -> None:
         super().__init__(file, head, added)
         self._schema = head.columns
-        for name, field in zip(added, SCORES, strict=True):
-            self._schema = self._schema.append(field.with_name(name))
+        for field in added:
+            self._schema = self._schema.append(field)
         self._writer = pq.ParquetWriter(file, self._schema)
         self._waiting: list[pa.Table] = []
         self._rows = self._bytes = 0  # of those that wait

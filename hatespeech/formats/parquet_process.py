@@ -18,9 +18,10 @@ import pyarrow as pa
 from hatespeech.formats.interface import ReadLimits
 from hatespeech.formats.limited_process import Method, answer_calls
 from hatespeech.formats.names import Format
+from hatespeech.formats.options import FileOptions
 from hatespeech.formats.parquet import ParquetReader
 from hatespeech.formats.scored_file import ScoredFile, SentFile
-from hatespeech.formats.scores import SCORES
+from hatespeech.formats.scores import score_columns
 
 PARQUET: Final = Format("Parquet", None)
 # A call of ``verify`` answers after so long, for the progress bar.
@@ -57,18 +58,19 @@ def make_methods(file: BinaryIO, arguments: Any) -> Mapping[str, Method]:
     pa.set_io_thread_count(1)
     if arguments is None:
         return {"verify": Verification().verify}
-    column, prefix, max_rows = arguments
+    max_rows, options = arguments[0], FileOptions(**arguments[1])
+    columns = score_columns(options.flagged)
 
     def from_start() -> BinaryIO:
         file.seek(0)
         return file
 
     limits = ReadLimits(max_rows=max_rows)
-    scored = ScoredFile(SentFile(from_start, PARQUET), column, prefix, limits, None)
+    scored = ScoredFile(SentFile(from_start, PARQUET), options, limits)
     return {
         "check": _ignoring(scored.check),
         "next": _ignoring(scored.next),
-        "write": lambda scores: scored.write(pa.table(scores, schema=SCORES)),
+        "write": lambda scores: scored.write(pa.table(scores, schema=columns)),
         "end": _ignoring(scored.end),
     }
 

@@ -15,6 +15,7 @@ from hatespeech.formats.choice import READERS, WRITERS
 from hatespeech.formats.compression import packed, unpacked
 from hatespeech.formats.interface import Block, FileSource, ReadLimits
 from hatespeech.formats.names import Format
+from hatespeech.formats.options import FileOptions
 
 FIELD: Final = "file"
 
@@ -57,16 +58,16 @@ class ScoredFile:
     def __init__(
         self,
         source: FileSource,
-        column: str,
-        prefix: str,
+        options: FileOptions,
         limits: ReadLimits,
-        compression: str | None,
     ) -> None:
-        self._reader = READERS[source.format.kind](source, column, prefix, limits)
+        self._reader = READERS[source.format.kind](
+            source, options.column, options.prefix, limits, options.flagged
+        )
         self._blocks = self._reader.blocks()
         self._unscored: deque[Block] = deque()
         self._sink = _Sink()
-        self._out = packed(cast(BinaryIO, self._sink), compression)
+        self._out = packed(cast(BinaryIO, self._sink), options.compression)
 
     def check(self) -> None:
         """Read to the end.

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from hatespeech.contract import Reply, TextScore
+from hatespeech.contract import Reply, ScoreRequest, TextScore
 from hatespeech.errors import (
     CheckpointError,
     ServiceError,
@@ -61,6 +61,15 @@ class ServedModel:
             raise UnhealthyError("the model is being loaded; try again")
         if self.state == "broken":
             raise UnhealthyError("the device failed; this worker is being replaced")
+
+    def read(self, body: object) -> ScoreRequest:
+        """Read the contract's ``input`` without scoring it.
+
+        Raises the errors of :meth:`Scorer.read` and :meth:`require_ready`.
+        """
+        self.require_ready()
+        assert self.scorer is not None  # noqa: S101 - it is ready
+        return self.scorer.read(body)
 
     async def score(self, body: object, *, wait_for_room: bool, caller: str | None = None) -> Reply:
         """Score the contract's ``input``.

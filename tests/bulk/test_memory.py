@@ -148,7 +148,7 @@ def test_blocks_of_a_wide_table_are_joined_while_a_row_group_fills(tmp_path: Pat
     scores = pa.table({name: pa.nulls(1, kind) for name, kind in SCORE_TYPES}, SCORES)
     waiting = []
     with (tmp_path / "a.parquet").open("wb") as file:
-        writer = ParquetWriter(file, Head(schema), SCORES.names)
+        writer = ParquetWriter(file, Head(schema), SCORES)
         for _ in range(100):
             writer.write(Block(batch, [""]), scores)
             waiting.append(len(writer._waiting))

@@ -30,7 +30,7 @@ from hatespeech.formats.lines import (
     TsvWriter,
 )
 from hatespeech.formats.names import Format
-from hatespeech.formats.scores import SCORES
+from hatespeech.formats.scores import SCORES, score_columns
 from hatespeech.labels import FLAGS, LABELS
 from hatespeech.settings import EngineSettings
 from tests.support.processes.score import run_here as run
@@ -38,6 +38,7 @@ from tests.support.processes.score import run_here as run
 pytestmark = pytest.mark.usefixtures("mini")
 
 TEXTS = ["good morning", "win a free phone now, call 0800", 'a "quoted", long\nline', "schön 🎉"]
+NEW = score_columns(prefix="new ")
 ADDED = [*FLAGS, "label", "windows", "warnings", "read_as", "error"]
 
 
@@ -230,16 +231,14 @@ FIELDS = st.text(st.characters(codec="utf-8"), max_size=20)
 def test_csv_of_any_fields_comes_back_as_it_was(rows: list[tuple[str, str]]) -> None:
     head = Head(["text", "other"])
     first, second = io.BytesIO(), io.BytesIO()
-    CsvWriter(first, head, ["e"] * 7).write(Block(rows, []), no_scores(len(rows)))
+    CsvWriter(first, head, NEW).write(Block(rows, []), no_scores(len(rows)))
     table = a_table(CsvReader, "a.csv", first.getvalue())
     table.column = "text"
     blocks = list(table.blocks())
     found = [row for block in blocks for row in block.rows]
     assert [tuple(row[:2]) for row in found] == rows
     assert [text for block in blocks for text in block.texts] == [text for text, _ in rows]
-    CsvWriter(second, head, ["e"] * 7).write(
-        Block([row[:2] for row in found], []), no_scores(len(rows))
-    )
+    CsvWriter(second, head, NEW).write(Block([row[:2] for row in found], []), no_scores(len(rows)))
     assert second.getvalue() == first.getvalue()
 
 
@@ -249,18 +248,18 @@ def test_jsonl_of_any_objects_comes_back_as_it_was(rows: list[dict[str, Any]]) -
     data = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
     table = a_table(JsonlReader, "a.jsonl", data)
     sink = io.BytesIO()
-    added = [f"\0{name}" for name in ADDED]
+    added = score_columns(prefix="\0")
     for block in table.blocks():
         JsonlWriter(sink, Head(None), added).write(block, no_scores(len(block.texts)))
     found = [json.loads(line) for line in sink.getvalue().decode().removesuffix("\n").split("\n")]
-    assert [{k: v for k, v in row.items() if k not in added} for row in found] == [
-        {k: v for k, v in row.items() if k not in added} for row in rows
+    assert [{k: v for k, v in row.items() if k not in added.names} for row in found] == [
+        {k: v for k, v in row.items() if k not in added.names} for row in rows
     ]
 
 
 def test_tsv_field_comes_back_as_it_was() -> None:
     sink = io.BytesIO()
-    TsvWriter(sink, Head(["text"]), ["e"] * 7).write(Block([['"']], []), no_scores(1))
+    TsvWriter(sink, Head(["text"]), NEW).write(Block([['"']], []), no_scores(1))
     table = a_table(TsvReader, "a.tsv", sink.getvalue())
     assert [block.texts for block in table.blocks()] == [['"']]
 

@@ -20,12 +20,13 @@ from hatespeech.errors import TooLargeError, ValidationError
 from hatespeech.formats.foreign_parquet import ForeignParquet
 from hatespeech.formats.interface import BLOCK_ROWS, ReadLimits
 from hatespeech.formats.names import Format
+from hatespeech.formats.options import FileOptions
 from hatespeech.formats.parquet import BLOCK_TEXT_BYTES, parts_of
 from hatespeech.formats.parquet_batches import BATCH_BYTES, batches, open_parquet, text_bytes
 from hatespeech.formats.records import BLOCK_CHARS
 from hatespeech.formats.scored_file import ScoredFile, SentFile
 from hatespeech.formats.scores import SCORES, table_of
-from hatespeech.serving.uploads.table import FileOptions, UploadLimits, UploadTable
+from hatespeech.serving.uploads.table import UploadLimits, UploadTable
 from tests.support.memory import reset_peak, resident
 from tests.support.processes.worker import wait_until
 
@@ -55,10 +56,8 @@ def sent(name: str, content: bytes, max_rows: int = 1_000_000) -> ScoredFile:
     assert form
     return ScoredFile(
         SentFile(lambda: io.BytesIO(content), form),
-        "text",
-        "",
+        FileOptions(compression=form.compression),
         ReadLimits(max_rows, 100 * MEGABYTE),
-        form.compression,
     )
 
 
@@ -70,7 +69,9 @@ def parquet_table(
     with tempfile.TemporaryFile() as file:
         file.write(content)
         file.flush()
-        with contextlib.closing(ForeignParquet(file, "text", "", max_rows, process_bytes)) as table:
+        with contextlib.closing(
+            ForeignParquet(file, FileOptions(), max_rows, process_bytes)
+        ) as table:
             yield table
 
 
@@ -394,7 +395,7 @@ def test_a_compressed_file_that_never_seems_to_end_is_refused(name: str) -> None
     assert form
     source = SentFile(lambda: io.BytesIO(blank), form)
     for most in (MEGABYTE, 30 * MEGABYTE):
-        table = ScoredFile(source, "text", "", ReadLimits(max_chars=most), None)
+        table = ScoredFile(source, FileOptions(), ReadLimits(max_chars=most))
         if name.startswith("a.jsonl"):  # "text" is not an object
             expected: type[Exception] = ValidationError
         elif most == MEGABYTE:

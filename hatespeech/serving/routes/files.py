@@ -9,13 +9,19 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from hatespeech.formats.names import FORMATS
 from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.openapi import ROBUST_PARAMETER, SCORING
 from hatespeech.serving.reading import read_query, read_switch, until_gone
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
-from hatespeech.serving.uploads.table import FileOptions
-from hatespeech.serving.uploads.upload import REPLIES, UploadRoom, receive_upload, score_table
+from hatespeech.serving.uploads.fields import FIELDS, scoring_options
+from hatespeech.serving.uploads.upload import (
+    UploadRoom,
+    receive_upload,
+    reply_of,
+    score_table,
+)
 
 UPLOAD: Final[dict[str, Any]] = {
     "type": "object",
@@ -25,8 +31,9 @@ UPLOAD: Final[dict[str, Any]] = {
         "file": {
             "type": "string",
             "format": "binary",
-            "description": "Its name ends in .csv, .tsv, .jsonl or .parquet.",
-        }
+            "description": f"Its name ends in {FORMATS}.",
+        },
+        **FIELDS,
     },
 }
 UPLOAD_BODY: Final[dict[str, Any]] = {
@@ -34,7 +41,7 @@ UPLOAD_BODY: Final[dict[str, Any]] = {
 }
 SCORED_FILE: Final[dict[str, Any]] = {
     "description": "The file with all its columns, and the four scores, `label`, `windows`, "
-    "`read_as` and `error`.",
+    "`read_as` and `error`; with thresholds also `flagged`.",
     "content": {
         "text/csv": {"schema": {"type": "string"}},
         "text/tab-separated-values": {"schema": {"type": "string"}},
@@ -62,15 +69,17 @@ def file_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
 
         A row that cannot be scored gets an `error`.
         """
-        options = {
+        options: dict[str, Any] = {
             name: read_switch(value, name)
             for name, value in read_query(request, ("robust",)).items()
         }
         model: ServedModel = request.app.state.model
         model.require_ready()
-        file = await receive_upload(request)
+        file, fields = await receive_upload(request)
         try:
-            table = room.open(file, FileOptions())
+            options |= scoring_options(fields)
+            model.read({"text": "any", **options})  # thresholds are refused before a reply begins
+            table = room.open(file, fields)
         except BaseException:
             await file.close()
             raise
@@ -79,11 +88,11 @@ def file_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
         except BaseException:
             room.close(table)  # which also ends a check that still runs
             raise
-        media_type, suffix = REPLIES[table.format.kind]
+        media_type, name = reply_of(table)
         return StreamingResponse(
             score_table(room, table, model, metrics, options),
             media_type=media_type,
-            headers={"Content-Disposition": f'attachment; filename="scored{suffix}"'},
+            headers={"Content-Disposition": f'attachment; filename="{name}"'},
             # This runs even if the client hangs up, so the temporary file never outlives the reply.
             background=BackgroundTask(room.close, table),
         )

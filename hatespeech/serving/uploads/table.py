@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from hatespeech.contract import TextScore
 from hatespeech.formats.names import Format
+from hatespeech.formats.options import FileOptions
 
 if TYPE_CHECKING:
     from hatespeech.formats.foreign_parquet import ForeignParquet
@@ -25,15 +26,6 @@ class UploadLimits:
     max_rows: int
     max_chars: int  # when it is unpacked
     process_bytes: int  # memory of a process that reads Parquet
-
-
-@dataclass(frozen=True)
-class FileOptions:
-    """What a caller asks for beside the scores."""
-
-    column: str = "text"
-    prefix: str = ""
-    compression: str | None = None  # of the reply, by pyarrow's name
 
 
 class UploadTable:
@@ -75,7 +67,7 @@ class UploadTable:
         from hatespeech.formats.scores import table_of
 
         assert self._scored is not None  # noqa: S101 - check comes first
-        return self._scored.write(table_of(items))
+        return self._scored.write(table_of(items, self.options.flagged))
 
     def end(self) -> bytes:
         """Return the bytes after the last row."""
@@ -98,9 +90,7 @@ class UploadTable:
 
         options, limits = self.options, self._limits
         if self.format.kind == "Parquet":
-            process = ForeignParquet(
-                self._file, options.column, options.prefix, limits.max_rows, limits.process_bytes
-            )
+            process = ForeignParquet(self._file, options, limits.max_rows, limits.process_bytes)
             with self._closing:
                 if self._closed:
                     process.close()
@@ -108,7 +98,7 @@ class UploadTable:
             return process
         source = SentFile(lambda: cast(BinaryIO, _Handle(self._file)), self.format)
         own = ReadLimits(limits.max_rows, limits.max_chars)
-        return ScoredFile(source, options.column, options.prefix, own, options.compression)
+        return ScoredFile(source, options, own)
 
 
 class _Handle(io.RawIOBase):

@@ -18,14 +18,16 @@ from starlette.requests import Request
 
 from hatespeech.contract import TextScore
 from hatespeech.errors import OverloadedError, TooLargeError, ValidationError
-from hatespeech.formats.names import FORMATS, Format
+from hatespeech.formats.names import COMPRESSIONS, FORMATS, Format
 from hatespeech.serving.http_errors import UnsupportedMediaError
 from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.reading import require_media_type
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
-from hatespeech.serving.uploads.table import FileOptions, UploadLimits, UploadTable
+from hatespeech.serving.uploads.fields import FIELDS, file_options, read_fields
+from hatespeech.serving.uploads.table import UploadLimits, UploadTable
 
+MAX_FIELD_BYTES: Final = 4096
 # Texts in one request to the model.
 ROWS: Final = 256
 # Blocks in the queue at once: while one is scored, another is read or written.
@@ -49,7 +51,7 @@ BY_MEDIA_TYPE: Final[Mapping[str, str]] = {
     "application/x-ndjson": "JSONL",
     "application/vnd.apache.parquet": "Parquet",
 }
-# Of a reply: its media type, and how its file's name ends.
+# Of a reply: its media type, and how its file's name ends, before that of a compression.
 REPLIES: Final[Mapping[str, tuple[str, str]]] = {
     "CSV": ("text/csv; charset=utf-8", ".csv"),
     "TSV": ("text/tab-separated-values; charset=utf-8", ".tsv"),
@@ -58,19 +60,23 @@ REPLIES: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 
-async def receive_upload(request: Request) -> UploadFile:
-    """Read the form's file into a temporary file that has no name on the disk.
+async def receive_upload(request: Request) -> tuple[UploadFile, dict[str, str]]:
+    """Read the form: its file, into a temporary file without a name on the disk, and its fields.
 
     Raises :class:`UnsupportedMediaError` if the body is not a form, and :class:`ValidationError` if
-    the form does not hold exactly one file.
+    the form does not hold exactly one file, or for a field.
     """
     require_media_type(request, "multipart/form-data")
-    form = await request.form(max_files=1, max_fields=0)
+    form = await request.form(max_files=1, max_fields=len(FIELDS), max_part_size=MAX_FIELD_BYTES)
     upload = form.get("file")
-    if not isinstance(upload, UploadFile):
+    try:
+        if not isinstance(upload, UploadFile):
+            raise ValidationError("is missing; send it as a form field named file", field="file")
+        others = [(name, value) for name, value in form.multi_items() if value is not upload]
+        return upload, read_fields(others)
+    except BaseException:
         await form.close()
-        raise ValidationError("is missing; send it as a form field named file", field="file")
-    return upload
+        raise
 
 
 def choose_format(upload: UploadFile) -> Format:
@@ -86,6 +92,16 @@ def choose_format(upload: UploadFile) -> Format:
     if kind is None:
         raise UnsupportedMediaError(f"its name must end in {FORMATS}", field="file")
     return Format(kind, None)
+
+
+def reply_of(table: UploadTable) -> tuple[str, str]:
+    """Return the media type of what comes back, and a name for it."""
+    media_type, suffix = REPLIES[table.format.kind]
+    packing = table.options.compression
+    if packing is None:
+        return media_type, f"scored{suffix}"
+    ending = next(ending for ending, name in COMPRESSIONS.items() if name == packing)
+    return f"application/{packing}", f"scored{suffix}{ending}"
 
 
 class UploadRoom:
@@ -104,14 +120,14 @@ class UploadRoom:
         with contextlib.suppress(OSError):
             tempfile.gettempdir()
 
-    def open(self, upload: UploadFile, options: FileOptions) -> UploadTable:
+    def open(self, upload: UploadFile, fields: Mapping[str, str]) -> UploadTable:
         """Return the file as a table; :meth:`close` it.
 
-        Raises the errors of :func:`choose_format`, and :class:`OverloadedError` if as many Parquet
-        files are open as there is memory for.
+        Raises the errors of :func:`choose_format` and :func:`file_options`, and
+        :class:`OverloadedError` if as many Parquet files are open as there is memory for.
         """
         form = choose_format(upload)
-        table = UploadTable(upload.file, form, options, self._limits)
+        table = UploadTable(upload.file, form, file_options(fields, form), self._limits)
         if form.kind == "Parquet":
             if len(self._parquet) == PARQUET_FILES:
                 raise OverloadedError(f"{PARQUET_FILES} Parquet files are being read; try again")

@@ -47,8 +47,11 @@ def server(
         yield server.ready()
 
 
-def upload(server: HttpClient, name: str, content: bytes) -> requests.Response:
-    return server.post("/score/file", files={"file": (name, content, "application/octet-stream")})
+def upload(
+    server: HttpClient, name: str, content: bytes, fields: dict[str, str] | None = None
+) -> requests.Response:
+    files = {"file": (name, content, "application/octet-stream")}
+    return server.post("/score/file", files=files, data=fields or {})
 
 
 def check_scores(rows: list[dict[str, Any]], classifier: Predictor) -> None:
@@ -212,6 +215,92 @@ def test_a_form_other_than_one_file_is_a_validation_error(
     server: HttpClient, parts: dict[str, Any]
 ) -> None:
     reply = server.post("/score/file", files=parts)
+    assert (reply.status_code, reply.json()["error_type"]) == (422, "validation")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_fields_choose_the_column_its_prefix_and_thresholds(server: HttpClient, kind: str) -> None:
+    texts = ["good morning", "", "win a phone"]
+    rows = [{"label": "ours", "body": text} for text in texts]
+    content = {
+        "csv": lambda: "".join(f"{row['label']},{row['body']}\n" for row in rows).encode(),
+        "jsonl": lambda: "".join(f"{json.dumps(row)}\n" for row in rows).encode(),
+        "parquet": lambda: parquet_bytes(rows),
+    }[kind]()
+    if kind == "csv":
+        content = b"label,body\n" + content
+    fields = {"text_column": "body", "prefix": "our_", "thresholds": "hate=0,spam=1,toxic=0"}
+    reply = upload(server, f"a.{kind}", content, fields)
+    assert reply.status_code == 200, reply.text
+    if kind == "csv":
+        found: list[dict[str, Any]] = read_csv(reply.text)
+    elif kind == "jsonl":
+        found = [json.loads(line) for line in reply.text.splitlines()]
+    else:
+        found = pq.read_table(io.BytesIO(reply.content)).to_pylist()
+    assert list(found[0]) == ["label", "body", *(f"our_{name}" for name in ADDED), "our_flagged"]
+    assert [row["label"] for row in found] == ["ours"] * 3
+    assert [row["our_flagged"] or "" for row in found] == ["hate,toxic", "", "hate,toxic"]
+    assert found[1]["our_error"] == "validation: text: must not be empty"
+
+
+def parquet_bytes(rows: list[dict[str, Any]]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("sent", "packing", "comes"),
+    [("a.csv.gz", None, "gz"), ("a.csv.zst", "none", ""), ("a.csv", "zst", "zst")],
+)
+def test_a_compressed_file_goes_in_and_out(
+    server: HttpClient, sent: str, packing: str | None, comes: str
+) -> None:
+    codecs = {"gz": "gzip", "zst": "zstd"}
+    content = b"text\ngood morning\n"
+    if (codec := codecs.get(sent.rpartition(".")[2])) is not None:
+        content = pa.compress(content, codec=codec, asbytes=True)
+    reply = upload(server, sent, content, {} if packing is None else {"compression": packing})
+    name = f"scored.csv.{comes}" if comes else "scored.csv"
+    assert reply.headers["Content-Disposition"] == f'attachment; filename="{name}"'
+    found = reply.content
+    if comes:
+        assert reply.headers["Content-Type"] == f"application/{codecs[comes]}"
+        found = pa.CompressedInputStream(io.BytesIO(found), codecs[comes]).read()
+    (row,) = read_csv(found.decode())
+    assert (row["text"], row["error"]) == ("good morning", "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"column": "a"}, "body: fields are file, text_column, prefix, thresholds, compression"),
+        ({"text_column": "a\nb"}, "text_column: must be at most 200 printable characters"),
+        ({"prefix": "x" * 51}, "prefix: must be at most 50 printable characters"),
+        ({"compression": "rar"}, "compression: must be one of none, gz, zst"),
+        ({"thresholds": "severe"}, "thresholds: names are "),
+        ({"thresholds": "spam=2"}, "thresholds.spam: must be a number from 0 to 1"),
+        ({"thresholds": "spam=a"}, "thresholds: must be a name, or label=number joined by commas"),
+        ({"thresholds": "insult=1"}, "thresholds: may be set for hate"),
+        ({"text_column": "body"}, "file: its header must have one column body (text_column)"),
+        ({"prefix": "i"}, "file: already has ihate; prefix gives the new columns other names"),
+    ],
+)
+def test_a_field_that_cannot_be_is_named(
+    server: HttpClient, fields: dict[str, str], message: str
+) -> None:
+    reply = upload(server, "a.csv", b"ihate,text\n1,a\n", fields)
+    assert (reply.status_code, reply.json()["error_type"]) == (422, "validation")
+    assert reply.json()["error"].startswith(message)
+
+
+@pytest.mark.parametrize("pairs", [[("prefix", "a"), ("prefix", "b")], [("prefix", "a")] * 5])
+def test_a_field_that_comes_twice_is_refused(
+    server: HttpClient, pairs: list[tuple[str, str]]
+) -> None:
+    reply = server.post("/score/file", data=pairs, files={"file": ("a.csv", b"text\na\n")})
     assert (reply.status_code, reply.json()["error_type"]) == (422, "validation")
 
 

@@ -1,0 +1,87 @@
+"""The fields of a form that go with an uploaded file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from hatespeech.errors import ValidationError
+from hatespeech.formats.names import COMPRESSIONS, Format
+from hatespeech.formats.options import FileOptions
+from hatespeech.named_thresholds import read_thresholds
+
+# What a reply can be compressed with; the names are the endings of files.
+PACKINGS: Final[Mapping[str, str | None]] = {
+    "none": None,
+    **{ending.removeprefix("."): name for ending, name in COMPRESSIONS.items()},
+}
+FIELDS: Final[Mapping[str, dict[str, Any]]] = {
+    "text_column": {
+        "type": "string",
+        "default": "text",
+        "maxLength": 200,
+        "description": "The column, or the key, with the texts.",
+    },
+    "prefix": {
+        "type": "string",
+        "default": "",
+        "maxLength": 50,
+        "description": "Begins the names of the new columns, for a file that has such columns.",
+    },
+    "thresholds": {
+        "type": "string",
+        "maxLength": 200,
+        "description": "Adds a column `flagged` with the labels that reach their threshold: the "
+        "name of thresholds, or `label=number` joined by commas.",
+        "examples": ["balanced", "toxic=0.7,spam=0.9"],
+    },
+    "compression": {
+        "type": "string",
+        "enum": list(PACKINGS),
+        "description": "Of the reply; that of the file if left out. Parquet has its own.",
+    },
+}
+
+
+def read_fields(pairs: Iterable[tuple[str, Any]]) -> dict[str, str]:
+    """Return the fields of a form beside its file.
+
+    Raises :class:`ValidationError` for a field that is unknown, too long, given twice, or not one
+    line of text.
+    """
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if name not in FIELDS:
+            raise ValidationError(f"fields are file, {', '.join(FIELDS)}", field="body")
+        if name in found:
+            raise ValidationError("must be given only once", field=name)
+        most = FIELDS[name].get("maxLength", 10)
+        if not isinstance(value, str) or len(value) > most or not value.isprintable():
+            raise ValidationError(f"must be at most {most} printable characters", field=name)
+        found[name] = value
+    return found
+
+
+def file_options(fields: Mapping[str, str], form: Format) -> FileOptions:
+    """Return what the fields ask of a file of this format.
+
+    Raises :class:`ValidationError` for a compression that is unknown, or that Parquet can't have.
+    """
+    packing = fields.get("compression")
+    if packing is not None and packing not in PACKINGS:
+        raise ValidationError(f"must be one of {', '.join(PACKINGS)}", field="compression")
+    if form.kind == "Parquet" and packing not in (None, "none"):
+        raise ValidationError("must be none for Parquet, which has its own", field="compression")
+    return FileOptions(
+        fields.get("text_column", "text"),
+        fields.get("prefix", ""),
+        "thresholds" in fields,
+        form.compression if packing is None else PACKINGS[packing],
+    )
+
+
+def scoring_options(fields: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of the contract's request that go with each of the file's texts."""
+    if "thresholds" not in fields:
+        return {}
+    return {"thresholds": read_thresholds(fields["thresholds"])}
