@@ -21,7 +21,7 @@ from hatespeech.settings import EngineSettings
 from hatespeech.urls import shown_url
 
 # Version of the files in OUT.partial and of how chunks are cut: raised when either changes.
-FORMAT: Final = 3
+FORMAT: Final = 4
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from hatespeech.bulk.score_files import ScoreFiles, ScoreReader, hash_of, requir
 from hatespeech.bulk.statistics import Statistics
 from hatespeech.formats.conversion import Conversion
 from hatespeech.formats.foreign_parquet import ParquetVerifier
-from hatespeech.formats.interface import ReadLimits
+from hatespeech.formats.interface import Piece, Reader, ReadLimits
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,10 @@ log = logging.getLogger(__name__)
 CHUNK_CHARS: Final = 4 * 1024 * 1024
 # Memory that a local Parquet file may need to be read.
 PARQUET_BYTES: Final = 1024 * 1024 * 1024
+# Texts are read in pieces of at least so many chunks, where a format allows it.
+PIECE_CHUNKS: Final = 64
+# More than the chunks of any piece: the index of a chunk says its piece and its place there.
+PIECE: Final = 10**9
 
 
 @dataclass(frozen=True)
@@ -196,38 +200,51 @@ def check_inputs(plan: Plan) -> tuple[list[int], list[Conversion]]:
 
 
 def chunks_of(plan: Plan) -> Iterator[Chunk]:
-    """Cut the texts of all inputs, in order, into chunks: the same chunks every time."""
-    index = chars = 0
-    texts: list[Any] = []
-    for source in plan.inputs:
-        for more in plan.table(source).texts():
+    """Cut the texts of all inputs, in order, into chunks: the same chunks every time.
+
+    A chunk holds rows of one piece of one file, whoever scores it, so that a file's scores do not
+    depend on the others.
+    """
+    for number, (table, piece) in enumerate(pieces_of(plan)):
+        index = number * PIECE
+        chars = 0
+        texts: list[Any] = []
+        for more in table.texts(piece):
             for text in more:
                 texts.append(text)
                 chars += len(text) if isinstance(text, str) else 0
                 if len(texts) == plan.options.chunk_rows or chars >= CHUNK_CHARS:
                     yield Chunk(index, texts)
                     index, chars, texts = index + 1, 0, []
-    if texts:
-        yield Chunk(index, texts)
+        if texts:
+            yield Chunk(index, texts)
+
+
+def pieces_of(plan: Plan) -> Iterator[tuple[Reader, Piece]]:
+    """Yield the pieces of all inputs, in order."""
+    for source in plan.inputs:
+        table = plan.table(source)
+        for piece in table.pieces(PIECE_CHUNKS * plan.options.chunk_rows):
+            yield table, piece
 
 
 def score_missing(
     plan: Plan, rows: int, files: ScoreFiles, make_engine: Callable[[], BulkEngine]
-) -> tuple[int, float, int]:
-    """Score the missing chunks; return rows scored, seconds spent, and chunks in all."""
+) -> tuple[int, float, list[int]]:
+    """Score the missing chunks; return rows scored, seconds spent, and all chunks' indices."""
     there = files.indices()
     kept = files.read(min(there)).model if there else None
     # Of each chunk that the engine has: the number of its rows, and the hash of its texts.
     waiting: dict[int, tuple[int, str]] = {}
-    count = scored = 0
+    indices: list[int] = []
+    scored = 0
     started = time.monotonic()
 
     with progress_bar("scoring", rows, "rows") as shown:
 
         def missing() -> Iterator[Chunk]:
-            nonlocal count
             for chunk in chunks_of(plan):
-                count = chunk.index + 1
+                indices.append(chunk.index)
                 texts = hash_of(chunk.texts)
                 if chunk.index in there:
                     if files.texts(chunk.index) != texts:
@@ -244,7 +261,7 @@ def score_missing(
         chunks = missing()
         first = next(chunks, None)
         if first is None:
-            return 0, 0.0, count
+            return 0, 0.0, indices
         with contextlib.closing(make_engine()) as engine:
             started = time.monotonic()
             results = engine.score(_with(first, chunks), shown.update)
@@ -260,7 +277,7 @@ def score_missing(
                     scored += len(done.rows)
         if waiting:
             raise EngineError(f"the engine left {len(waiting)} parts unscored; run it again")
-    return scored, time.monotonic() - started, count
+    return scored, time.monotonic() - started, indices
 
 
 def _with(first: Chunk, others: Iterator[Chunk]) -> Iterator[Chunk]:

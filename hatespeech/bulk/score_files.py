@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -139,9 +139,9 @@ def _checksum(index: int, part: KeptScores) -> str:
 
 
 class ScoreReader:
-    """All scores of a run, in the order of its rows."""
+    """All scores of a run, in the order of its rows; ``chunks`` are the indices of its chunks."""
 
-    def __init__(self, files: ScoreFiles, chunks: int) -> None:
+    def __init__(self, files: ScoreFiles, chunks: Iterable[int]) -> None:
         self.model: str | None = None
         self._files = files
         self._parts = self._read(chunks)
@@ -176,8 +176,8 @@ class ScoreReader:
         if len(self._rest) or next(self._parts, None) is not None:
             raise RunError("there are more scores than rows: has the input changed?")
 
-    def _read(self, chunks: int) -> Iterator[KeptScores]:
-        for index in range(chunks):
+    def _read(self, chunks: Iterable[int]) -> Iterator[KeptScores]:
+        for index in chunks:
             part = self._files.read(index)
             self.model = self.model or part.model
             require_model(part.model, self.model)

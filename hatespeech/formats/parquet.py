@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from typing_extensions import override
 
-from hatespeech.formats.interface import BLOCK_ROWS, Block, Head, Inspector, Reader, Writer
+from hatespeech.formats.interface import BLOCK_ROWS, Block, Head, Inspector, Piece, Reader, Writer
 from hatespeech.formats.parquet_batches import (
     batches,
     holds_strings,
@@ -98,22 +98,39 @@ class ParquetReader(Reader):
             yield Block(batch, batch.column(self.column).to_pylist())
 
     @override
-    def texts(self) -> Iterator[list[Any]]:
-        for batch in self._batches([self.column]):
+    def pieces(self, rows: int) -> Sequence[Piece]:
+        with self._open() as source:
+            groups = source.metadata.num_row_groups
+            sizes = [source.metadata.row_group(group).num_rows for group in range(groups)]
+        pieces = []
+        start = found = 0
+        for group, size in enumerate(sizes):
+            found += size
+            if found >= rows:
+                pieces.append(range(start, group + 1))
+                start, found = group + 1, 0
+        if start < groups:
+            pieces.append(range(start, groups))
+        return pieces or [None]
+
+    @override
+    def texts(self, piece: Piece = None) -> Iterator[list[Any]]:
+        for batch in self._batches([self.column], piece):
             yield batch.column(self.column).to_pylist()
 
-    def _batches(self, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+    def _batches(self, columns: list[str] | None, groups: Piece = None) -> Iterator[pa.RecordBatch]:
         row = 0
         try:
             with self._open() as source:
-                for batch in batches(source, BLOCK_ROWS, columns):
+                for batch in batches(source, BLOCK_ROWS, columns, groups):
                     for part in parts_of(batch, self.column, BLOCK_TEXT_BYTES):
                         yield part
                         row += len(part)
         except MemoryError:
             raise
         except UNREADABLE as exc:
-            raise self.error(f"can't be read after row {row}") from exc
+            where = "" if groups is None else f" of row groups {groups.start} to {groups[-1]}"
+            raise self.error(f"can't be read after row {row}{where}") from exc
 
     def _open(self) -> Any:
         raw, _ = self.source.open()

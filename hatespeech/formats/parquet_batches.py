@@ -27,16 +27,17 @@ def open_parquet(file: BinaryIO) -> Any:
 
 
 def batches(
-    source: Any, most_rows: int, columns: list[str] | None = None
+    source: Any, most_rows: int, columns: list[str] | None = None, groups: range | None = None
 ) -> Iterator[pa.RecordBatch]:
     """Yield batches of at most ``most_rows`` rows and about ``BATCH_BYTES`` bytes.
 
+    ``groups`` are the row groups to read, all if it is ``None``.
     The number of rows is chosen by the first batch and only falls after that, by half or more,
     because a change means that a row group is read again from its start.
     """
     rows = min(FIRST_ROWS, most_rows)
     known = False
-    for group in range(source.metadata.num_row_groups):
+    for group in range(source.metadata.num_row_groups) if groups is None else groups:
         said = source.metadata.row_group(group)
         # What the file says of itself may be a lie, but then one that makes the batches smaller.
         least = max(1, BATCH_BYTES * said.num_rows // max(1, said.total_byte_size))

@@ -62,7 +62,7 @@ def test_a_part_under_another_name_is_found(files: ScoreFiles, tmp_path: Path) -
 def test_scores_are_taken_with_their_texts_however_these_are_cut(
     size: int, files: ScoreFiles
 ) -> None:
-    reader, texts = ScoreReader(files, 2), [*TEXTS, *TEXTS]
+    reader, texts = ScoreReader(files, range(2)), [*TEXTS, *TEXTS]
     taken = [reader.take(texts[first : first + size]) for first in range(0, len(texts), size)]
     reader.end()
     scores = [score for table in taken for score in table["hate"].to_pylist()]
@@ -79,7 +79,7 @@ def test_another_text_is_found_by_the_end_of_its_part(
         other = "another"
     texts[place] = other
     with pytest.raises(RunError, match="not the one that was scored"):
-        ScoreReader(files, 2).take(texts)
+        ScoreReader(files, range(2)).take(texts)
 
 
 def test_texts_that_are_joined_otherwise_are_other_texts() -> None:

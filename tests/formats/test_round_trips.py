@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from hatespeech.bulk.places import Input, Place
 from hatespeech.bulk.plan import RunOptions, make_plan
-from hatespeech.bulk.run import CHUNK_CHARS, chunks_of
+from hatespeech.bulk.run import CHUNK_CHARS, PIECE, chunks_of
 from hatespeech.formats.interface import Block, Head
 from hatespeech.formats.lines import (
     CsvReader,
@@ -275,6 +275,22 @@ def test_long_texts_make_parts_of_fewer_rows(tmp_path: Path) -> None:
     assert sum(len(chunk.texts) for chunk in chunks) == 1000
     assert max(sum(map(len, chunk.texts)) for chunk in chunks) < CHUNK_CHARS + 9_000
     assert len(chunks) == 3
+
+
+def test_no_part_has_rows_of_two_files_or_of_two_pieces_of_one(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n' * 3)
+    table = pa.table({"text": [str(index) for index in range(400)]})
+    pq.write_table(table, tmp_path / "b.parquet", row_group_size=30)
+    (tmp_path / "c.csv").write_text("text\nc\n")
+    job = RunOptions(str(tmp_path), str(tmp_path / "out"), "text", 2, "", None, False)
+    texts: dict[int, list[str]] = {}
+    for chunk in chunks_of(make_plan(job, EngineSettings())):
+        texts.setdefault(chunk.index // PIECE, []).extend(chunk.texts)
+    # A piece has the row groups that 64 parts fill.
+    assert {piece: len(found) for piece, found in texts.items()} == {
+        0: 3, 1: 150, 2: 150, 3: 100, 4: 1
+    }  # fmt: skip
+    assert texts[1] + texts[2] + texts[3] == table["text"].to_pylist()
 
 
 @pytest.mark.slow
