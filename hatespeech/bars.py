@@ -8,6 +8,17 @@ from typing import NoReturn
 from tqdm import tqdm
 
 
+class _Bars:
+    """Whether this process shows its bars."""
+
+    hidden = False
+
+
+def hide_bars() -> None:
+    """Show none from now on: this process has a log instead of a standard error."""
+    _Bars.hidden = True
+
+
 def progress_bar(name: str, total: int | None, unit: str, done: int = 0) -> tqdm[NoReturn]:
     """Return a bar. If standard error is not a terminal, it writes a line every ten seconds.
 
@@ -21,4 +32,5 @@ def progress_bar(name: str, total: int | None, unit: str, done: int = 0) -> tqdm
         unit_scale=unit == "B" or (total or 0) >= 1_000_000,
         mininterval=0.1 if sys.stderr.isatty() else 10.0,
         file=sys.stderr,
+        disable=_Bars.hidden,
     )

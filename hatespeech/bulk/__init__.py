@@ -4,6 +4,8 @@
     plan.py          what a run reads and writes, what identifies it, the lock on OUT.partial
     places.py        paths and URLs through fsspec; finds the input files
     run.py           the run: check, score what is missing, write, finish
+    by_file.py       the run in which a cluster's machines do these steps, file by file
+    reach.py         whether another machine finds the files of a run
     score_files.py   the scored chunks, files in OUT.partial/scores
     output.py        writes rows and scores side by side
     statistics.py    counts and examples, for the summary and the report

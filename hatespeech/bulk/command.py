@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any, Final
 
 from hatespeech.bulk import RunError
+from hatespeech.bulk.by_file import run_by_file
 from hatespeech.bulk.engines.base import EngineError
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import RunOptions, make_plan, receipt_of
@@ -183,11 +184,19 @@ def plan_and_run(arguments: argparse.Namespace, settings: EngineSettings) -> int
         say(f"skipped {count:,} files of other formats, the first is {first}")
     module: Any = importlib.import_module(ENGINES[arguments.engine])
     check = getattr(module, "check", lambda _options, _settings: None)
-    outcome = run(
-        plan,
-        lambda: module.make_engine(arguments, settings),
-        lambda: check(arguments, settings),
-    )
+    goes_by_file = getattr(module, "goes_by_file", lambda _options, _plan: False)
+    if goes_by_file(arguments, plan):
+        outcome = run_by_file(
+            plan,
+            lambda: module.make_engine(arguments, settings, plan),
+            lambda: check(arguments, settings),
+        )
+    else:
+        outcome = run(
+            plan,
+            lambda: module.make_engine(arguments, settings),
+            lambda: check(arguments, settings),
+        )
     if outcome is None:
         if options.report and not Place.of(options.report).exists():
             raise RunError(f"{plan.out}: is complete, without a report; remove it to score again")

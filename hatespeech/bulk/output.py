@@ -18,15 +18,18 @@ from hatespeech.formats.interface import Head, Writer
 
 
 def write_outputs(
-    plan: Plan, conversions: Sequence[Conversion], rows: Sequence[int], reader: ScoreReader
+    plan: Plan,
+    conversions: Sequence[Conversion],
+    rows: Sequence[int],
+    reader: ScoreReader,
+    folder: Place,
 ) -> Statistics:
-    """Write all outputs into the partial folder, rows and scores side by side.
+    """Write all outputs into a folder, rows and scores side by side.
 
     ``rows`` is the number of rows of each input. Raises :class:`RunError` if an input now has
     another number, or other texts than those that were scored.
     """
     statistics = Statistics(keep_texts=plan.options.include_text)
-    folder = plan.partial / "output"
     folder.remove()
     counts = iter(rows)
     with progress_bar("writing", sum(rows), "rows") as shown:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -91,7 +92,8 @@ class Place:
         if not self.is_local:  # object stores show an object only when it is complete
             self.fs.pipe_file(self.path, data)
             return
-        temporary = f"{self.path}.tmp"
+        # A name of its own: another machine may be writing the same file.
+        temporary = f"{self.path}.{secrets.token_hex(4)}.tmp"
         with self.named_in_errors():
             try:
                 with open(temporary, "wb") as file:  # noqa: PTH123 - a path of fsspec's
@@ -135,6 +137,14 @@ class Place:
             return
         for path in sorted(self.fs.find(self.path)):
             self._move_file(path, target.path + path[len(self.path) :])
+
+    def replace(self, target: Place) -> None:
+        """Rename this file, in place of what has that name; make the folders above it."""
+        Place(target.fs, target.path.rpartition("/")[0]).make_folder()
+        if self.is_local:
+            os.replace(self.path, target.path)  # noqa: PTH105 - a path of fsspec's
+        else:
+            self._move_file(self.path, target.path)
 
     def _move_file(self, path: str, target: str) -> None:
         try:
@@ -226,6 +236,11 @@ class Input:
 
     def __str__(self) -> str:
         return str(self.place)
+
+    def now(self) -> Input:
+        """Return the same file as it is now; raise :class:`FileNotFoundError`."""
+        self.place.fs.invalidate_cache()
+        return _input(self.place, self.name, self.place.fs.info(self.place.path))
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,15 @@ class Plan:
     inputs: list[Input]
     skipped: list[str]  # names in IN of unknown formats
     fixed: Mapping[str, Any]  # options and settings that a resumed run must be given again
+    folder: Place | None = None  # of a plan that is a part of a run: its own folder in OUT.partial
 
     @property
     def partial(self) -> Place:
+        """The folder that holds what is done of this plan."""
+        return self.folder or self.run_partial
+
+    @property
+    def run_partial(self) -> Place:
         """The folder that holds the run until OUT is complete."""
         return self.out.beside(PARTIAL)
 
@@ -160,7 +166,14 @@ def require_free(plan: Plan) -> None:
 
 
 def require_unchanged(plan: Plan) -> None:
-    """Raise :class:`RunError` if an input has changed since the run was planned.
+    """Raise :class:`RunError` if an input has changed since the run was planned."""
+    source = first_changed(plan)
+    if source is not None:
+        raise changed(plan, source)
+
+
+def first_changed(plan: Plan) -> Input | None:
+    """Return the first input that has changed since the run was planned, ``None`` if none has.
 
     A new file in IN does not count: the run does not read it.
     """
@@ -168,9 +181,7 @@ def require_unchanged(plan: Plan) -> None:
         now = {each.name: each for each in find_inputs(plan.options.source, plan.out).inputs}
     except (RunError, FileNotFoundError):
         now = {}
-    for each in plan.inputs:
-        if now.get(each.name) != each:
-            raise changed(plan, each)
+    return next((each for each in plan.inputs if now.get(each.name) != each), None)
 
 
 def changed(plan: Plan, source: Input) -> RunError:

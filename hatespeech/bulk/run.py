@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -67,6 +67,13 @@ def run(
     ``check_engine`` runs before any work, and raises those errors of ``make_engine`` that are known
     at once. Raises :class:`RunError`, :class:`EngineError`, and the errors of the file systems.
     """
+    return carry_out(plan, lambda: _score_rows(plan, make_engine), check_engine)
+
+
+def carry_out(
+    plan: Plan, score: Callable[[], Outcome], check_engine: Callable[[], object]
+) -> Outcome | None:
+    """Do what every run does around ``score``, which makes all outputs; see :func:`run`."""
     finished = receipt_of(plan)
     if finished and not plan.partial.exists():
         return None
@@ -78,24 +85,31 @@ def run(
         if receipt_of(plan):  # killed just before its end, or finished by another process
             finish(plan)
             return None
-        rows, conversions = begin(plan)
-        files = ScoreFiles(plan.partial / "scores")
-        files.make()
-        with unchanged(plan):
-            scored, seconds, chunks = score_missing(plan, sum(rows), files, make_engine)
-            reader = ScoreReader(files, chunks)
-            statistics = write_outputs(plan, conversions, rows, reader)
-            reader.end()
+        outcome = score()
         if plan.options.report is not None:
-            page = render(statistics, reader.model, plan.out.name, len(plan.inputs))
+            page = render(outcome.statistics, outcome.model, plan.out.name, len(plan.inputs))
             # A file's name need not be UTF-8.
             Place.of(plan.options.report).write(page.encode(errors="replace"))
         if plan.out.exists():
             raise appeared(plan)
-        receipt = {"run": plan.fingerprint(), "model": reader.model, **statistics.counts()}
+        counts = outcome.statistics.counts()
+        receipt = {"run": plan.fingerprint(), "model": outcome.model, **counts}
         plan.receipt.write(json.dumps(receipt, indent=1).encode())
         finish(plan)
-    return Outcome(statistics, reader.model, scored, seconds)
+    return outcome
+
+
+def _score_rows(plan: Plan, make_engine: Callable[[], BulkEngine]) -> Outcome:
+    """Give all rows to an engine, and write all outputs here."""
+    rows, conversions = begin(plan)
+    files = ScoreFiles(plan.partial / "scores")
+    files.make()
+    with unchanged(plan):
+        found = score_missing(plan, sum(rows), files, lambda: contextlib.closing(make_engine()))
+        reader = ScoreReader(files, found.chunks)
+        statistics = write_outputs(plan, conversions, rows, reader, plan.partial / "output")
+        reader.end()
+    return Outcome(statistics, reader.model, found.rows, found.seconds)
 
 
 def finish(plan: Plan) -> None:
@@ -160,18 +174,28 @@ def begin(plan: Plan) -> tuple[list[int], list[Conversion]]:
         kinds = [conversion.kinds for conversion in conversions]
         note.write(json.dumps({"run": fingerprint, "rows": rows, "kinds": kinds}).encode())
         return rows, conversions
+    require_same_options(plan, begun)
+    if "rows" not in begun:
+        raise RunError(
+            f"{plan.partial}: holds a run that goes by files; add --engine ray --by-file, or "
+            "remove it to start over"
+        )
+    if begun["run"]["inputs"] != fingerprint["inputs"]:
+        raise other_run(plan, "on other or changed files")
+    pairs = zip(plan.outputs, begun["kinds"], strict=True)
+    return begun["rows"], [plan.conversion(output, kinds) for output, kinds in pairs]
+
+
+def require_same_options(plan: Plan, begun: Mapping[str, Any]) -> None:
+    """Raise :class:`RunError` unless a plan has the options of the run that was begun."""
     if begun["run"].get("format") != FORMAT:
         raise RunError(
             f"{plan.partial}: was begun by another version of this command, and can't be resumed "
             "by this one; finish it with that version, or remove it to start over"
         )
-    other = [key for key, value in fingerprint.items() if begun["run"].get(key) != value]
-    if other == ["inputs"]:
-        raise other_run(plan, "on other or changed files")
+    other = [key for key, value in plan.fixed.items() if begun["run"].get(key) != value]
     if other:
         raise other_run(plan, f"with another {', '.join(other)}")
-    pairs = zip(plan.outputs, begun["kinds"], strict=True)
-    return begun["rows"], [plan.conversion(output, kinds) for output, kinds in pairs]
 
 
 def other_run(plan: Plan, what: str) -> RunError:
@@ -199,13 +223,17 @@ def check_inputs(plan: Plan) -> tuple[list[int], list[Conversion]]:
     return rows, conversions
 
 
-def chunks_of(plan: Plan) -> Iterator[Chunk]:
+def chunks_of(plan: Plan, only: int | None = None) -> Iterator[Chunk]:
     """Cut the texts of all inputs, in order, into chunks: the same chunks every time.
+
+    ``only`` is the number of a piece, for its chunks alone.
 
     A chunk holds rows of one piece of one file, whoever scores it, so that a file's scores do not
     depend on the others.
     """
     for number, (table, piece) in enumerate(pieces_of(plan)):
+        if only is not None and only != number:
+            continue
         index = number * PIECE
         chars = 0
         texts: list[Any] = []
@@ -228,10 +256,23 @@ def pieces_of(plan: Plan) -> Iterator[tuple[Reader, Piece]]:
             yield table, piece
 
 
+@dataclass(frozen=True)
+class ScoredRows:
+    """What :func:`score_missing` has done."""
+
+    rows: int  # without those that were scored before
+    seconds: float  # spent on them
+    chunks: list[int]  # the indices of all chunks
+
+
 def score_missing(
-    plan: Plan, rows: int, files: ScoreFiles, make_engine: Callable[[], BulkEngine]
-) -> tuple[int, float, list[int]]:
-    """Score the missing chunks; return rows scored, seconds spent, and all chunks' indices."""
+    plan: Plan,
+    rows: int,
+    files: ScoreFiles,
+    engine_for: Callable[[], contextlib.AbstractContextManager[BulkEngine]],
+    only: int | None = None,
+) -> ScoredRows:
+    """Score the missing chunks, of all pieces or of one."""
     there = files.indices()
     kept = files.read(min(there)).model if there else None
     # Of each chunk that the engine has: the number of its rows, and the hash of its texts.
@@ -243,7 +284,7 @@ def score_missing(
     with progress_bar("scoring", rows, "rows") as shown:
 
         def missing() -> Iterator[Chunk]:
-            for chunk in chunks_of(plan):
+            for chunk in chunks_of(plan, only):
                 indices.append(chunk.index)
                 texts = hash_of(chunk.texts)
                 if chunk.index in there:
@@ -261,8 +302,8 @@ def score_missing(
         chunks = missing()
         first = next(chunks, None)
         if first is None:
-            return 0, 0.0, indices
-        with contextlib.closing(make_engine()) as engine:
+            return ScoredRows(0, 0.0, indices)
+        with engine_for() as engine:
             started = time.monotonic()
             results = engine.score(_with(first, chunks), shown.update)
             # However the run ends, scoring ends before the processes and connections that it uses.
@@ -277,7 +318,7 @@ def score_missing(
                     scored += len(done.rows)
         if waiting:
             raise EngineError(f"the engine left {len(waiting)} parts unscored; run it again")
-    return scored, time.monotonic() - started, indices
+    return ScoredRows(scored, time.monotonic() - started, indices)
 
 
 def _with(first: Chunk, others: Iterator[Chunk]) -> Iterator[Chunk]:

@@ -64,14 +64,28 @@ class Statistics:
                 counts[min(int(score * BINS), BINS - 1)] += 1
             certainty = max(row[: len(LABELS)])
             for heap, worth in ((self._most, certainty), (self._least, -certainty)):
-                # Copies of one text have equal scores: only the first of them is shown.
-                if (len(heap) < EXAMPLES or worth > heap[0][0]) and not any(
-                    _alike(example.scores, row) for _, _, example in heap
-                ):
+                if len(heap) < EXAMPLES or worth > heap[0][0]:
                     text = str(texts[index])[: SHOWN_CHARS + 1] if self.keep_texts else None
                     example = Example(file, first + index, tuple(row), label, text)
-                    push = heapq.heappush if len(heap) < EXAMPLES else heapq.heapreplace
-                    push(heap, (worth, -self.rows, example))
+                    _keep(heap, worth, -self.rows, example)
+
+    def merge(self, other: Statistics) -> None:
+        """Add the statistics of the rows that come after these."""
+        for mine, theirs in (
+            (self.labels, other.labels),
+            (self.errors, other.errors),
+            (self.warnings, other.warnings),
+        ):
+            mine.update(theirs)
+        self.long_texts += other.long_texts
+        self.bins = [
+            [a + b for a, b in zip(mine, theirs, strict=True)]
+            for mine, theirs in zip(self.bins, other.bins, strict=True)
+        ]
+        for heap, found in ((self._most, other._most), (self._least, other._least)):
+            for worth, place, example in sorted(found, reverse=True):
+                _keep(heap, worth, place - self.rows, example)
+        self.rows += other.rows
 
     @property
     def most_certain(self) -> list[Example]:
@@ -98,6 +112,18 @@ def code_of(written: str) -> str:
     """Return the code of an error as the score files hold it."""
     error = read_error(written)
     return "internal" if error is None else error.code
+
+
+def _keep(
+    heap: list[tuple[float, int, Example]], worth: float, place: int, example: Example
+) -> None:
+    """Add an example if it is worth more than another; of copies of one text only the first."""
+    if (len(heap) == EXAMPLES and worth <= heap[0][0]) or any(
+        _alike(each.scores, example.scores) for _, _, each in heap
+    ):
+        return
+    push = heapq.heappush if len(heap) < EXAMPLES else heapq.heapreplace
+    push(heap, (worth, place, example))
 
 
 def _alike(left: Sequence[float], right: Sequence[float]) -> bool:

@@ -39,6 +39,38 @@ class EngineError(Exception):
     """
 
 
+class Task(Protocol):
+    """Work that an engine of :class:`TaskEngine` may do on any machine."""
+
+    def do(self, engine: BulkEngine) -> Any:
+        """Do it with an engine of that machine.
+
+        Raises :class:`EngineError`, and nothing else.
+        """
+        ...
+
+
+class TaskEngine(Protocol):
+    """Does tasks on whichever machine is free; :meth:`close` frees its processes."""
+
+    @property
+    def model(self) -> str:
+        """The id of the model that every machine has."""
+        ...
+
+    def work(self, next_task: Callable[[], Any]) -> Generator[tuple[Any, Any], None, None]:
+        """Yield each :class:`Task` with what it returned, in any order.
+
+        ``next_task`` is called whenever a machine is free, and also after it has returned ``None``,
+        as long as tasks are being done. Raises :class:`EngineError`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free processes and connections; may be called twice."""
+        ...
+
+
 class BulkEngine(Protocol):
     """Scores chunks; :meth:`close` frees its processes and connections."""
 

@@ -12,10 +12,11 @@ from typing import Any, Final
 import ray
 from typing_extensions import override
 
-from hatespeech.bulk.engines.base import BulkEngine, Chunk, ScoredChunk
+from hatespeech.bulk.engines.base import BulkEngine, Chunk, ScoredChunk, TaskEngine
 from hatespeech.bulk.engines.ray_actors import ScoringActor
 from hatespeech.bulk.engines.ray_cluster import Actors, Cluster
 from hatespeech.bulk.engines.ray_pool import CALLS, ActorPool, Call, Timeouts
+from hatespeech.bulk.reach import Reach
 from hatespeech.engine.predictor import choose_folder
 from hatespeech.settings import EngineSettings
 
@@ -31,18 +32,24 @@ ACTOR_SETTINGS: Final = {
 }
 
 
-class RayEngine(BulkEngine):
+class RayEngine(BulkEngine, TaskEngine):
     """Scores with the actors of a Ray cluster."""
 
     def __init__(
-        self, cluster: Cluster, actors: Actors, settings: EngineSettings, timeouts: Timeouts
+        self,
+        cluster: Cluster,
+        actors: Actors,
+        settings: EngineSettings,
+        timeouts: Timeouts,
+        reach: Reach | None,
     ) -> None:
+        """Start the actors. With ``reach``, each must find the files of the run."""
         self._cluster = cluster
         chosen = settings.model_dump(include=ACTOR_SETTINGS) | {
             "device": "cuda" if actors.gpus else "cpu",
             "model_dir": choose_folder(settings).resolve(),
         }
-        self._pool = ActorPool(lambda: _start(actors, chosen), actors.count, timeouts)
+        self._pool = ActorPool(lambda: _start(actors, chosen, reach), actors.count, timeouts)
         self._pool.start()
 
     @override
@@ -51,9 +58,23 @@ class RayEngine(BulkEngine):
     ) -> Generator[ScoredChunk, None, None]:
         """Yield every chunk once, scored, in any order; ``progress`` comes in whole chunks."""
         calls = (Call("score", ray.put(chunk), len(chunk.texts)) for chunk in chunks)
-        for call, scored in self._pool.results(calls):
+        for call, scored in self._pool.results(lambda: next(calls, None)):
             progress(call.about)
             yield scored
+
+    @property
+    @override
+    def model(self) -> str:
+        return self._pool.model
+
+    @override
+    def work(self, next_task: Callable[[], Any]) -> Generator[tuple[Any, Any], None, None]:
+        def next_call() -> Call | None:
+            task = next_task()
+            return None if task is None else Call("do", task, task)
+
+        for call, result in self._pool.results(next_call):
+            yield call.about, result
 
     @override
     def close(self) -> None:
@@ -61,9 +82,9 @@ class RayEngine(BulkEngine):
         self._cluster.close()
 
 
-def _start(actors: Actors, settings: dict[str, Any]) -> Any:
+def _start(actors: Actors, settings: dict[str, Any], reach: Reach | None) -> Any:
     """Start an actor, which loads the model, and return its handle."""
     kind: Any = ray.remote(ScoringActor).options(
         num_cpus=actors.cpus, num_gpus=actors.gpus, max_concurrency=CALLS
     )
-    return kind.remote(settings, actors.cpus)
+    return kind.remote(settings, actors.cpus, reach)

@@ -19,6 +19,7 @@ from hatespeech.settings import EngineSettings
 
 if TYPE_CHECKING:
     from hatespeech.bulk.engines.ray_engine import RayEngine
+    from hatespeech.bulk.plan import Plan
 
 
 # In a checkout, and where the package is installed.
@@ -54,6 +55,13 @@ def add_arguments(group: Any) -> None:
         metavar="N",
         help="threads of each actor (default: 1 with a GPU, else the cores of the smallest "
         "machine)",
+    )
+    group.add_argument(
+        "--by-file",
+        action=argparse.BooleanOptionalAction,
+        help="each machine reads, scores and writes whole files itself, instead of being given "
+        "rows by this one; every machine must find IN and OUT under the same names (default: so "
+        "if they are folders, on this machine alone or at URLs; a network drive needs the option)",
     )
     group.add_argument(
         "--start-timeout",
@@ -124,10 +132,27 @@ def _require_ray() -> None:
         raise EngineError(f"Ray is not installed: {INSTALL}")
 
 
-def make_engine(options: argparse.Namespace, settings: EngineSettings) -> RayEngine:
+def goes_by_file(options: argparse.Namespace, plan: Plan) -> bool:
+    """Say whether the actors read and write whole files.
+
+    Raises :class:`EngineError` if they are to and can't.
+    """
+    apart = len(plan.outputs) == len(plan.inputs)
+    if options.by_file is not None:
+        if options.by_file and not apart:
+            raise EngineError("--by-file: several files can't go into one; give a folder as OUT")
+        return bool(options.by_file)
+    everywhere = options.address is None or not (plan.out.is_local or plan.inputs[0].place.is_local)
+    return apart and everywhere and len(plan.inputs) > 1
+
+
+def make_engine(
+    options: argparse.Namespace, settings: EngineSettings, plan: Plan | None = None
+) -> RayEngine:
     """Connect to Ray or start it, and return the engine that the command line asks for.
 
-    Raises :class:`EngineError` if Ray is missing, can't be reached, or lacks the resources.
+    With a ``plan``, every machine must find its files. Raises :class:`EngineError` if Ray is
+    missing, can't be reached, or lacks the resources.
     """
     _require_ray()
     set_ray_defaults(os.environ, starts=options.address is None)
@@ -135,13 +160,15 @@ def make_engine(options: argparse.Namespace, settings: EngineSettings) -> RayEng
         from hatespeech.bulk.engines.ray_cluster import Cluster
         from hatespeech.bulk.engines.ray_engine import RayEngine
         from hatespeech.bulk.engines.ray_pool import Timeouts
+        from hatespeech.bulk.reach import Reach
     except ImportError as exc:  # another version of Ray
         raise EngineError(f"Ray can't be loaded ({exc.name}): {INSTALL}") from None
     cluster = Cluster(options.address)
     try:
         actors = cluster.plan(options, settings)
         timeouts = Timeouts(options.start_timeout, options.part_timeout)
-        return RayEngine(cluster, actors, settings, timeouts)
+        reach = None if plan is None else Reach.of(plan)
+        return RayEngine(cluster, actors, settings, timeouts, reach)
     except BaseException:
         cluster.close()
         raise

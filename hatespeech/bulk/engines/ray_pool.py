@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -93,14 +93,21 @@ class ActorPool:
                 )
             self._began(done)
 
-    def results(self, calls: Iterable[Call]) -> Generator[tuple[Call, Any], None, None]:
+    @property
+    def model(self) -> str:
+        """The id of the actors' model; known when they have started."""
+        return self._model or ""
+
+    def results(
+        self, next_call: Callable[[], Call | None]
+    ) -> Generator[tuple[Call, Any], None, None]:
         """Make the calls; yield each once with what it returned, in any order.
 
-        ``calls`` is read when an actor is free, not earlier. Raises :class:`EngineError`.
+        ``next_call`` is called when an actor is free, and also after it has returned ``None``, as
+        long as calls are being made. Raises :class:`EngineError`.
         """
-        source = iter(calls)
         while True:
-            while self._free and (call := self._next(source)):
+            while self._free and (call := self._next(next_call)):
                 call.actor = self._free.popleft()
                 method = getattr(call.actor, call.method)
                 self._running[method.remote(call.argument)] = call
@@ -129,8 +136,8 @@ class ActorPool:
                 )
             self._again.append(call)
 
-    def _next(self, source: Iterator[Call]) -> Call | None:
-        return self._again.popleft() if self._again else next(source, None)
+    def _next(self, next_call: Callable[[], Call | None]) -> Call | None:
+        return self._again.popleft() if self._again else next_call()
 
     def _wait(self, seconds: float) -> Any:
         """Return the reference to a result that is there, ``None`` if none comes in time."""

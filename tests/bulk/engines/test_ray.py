@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +24,15 @@ from hatespeech.bulk.engines.ray_pool import require_one_model
 from hatespeech.labels import LABELS
 from hatespeech.settings import EngineSettings, is_secret
 from tests.paths import ROOT
-from tests.support.ports import free_port
+from tests.support.processes.ray_cluster import (
+    ACTOR,
+    LOOPBACK,
+    RayCluster,
+    alive,
+    message,
+    processes,
+    start_score,
+)
 from tests.support.processes.score import SECONDS, environment, run_score
 from tests.support.processes.worker import wait_until
 
@@ -35,62 +41,6 @@ CHUNK_ROWS: Final = 100
 PARTS: Final = 20
 MARKER: Final = "xyzzyplugh"  # in every text; in no log
 RAY: Final = ("--engine", "ray", "--chunk-rows", CHUNK_ROWS)
-# Listen on the loopback address alone, on whatever system.
-LOOPBACK: Final = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-# Ray's processes would else give way to any other test, for minutes.
-NOT_NICE: Final = {"RAY_worker_niceness": "0"}
-
-
-class RayCluster:
-    """A cluster of this machine, as ``ray start`` makes it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.home = folder / "home"
-        self.home.mkdir()
-        self.address = f"127.0.0.1:{free_port()}"
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-        command += ["--port", self.address.rpartition(":")[2], "--num-cpus", "2"]
-        command += ["--object-store-memory", "200000000", "--include-dashboard", "false"]
-        command += ["--disable-usage-stats", "--temp-dir", str(folder / "ray")]
-        with (folder / "output").open("wb") as output:
-            self.process = subprocess.Popen(
-                command,
-                # No project: a machine of a cluster needs the libraries, and gets the rest.
-                cwd=folder,
-                env={**environment(self.home), **LOOPBACK, **NOT_NICE},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
-
-    def run(self, home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """Run score.py on the cluster."""
-        return run_score(home, *arguments, *RAY, "--address", self.address, more=LOOPBACK)
-
-    def stop(self) -> None:
-        """End all that was started."""
-        while found := processes(self.home):
-            for pid in found:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            self.process.poll()
-        self.process.wait(60)
-
-
-def processes(home: Path, name: str = "") -> list[int]:
-    """Return the processes of one home, by their environment; nobody else's."""
-    wanted = f"HOME={home}".encode()
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if wanted in (entry / "environ").read_bytes().split(b"\0") and (
-                name in (entry / "cmdline").read_text().replace("\0", " ")
-            ):
-                found.append(int(entry.name))
-        except (OSError, ValueError):
-            continue  # no process, another user's, or one that has ended
-    return found
 
 
 @pytest.fixture
@@ -98,22 +48,6 @@ def short_folder() -> Iterator[Path]:
     """A folder whose path leaves room for a socket's name."""
     with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as name:
         yield Path(name)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[RayCluster]:
-    folder = Path(tempfile.mkdtemp(prefix="r-", dir="/tmp"))
-    started = RayCluster(folder)
-    try:
-        wait_until(
-            lambda: "Ray runtime started" in (folder / "output").read_text(),
-            "a Ray cluster",
-            seconds=SECONDS,
-        )
-        yield started
-    finally:
-        started.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +110,7 @@ def test_rows_are_those_of_the_local_engine_and_no_text_is_left_behind(
 ) -> None:
     out = tmp_path / "out.jsonl"
     # With two threads, other processes read ahead.
-    done = cluster.run(tmp_path, source, out, "--cpus-per-actor", 2)
+    done = cluster.run(tmp_path, source, out, *RAY, "--cpus-per-actor", 2)
     assert done.returncode == 0, done.stderr
     require_equal(read(out), expected)
     assert {re.sub("[0-9]+", "N", row["error"] or "") for row in expected} == {
@@ -194,7 +128,7 @@ def test_rows_are_those_of_the_local_engine_and_no_text_is_left_behind(
     assert others[0] == f"wrote {out}"
     assert MARKER not in done.stderr
     # Its scorers are gone, and no file of Ray's holds a text.
-    wait_until(lambda: not processes(cluster.home, "ray::ScoringActor"), "the end of the actors")
+    wait_until(lambda: not processes(cluster.home, ACTOR), "the end of the actors")
     files = [path for path in cluster.folder.rglob("*") if path.is_file()]
     assert any(path.name == "gcs_server.out" for path in files)
     assert not [path for path in files if MARKER.encode() in path.read_bytes()]
@@ -204,12 +138,12 @@ def test_actors_that_are_killed_cost_nothing_but_time(
     cluster: RayCluster, source: Path, expected: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
-    running = start(
-        tmp_path, source, out, "--address", cluster.address, "--num-actors", 2,
+    running = start_score(
+        tmp_path, source, out, *RAY, "--address", cluster.address, "--num-actors", 2,
         "--cpus-per-actor", 1,
     )  # fmt: skip
     wait_until(lambda: parts_there(out) >= 2, "two parts", seconds=SECONDS, watch=alive(running))
-    killed = processes(cluster.home, "ray::ScoringActor")
+    killed = processes(cluster.home, ACTOR)
     assert len(killed) == 2
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
@@ -218,30 +152,6 @@ def test_actors_that_are_killed_cost_nothing_but_time(
     assert running.returncode == 0, errors
     require_equal(read(out), expected)
     assert MARKER not in errors
-
-
-def start(
-    home: Path, source: Path, out: Path, *arguments: object, more: dict[str, str] | None = None
-) -> subprocess.Popen[str]:
-    """Start score.py as a terminal does: what follows Ctrl-C goes to all its processes."""
-    command = [sys.executable, str(ROOT / "score.py"), source, out, *RAY, *arguments]
-    return subprocess.Popen(
-        [str(part) for part in command],
-        cwd=ROOT,
-        env={**environment(home), **LOOPBACK, **(more or {})},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def alive(running: subprocess.Popen[str]) -> Any:
-    def watch() -> None:
-        assert running.poll() is None, running.communicate()[1]
-
-    return watch
 
 
 def test_run_that_is_killed_or_interrupted_leaves_no_process_and_goes_on(
@@ -255,7 +165,7 @@ def test_run_that_is_killed_or_interrupted_leaves_no_process_and_goes_on(
     kept = 0
     killed: set[int] = set()  # processes of the killed run
     for number in (signal.SIGKILL, signal.SIGINT):
-        running = start(tmp_path, source, out, more={"TMPDIR": str(short_folder)})
+        running = start_score(tmp_path, source, out, *RAY, more={"TMPDIR": str(short_folder)})
         wait_until(
             lambda least=kept + 1: parts_there(out) >= least,  # type: ignore[misc]  # mypy can't infer a default
             "a part more",
@@ -265,7 +175,7 @@ def test_run_that_is_killed_or_interrupted_leaves_no_process_and_goes_on(
         own = set(processes(tmp_path, "ray")) - killed
         assert len(own) > 4
         # They do not give way to other processes, which would starve them.
-        (scorer,) = set(processes(tmp_path, "ray::ScoringActor")) - killed
+        (scorer,) = set(processes(tmp_path, ACTOR)) - killed
         assert os.getpriority(os.PRIO_PROCESS, scorer) == os.getpriority(os.PRIO_PROCESS, 0)
         (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
         _, errors = running.communicate(timeout=SECONDS)
@@ -282,7 +192,7 @@ def test_run_that_is_killed_or_interrupted_leaves_no_process_and_goes_on(
         assert kept < parts_there(out) < PARTS
         kept = parts_there(out)
         assert not out.exists()
-    done = cluster.run(tmp_path, source, out)
+    done = cluster.run(tmp_path, source, out, *RAY)
     assert done.returncode == 0, done.stderr
     (again,) = re.findall(r"([0-9,]+) rows in", done.stderr)
     assert int(again.replace(",", "")) == ROWS - kept * CHUNK_ROWS
@@ -324,13 +234,6 @@ def test_run_that_fails_among_its_parts_says_so_and_ends_ray(
     wait_until(lambda: not processes(tmp_path), "the end of Ray's processes", seconds=180)
 
 
-def message(done: subprocess.CompletedProcess[str]) -> str:
-    """Return the one line of a run that failed."""
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    return done.stderr.replace("\r", "\n").splitlines()[-1]
-
-
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -355,25 +258,23 @@ def test_actors_that_wait_for_room_give_up_and_those_of_a_run_that_is_ended_make
     cluster: RayCluster, source: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "first").mkdir()
-    other = start(
-        tmp_path / "first", source, tmp_path / "first.jsonl", "--address", cluster.address
+    other = start_score(
+        tmp_path / "first", source, tmp_path / "first.jsonl", *RAY, "--address", cluster.address
     )
     try:
         wait_until(
-            lambda: bool(processes(cluster.home, "ray::ScoringActor")),
+            lambda: bool(processes(cluster.home, ACTOR)),
             "actors that take up the cluster",
             seconds=SECONDS,
             watch=alive(other),
         )
-        done = cluster.run(tmp_path, source, tmp_path / "out.jsonl", "--start-timeout", 1)
+        done = cluster.run(tmp_path, source, tmp_path / "out.jsonl", *RAY, "--start-timeout", 1)
         assert message(done).startswith("error: the actors were not ready within 1 s: do")
         # The one that has them has not noticed; it ends in order, though Ray takes up SIGTERM, too.
         other.terminate()
         _, errors = other.communicate(timeout=SECONDS)
         assert other.returncode == 130, errors
-        wait_until(
-            lambda: not processes(cluster.home, "ray::ScoringActor"), "the end of its actors"
-        )
+        wait_until(lambda: not processes(cluster.home, ACTOR), "the end of its actors")
     finally:
         other.kill()
         other.communicate()
@@ -383,9 +284,11 @@ def test_actors_that_give_nothing_back_end_the_run_and_it_goes_on(
     cluster: RayCluster, source: Path, expected: list[dict[str, Any]], tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
-    running = start(tmp_path, source, out, "--address", cluster.address, "--part-timeout", 10)
+    running = start_score(
+        tmp_path, source, out, *RAY, "--address", cluster.address, "--part-timeout", 10
+    )
     wait_until(lambda: parts_there(out) >= 2, "two parts", seconds=SECONDS, watch=alive(running))
-    (frozen,) = processes(cluster.home, "ray::ScoringActor")
+    (frozen,) = processes(cluster.home, ACTOR)
     os.kill(frozen, signal.SIGSTOP)
     try:
         _, errors = running.communicate(timeout=SECONDS)
@@ -396,7 +299,7 @@ def test_actors_that_give_nothing_back_end_the_run_and_it_goes_on(
     last = errors.replace("\r", "\n").splitlines()[-1]
     assert last.startswith("error: no part came back in 10 s: did an actor die")
     assert 2 <= parts_there(out) < PARTS
-    done = cluster.run(tmp_path, source, out)
+    done = cluster.run(tmp_path, source, out, *RAY)
     assert done.returncode == 0, done.stderr
     require_equal(read(out), expected)
 

@@ -1,0 +1,291 @@
+"""A run in which machines read, score and write whole files themselves; this one hands out names.
+
+A file is a run of its own, with a folder of its own in ``OUT.partial``; the steps are those of
+:mod:`hatespeech.bulk.run`. A large Parquet file is scored in pieces, by several machines, and then
+written by one. A file that fails is named, and the others are finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from typing_extensions import override
+
+from hatespeech.bars import progress_bar
+from hatespeech.bulk import RunError
+from hatespeech.bulk.engines.base import BulkEngine, EngineError, Task, TaskEngine
+from hatespeech.bulk.output import write_outputs
+from hatespeech.bulk.plan import Output, Plan, changed, first_changed, read_json_object
+from hatespeech.bulk.run import (
+    Outcome,
+    begin,
+    carry_out,
+    pieces_of,
+    require_same_options,
+    score_missing,
+)
+from hatespeech.bulk.score_files import ScoreFiles, ScoreReader, require_model
+from hatespeech.bulk.statistics import Statistics
+from hatespeech.errors import describe_exception
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file is in ``OUT.partial/output``."""
+
+    statistics: Statistics
+    model: str | None  # None if there were no rows
+    scored: int  # rows scored by this task
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A file is checked, and is to be scored in pieces."""
+
+    pieces: int
+
+
+@dataclass(frozen=True)
+class PieceScored:
+    """A piece is scored."""
+
+    chunks: list[int]  # the indices of its chunks
+    scored: int  # rows scored by this task
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A file can't be scored; the message names it and is one line."""
+
+    message: str
+
+
+Result = Written | Cut | PieceScored | Failed
+
+
+@dataclass(frozen=True)
+class FileTask(Task):
+    """A step of one file, for whichever machine is free; each may be done again, anywhere.
+
+    Without ``piece`` and ``chunks`` it does all, unless the file is to be cut. With ``piece`` it
+    scores that piece. With ``chunks``, which are those of all pieces, it writes the output.
+    """
+
+    plan: Plan  # of this file alone
+    number: int  # of the file in the run
+    piece: int | None = None
+    chunks: tuple[int, ...] | None = None
+
+    @override
+    def do(self, engine: BulkEngine) -> Result:
+        try:
+            return self._do(engine)
+        except EngineError:
+            raise
+        except RunError as exc:
+            fault = str(exc)
+        except OSError as exc:
+            fault = f"{exc.filename or self._name}: {exc.strerror or describe_exception(exc)}"
+            if exc.filename not in (None, self.plan.inputs[0].place.path):
+                raise EngineError(fault) from None  # for instance, OUT's disk is full
+        except Exception as exc:  # its message may quote a text
+            fault = f"{self._name}: unexpected: {describe_exception(exc)}"
+        with contextlib.suppress(RunError, OSError):
+            self._require_unchanged()
+            return Failed(" ".join(fault.split()))
+        return Failed(str(changed(self.plan, self.plan.inputs[0])))
+
+    def _do(self, engine: BulkEngine) -> Result:
+        plan = self.plan
+        if self.piece is None and self.chunks is None:
+            self._forget_another()
+        plan.partial.make_folder()
+        rows, conversions = begin(plan)
+        files = ScoreFiles(plan.partial / "scores")
+        files.make()
+        scored, chunks = 0, self.chunks
+        if chunks is None:
+            if self.piece is None:
+                pieces = sum(1 for _ in pieces_of(plan))
+                if pieces > 1:
+                    return Cut(pieces)
+            found = score_missing(
+                plan, sum(rows), files, lambda: contextlib.nullcontext(engine), self.piece
+            )
+            scored, chunks = found.rows, tuple(found.chunks)
+            if self.piece is not None:
+                return PieceScored(found.chunks, scored)
+        # Another machine may still be writing this file, if it was thought to be dead.
+        folder = plan.partial / f"output-{secrets.token_hex(8)}"
+        reader = ScoreReader(files, chunks)
+        statistics = write_outputs(plan, conversions, rows, reader, folder)
+        reader.end()
+        self._require_unchanged()
+        made = folder / self._output
+        made.replace(plan.run_partial / "output" / self._output)
+        folder.remove()
+        return Written(statistics, reader.model, scored)
+
+    @property
+    def _name(self) -> str:
+        return str(self.plan.inputs[0].place)
+
+    @property
+    def _output(self) -> str:
+        return self.plan.outputs[0].name or self.plan.out.name
+
+    def _forget_another(self) -> None:
+        """Remove what is left of a run on this file before it was corrected."""
+        begun = read_json_object(self.plan.partial / "run.json")
+        if begun is not None and begun["run"] != self.plan.fingerprint():
+            self.plan.partial.remove()
+
+    def _require_unchanged(self) -> None:
+        """Raise :class:`RunError` if the file has changed since the run was planned."""
+        source = self.plan.inputs[0]
+        try:
+            now = source.now()
+        except FileNotFoundError:
+            now = None
+        if now != source:
+            raise changed(self.plan, source)
+
+
+def plan_of_file(plan: Plan, output: Output) -> Plan:
+    """Return the plan of one output alone, with a folder of its own in OUT.partial."""
+    name = hashlib.sha256(output.inputs[0].name.encode("utf-8", "surrogateescape")).hexdigest()
+    folder = plan.partial / "files" / name[:32]
+    return replace(plan, outputs=[output], inputs=output.inputs, skipped=[], folder=folder)
+
+
+def run_by_file(
+    plan: Plan, make_engine: Callable[[], TaskEngine], check_engine: Callable[[], object]
+) -> Outcome | None:
+    """Do what :func:`hatespeech.bulk.run.run` does, file by file.
+
+    Each output of ``plan`` must be made from one input. Raises the same errors; if files fail, a
+    :class:`RunError` that counts them follows when the others are done.
+    """
+    return carry_out(plan, lambda: _score_files(plan, make_engine), check_engine)
+
+
+def _score_files(plan: Plan, make_engine: Callable[[], TaskEngine]) -> Outcome:
+    note = plan.partial / "run.json"
+    begun = read_json_object(note)
+    if begun is not None:
+        require_same_options(plan, begun)
+        if "rows" in begun:
+            raise RunError(
+                f"{plan.partial}: holds a run that goes by rows; add --no-by-file, or remove it "
+                "to start over"
+            )
+    # Every output is written once more: that is how its rows are counted.
+    (plan.partial / "output").remove()
+    with contextlib.closing(make_engine()) as engine:
+        kept = (begun or {}).get("model")
+        require_model(engine.model, kept)
+        note.write(json.dumps({"run": dict(plan.fixed), "model": engine.model}).encode())
+        files = _Files(plan)
+        started = time.monotonic()
+        with (
+            progress_bar("scoring", len(plan.outputs), "files") as shown,
+            contextlib.closing(engine.work(files.next)) as results,
+        ):
+            for task, result in results:
+                shown.update(files.take(task, result))
+    files.require_all()
+    source = first_changed(plan)
+    if source is not None:
+        raise RunError(f"{source.place}: changed after it was scored; run the same command again")
+    return Outcome(files.statistics, files.model, files.scored, time.monotonic() - started)
+
+
+@dataclass
+class _Files:
+    """Which steps are to be done, and what the finished ones have counted."""
+
+    plan: Plan
+    statistics: Statistics = field(init=False)
+    model: str | None = field(default=None, init=False)
+    scored: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.statistics = Statistics(keep_texts=self.plan.options.include_text)
+        self._ahead = self._first_steps()
+        self._next: deque[FileTask] = deque()  # of files that have been cut
+        self._pieces: dict[int, dict[int, list[int] | None]] = {}  # their chunks, by file
+        self._done: dict[int, Statistics | None] = {}  # files that wait for those before them
+        self._merged = 0
+        self._failed: list[str] = []
+
+    def next(self) -> FileTask | None:
+        """Return the next step to hand out, ``None`` if there is none for now."""
+        return self._next.popleft() if self._next else next(self._ahead, None)
+
+    def take(self, task: FileTask, result: Result) -> int:
+        """Note what came back; return the number of files that are finished by it."""
+        if isinstance(result, Cut):
+            self._pieces[task.number] = dict.fromkeys(range(result.pieces))
+            self._next += [replace(task, piece=piece) for piece in range(result.pieces)]
+            return 0
+        if isinstance(result, PieceScored):
+            self.scored += result.scored
+            return self._piece_scored(task, result)
+        if isinstance(result, Failed):
+            if task.number in self._done or task.number < self._merged:
+                return 0  # another piece of it has failed, too
+            log.warning("%s", result.message)
+            self._failed.append(result.message)
+            self._pieces.pop(task.number, None)
+            self._next = deque(each for each in self._next if each.number != task.number)
+            self._finish(task.number, None)
+            return 1
+        self.scored += result.scored
+        self.model = self.model or result.model
+        self._finish(task.number, result.statistics)
+        return 1
+
+    def require_all(self) -> None:
+        """Raise :class:`RunError` if files have failed."""
+        if self._failed:
+            raise RunError(
+                f"{len(self._failed):,} of {len(self.plan.outputs):,} files have no scores, the "
+                f"first: {self._failed[0]}; the others are kept: correct or remove these, and run "
+                "the same command again"
+            )
+        if self._merged < len(self.plan.outputs):
+            raise EngineError("the engine left files unscored; run it again")
+
+    def _first_steps(self) -> Iterator[FileTask]:
+        for number, output in enumerate(self.plan.outputs):
+            yield FileTask(plan_of_file(self.plan, output), number)
+
+    def _piece_scored(self, task: FileTask, result: PieceScored) -> int:
+        pieces = self._pieces.get(task.number)
+        if pieces is not None and task.piece is not None:
+            pieces[task.piece] = result.chunks
+            found = list(pieces.values())
+            if None not in found:
+                del self._pieces[task.number]
+                chunks = tuple(index for each in found for index in each or ())
+                self._next.append(replace(task, piece=None, chunks=chunks))
+        return 0
+
+    def _finish(self, number: int, statistics: Statistics | None) -> None:
+        """Add up what files have counted, in their order."""
+        self._done[number] = statistics
+        while self._merged in self._done:
+            found = self._done.pop(self._merged)
+            if found is not None:
+                self.statistics.merge(found)
+            self._merged += 1
