@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 from collections.abc import Sequence
@@ -52,6 +53,27 @@ def _check_proxies(value: str | None) -> str | None:
     for part in _commas(value or ""):
         if part != UNIX:
             ipaddress.ip_network(part)
+    return value
+
+
+def _check_networks(value: str | None) -> str | None:
+    for part in _commas(value or ""):
+        ipaddress.ip_network(part)
+    return value
+
+
+def read_webhook_secret(value: str) -> bytes:
+    """Return the key that ``whsec_…`` holds; raise ``ValueError`` for anything else."""
+    prefix, _, encoded = value.partition("_")
+    key = base64.b64decode(encoded, validate=True)
+    if prefix != "whsec" or not 24 <= len(key) <= 64:
+        raise ValueError("not a secret of 24 to 64 bytes")
+    return key
+
+
+def _check_webhook_secret(value: SecretStr | None) -> SecretStr | None:
+    if value is not None:
+        read_webhook_secret(value.get_secret_value())
     return value
 
 
@@ -210,6 +232,27 @@ class ServerSettings(EngineSettings):
         int,
         Field(ge=1, le=2_592_000, description="Seconds for which a job's result can be fetched."),
     ] = 1800
+    webhook_secret: Annotated[
+        SecretStr | None,
+        AfterValidator(_check_webhook_secret),
+        Field(
+            description="Key that webhooks are signed with. If unset, a job with a `webhook` is "
+            "refused.",
+            json_schema_extra={
+                "allowed": "`whsec_` and 24 to 64 bytes in Base64: "
+                '`echo "whsec_$(openssl rand -base64 32)"`'
+            },
+        ),
+    ] = None
+    webhook_networks: Annotated[
+        str | None,
+        AfterValidator(_check_networks),
+        Field(
+            description="Networks that webhooks may go to, also without TLS, besides public "
+            "addresses over https.",
+            json_schema_extra={"allowed": "addresses or networks; separate them by commas"},
+        ),
+    ] = None
     max_queue_jobs: Annotated[
         int,
         Field(
@@ -353,6 +396,11 @@ class ServerSettings(EngineSettings):
     def tokens(self) -> Sequence[str]:
         """The bearer tokens. Compare them in constant time, and never show them."""
         return [] if self.bearer_token is None else _commas(self.bearer_token.get_secret_value())
+
+    @property
+    def webhook_targets(self) -> Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+        """The networks that webhooks may go to besides public addresses."""
+        return [ipaddress.ip_network(part) for part in _commas(self.webhook_networks or "")]
 
     @property
     def protocols(self) -> Sequence[str]:

@@ -16,7 +16,7 @@ import logging
 import secrets
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from hatespeech.contract import parse_request, readable
 from hatespeech.errors import (
@@ -44,7 +44,10 @@ from hatespeech.serving.jobs.store import (
 from hatespeech.serving.jobs.submission import Submission
 from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.served_model import ServedModel
-from hatespeech.serving.settings import ServerSettings
+from hatespeech.serving.settings import ServerSettings, read_webhook_secret
+
+if TYPE_CHECKING:
+    from hatespeech.serving.jobs.webhooks import Webhooks
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +70,13 @@ class JobRunner:
         self._running: dict[str, tuple[Lease, asyncio.Task[None]]] = {}
         # For each caller that waits for a job: set when there may be something to tell.
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._webhooks: Webhooks | None = None
+        if settings.webhook_secret is not None:
+            key = read_webhook_secret(settings.webhook_secret.get_secret_value())
+            # Imported here, because its HTTP client takes a third of a second.
+            from hatespeech.serving.jobs.webhooks import Webhooks
+
+            self._webhooks = Webhooks(store, key, settings.webhook_targets)
         self._work = asyncio.Event()
         self._stopping = asyncio.Event()
         self._feeder: asyncio.Task[None] | None = None
@@ -81,7 +91,9 @@ class JobRunner:
     def start(self) -> None:
         """Start to run jobs, those of the last process first, once the model is loaded."""
         self._feeder = asyncio.create_task(self._feed())
-        watches = (self._begin(), self._sweep(), self._wake_all_if_broken())
+        watches = [self._begin(), self._sweep(), self._wake_all_if_broken()]
+        if self._webhooks is not None:
+            watches.append(self._webhooks.run())
         self._watchers = [asyncio.create_task(each) for each in watches]
 
     def drain(self) -> None:
@@ -148,8 +160,9 @@ class JobRunner:
         if retry_key is not None:
             try:
                 text = json.dumps(job_input, allow_nan=False)
-                if dataclasses.replace(submission, input=None) != Submission(None):
-                    text += json.dumps([submission.ttl, submission.run_limit])
+                beside = dataclasses.replace(submission, input=None)
+                if beside != Submission(None):
+                    text += json.dumps(dataclasses.astuple(beside))
             except RecursionError:
                 raise ValidationError("is nested too deeply", field="input") from None
             # Keyed with the token, which is not stored: a plain hash of a short text can be
@@ -169,9 +182,12 @@ class JobRunner:
             body,
             ttl=submission.ttl,
             run_limit=submission.run_limit,
+            webhook=submission.webhook,
         )
         job_id = await self._store.add(job, self._settings.max_queue_jobs)
         self._work.set()
+        if refusal is not None:
+            self._wake(job_id)
         return job_id
 
     async def wait(self, job_id: str, owner: bytes, seconds: float) -> StoredJob:
@@ -350,6 +366,8 @@ class JobRunner:
     def _wake(self, job_id: str) -> None:
         for done in self._waiting.get(job_id, ()):
             done.set()
+        if self._webhooks is not None:
+            self._webhooks.job_ended()
 
     async def _wake_all_if_broken(self) -> None:
         await self._model.broken.wait()

@@ -34,6 +34,7 @@ class NewJob:
     retry_body: bytes | None = None
     ttl: float | None = None  # seconds after which it must be answered
     run_limit: float | None = None  # seconds for which it may run
+    webhook: str | None = None  # the URL to tell when it has ended
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,15 @@ class StoredJob:
             head["error"] = self.error
         text = json.dumps(head)
         return text if self.output is None else f'{text[:-1]}, "output": {self.output}}}'
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A job that has ended, and the URL to tell."""
+
+    job: StoredJob
+    url: str
+    tries: int  # with this one
 
 
 class Listener(Protocol):
@@ -184,3 +194,15 @@ class Store(ABC):
 
         Jobs that have waited longer than their ``ttl`` become ``TIMED_OUT``; returns their ids.
         """
+
+    @abstractmethod
+    async def take_deliveries(self, count: int, seconds: float) -> Sequence[Delivery]:
+        """Return up to ``count`` webhooks that are due, and keep them from others for so long.
+
+        A webhook is due when its job has ended, until :meth:`end_delivery` says otherwise, or the
+        job's result expires.
+        """
+
+    @abstractmethod
+    async def end_delivery(self, delivery: Delivery, again: float | None) -> None:
+        """Have a webhook due again after so many seconds, or never if that is ``None``."""

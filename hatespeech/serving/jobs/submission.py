@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hatespeech.errors import ValidationError
+from hatespeech.serving.jobs.webhook_urls import MAX_URL_CHARS, check_url
 from hatespeech.serving.openapi import score_input
 from hatespeech.serving.settings import ServerSettings
 
@@ -19,14 +20,15 @@ _MILLISECONDS: Final = {"type": ["integer", "null"], "minimum": 1, "maximum": MA
 
 @dataclass(frozen=True)
 class Submission:
-    """A job's input, which may break the contract, and its limits in seconds."""
+    """A job's input, which may break the contract, its limits in seconds, and whom to tell."""
 
     input: Any
     ttl: float | None = None  # from when it is accepted until it must be answered
     run_limit: float | None = None  # for which it may run
+    webhook: str | None = None  # the URL to tell when it has ended
 
 
-def read_submission(body: Any) -> Submission:
+def read_submission(body: Any, settings: ServerSettings) -> Submission:
     """Read the body of ``/run`` and ``/runsync``.
 
     A key whose value is null counts as left out. Raises :class:`ValidationError` if the body is
@@ -36,8 +38,8 @@ def read_submission(body: Any) -> Submission:
         raise ValidationError('must be an object with "input"', field="body")
     if body.get("s3Config") is not None:
         raise ValidationError("is not supported: texts and scores need no bucket", field="s3Config")
-    if not body.keys() <= {"input", "policy", "s3Config"}:
-        raise ValidationError('must hold only "input" and "policy"', field="body")
+    if not body.keys() <= {"input", "policy", "webhook", "s3Config"}:
+        raise ValidationError('must hold only "input", "policy" and "webhook"', field="body")
     policy = body.get("policy")
     if policy is None:
         policy = {}
@@ -49,8 +51,18 @@ def read_submission(body: Any) -> Submission:
         )
     if not isinstance(policy.get("lowPriority", False), bool | None):
         raise ValidationError("must be true or false", field="policy.lowPriority")
+    webhook = body.get("webhook")
+    if webhook is not None:
+        if settings.webhook_secret is None:
+            raise ValidationError(
+                "is off on this server; its operator can set WEBHOOK_SECRET", field="webhook"
+            )
+        webhook = check_url(webhook, settings.webhook_targets)
     return Submission(
-        body["input"], _read_seconds(policy, "ttl"), _read_seconds(policy, "executionTimeout")
+        body["input"],
+        _read_seconds(policy, "ttl"),
+        _read_seconds(policy, "executionTimeout"),
+        webhook,
     )
 
 
@@ -88,6 +100,14 @@ def submission_schema(settings: ServerSettings) -> dict[str, Any]:
             },
         },
     }
+    webhook: dict[str, Any] = {"type": "null", "description": "Off on this server."}
+    if settings.webhook_secret is not None:
+        webhook = {
+            "type": ["string", "null"],
+            "pattern": f"^[!-~]{{1,{MAX_URL_CHARS}}}$",
+            "description": "A URL with a public address that gets what `/status` returns, by a "
+            "signed POST, once the job has ended.",
+        }
     return {
         "type": "object",
         "required": ["input"],
@@ -98,6 +118,7 @@ def submission_schema(settings: ServerSettings) -> dict[str, Any]:
                 "description": "What `/score` takes.",
             },
             "policy": policy,
+            "webhook": webhook,
             "s3Config": {"type": "null", "description": "Not supported."},
         },
     }

@@ -120,7 +120,7 @@ def job_routes(settings: ServerSettings) -> APIRouter:
         """
         read_query(request, ())
         key = read_retry_key(request)
-        submission = read_submission(await read_json(request))
+        submission = read_submission(await read_json(request), settings)
         await request.app.state.rates.charge(caller_of(request), submission.input)
         job_id = await jobs_of(request).submit(caller_of(request), submission, retry_key=key)
         return JSONResponse({"id": job_id, "status": IN_QUEUE})
@@ -135,7 +135,7 @@ def job_routes(settings: ServerSettings) -> APIRouter:
     async def runsync(request: Request) -> Response:
         """Returns the job once it is finished, or as it is when the wait is over."""
         milliseconds, limit = read_wait(request), scores_or_error.read_limit(request.headers)
-        submission = read_submission(await read_json(request))
+        submission = read_submission(await read_json(request), settings)
         await request.app.state.rates.charge(caller_of(request), submission.input)
         jobs, owner = jobs_of(request), owner_of(request)
         job_id = await jobs.submit(caller_of(request), submission, prefix="sync-")

@@ -297,6 +297,63 @@ def test_a_job_whose_input_is_gone_is_not_queued_anew(open_store: OpenStore) -> 
     run(open_store, scene)
 
 
+def test_a_webhook_is_due_once_its_job_has_ended_and_until_it_is_delivered(
+    open_store: OpenStore,
+) -> None:
+    async def scene(store: Store) -> None:
+        await store.add(new_job("plain"), 10)
+        await store.add(new_job("told", webhook="https://a.example/x"), 10)
+        await store.add(new_job("refused", input=None, error="e: no", webhook="https://b"), 10)
+        (refused,) = await store.take_deliveries(5, 600)
+        assert (refused.job.id, refused.url, refused.tries) == ("refused", "https://b", 1)
+        assert refused.job == await store.get("refused", OWNER)
+        assert list(await store.take_deliveries(5, 600)) == []  # it is on its way
+        await store.end_delivery(refused, None)
+        for lease, _ in await store.take(5, idle=True):
+            await store.finish(lease, FAILED, error="internal: no", keep_input=True)
+        (first,) = await store.take_deliveries(5, 600)
+        await store.end_delivery(first, 0)
+        (second,) = await store.take_deliveries(5, 600)
+        assert (second.job.id, second.tries) == ("told", 2)
+        await store.end_delivery(first, None)  # too late: it counts no more
+        await store.end_delivery(second, 600)
+        assert list(await store.take_deliveries(5, 600)) == []
+        # A job that runs again is told of again.
+        assert await store.retry("told", OWNER, 10)
+        assert list(await store.take_deliveries(5, 600)) == []
+        await store.cancel("told")
+        (again,) = await store.take_deliveries(5, 600)
+        assert (again.job.status, again.tries) == (CANCELLED, 1)
+
+    run(open_store, scene)
+
+
+def test_what_a_server_that_died_wanted_to_deliver_is_due_later(open_store: OpenStore) -> None:
+    async def first(store: Store) -> None:
+        await store.add(new_job("a", input=None, error="e: no", webhook="https://b"), 10)
+        assert len(await store.take_deliveries(5, 0.001)) == 1
+
+    async def second(store: Store) -> None:
+        await asyncio.sleep(0.01)  # longer than the claim
+        (delivery,) = await store.take_deliveries(5, 600)
+        assert delivery.tries == 2
+
+    run(open_store, first)
+    run(open_store, second)
+
+
+def test_several_servers_never_deliver_the_same_at_once(open_store: OpenStore) -> None:
+    async def scene(store: Store) -> None:
+        for number in range(20):
+            name = f"job-{number}"
+            await store.add(new_job(name, input=None, error="e: no", webhook="https://b"), 99)
+        taken = await asyncio.gather(*(store.take_deliveries(5, 600) for _ in range(6)))
+        ids = [delivery.job.id for some in taken for delivery in some]
+        assert len(ids) == len(set(ids)) == 20
+
+    run(open_store, scene)
+
+
 def test_a_full_queue_refuses_jobs_that_wait(open_store: OpenStore) -> None:
     async def scene(store: Store) -> None:
         for name in "ab":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from types import TracebackType
 from typing import Self
@@ -18,6 +19,7 @@ class AppThread:
 
     def __init__(self) -> None:
         self.url = ""
+        self.tls: ssl.SSLContext | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=type(self).__name__)
         self._runner: web.AppRunner | None = None
@@ -50,8 +52,9 @@ class AppThread:
             self.make_app(), access_log=None, shutdown_timeout=2, max_line_size=LINE_BYTES
         )
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self.tls).start()
+        scheme = "http" if self.tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._runner.addresses[0][1]}"
 
     async def _close(self) -> None:
         await self.stop()

@@ -24,6 +24,7 @@ from hatespeech.serving.jobs.store import (
     GIVEN_UP,
     MAX_ATTEMPTS,
     WAITED_TOO_LONG,
+    Delivery,
     Lease,
     Listener,
     NewJob,
@@ -48,10 +49,11 @@ WITH known AS (
 ), added AS (
     INSERT INTO hatespeech_jobs
         (id, owner, status, input, error, started, finished, expires, retry_key, retry_body,
-        ttl, deadline, run_limit)
+        ttl, deadline, run_limit, webhook)
     SELECT %(id)s, %(owner)s, %(status)s::text, %(input)s::text, %(error)s::text, ended, ended,
         ended + %(kept)s * interval '1 second', %(retry_key)s::bytea, %(retry_body)s::bytea,
-        %(ttl)s::float8, now() + %(ttl)s::float8 * interval '1 second', %(run_limit)s::float8
+        %(ttl)s::float8, now() + %(ttl)s::float8 * interval '1 second', %(run_limit)s::float8,
+        %(webhook)s::text
     FROM waiting, (SELECT CASE WHEN %(error)s::text IS NOT NULL THEN now() END AS ended) AS times
     WHERE jobs < %(max_queued)s AND NOT EXISTS (SELECT FROM known)
     ON CONFLICT (owner, retry_key) WHERE retry_key IS NOT NULL DO NOTHING
@@ -163,7 +165,8 @@ WITH queue AS (
 ), retried AS (
     UPDATE hatespeech_jobs SET status = 'IN_QUEUE', output = NULL, error = NULL, attempts = 0,
         created = now(), started = NULL, finished = NULL, expires = NULL,
-        deadline = now() + ttl * interval '1 second'
+        deadline = now() + ttl * interval '1 second',
+        webhook_due = NULL, webhook_tries = 0, webhook_done = false
     FROM queue WHERE id = %(id)s AND owner = %(owner)s AND status IN ('FAILED', 'TIMED_OUT')
         AND input IS NOT NULL AND expires > now() AND queue.jobs < %(max_queued)s
     RETURNING id
@@ -184,10 +187,30 @@ RETURNING jobs.id
 
 _ENDED: Final = "SELECT id FROM hatespeech_jobs WHERE id = ANY(%s) AND finished IS NOT NULL"
 
-_GET: Final = """
-SELECT id, status, output, error, extract(epoch FROM created)::float8,
-    extract(epoch FROM started)::float8, extract(epoch FROM finished)::float8
+_COLUMNS: Final = """id, status, output, error, extract(epoch FROM created)::float8,
+    extract(epoch FROM started)::float8, extract(epoch FROM finished)::float8"""
+_GET: Final = f"""
+SELECT {_COLUMNS}
 FROM hatespeech_jobs WHERE id = %s AND owner = %s AND (expires IS NULL OR expires > now())
+"""  # noqa: S608 - constants
+
+_TAKE_DELIVERIES: Final = f"""
+WITH due AS MATERIALIZED (
+    SELECT id AS due_id FROM hatespeech_jobs
+    WHERE webhook IS NOT NULL AND NOT webhook_done AND expires > now()
+        AND (webhook_due IS NULL OR webhook_due <= now())
+    ORDER BY webhook_due NULLS FIRST LIMIT %s FOR UPDATE SKIP LOCKED
+)
+UPDATE hatespeech_jobs SET webhook_due = now() + %s * interval '1 second',
+    webhook_tries = webhook_tries + 1
+FROM due WHERE id = due_id
+RETURNING webhook, webhook_tries, {_COLUMNS}
+"""  # noqa: S608 - constants
+
+_END_DELIVERY: Final = """
+UPDATE hatespeech_jobs SET webhook_due = now() + %(again)s * interval '1 second',
+    webhook_done = %(done)s
+WHERE id = %(id)s AND webhook_tries = %(tries)s
 """
 
 _COUNT: Final = "SELECT status, count(*) FROM hatespeech_jobs GROUP BY status"
@@ -259,6 +282,7 @@ class PostgresStore(Store):
             "max_queued": max_queued,
             "ttl": job.ttl,
             "run_limit": job.run_limit,
+            "webhook": job.webhook,
         }
         while True:
             ((added, known, body, expired, waiting),) = await self._link.fetch(
@@ -379,6 +403,25 @@ class PostgresStore(Store):
             ended += some
             if len(some) < AT_ONCE:
                 return ended
+
+    @override
+    async def take_deliveries(self, count: int, seconds: float) -> Sequence[Delivery]:
+        rows = await self._link.fetch(
+            _TAKE_DELIVERIES, (count, seconds), size=count * LARGEST_OUTPUT
+        )
+        return [Delivery(StoredJob(*row), url, tries) for url, tries, *row in rows]
+
+    @override
+    async def end_delivery(self, delivery: Delivery, again: float | None) -> None:
+        await self._link.fetch(
+            _END_DELIVERY,
+            {
+                "id": delivery.job.id,
+                "tries": delivery.tries,
+                "again": again or 0,
+                "done": again is None,
+            },
+        )
 
     async def _keep_looking(self, listener: Listener) -> None:
         while True:

@@ -43,6 +43,15 @@ MIGRATIONS: Final = (
     CREATE INDEX hatespeech_jobs_deadlines ON hatespeech_jobs (deadline)
         WHERE status = 'IN_QUEUE' AND deadline IS NOT NULL;
     """,
+    """
+    ALTER TABLE hatespeech_jobs
+        ADD COLUMN webhook text,              -- URL to tell when it has ended
+        ADD COLUMN webhook_due timestamptz,   -- not before that
+        ADD COLUMN webhook_tries integer NOT NULL DEFAULT 0,
+        ADD COLUMN webhook_done boolean NOT NULL DEFAULT false;
+    CREATE INDEX hatespeech_jobs_webhooks ON hatespeech_jobs (webhook_due)
+        WHERE webhook IS NOT NULL AND NOT webhook_done;
+    """,
 )
 LOCK: Final = 0x68617465_6A6F6273  # of PostgreSQL's advisory locks; two servers may start together
 

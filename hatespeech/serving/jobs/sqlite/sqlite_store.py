@@ -31,6 +31,7 @@ from hatespeech.serving.jobs.store import (
     MAX_ATTEMPTS,
     TIMED_OUT,
     WAITED_TOO_LONG,
+    Delivery,
     Lease,
     Listener,
     NewJob,
@@ -57,7 +58,11 @@ CREATE TABLE IF NOT EXISTS jobs (
     retry_body BLOB,            -- keyed hash of the body sent with it
     ttl REAL,                   -- seconds after which it must be answered
     deadline REAL,              -- when those are over
-    run_limit REAL              -- seconds for which it may run
+    run_limit REAL,             -- seconds for which it may run
+    webhook TEXT,               -- URL to tell when it has ended
+    webhook_due REAL,           -- not before that
+    webhook_tries INTEGER NOT NULL DEFAULT 0,
+    webhook_done INTEGER NOT NULL DEFAULT 0
 );
 DROP INDEX IF EXISTS jobs_by_status;  -- of the version before
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (status, attempts);
@@ -66,7 +71,20 @@ CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_retry_key ON jobs (owner, retry_key)
     WHERE retry_key IS NOT NULL;
 """
 # Columns that a file of an older release lacks. That release reads a file that has them.
-_ADDED: Final = ("ttl", "deadline", "run_limit")
+_ADDED: Final = {
+    "ttl": "REAL",
+    "deadline": "REAL",
+    "run_limit": "REAL",
+    "webhook": "TEXT",
+    "webhook_due": "REAL",
+    "webhook_tries": "INTEGER NOT NULL DEFAULT 0",
+    "webhook_done": "INTEGER NOT NULL DEFAULT 0",
+}
+_ADDED_INDEXES: Final = """
+CREATE INDEX IF NOT EXISTS jobs_by_deadline ON jobs (deadline) WHERE deadline IS NOT NULL;
+CREATE INDEX IF NOT EXISTS jobs_by_webhook ON jobs (webhook_due)
+    WHERE webhook IS NOT NULL AND webhook_done = 0;
+"""
 
 # Deleting may hold up other operations for this long at a time.
 EXPIRE_SECONDS: Final = 0.02
@@ -141,8 +159,8 @@ class SqliteStore(Store):
             done = None if job.error is None else now
             connection.execute(
                 "INSERT INTO jobs (id, owner, status, input, error, created, started, finished,"
-                " retry_key, retry_body, ttl, deadline, run_limit)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " retry_key, retry_body, ttl, deadline, run_limit, webhook)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     job.id,
                     job.owner,
@@ -157,6 +175,7 @@ class SqliteStore(Store):
                     job.ttl,
                     None if job.ttl is None else now + job.ttl,
                     job.run_limit,
+                    job.webhook,
                 ),
             )
             return job.id
@@ -256,7 +275,8 @@ class SqliteStore(Store):
             now = self._now()
             changed = connection.execute(
                 "UPDATE jobs SET status = ?, output = NULL, error = NULL, attempts = 0,"
-                " created = ?, started = NULL, finished = NULL, deadline = ? + ttl"
+                " created = ?, started = NULL, finished = NULL, deadline = ? + ttl,"
+                " webhook_due = NULL, webhook_tries = 0, webhook_done = 0"
                 " WHERE id = ? AND owner = ? AND status IN (?, ?) AND input IS NOT NULL"
                 " AND finished > ?",
                 (IN_QUEUE, now, now, job_id, owner, FAILED, TIMED_OUT, now - self._ttl),
@@ -310,6 +330,38 @@ class SqliteStore(Store):
             ended += some
             if len(some) < ENDED_AT_ONCE:
                 return ended
+
+    @override
+    async def take_deliveries(self, count: int, seconds: float) -> Sequence[Delivery]:
+        def take(connection: sqlite3.Connection) -> list[Delivery]:
+            now = self._now()
+            rows = connection.execute(
+                "UPDATE jobs SET webhook_due = ?, webhook_tries = webhook_tries + 1"  # noqa: S608 - constant
+                " WHERE rowid IN (SELECT rowid FROM jobs WHERE webhook IS NOT NULL"
+                " AND webhook_done = 0 AND finished > ?"
+                " AND (webhook_due IS NULL OR webhook_due <= ?) ORDER BY webhook_due LIMIT ?)"
+                f" RETURNING webhook, webhook_tries, {_COLUMNS}",
+                (now + seconds, now - self._ttl, now, count),
+            ).fetchall()
+            return [Delivery(StoredJob(*row), url, tries) for url, tries, *row in rows]
+
+        return await self._database.run(take)
+
+    @override
+    async def end_delivery(self, delivery: Delivery, again: float | None) -> None:
+        def end(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE jobs SET webhook_due = ?, webhook_done = ?"
+                " WHERE id = ? AND webhook_tries = ?",
+                (
+                    self._now() + (again or 0),
+                    again is None,
+                    delivery.job.id,
+                    delivery.tries,
+                ),
+            )
+
+        await self._database.run(end, needs_room=False)
 
     def _expire_some(self, connection: sqlite3.Connection) -> bool:
         """Delete some jobs, also from the log; return whether there may be more to do."""
@@ -370,12 +422,11 @@ def _prepare(connection: sqlite3.Connection, now: float) -> bytes:
             connection.executescript("PRAGMA auto_vacuum = INCREMENTAL; VACUUM;")
     connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION};")
     found = {row[1] for row in connection.execute("PRAGMA table_info(jobs)")}
-    for name in _ADDED:
+    for name, kind in _ADDED.items():
         if name not in found:
-            connection.execute(f"ALTER TABLE jobs ADD COLUMN {name} REAL")
-    connection.execute(
-        "CREATE INDEX IF NOT EXISTS jobs_by_deadline ON jobs (deadline) WHERE deadline IS NOT NULL"
-    )
+            connection.execute(f"ALTER TABLE jobs ADD COLUMN {name} {kind}")
+    for statement in _ADDED_INDEXES.strip().split(";\n"):
+        connection.execute(statement)
     connection.execute(
         "UPDATE jobs SET status = ?, error = ?, finished = ?, input = NULL"
         " WHERE status IN (?, ?) AND attempts >= ?",
@@ -391,6 +442,8 @@ def _prepare(connection: sqlite3.Connection, now: float) -> bytes:
         " WHERE created > ? OR finished > ?",
         (now,) * 6,
     )
+    # None is on its way, whatever the last process said.
+    connection.execute("UPDATE jobs SET webhook_due = ? WHERE webhook_due > ?", (now, now))
     row = connection.execute("SELECT salt FROM meta").fetchone()
     salt = bytes(row[0]) if row else secrets.token_bytes(32)
     if not row:

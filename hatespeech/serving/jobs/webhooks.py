@@ -1,0 +1,170 @@
+"""Tells a caller's URL that its job has ended, by a POST of what ``/status`` returns.
+
+The POST is signed as https://www.standardwebhooks.com says, and repeated until it is answered with
+2xx. What is to be told is in the store, so a restart loses nothing, and with several servers each
+job is told by one. The caller chooses the URL, so it must lead to a public address: else it could
+reach what only this machine can. No log holds a URL or a body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
+import ipaddress
+import logging
+import socket
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+from urllib.parse import SplitResult, urlsplit
+
+import httpx2
+
+from hatespeech.retry import Backoff
+from hatespeech.serving.jobs.store import Delivery, Store, StoredJob, StoreError
+from hatespeech.serving.jobs.webhook_urls import Address, Network, may_receive
+from hatespeech.version import __version__
+
+log = logging.getLogger(__name__)
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # at INFO it logs every URL
+
+AT_ONCE: Final = 8
+LOOK_SECONDS: Final = 5.0  # between looks for what is due again, or was left by another server
+POST_SECONDS: Final = 10.0  # for everything from the look-up of the name to the status
+CLAIM_SECONDS: Final = 60.0  # after which a server that claimed a delivery must have died
+MAX_TRIES: Final = 8
+BACKOFF: Final = Backoff(first=10.0, longest=600.0)
+# A name that is slow to look up occupies a thread; requests must not wait for those.
+LOOKUP_THREADS: Final = 4
+
+
+class DeliveryError(Exception):
+    """A webhook was not accepted; the message says why, and is fit for a log."""
+
+
+def signature(key: bytes, message_id: str, timestamp: int, body: bytes) -> str:
+    """Return the header ``webhook-signature``."""
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    return "v1," + base64.b64encode(hmac.digest(key, signed, hashlib.sha256)).decode()
+
+
+def look_up(host: str, port: int) -> list[Address]:
+    """Return the addresses of a name; raise ``OSError`` if it has none."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [ipaddress.ip_address(str(place[0]).partition("%")[0]) for *_, place in found]
+
+
+class Webhooks:
+    """Delivers what the store holds, for as long as :meth:`run` does."""
+
+    def __init__(self, store: Store, key: bytes, networks: Sequence[Network]) -> None:
+        self._store = store
+        self._key = key
+        self._networks = networks
+        self._due = asyncio.Event()
+
+    def job_ended(self) -> None:
+        """Look for jobs that have ended."""
+        self._due.set()
+
+    async def run(self) -> None:
+        """Deliver until cancelled. What is not delivered then is delivered after the next start."""
+        running: set[asyncio.Task[None]] = set()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            running.discard(task)
+            self._due.set()  # there is room for another
+
+        # Without a proxy, which would look names up itself. A connection is not used again: it
+        # belongs to a name, and the client knows it by its address.
+        client = httpx2.AsyncClient(
+            verify=httpx2.create_ssl_context(),
+            trust_env=False,
+            limits=httpx2.Limits(max_keepalive_connections=0),
+            timeout=POST_SECONDS,
+        )
+        names = ThreadPoolExecutor(LOOKUP_THREADS, "webhook-name")
+        try:
+            async with client:
+                while True:
+                    for delivery in await self._take(AT_ONCE - len(running)):
+                        task = asyncio.create_task(self._deliver(client, names, delivery))
+                        running.add(task)
+                        task.add_done_callback(ended)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(LOOK_SECONDS):
+                            await self._due.wait()
+                    self._due.clear()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            names.shutdown(wait=False, cancel_futures=True)
+
+    async def _take(self, count: int) -> Sequence[Delivery]:
+        if count:
+            with contextlib.suppress(StoreError):  # the next look tries again
+                return await self._store.take_deliveries(count, CLAIM_SECONDS)
+        return ()
+
+    async def _deliver(
+        self, client: httpx2.AsyncClient, names: ThreadPoolExecutor, delivery: Delivery
+    ) -> None:
+        job, tries = delivery.job, delivery.tries
+        again: float | None = None
+        try:
+            async with asyncio.timeout(POST_SECONDS):
+                await self._post(client, names, delivery.url, job)
+        except Exception as exc:  # else it would be repeated without a limit
+            reason = str(exc) if isinstance(exc, DeliveryError) else type(exc).__name__
+            again = BACKOFF.seconds(tries) if tries < MAX_TRIES else None
+            following = "giving up" if again is None else f"trying again in {again:.0f} s"
+            log.warning("the webhook of job %s: %s; %s", job.id, reason, following)
+        with contextlib.suppress(StoreError):  # then it is delivered once more
+            await self._store.end_delivery(delivery, again)
+
+    async def _post(
+        self, client: httpx2.AsyncClient, names: ThreadPoolExecutor, url: str, job: StoredJob
+    ) -> None:
+        parts = urlsplit(url)
+        address = await self._address(names, parts)
+        body = job.to_json().encode()
+        # The same each time, so that a receiver can tell a repetition; another after a retry.
+        message_id = f"{job.id}-{round((job.finished or 0) * 1000)}"
+        now = int(time.time())
+        request = client.build_request(
+            "POST",
+            # To the address that was checked: another look-up might lead elsewhere.
+            httpx2.URL(url).copy_with(host=str(address)),
+            content=body,
+            headers={
+                "Host": parts.netloc,
+                "Content-Type": "application/json",
+                "User-Agent": f"hate-speech-detection/{__version__}",
+                "webhook-id": message_id,
+                "webhook-timestamp": str(now),
+                "webhook-signature": signature(self._key, message_id, now, body),
+            },
+            extensions={"sni_hostname": parts.hostname},
+        )
+        reply = await client.send(request, stream=True, follow_redirects=False)
+        await reply.aclose()  # what it says does not matter
+        if not reply.is_success:
+            raise DeliveryError(f"HTTP {reply.status_code}")
+
+    async def _address(self, names: ThreadPoolExecutor, parts: SplitResult) -> Address:
+        """Return an address that the URL's name leads to now, and that may receive webhooks."""
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.run_in_executor(names, look_up, parts.hostname or "", port)
+        except (OSError, ValueError):  # UnicodeError, a ValueError, for labels that are too long
+            raise DeliveryError("its name is not known") from None
+        for address in found:
+            if may_receive(address, parts.scheme, self._networks):
+                return address
+        raise DeliveryError("its name does not lead to a public address")
