@@ -7,15 +7,23 @@ one. :mod:`hatespeech.serving.settings` adds the HTTP server's settings.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args, get_origin
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic.fields import FieldInfo
 
 from hatespeech.errors import SettingsError
+
+
+def _check_model_id(value: str | None) -> str | None:
+    part = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
+    if value is not None and (not re.fullmatch(f"{part}/{part}", value) or "--" in value):
+        raise ValueError("not a repository")
+    return value
 
 
 class EngineSettings(BaseModel):
@@ -26,9 +34,30 @@ class EngineSettings(BaseModel):
     model_dir: Annotated[
         Path | None,
         Field(
-            description="Checkpoint folder. If unset, `checkpoints/bertweet-large` if it exists, "
-            "else the embedded `checkpoints/mini`. If set, the program starts from this folder or "
-            "not at all."
+            description="Checkpoint folder, or a repository's folder in a cache of Hugging Face's "
+            "hub. If neither this nor `MODEL_ID` is set, `checkpoints/bertweet-large` if it "
+            "exists, else the embedded `checkpoints/mini`. If set, the program starts from this "
+            "folder or not at all."
+        ),
+    ] = None
+    model_id: Annotated[
+        str | None,
+        AfterValidator(_check_model_id),
+        Field(
+            description="Repository of Hugging Face's hub that holds a checkpoint folder. It is "
+            "looked for in caches and on Runpod's network volume, and never downloaded "
+            "([Runpod](runpod.md#without-weights-in-the-image)). Not together with `MODEL_DIR`.",
+            json_schema_extra={"allowed": "ORG/NAME"},
+        ),
+    ] = None
+    hf_hub_cache: Annotated[
+        Path | None,
+        Field(description="The cache that is searched first for `MODEL_ID`."),
+    ] = None
+    hf_home: Annotated[
+        Path | None,
+        Field(
+            description="Folder whose `hub` is that cache if `HF_HUB_CACHE` is unset.",
         ),
     ] = None
     device: Annotated[
@@ -36,7 +65,7 @@ class EngineSettings(BaseModel):
         Field(
             pattern=r"^(auto|cpu|cuda(:(0|[1-9][0-9]?))?)$",
             description="Where the model runs; `auto` is the first GPU, or the CPU if there is "
-            "no GPU.",
+            "no GPU. On Runpod, a queue worker without a GPU starts only if this is `cpu`.",
             json_schema_extra={"allowed": "auto, cpu, cuda or cuda:N"},
         ),
     ] = "auto"
@@ -175,12 +204,28 @@ class EngineSettings(BaseModel):
             raise SettingsError(
                 f"{name.upper()}{shown} is not allowed: it must be {allowed(field)}"
             ) from None
+        if settings.model_dir is not None and settings.model_id is not None:
+            raise SettingsError(
+                "MODEL_DIR and MODEL_ID are both set; set the one that is not meant to nothing"
+            )
         if settings.max_queue_texts < settings.max_texts_per_request:
             raise SettingsError(
                 f"MAX_QUEUE_TEXTS={settings.max_queue_texts} is not allowed: it must be at least "
                 f"MAX_TEXTS_PER_REQUEST ({settings.max_texts_per_request})"
             )
         return settings
+
+    @property
+    def hub_cache(self) -> Path | None:
+        """The cache of Hugging Face's hub that is searched first."""
+        if self.hf_hub_cache is None and self.hf_home is not None:
+            return self.hf_home / "hub"
+        return self.hf_hub_cache
+
+    @property
+    def names_checkpoint(self) -> bool:
+        """Whether a checkpoint is asked for, so that no other may answer."""
+        return self.model_dir is not None or self.model_id is not None
 
 
 def is_secret(field: FieldInfo) -> bool:

@@ -35,7 +35,7 @@ from hatespeech.errors import (
 )
 from hatespeech.labels import LABELS, Explanation
 from hatespeech.model import checkpoint as checkpoints
-from hatespeech.model import int8
+from hatespeech.model import hub_cache, int8
 from hatespeech.model.checkpoint import Checkpoint
 from hatespeech.model.linear import ROW_STEP
 from hatespeech.model.network import CustomModel
@@ -349,14 +349,16 @@ def require_finite(rows: Probabilities) -> None:
 
 
 def choose_folder(settings: EngineSettings) -> Path:
-    """Return the checkpoint folder: ``model_dir``, else the published one, else the embedded one.
+    """Return the checkpoint folder: the one asked for, else the published one, else the embedded.
 
-    Raises :class:`CheckpointError` if ``model_dir`` is not a folder.
+    Raises :class:`CheckpointError` if the one asked for is not there.
     """
+    if settings.model_id is not None:
+        return hub_cache.find(settings.model_id, settings.hub_cache)
     if settings.model_dir is not None:
         if not settings.model_dir.is_dir():
             raise CheckpointError(f"MODEL_DIR={settings.model_dir} is not a folder")
-        return settings.model_dir
+        return hub_cache.snapshot_of(settings.model_dir)
     if paths.PUBLISHED.is_dir():
         return paths.PUBLISHED
     log.warning(

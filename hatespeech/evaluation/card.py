@@ -21,8 +21,11 @@ CARD: Final = "README.md"
 def card_folder(settings: EngineSettings) -> Path:
     """Return the folder whose card is written: ``MODEL_DIR``, or the published checkpoint.
 
-    Raises :class:`RunError` if the embedded checkpoint would answer, whose card is the project's.
+    Raises :class:`RunError` if the embedded checkpoint would answer, whose card is the project's,
+    or one in a cache, which is only a copy.
     """
+    if settings.model_id is not None:
+        raise RunError("--card: MODEL_ID names a copy; set MODEL_DIR to the folder that it is of")
     folder = settings.model_dir or PUBLISHED
     if not folder.is_dir() or folder.resolve() == EMBEDDED.resolve():
         raise RunError("--card: set MODEL_DIR to the checkpoint folder, or run download.py first")

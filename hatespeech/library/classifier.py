@@ -71,8 +71,8 @@ class Classifier:
         """Load a checkpoint folder.
 
         An argument that is ``None`` takes the environment variable of its name in capitals, else
-        the default of docs/settings.md: without ``model_dir`` that is the published model if
-        ``download.py`` has fetched it, else the small embedded one.
+        the default of docs/settings.md: without ``model_dir`` and ``MODEL_ID`` that is the
+        published model if ``download.py`` has fetched it, else the small embedded one.
 
         Raises :class:`CheckpointError` for a folder that can't be served and
         :class:`SettingsError` for a bad value or a device that does not exist.
@@ -90,6 +90,8 @@ class Classifier:
             **os.environ,
             **{name.upper(): str(value) for name, value in given.items() if value is not None},
         }
+        if model_dir is not None:
+            environment.pop("MODEL_ID", None)
         settings = EngineSettings.from_environment(environment)
         if "torch" not in sys.modules:
             set_library_defaults(os.environ)

@@ -6,6 +6,7 @@
     threads.py       one thread for a pass that is too short to share
     int8.py          products in int8 on CPUs: weights by output, activations by token
     checkpoint.py    the checkpoint folder: describe, load, save, verify
+    hub_cache.py     checkpoint folders in caches of Hugging Face's hub
 
 Nothing here knows settings, requests or HTTP.
 """

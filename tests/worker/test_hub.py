@@ -24,7 +24,7 @@ HUB = ROOT / ".runpod"
 
 # The image has one model and one place for it, and the form can't bring a file; the listing is a
 # queue worker's.
-FILES = ("model_dir", "thresholds_file", "audit_log")
+FILES = ("model_dir", "model_id", "hf_hub_cache", "hf_home", "thresholds_file", "audit_log")
 FORM = [name for name in EngineSettings.model_fields if name not in (*FILES, *HTTP_SETTINGS)]
 
 # https://docs.runpod.io/hub/publishing-guide and https://docs.runpod.io/references/gpu-types.

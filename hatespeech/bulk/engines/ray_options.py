@@ -123,7 +123,7 @@ def check(_options: argparse.Namespace, settings: EngineSettings) -> None:
     from hatespeech.model.checkpoint import describe  # loads torch
 
     _require_ray()
-    if settings.model_dir is not None:
+    if settings.names_checkpoint:
         describe(choose_folder(settings))
 
 
