@@ -44,8 +44,8 @@ from hatespeech.engine import pass_size
 from hatespeech.engine.predictor import Predictor
 from hatespeech.engine.scorer import Scorer
 from hatespeech.serving.grpc.messages import METHOD, SERVICE
-from hatespeech.serving.metrics import PREFIX
 from hatespeech.settings import EngineSettings
+from hatespeech.telemetry.families import PREFIX
 from hatespeech.worker.handler import JobHandler
 from tests.paths import ROOT
 from tests.support.grpc_client import BEARER

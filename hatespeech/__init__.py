@@ -10,7 +10,7 @@ The rooms, from the ground up; nothing imports what stands below it in this list
 
     labels, errors, paths      names that everything shares
     cli, bars, locks           command lines, progress bars, one process for a folder
-    retry, urls                waits between tries, URLs without secrets
+    retry, urls, memory        waits between tries, URLs without secrets, resident memory
     libraries, version         variables that torch reads, the version
     settings, contract, logs   what can be set, what callers send and get back, the log
     named_thresholds           a file of thresholds that someone chose for a checkpoint
@@ -18,6 +18,7 @@ The rooms, from the ground up; nothing imports what stands below it in this list
     model/                     the network, its packed batches, the checkpoint folder
     formats/                   files of texts: a reader and a writer for each format
     engine/                    texts to scores on one device, for one caller or many
+    telemetry/                 what fronts tell about themselves: log lines, metrics, traces
     library/                   the engine for notebooks and programs
     worker/                    the Runpod front
     serving/                   the HTTP front

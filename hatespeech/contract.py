@@ -396,10 +396,11 @@ class Timing:
 
     queue_ms: float  # until the device starts on the first text
     compute_ms: float  # from then until the last result
+    tokens: int = 0  # that the device read; for the log and the metrics, replies don't have it
 
     def to_dict(self) -> dict[str, float]:
         """Return the object that replies hold."""
-        return {name: round(value, 3) for name, value in dataclasses.asdict(self).items()}
+        return {"queue_ms": round(self.queue_ms, 3), "compute_ms": round(self.compute_ms, 3)}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
-"""Logging to standard error, as text or JSON lines.
+"""Logging to standard error, as text or JSON lines, in UTC.
 
 Standard output is for replies. A message never holds a text, and an exception is logged by its type
-and place (:func:`describe_exception`), never by its message.
+and place (:func:`describe_exception`), never by its message. What libraries log goes the same way:
+uvicorn's and the Runpod SDK's lines as they are, all others by their place alone, because they may
+quote what they were given.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return json.dumps(
             {
-                "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+                "time": written_time(record),
                 "level": record.levelname,
                 "logger": record.name,
                 "message": record.getMessage(),
@@ -58,9 +60,15 @@ class TextFormatter(logging.Formatter):
     @override
     def format(self, record: logging.LogRecord) -> str:
         record.message = record.getMessage().rstrip("\n")
-        record.asctime = self.formatTime(record)
+        record.asctime = written_time(record)
         line = self.formatMessage(record)
         return f"{line}: {_describe(record.exc_info)}" if record.exc_info else line
+
+
+def written_time(record: logging.LogRecord) -> str:
+    """Return when a record was made, in UTC by ISO 8601, to the millisecond."""
+    when = datetime.fromtimestamp(record.created, UTC)
+    return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _describe(info: ExceptionInfo) -> str:
@@ -68,7 +76,7 @@ def _describe(info: ExceptionInfo) -> str:
 
 
 def log_the_rest() -> None:
-    """Log what Python would print by itself: warnings, and exceptions that nothing caught.
+    """Log what Python would print by itself: warnings, exceptions, and what libraries log.
 
     For a program that has the process to itself, after :func:`configure`.
     """
@@ -94,20 +102,41 @@ def log_the_rest() -> None:
     threading.excepthook = in_thread
     sys.unraisablehook = unraisable
     warnings.showwarning = warned  # type: ignore[assignment]  # the names of its parameters differ
+    logging.lastResort = _Libraries(logging.WARNING)
 
 
-def configure(settings: EngineSettings) -> None:
-    """Send the package's log to standard error."""
+class _Libraries(logging.Handler):
+    """Takes what is logged where nobody listens; Python would print the message."""
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger(LOGGER).log(
+            record.levelno,
+            "%s logged something at %s:%d",
+            record.name,
+            record.filename,
+            record.lineno,
+            exc_info=record.exc_info,
+        )
+
+
+def configure(settings: EngineSettings, *others: str) -> None:
+    """Send the package's log to standard error, and that of ``others``, whose lines hold no text.
+
+    These are logged from ``INFO`` on, however low the level is: below, they tell more.
+    """
     handler = logging.StreamHandler(sys.stderr)
     if settings.log_format == "json":
         handler.setFormatter(JsonFormatter())
     else:
         handler.setFormatter(TextFormatter())
     # Not the root logger: libraries may log the texts that they are given.
-    ours = logging.getLogger(LOGGER)
-    ours.handlers = [handler]
-    ours.setLevel(settings.log_level)
-    ours.propagate = False
+    level = logging.getLevelNamesMapping()[settings.log_level]
+    for name in (LOGGER, *others):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(level if name == LOGGER else max(logging.INFO, level))
+        logger.propagate = False
 
 
 class _PastBars(logging.Handler):

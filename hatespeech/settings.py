@@ -183,6 +183,22 @@ class EngineSettings(BaseModel):
     log_format: Annotated[
         Literal["text", "json"], Field(description="Format of the log on standard error.")
     ] = "text"
+    log_counters: Annotated[
+        bool,
+        Field(
+            description="Whether the log has a line of counters for each minute in which a request "
+            "or a job was answered."
+        ),
+    ] = True
+    otel_exporter_otlp_endpoint: Annotated[
+        str | None,
+        Field(
+            pattern=r"^https?://[^\s?#@]+$",
+            description="Collector that gets traces and metrics over OTLP (http/protobuf); none if "
+            "unset. Needs the extra `otel`.",
+            json_schema_extra={"allowed": "http://… or https://…, without a query or a password"},
+        ),
+    ] = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:

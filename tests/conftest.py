@@ -108,7 +108,8 @@ def start_worker(
 
         def start(command: Sequence[str], environment: Mapping[str, str]) -> WorkerProcess:
             folder = tmp_path_factory.mktemp("worker")
-            base = clean_environment(folder, small_checkpoint)
+            # At DEBUG the log says when each job starts.
+            base = {**clean_environment(folder, small_checkpoint), "LOG_LEVEL": "DEBUG"}
             return running.enter_context(WorkerProcess(command, {**base, **environment}, folder))
 
         yield start

@@ -17,12 +17,24 @@ PACKAGE: Final = ROOT / "hatespeech"
 
 # From the ground up. A room imports only rooms on lower floors.
 FLOORS: Final = [
-    {"bars", "cli", "errors", "labels", "libraries", "locks", "paths", "retry", "urls", "version"},
+    {
+        "bars",
+        "cli",
+        "errors",
+        "labels",
+        "libraries",
+        "locks",
+        "memory",
+        "paths",
+        "retry",
+        "urls",
+        "version",
+    },
     {"named_thresholds", "settings"},
     {"contract", "logs"},
     {"text"},
     {"model"},
-    {"engine", "formats"},
+    {"engine", "formats", "telemetry"},
     {"bulk", "fetching", "library", "serving", "worker"},
     {"evaluation"},
     {"training"},

@@ -7,6 +7,7 @@ import logging
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.paths import ROOT
 from tests.support.bad_inputs import MARKER
 
 FAILS = """
-import sys, threading, warnings
+import logging, sys, threading, warnings
 from hatespeech import logs
 from hatespeech.settings import EngineSettings
 
@@ -32,6 +33,7 @@ thread = threading.Thread(target=fail)
 thread.start()
 thread.join()
 warnings.warn(sys.argv[2])
+logging.getLogger("a.library").warning(sys.argv[2])
 Last()
 fail()
 """
@@ -51,19 +53,34 @@ def test_what_nothing_caught_is_one_line_that_quotes_nothing(kind: str) -> None:
     assert run.returncode == 1
     lines = run.stderr.splitlines()
     assert MARKER not in run.stderr
-    assert len(lines) == 4, run.stderr
+    assert len(lines) == 5, run.stderr
     said = [json.loads(line)["message"] for line in lines] if kind == "json" else lines
     for line, words in zip(
         said,
         (
             "a thread failed: ValueError",
             "UserWarning at ",
+            "a.library logged something at <string>:",
             "an exception was ignored: ValueError",
             "the program failed: ValueError",
         ),
         strict=True,
     ):
         assert words in line
+
+
+def test_times_are_in_utc_wherever_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = logging.LogRecord("a", logging.INFO, "a", 1, "hello", None, None)
+    record.created = 1.5
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        text, line = TextFormatter().format(record), JsonFormatter().format(record)
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
+    assert text == "1970-01-01T00:00:01.500Z INFO    hello"
+    assert json.loads(line)["time"] == "1970-01-01T00:00:01.500Z"
 
 
 def test_an_exception_is_logged_by_its_type_and_place() -> None:

@@ -21,7 +21,14 @@ from tests.support.imports import transitive_imports
 PROJECT: Final[Mapping[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: Final[Mapping[str, list[str]]] = PROJECT["optional-dependencies"]
 
-SEPARATE: Final = ("train", "ray", "grpc", "postgres", "redis")  # extras with a file of their own
+SEPARATE: Final = (
+    "train",
+    "ray",
+    "grpc",
+    "postgres",
+    "redis",
+    "otel",
+)  # extras with a file of their own
 
 # Pinned for the tests alone: transformers trains too, and so is in an extra.
 TESTS_ONLY: Final = {"emoji", "nltk"}
@@ -37,7 +44,7 @@ def pins(*files: str) -> dict[str, str]:
                 (pin,) = requirement.specifier
                 assert pin.operator == "==", line
                 name = canonicalize_name(requirement.name)
-                assert name not in found, f"{name} is pinned twice"
+                assert found.get(name, pin.version) == pin.version, f"{name} is pinned twice"
                 found[name] = pin.version
     return found
 
@@ -105,10 +112,11 @@ def modules_by_extra() -> Iterator[tuple[str, str | None]]:
 def test_a_module_imports_only_what_the_package_and_its_extra_require(
     module: str, extra: str | None
 ) -> None:
-    # The server imports what these need only if it is asked for: tests/serving/grpc, …/jobs.
-    extras = {"server": ("server", "grpc", "postgres", "redis")}.get(
-        extra or "", (extra,) if extra else ()
-    )
+    # They import what these need only if they are asked for: tests/serving/grpc, …/jobs.
+    extras = {
+        "server": ("server", "grpc", "postgres", "redis", "otel"),
+        "worker": ("worker", "otel"),
+    }.get(extra or "", (extra,) if extra else ())
     texts = [text for name in extras for text in EXTRAS[name]]
     required = with_requirements([*PROJECT["dependencies"], *texts])
     by_package = packages_distributions()

@@ -71,6 +71,7 @@ class _Request:
     unread: int  # texts that the reader has not begun
     tokens: int = 0  # to be read for the texts that it has begun, in all their readings
     held: list[_Text] = field(default_factory=list)  # begun, but not yet queued for the device
+    scored: int = 0  # tokens that the device has read
     started: float | None = None
     dropped: bool = False  # cancelled, failed or answered: skip what is still queued
 
@@ -187,7 +188,8 @@ class Batcher:
             self._room.give(room, sharer)
         finished = time.perf_counter()
         started = finished if request.started is None else request.started
-        return request.results, Timing((started - submitted) * 1e3, (finished - started) * 1e3)
+        timing = Timing((started - submitted) * 1e3, (finished - started) * 1e3, request.scored)
+        return request.results, timing
 
     def close(self) -> None:
         """Stop both threads after their current text or batch."""
@@ -331,8 +333,9 @@ class Batcher:
         counters.padding += padding(lengths, self._predictor.device)
         counters.shared_batches += len({text.request for text, _ in batch}) > 1
         counters.largest_batch = max(counters.largest_batch, len(batch))
-        for (text, index), row in zip(batch, rows, strict=True):
+        for (text, index), length, row in zip(batch, lengths, rows, strict=True):
             text.rows[index] = row
+            text.request.scored += length
             text.missing -= 1
             if text.missing:
                 continue

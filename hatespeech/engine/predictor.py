@@ -8,6 +8,7 @@ is read serves both a loop over a list, here, and shared batches, in
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import math
@@ -34,6 +35,8 @@ from hatespeech.errors import (
     SettingsError,
 )
 from hatespeech.labels import LABELS, Explanation
+from hatespeech.logs import FIELDS
+from hatespeech.memory import MIB, resident_bytes
 from hatespeech.model import checkpoint as checkpoints
 from hatespeech.model import hub_cache, int8
 from hatespeech.model.checkpoint import Checkpoint
@@ -103,6 +106,7 @@ class Predictor:
         :class:`SettingsError` if this machine does not have the device or the dtype, or if
         ``thresholds_file`` is not for this checkpoint.
         """
+        began = time.perf_counter()
         checkpoint = checkpoints.describe(choose_folder(settings))
         own = None
         if settings.thresholds_file is not None:
@@ -113,8 +117,37 @@ class Predictor:
         tokenizer = checkpoints.load_tokenizer(checkpoint)
         refuses = settings.on_unread == "refuse"
         predictor = cls(checkpoint, model, tokenizer, settings.max_windows, refuses, own)
-        log.info("serving %s on %s in %s", checkpoint.model_id, device, predictor.dtype)
+        predictor.log_start(time.perf_counter() - began)
         return predictor
+
+    def log_start(self, load_seconds: float) -> None:
+        """Log one line: what is served, on what, how much memory it takes, how long it loaded."""
+        device = str(self.device)
+        memory = {"memory_bytes": resident_bytes()}
+        if self.device.type == "cuda":
+            device += f" ({torch.cuda.get_device_name(self.device)})"
+            memory["device_memory_bytes"] = torch.cuda.memory_allocated(self.device)
+        log.info(
+            "serving %s on %s in %s, %s, loaded in %.1f s",
+            self.model_id,
+            device,
+            self.dtype,
+            " and ".join(
+                f"{size // MIB} MiB{' of the device' if name.startswith('device') else ''}"
+                for name, size in memory.items()
+            ),
+            load_seconds,
+            extra={
+                FIELDS: {
+                    "model": self.model_id,
+                    "device": device,
+                    "dtype": self.dtype,
+                    **memory,
+                    "load_seconds": round(load_seconds, 2),
+                    **dataclasses.asdict(self.versions),
+                }
+            },
+        )
 
     def encode(self, text: str) -> Encoded:
         """Normalise, tokenise and cut into windows.

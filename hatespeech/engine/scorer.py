@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hatespeech.contract import Reply, ScoreRequest, TextScore, Timing, build_reply, parse_request
 from hatespeech.engine.audit import AuditLog
-from hatespeech.engine.batcher import Batcher, Outcome
+from hatespeech.engine.batcher import Batcher, Counters, Outcome
 from hatespeech.engine.pass_size import PassSize
 from hatespeech.engine.predictor import Predictor
 from hatespeech.settings import EngineSettings
@@ -35,9 +36,27 @@ class Scorer:
             self._audit = AuditLog(settings.audit_log, predictor.model_id, predictor.versions)
 
     @property
-    def unwritten_decisions(self) -> int:
-        """How many decisions the audit log has lost, for want of room."""
-        return self._audit.unwritten if self._audit else 0
+    def about(self) -> dict[str, str]:
+        """Names and versions: the model, what made it, and what it runs on."""
+        predictor = self._predictor
+        return {
+            "model": predictor.model_id,
+            **dataclasses.asdict(predictor.versions),
+            "device": str(predictor.device),
+            "dtype": predictor.dtype,
+        }
+
+    def measures(self) -> dict[str, int]:
+        """Return the batcher's counters, the texts in its queue, and lost lines of the audit log.
+
+        Any thread may ask.
+        """
+        batcher = self._batcher
+        return {
+            **dataclasses.asdict(Counters() if batcher is None else batcher.counters),
+            "queue_texts": 0 if batcher is None else batcher.queued_texts,
+            "audit_unwritten": self._audit.unwritten if self._audit else 0,
+        }
 
     def read(self, body: object) -> ScoreRequest:
         """Read the contract's ``input``; raise the errors for the request as a whole."""

@@ -30,9 +30,10 @@ class ForeignParquet:
         arguments = [max_rows, dataclasses.asdict(options)]
         self.process = LimitedProcess(PROCESS, file, memory_bytes, arguments)
 
-    def check(self) -> None:
+    def check(self) -> int:
         """See :meth:`ScoredFile.check`."""
-        self.process.call("check")
+        rows: int = self.process.call("check")
+        return rows
 
     def next(self) -> list[Any] | None:
         """See :meth:`ScoredFile.next`."""

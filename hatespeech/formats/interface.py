@@ -117,10 +117,13 @@ class Reader(ABC):
         Raises an error of the source if the text column is missing, or a new column exists already.
         """
 
-    def check(self) -> None:
-        """Read to the end; raise an error of the source if the file can't be scored."""
+    def check(self) -> int:
+        """Read to the end; return the number of rows.
+
+        Raises an error of the source if the file can't be scored.
+        """
         self.head()
-        self.count(lambda _bytes: None)
+        return self.count(lambda _bytes: None)
 
     @abstractmethod
     def count(self, progress: Callable[[int], object], inspect: Inspector | None = None) -> int:

@@ -47,10 +47,9 @@ class ParquetReader(Reader):
         return Head(schema)
 
     @override
-    def check(self) -> None:
+    def check(self) -> int:
         self.head()
-        for _ in self.verify():
-            pass
+        return max((seen for seen, _ in self.verify()), default=0)
 
     def verify(self) -> Iterator[tuple[int, int]]:
         """Decode the whole file; yield how many rows are read, and how many there are.

@@ -69,15 +69,16 @@ class ScoredFile:
         self._sink = _Sink()
         self._out = packed(cast(BinaryIO, self._sink), options.compression)
 
-    def check(self) -> None:
-        """Read to the end.
+    def check(self) -> int:
+        """Read to the end; return the number of rows.
 
         Raises :class:`ValidationError` if the file can't be scored, and :class:`TooLargeError` if
         it is over a limit.
         """
-        self._reader.check()
+        rows = self._reader.check()
         writer = WRITERS[self._reader.source.format.kind]
         self._writer = writer(self._out, self._reader.head(), self._reader.added)
+        return rows
 
     def next(self) -> list[Any] | None:
         """Return the values of the next rows' text column, or ``None`` at the end."""

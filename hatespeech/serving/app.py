@@ -17,7 +17,7 @@ from hatespeech import logs
 from hatespeech.errors import describe_exception
 from hatespeech.serving.compat.served import protocol_routes, served_protocols
 from hatespeech.serving.guards.auth import OPEN_PATHS, TokenGuard, require_guard
-from hatespeech.serving.guards.envelope import Envelope
+from hatespeech.serving.guards.envelope import Envelope, path_templates
 from hatespeech.serving.guards.limits import (
     BodyLimit,
     BodyLimiter,
@@ -53,6 +53,10 @@ CORS_REQUEST_HEADERS: Final = (
     "X-Request-ID",
 )
 CORS_REPLY_HEADERS: Final = (
+    "RateLimit-Limit",
+    "RateLimit-Policy",
+    "RateLimit-Remaining",
+    "RateLimit-Reset",
     "Retry-After",
     "X-Mapping-Version",
     "X-Model-Version",
@@ -73,10 +77,10 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     """
     require_guard(settings)
     configure_logs(settings)
-    metrics = Metrics()
+    metrics = Metrics(settings)
     storage = settings.rate_limit_storage
     counts = open_counts(None if storage is None else storage.get_secret_value())
-    rates = CallerRates(settings.rate_limit, counts)
+    rates = CallerRates(settings, counts)
     grpc_server = None
     if settings.grpc is not None:
         from hatespeech.serving.grpc import GrpcServer
@@ -86,7 +90,8 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        model = ServedModel(settings, stop)
+        metrics.recorder.start()
+        model = ServedModel(settings, metrics.recorder, stop)
         jobs = JobRunner(store, model, metrics, settings)
         app.state.model, app.state.jobs = model, jobs
         metrics.watch(model, lambda: jobs.unfinished)
@@ -104,6 +109,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
         model.close()
         await store.close()
         await counts.close()
+        metrics.recorder.close()
 
     app = FastAPI(
         title=TITLE,
@@ -126,8 +132,8 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     app.state.protocols = protocols = served_protocols(settings)
     jobs_router = job_routes(settings)
     # Documents list the routes in this order.
-    app.include_router(score_routes(settings, metrics))
-    app.include_router(file_routes(settings, metrics))
+    app.include_router(score_routes(settings))
+    app.include_router(file_routes(settings))
     app.include_router(jobs_router)
     app.include_router(
         endpoint_routes(jobs_router), prefix="/v2/{endpoint_id}", include_in_schema=False
@@ -137,6 +143,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     app.include_router(demo_routes(settings))
     for router in protocol_routes(settings, metrics, rates):
         app.include_router(router)
+    app.state.path_templates = path_templates(app)
     install_error_handlers(app)
     install_openapi(app, settings)
 
@@ -191,13 +198,7 @@ def configure_logs(settings: ServerSettings) -> None:
 
     The access log would hold query strings, and with them texts; the envelope logs requests.
     """
-    logs.configure(settings)
-    for name in ("uvicorn.error", "asyncio"):
-        server = logging.getLogger(name)
-        server.handlers = list(logging.getLogger(logs.LOGGER).handlers)
-        server.propagate = False
-        # At DEBUG uvicorn logs paths.
-        server.setLevel(max(logging.INFO, log.getEffectiveLevel()))
+    logs.configure(settings, "uvicorn.error", "asyncio")
     access = logging.getLogger("uvicorn.access")
     access.handlers = []
     access.propagate = False

@@ -128,10 +128,7 @@ TIMES: Final = {
 TIMING: Final = _schema(
     "Timing",
     "Where the time went, in milliseconds.",
-    {
-        field.name: (Annotated[float, _about(TIMES[field.name])], ...)
-        for field in dataclasses.fields(Timing)
-    },
+    {name: (Annotated[float, _about(TIMES[name])], ...) for name in Timing(0.0, 0.0).to_dict()},
 )
 WORD: Final = _schema(
     "Word",

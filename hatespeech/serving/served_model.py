@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from hatespeech.contract import Reply, ScoreRequest, TextScore
+from hatespeech.contract import Reply, ScoreRequest, TextScore, Timing
 from hatespeech.errors import (
     CheckpointError,
     ServiceError,
@@ -17,6 +17,7 @@ from hatespeech.errors import (
     describe_exception,
 )
 from hatespeech.serving.settings import ServerSettings
+from hatespeech.telemetry.recorder import Recorder
 
 if TYPE_CHECKING:
     from hatespeech.engine.batcher import Outcome
@@ -33,7 +34,9 @@ LAST_REPLIES_SECONDS = 5.0
 class ServedModel:
     """Loads the model in a thread and scores; calls ``stop`` if it cannot load or breaks."""
 
-    def __init__(self, settings: ServerSettings, stop: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: ServerSettings, recorder: Recorder, stop: Callable[[], None]
+    ) -> None:
         self.state: Literal["loading", "ready", "broken"] = "loading"
         self.model_id: str | None = None
         self.dtype: str | None = None
@@ -43,6 +46,7 @@ class ServedModel:
         self.settled = asyncio.Event()  # no longer loading
         self.broken = asyncio.Event()
         self._settings = settings
+        self._recorder = recorder
         self._stop = stop
         self.loop = asyncio.get_running_loop()
 
@@ -72,15 +76,19 @@ class ServedModel:
         return self.scorer.read(body)
 
     async def score(self, body: object, *, wait_for_room: bool, caller: str | None = None) -> Reply:
-        """Score the contract's ``input``.
+        """Score the contract's ``input``, and count the reply.
 
         Raises the errors of :meth:`Scorer.score` and :meth:`require_ready`.
         """
         self.require_ready()
         assert self.scorer is not None  # noqa: S101 - it is ready
-        return await self.scorer.score(body, wait_for_room=wait_for_room, caller=caller)
+        reply = await self.scorer.score(body, wait_for_room=wait_for_room, caller=caller)
+        self._recorder.count(reply.items, reply.timing)
+        return reply
 
-    async def predict(self, texts: Sequence[str], *, caller: str | None) -> Sequence[Outcome]:
+    async def predict(
+        self, texts: Sequence[str], *, caller: str | None
+    ) -> tuple[Sequence[Outcome], Timing]:
         """Score texts that a front has checked itself; return a prediction or an error for each.
 
         Raises the errors of :meth:`Batcher.score` and :meth:`require_ready`.
@@ -88,15 +96,21 @@ class ServedModel:
         self.require_ready()
         assert self.scorer is not None  # noqa: S101 - it is ready
         robust = self._settings.robust
-        outcomes, _ = await self.scorer.batcher.score(
+        return await self.scorer.batcher.score(
             texts, None, robust, wait_for_room=False, caller=caller
         )
-        return outcomes
 
-    def record(self, items: Sequence[TextScore], thresholds: Mapping[str, float]) -> None:
-        """Write decisions that a front has made of :meth:`predict` into the audit log."""
+    def record(
+        self, items: Sequence[TextScore], timing: Timing, thresholds: Mapping[str, float]
+    ) -> None:
+        """Count decisions that a front has made of :meth:`predict`, and write the audit log."""
         assert self.scorer is not None  # noqa: S101 - it has predicted
         self.scorer.record(items, thresholds)
+        self._recorder.count(items, timing)
+
+    def refused(self, item: TextScore) -> None:
+        """Count a text for which there is no room in any request."""
+        self._recorder.count([item], Timing(0.0, 0.0))
 
     def _load(self) -> None:
         try:

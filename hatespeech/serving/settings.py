@@ -197,11 +197,19 @@ class ServerSettings(EngineSettings):
         Field(
             pattern=rf"^(off|{_ONE_LIMIT}(;{_ONE_LIMIT})*)$",
             description="Maximum requests with one token or, without tokens, from one address. "
-            "Every 1024 readings that `explain` needs count as one more. "
+            "Every 1024 readings that `explain` needs count as one more. Asking for the health, "
+            "the metrics or the status of a job counts nothing. "
             "Separate several limits by semicolons.",
             json_schema_extra={"allowed": "off, or limits such as 600/minute or 5/10 seconds"},
         ),
     ] = "600/minute"
+    rate_limit_counts: Annotated[
+        Literal["requests", "texts"],
+        Field(
+            description="What `RATE_LIMIT` is a maximum of. A request counts as at least one text; "
+            "an uploaded file counts each of its rows."
+        ),
+    ] = "requests"
     rate_limit_storage: Annotated[
         SecretStr | None,
         AfterValidator(_check_redis),

@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "app.py") -> int:
         from hatespeech import logs
         from hatespeech.engine.predictor import Predictor
 
-        logs.configure(settings)
+        logs.configure(settings, "asyncio")
         classifier = Predictor.from_settings(settings)
         if local:
             return run_once(classifier, settings, job)
@@ -160,11 +160,15 @@ def run_once(classifier: Predictor, settings: EngineSettings, job: dict[str, Any
     the text. This one goes through the same handler.
     """
     from hatespeech.engine.scorer import Scorer
+    from hatespeech.telemetry.recorder import Recorder
     from hatespeech.worker.handler import JobHandler
 
+    recorder = Recorder(settings)
     scorer = Scorer(classifier, settings)
-    reply = asyncio.run(JobHandler(scorer)(job))
+    recorder.watch(lambda: scorer)
+    reply = asyncio.run(JobHandler(scorer, recorder)(job))
     scorer.close()
+    recorder.close()
     reply.pop("refresh_worker", None)  # for the platform alone
     print_reply(reply)
     return 1 if "error" in reply else 0
@@ -193,10 +197,13 @@ def serve(classifier: Predictor, settings: EngineSettings, options: argparse.Nam
     with no_processor_info():
         import runpod
 
+    from hatespeech import logs
     from hatespeech.engine.scorer import Scorer
-    from hatespeech.worker import sdk_shape
+    from hatespeech.telemetry.recorder import Recorder
+    from hatespeech.worker import sdk_log, sdk_shape
     from hatespeech.worker.handler import JobHandler
 
+    recorder = Recorder(settings)
     if not options.rp_serve_api:
         difference = sdk_shape.difference()
         if difference is not None:
@@ -206,6 +213,11 @@ def serve(classifier: Predictor, settings: EngineSettings, options: argparse.Nam
         from hatespeech.worker import job_loop
 
         job_loop.install(settings.stop_seconds)
+    else:
+        sdk_log.keep_handlers_of_uvicorn()
+        logs.configure(settings, "asyncio", "uvicorn.error")
+    logs.log_the_rest()
+    sdk_log.install()
 
     config: dict[str, Any] = {}
 
@@ -215,7 +227,8 @@ def serve(classifier: Predictor, settings: EngineSettings, options: argparse.Nam
             threading.Timer(LAST_REPLY_SECONDS, os._exit, [1]).start()
 
     scorer = Scorer(classifier, settings, on_broken)
-    handler = JobHandler(scorer)
+    recorder.watch(lambda: scorer)
+    handler = JobHandler(scorer, recorder)
 
     async def handle(job: dict[str, Any]) -> dict[str, Any]:
         return await handler(job)
@@ -227,7 +240,9 @@ def serve(classifier: Predictor, settings: EngineSettings, options: argparse.Nam
     config["handler"] = handle
     # Constant: a changed value would stop fetching until every job in flight has ended.
     config["concurrency_modifier"] = lambda _current: settings.max_concurrency
-    runpod.serverless.start(config)
+    with contextlib.redirect_stdout(sdk_log.LoggedLines()):
+        runpod.serverless.start(config)
+    recorder.close()
     if "refresh_worker" in config:
         return 1
     scorer.close()

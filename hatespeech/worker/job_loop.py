@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from types import FrameType
@@ -58,6 +59,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         super().__init__(config)
         self.jobs_handler = self._answer
         self._stop_seconds = stop_seconds
+        self._excepthook = sys.excepthook
         self._loop: asyncio.AbstractEventLoop | None = None  # while it runs
         self._signals = 0
         self._stopping = asyncio.Event()
@@ -69,6 +71,7 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
 
     @override
     async def run(self) -> None:
+        sys.excepthook = self._excepthook  # start() has set one that logs what an exception quotes
         self._loop = asyncio.get_running_loop()
         if self._signals:
             self._stop()

@@ -56,6 +56,13 @@ PARTS: Final = (
     ),
     SdkPart("serverless.modules.rp_job", "get_job", ("session", "num_jobs"), ("TooManyRequests",)),
     SdkPart("serverless.modules.rp_job", "run_job", ("handler", "job")),
+    # What the SDK logs goes to our log.
+    SdkPart(
+        "serverless.modules.rp_logger",
+        "RunPodLogger.log",
+        ("self", "message", "message_level", "job_id"),
+        ("print",),
+    ),
     # Where a reply goes, and how a session is made.
     SdkPart(
         "serverless.modules.rp_http",

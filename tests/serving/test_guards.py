@@ -491,6 +491,66 @@ def test_a_token_that_asks_too_often_is_told_when_to_come_back(
             assert server.get("/", headers={"X-API-Key": "wrong"}).status_code == 401
 
 
+def rates(reply: requests.Response) -> tuple[str, int]:
+    """Return limit and remaining, of a reply that has all four fields."""
+    assert 1 <= int(reply.headers["RateLimit-Reset"]) <= 86_400
+    return reply.headers["RateLimit-Limit"], int(reply.headers["RateLimit-Remaining"])
+
+
+def test_a_reply_says_how_much_is_left_of_the_limit_that_is_reached_first(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    with local_server(tmp_path, small_checkpoint, {"RATE_LIMIT": "4/hour;100/day"}) as server:
+        server.ready()
+        replies = [server.get("/nowhere") for _ in range(5)]
+        assert [rates(reply) for reply in replies] == [("4", left) for left in (3, 2, 1, 0, 0)]
+        assert replies[-1].status_code == 429
+        assert {reply.headers["RateLimit-Policy"] for reply in replies} == {"4;w=3600, 100;w=86400"}
+
+
+def test_asking_how_the_service_or_a_job_is_counts_nothing(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    with local_server(tmp_path, small_checkpoint, {"RATE_LIMIT": "2/day"}) as server:
+        server.ready()
+        job_id = server.run({"prompt": "good morning"})
+        for path in ("/metrics", "/status/none", f"/v2/any/status/{job_id}", "/v2/any/health"):
+            for _ in range(3):
+                reply = server.get(path)
+                assert reply.status_code in (200, 404)
+                assert "RateLimit-Limit" not in reply.headers
+        assert rates(server.get("/nowhere")) == ("2", 0)
+        assert server.get("/statuses").status_code == 429
+        assert server.finished(job_id)["status"] == "COMPLETED"
+
+
+def test_the_limit_can_count_texts(small_checkpoint: Path, tmp_path: Path) -> None:
+    settings = {"RATE_LIMIT": "20/day", "RATE_LIMIT_COUNTS": "texts"}
+    with local_server(tmp_path, small_checkpoint, settings) as server:
+        server.ready()
+        assert rates(server.post("/score", json={"texts": ["a"] * 5}))[1] == 15
+        assert rates(server.post("/score", json={"text": "a"}))[1] == 14
+        assert rates(server.post("/v1/moderations", json={"input": ["a", "b"]}))[1] == 12
+        file = {"file": ("a.csv", "text\na\nb\nc\n")}
+        assert rates(server.post("/score/file", files=file))[1] == 9
+        assert server.post("/run", json={"input": {"prompts": ["a"] * 4}}).status_code == 200
+        refused = server.post("/score", json={"texts": ["a"] * 6})
+        require_error(refused, 429, "rate_limited")
+        assert rates(refused)[1] == 4, "a request that is refused counts as one"
+        assert server.post("/score/file", files=file).status_code == 200
+        require_error(server.post("/score/file", files=file), 429, "rate_limited")
+
+
+def test_one_request_counts_as_the_whole_limit_at_most(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    settings = {"RATE_LIMIT": "3/day", "RATE_LIMIT_COUNTS": "texts"}
+    with local_server(tmp_path, small_checkpoint, settings) as server:
+        server.ready()
+        reply = server.post("/score", json={"texts": ["a"] * 9})
+        assert (reply.status_code, rates(reply)) == (200, ("3", 0))
+
+
 def test_an_anonymous_server_serves_whoever_asks_and_limits_by_address(
     small_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -508,8 +568,8 @@ def test_an_anonymous_server_serves_whoever_asks_and_limits_by_address(
         assert server.get("/metrics", headers={}).status_code == 404
         document = server.get("/openapi.json", headers={}).json()
         assert "securitySchemes" not in document["components"]
-        codes = [server.get("/", headers={}).status_code for _ in range(8)]
-        assert codes == [200] * 7 + [429]
+        codes = [server.get("/", headers={}).status_code for _ in range(9)]
+        assert codes == [200] * 8 + [429]
         assert "everyone who can reach" in server.stderr
 
 

@@ -31,9 +31,11 @@ def counter(tmp_path: Path) -> Iterator[Redis]:
 
 
 @contextlib.contextmanager
-def two_servers(folder: Path, model_dir: Path, url: str) -> Iterator[list[LocalServer]]:
+def two_servers(
+    folder: Path, model_dir: Path, url: str, **more: str
+) -> Iterator[list[LocalServer]]:
     # A long window: only the servers' requests count, not how fast they come.
-    settings = {"RATE_LIMIT": f"{LIMIT}/day", "RATE_LIMIT_STORAGE": url}
+    settings = {"RATE_LIMIT": f"{LIMIT}/day", "RATE_LIMIT_STORAGE": url, **more}
     with contextlib.ExitStack() as running:
         servers = []
         for name in "ab":
@@ -45,7 +47,7 @@ def two_servers(folder: Path, model_dir: Path, url: str) -> Iterator[list[LocalS
 
 def statuses(servers: list[LocalServer], count: int) -> list[int]:
     """Ask the servers in turn for a path that costs nothing; return the statuses."""
-    return [servers[i % len(servers)].get("/status/none").status_code for i in range(count)]
+    return [servers[i % len(servers)].get("/nowhere").status_code for i in range(count)]
 
 
 def test_two_servers_share_one_limit(
@@ -53,13 +55,27 @@ def test_two_servers_share_one_limit(
 ) -> None:
     with two_servers(tmp_path, small_checkpoint, counter.url) as servers:
         assert statuses(servers, LIMIT + 4) == [404] * LIMIT + [429] * 4
-        reply = servers[0].get("/status/none")
+        reply = servers[0].get("/nowhere")
         assert int(reply.headers["Retry-After"]) >= 1
+        assert reply.headers["RateLimit-Remaining"] == "0"
         assert reply.json()["error_type"] == "rate_limited"
         # Another token has a limit of its own.
         other = {"Authorization": f"Bearer {OTHER_TOKEN}"}
-        assert servers[1].get("/status/none", headers=other).status_code == 404
+        assert servers[1].get("/nowhere", headers=other).status_code == 404
         assert "RATE_LIMIT_STORAGE" not in servers[0].stderr + servers[1].stderr
+
+
+def test_texts_are_counted_together_too(
+    counter: Redis, tmp_path: Path, small_checkpoint: Path
+) -> None:
+    with two_servers(tmp_path, small_checkpoint, counter.url, RATE_LIMIT_COUNTS="texts") as servers:
+        for server in servers:
+            server.ready()
+        first = servers[0].post("/score", json={"texts": ["a"] * 12})
+        second = servers[1].post("/score", json={"texts": ["a"] * 5})
+        left = [int(reply.headers["RateLimit-Remaining"]) for reply in (first, second)]
+        assert left == [LIMIT - 12, LIMIT - 17]
+        assert servers[0].post("/score", json={"texts": ["a"] * 5}).status_code == 429
 
 
 def test_while_redis_is_away_each_server_counts_by_itself(
@@ -109,7 +125,7 @@ def test_a_redis_that_is_away_at_the_start_is_no_reason_not_to_start(
     }
     with local_server(tmp_path, small_checkpoint, settings) as server:
         client: HttpClient = server
-        assert [client.get("/status/none", headers=BEARER).status_code for _ in range(3)] == [
+        assert [client.get("/nowhere", headers=BEARER).status_code for _ in range(3)] == [
             404,
             404,
             429,

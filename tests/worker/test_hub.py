@@ -25,7 +25,10 @@ HUB = ROOT / ".runpod"
 # The image has one model and one place for it, and the form can't bring a file; the listing is a
 # queue worker's.
 FILES = ("model_dir", "model_id", "hf_hub_cache", "hf_home", "thresholds_file", "audit_log")
-FORM = [name for name in EngineSettings.model_fields if name not in (*FILES, *HTTP_SETTINGS)]
+# What the image has no packages for.
+EXTRAS = ("otel_exporter_otlp_endpoint",)
+LEFT_OUT = (*FILES, *EXTRAS, *HTTP_SETTINGS)
+FORM = [name for name in EngineSettings.model_fields if name not in LEFT_OUT]
 
 # https://docs.runpod.io/hub/publishing-guide and https://docs.runpod.io/references/gpu-types.
 GpuPool = Literal[

@@ -245,7 +245,7 @@ def test_concurrent_jobs_share_batches(shift: Shift) -> None:
 
 
 def test_no_log_quotes_a_text_at_any_level(shift: Shift) -> None:
-    assert "| Started." in shift.worker.stdout
+    assert ": Started." in shift.worker.stderr
     assert "scored: Counters" in shift.worker.stderr
     for output in (shift.worker.stdout, shift.worker.stderr):
         assert MARKER not in output
@@ -550,7 +550,7 @@ def test_a_worker_without_the_gpu_it_is_paid_for_refuses_to_start(
     with RunpodEndpoint() as endpoint:
         worker = start_worker([APP], {**endpoint.environment(), "DEVICE": ""})
         assert worker.wait() == 1
-        assert "no CUDA device; set DEVICE=cpu to serve on a CPU on purpose" in worker.stdout
+        assert "no CUDA device; set DEVICE=cpu to serve on a CPU on purpose" in worker.stderr
         assert endpoint.takes == 0
         assert [ping["status"] for ping in endpoint.pings] == ["unhealthy"]
 
@@ -566,5 +566,5 @@ def test_a_model_that_gives_nan_refuses_to_start(
     with RunpodEndpoint() as endpoint:
         worker = start_worker([APP], {**endpoint.environment(), "MODEL_DIR": str(folder)})
         assert worker.wait() == 1
-        assert "the model does not score: internal" in worker.stdout
+        assert "the model does not score: internal" in worker.stderr
         assert endpoint.takes == 0

@@ -7,7 +7,7 @@
     served.py        which protocols are served, and their routes
     protocol.py      what a protocol has: paths, credentials, the form of its errors
     mapping.py       what other services' names mean in ours: reads mapping.toml
-    texts.py         scores for a protocol: the batcher, metrics, versions in the reply
+    texts.py         scores for a protocol: the batcher, thresholds, versions in the reply
     lenient.py       reads bodies as other services do, whatever their type
 
 No protocol knows another. ``docs/migrating.md`` is the guide.

@@ -129,7 +129,7 @@ class HuggingFace(Protocol):
 def huggingface_routes(shared: Shared) -> APIRouter:
     """Return the routes of both shapes."""
     router = APIRouter(tags=[HuggingFace.title])
-    scorer = TextScorer(HuggingFace.name, shared)
+    scorer = TextScorer(shared)
 
     async def rank(request: Request, texts: Sequence[str]) -> list[Ranking]:
         return [ranking(each) for each in await scorer.score(request, texts)]

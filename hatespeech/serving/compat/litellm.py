@@ -82,7 +82,7 @@ class LiteLLM(Protocol):
 def litellm_routes(shared: Shared) -> APIRouter:
     """Return the guardrail's route."""
     router = APIRouter(tags=[LiteLLM.title])
-    scorer = TextScorer(LiteLLM.name, shared)
+    scorer = TextScorer(shared)
 
     @router.post(
         GUARDRAIL,

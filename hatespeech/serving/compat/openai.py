@@ -122,7 +122,7 @@ class OpenAI(Protocol):
 def openai_routes(shared: Shared) -> APIRouter:
     """Return ``POST /v1/moderations``."""
     router = APIRouter(tags=[OpenAI.title])
-    scorer = TextScorer(OpenAI.name, shared)
+    scorer = TextScorer(shared)
     meanings = shared.meanings
 
     @router.post(

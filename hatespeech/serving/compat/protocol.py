@@ -10,6 +10,7 @@ from starlette.types import Scope
 
 from hatespeech.errors import ServiceError
 from hatespeech.serving.route_path import route_path
+from hatespeech.telemetry.recorder import HTTP
 
 if TYPE_CHECKING:  # the guards import this module
     from hatespeech.serving.compat.mapping import Meanings
@@ -31,7 +32,7 @@ class Shared:
 class Protocol:
     """A protocol: what its clients send and read beside the routes; ours, unless it says more."""
 
-    name: str
+    name: str = HTTP
     title: str  # of the service, for documents
     places: tuple[str, ...] = ()  # its paths; one that ends in a slash stands for all below it
     open_paths: frozenset[str] = frozenset()  # those that need no token

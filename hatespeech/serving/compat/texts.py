@@ -1,4 +1,4 @@
-"""Scores texts for the clients of one protocol: the batcher, metrics, versions in the reply."""
+"""Scores texts for the clients of one protocol: the batcher, thresholds, versions in the reply."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from starlette.requests import Request
 
-from hatespeech.contract import Prediction, TextScore
+from hatespeech.contract import Prediction, TextScore, Timing
 from hatespeech.errors import ServiceError, TooLargeError
 from hatespeech.labels import Flag
 from hatespeech.serving.compat.protocol import Shared
@@ -50,10 +50,9 @@ class ScoredText:
 class TextScorer:
     """Scores the texts of one protocol, within the limits that one request of ours has."""
 
-    def __init__(self, protocol: str, shared: Shared) -> None:
-        self._protocol = protocol
+    def __init__(self, shared: Shared) -> None:
         self._settings = shared.settings
-        self._metrics = shared.metrics
+        self._rates = shared.rates
         self._usual = shared.meanings.thresholds
 
     def require_ready(self, request: Request) -> ServedModel:
@@ -69,18 +68,22 @@ class TextScorer:
         thresholds: Mapping[str, float] | None = None,
         *,
         caller: Caller | None = None,
+        requests: int = 1,
     ) -> list[ScoredText]:
         """Score any number of texts, as many at once as one request of ours may hold.
 
         Without ``thresholds`` those that the mapping names decide what is flagged. The ``caller``,
-        whom the request names if it needs a token itself, gets a share of the queue only. Raises
-        :class:`OverloadedError`, :class:`UnhealthyError`, and ``ClientDisconnect``.
+        whom the request names if it needs a token itself, gets a share of the queue only; as many
+        ``requests`` of it are counted already. Raises :class:`OverloadedError`,
+        :class:`RateLimitedError`, :class:`UnhealthyError`, and ``ClientDisconnect``.
         """
         model = self.require_ready(request)
         flags = model.thresholds.get(self._usual, {}) if thresholds is None else thresholds
 
         known: Caller | None = caller or request.scope["state"].get("caller")
         share = known.share if known else None
+        if known:
+            await self._rates.charge_texts(known, len(texts), requests)
 
         async def score_all() -> list[ScoredText]:
             found: list[ScoredText] = []
@@ -99,14 +102,12 @@ class TextScorer:
     ) -> list[ScoredText]:
         outcomes: Sequence[Prediction | ServiceError]
         try:
-            outcomes = await model.predict(texts, caller=share)
+            outcomes, timing = await model.predict(texts, caller=share)
         except TooLargeError as error:  # too many tokens together
-            outcomes = [error] * len(texts)
+            outcomes, timing = [error] * len(texts), Timing(0.0, 0.0)
         pairs = list(zip(texts, outcomes, strict=True))
         items = [TextScore.of(text, outcome, thresholds) for text, outcome in pairs]
-        model.record(items, thresholds)
-        self._metrics.observe_reply(items)
-        self._metrics.observe_protocol(self._protocol, len(items))
+        model.record(items, timing, thresholds)
         return [
             ScoredText(item, _language(outcome), thresholds)
             for item, (_, outcome) in zip(items, pairs, strict=True)

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from typing import Any, Final, cast
 from urllib.parse import unquote
 
@@ -16,9 +15,11 @@ from hatespeech.serving.guards.limits import CallerRates
 from hatespeech.serving.http_errors import STATUSES
 from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.served_model import ServedModel
+from hatespeech.telemetry.recorder import Account
 
 log = logging.getLogger(__name__)
 
+GRPC: Final = "grpc"  # the protocol, and the route that log and metrics name
 MESSAGE_SECONDS: Final = 120.0  # for a request's message, once its head is there
 CODES: Final = {  # by HTTP's status, which log and metrics have: one alert serves both fronts
     401: StatusCode.UNAUTHENTICATED,
@@ -42,10 +43,14 @@ class CallHandler:
 
     async def answer(self, _messages: object, context: Any) -> bytes:
         """Return the reply, or end the call with an error's code, line and trailing metadata."""
-        started, task = time.perf_counter(), cast("asyncio.Task[Any]", asyncio.current_task())
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
         self.running.add(task)
         task.add_done_callback(self.running.discard)  # the reply is sent by then
         headers = dict(reversed(context.invocation_metadata()))  # of several, the first counts
+        with self._metrics.recorder.account(GRPC, headers) as account:
+            return await self._answer(headers, context, account)
+
+    async def _answer(self, headers: dict[str, str], context: Any, account: Account) -> bytes:
         request_id = choose_request_id(headers.get("x-request-id", ""))
         metadata: Any = (("x-request-id", request_id),)
         status, error_type = CLIENT_CLOSED, None  # also for a deadline, which is the client's
@@ -65,7 +70,7 @@ class CallHandler:
             await context.abort(CODES[status], str(error), metadata)
             raise  # abort always raises
         finally:
-            report_request(self._metrics, request_id, "POST", "grpc", status, started, error_type)
+            report_request(self._metrics, account, request_id, "POST", GRPC, status, error_type)
 
     async def _reply(self, headers: dict[str, str], context: Any, request_id: str) -> bytes:
         """Raise CancelledError if the client goes or its time is over: that drops the texts."""
@@ -84,5 +89,4 @@ class CallHandler:
         body = read_input(message)
         await self._rates.charge(caller, body)
         reply = await self.model.score(body, wait_for_room=False, caller=caller.share)
-        self._metrics.observe_reply(reply.items)
         return write_reply(reply, request_id)

@@ -10,23 +10,28 @@ import asyncio
 import logging
 import re
 import secrets
-import time
 from typing import Final
 
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hatespeech.errors import InternalError, UnhealthyError, describe_exception
 from hatespeech.logs import FIELDS
+from hatespeech.serving.compat.protocol import protocol_of
 from hatespeech.serving.guards.auth import PROBES
 from hatespeech.serving.http_errors import error_response
 from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.route_path import route_path
+from hatespeech.telemetry.recorder import Account
 
 log = logging.getLogger(__name__)
 
 CLIENT_CLOSED: Final = 499  # never sent, because the client is gone
+QUIET: Final = PROBES | {"/metrics"}  # they come every few seconds
 UNMATCHED: Final = "unmatched"
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 
@@ -58,8 +63,21 @@ class Envelope:
         if method == "HEAD":
             scope["method"] = "GET"
         scope["path"] = scope.get("root_path", "") + route_path(scope)
-        request_id = choose_request_id(Headers(scope=scope).get("x-request-id", ""))
-        started = time.perf_counter()
+        headers = Headers(scope=scope)
+        protocol = protocol_of(scope).name
+        with self._metrics.recorder.account(protocol, headers) as account:
+            request_id = choose_request_id(headers.get("x-request-id", ""))
+            await self._answer(scope, receive, send, method, request_id, account)
+
+    async def _answer(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        method: str,
+        request_id: str,
+        account: Account,
+    ) -> None:
         status = CLIENT_CLOSED
 
         async def send_wrapped(message: Message) -> None:
@@ -90,9 +108,30 @@ class Envelope:
                 await error_response(scope, fault)(scope, receive, send_wrapped)
             # Otherwise uvicorn notices that the reply is incomplete and closes the connection.
         finally:
-            route = getattr(scope.get("route"), "path", UNMATCHED)
             error_type = scope.get("state", {}).get("error_type")
-            report_request(self._metrics, request_id, method, route, status, started, error_type)
+            report_request(
+                self._metrics, account, request_id, method, route_of(scope), status, error_type
+            )
+
+
+def path_templates(app: FastAPI) -> list[tuple[re.Pattern[str], str]]:
+    """Return what matches each path of the application, and its template, the first first."""
+    paths = dict.fromkeys(str(each.path) for each in iter_route_contexts(app.router.routes))
+    return [(compile_path(path)[0], path) for path in paths]
+
+
+def route_of(scope: Scope) -> str:
+    """Return the path template of a request's route, also if a guard refused it before that.
+
+    There are only so many templates; a path that fits none of them is ``unmatched``.
+    """
+    route = scope.get("route")
+    if route is not None:
+        return str(route.path)
+    for pattern, template in scope["app"].state.path_templates:
+        if pattern.match(route_path(scope)):
+            return str(template)
+    return UNMATCHED
 
 
 def choose_request_id(given: str) -> str:
@@ -102,34 +141,52 @@ def choose_request_id(given: str) -> str:
 
 def report_request(
     metrics: Metrics,
+    account: Account,
     request_id: str,
     method: str,
     route: str,
     status: int,
-    started: float,
     error_type: str | None,
 ) -> None:
-    """Count one request and log one line; it began at ``started``, by ``time.perf_counter()``."""
-    seconds = time.perf_counter() - started
-    metrics.observe_request(method, route, status, seconds, error_type)
-    # Probes come every few seconds.
-    level = logging.DEBUG if route in PROBES else logging.INFO
+    """Count one request and log one line."""
+    milliseconds = account.milliseconds
+    metrics.observe_request(method, route, status, account.protocol, milliseconds / 1e3, error_type)
+    metrics.recorder.request_ended(
+        account,
+        f"{method} {route}",
+        quiet=route in QUIET,
+        error_type=error_type,
+        attributes={
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status,
+            "hatespeech.request_id": request_id,
+            "hatespeech.protocol": account.protocol,
+        },
+    )
+    texts = str(account.tally)
     log.log(
-        level,
-        "request %s %s %s %d %.1f ms",
+        logging.DEBUG if route in QUIET else logging.INFO,
+        "request %s %s %s %d %.1f ms%s%s%s",
         request_id,
         method,
         route,
         status,
-        seconds * 1e3,
+        milliseconds,
+        f": {error_type}" if error_type else "",
+        f", job {account.job_id}" if account.job_id else "",
+        f": {texts}" if texts else "",
         extra={
             FIELDS: {
                 "request_id": request_id,
                 "method": method,
                 "route": route,
+                "protocol": account.protocol,
                 "status": status,
-                "milliseconds": round(seconds * 1e3, 1),
+                "milliseconds": round(milliseconds, 1),
                 "error_type": error_type,
+                **({"job_id": account.job_id} if account.job_id else {}),
+                **account.tally.fields(),
             }
         },
     )

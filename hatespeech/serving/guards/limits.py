@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from limits import parse_many
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hatespeech.errors import OverloadedError, ServiceError, TooLargeError, ValidationError
@@ -20,6 +21,7 @@ from hatespeech.serving.guards.auth import Caller
 from hatespeech.serving.guards.rate_counts import RateCounts
 from hatespeech.serving.http_errors import RateLimitedError, error_response
 from hatespeech.serving.route_path import route_path
+from hatespeech.serving.settings import ServerSettings
 
 # A request whose texts are read so often for `explain` counts as one more.
 READINGS_OF_A_REQUEST: Final = 1024
@@ -34,34 +36,85 @@ BODY_BYTES_PER_SECOND: Final = 8 * 1024
 UNCOUNTED_BYTES: Final = 64 * 1024
 
 
-class CallerRates:
-    """Counts what each caller asks for, over every protocol together."""
+# What costs nothing: asking how the service or a job is. Whoever asks too often is answered all the
+# same, because a monitor that is refused sees an outage, and a poll of a job does no work.
+UNCOUNTED_PATHS: Final = re.compile(r"(/v2/[^/]+)?/(metrics|ping|health|status(-sync)?(/.*)?)")
 
-    def __init__(self, limit: str, counts: RateCounts) -> None:
+
+class CallerRates:
+    """Counts what each caller asks for, over every protocol together: requests, or texts."""
+
+    def __init__(self, settings: ServerSettings, counts: RateCounts) -> None:
+        limit = settings.rate_limit
         self._limits = [] if limit == "off" else parse_many(limit)
+        self._counts_texts = settings.rate_limit_counts == "texts"
         self._counts = counts
 
-    async def count(self, caller: Caller, requests: int = 1) -> None:
-        """Count requests; raise :class:`RateLimitedError` if they are too many.
+    async def count(self, caller: Caller, cost: int = 1) -> None:
+        """Count requests or texts; raise :class:`RateLimitedError` if they are too many.
 
-        One request counts as the whole limit at most, or it would never be answered.
+        One request costs the whole limit at most, or it would never be answered.
         """
         for limit in self._limits:
-            cost = min(requests, limit.amount - 1) if requests > 1 else requests
-            reset = await self._counts.hit(limit, caller.name, cost) if cost else None
+            within = min(cost, limit.amount - 1) if cost > 1 else cost
+            reset = await self._counts.hit(limit, caller.name, within) if within else None
             if reset is not None:
-                wait = max(1, math.ceil(reset - time.time()))
-                raise RateLimitedError(f"the limit is {limit}; wait", wait)
+                raise RateLimitedError(f"the limit is {limit}; wait", seconds_until(reset))
 
     async def charge(self, caller: Caller, body: object) -> None:
-        """Count what a request, counted already, costs beside: readings that ``explain`` needs.
+        """Count what a request, counted already, costs beside: its further texts, if texts are
+        counted, and readings that ``explain`` needs.
 
         ``body`` is the contract's input, as sent. A request that needs no more readings than
-        :data:`READINGS_OF_A_REQUEST` costs nothing more. Raises :class:`RateLimitedError`.
+        :data:`READINGS_OF_A_REQUEST` costs nothing more for them. Raises :class:`RateLimitedError`.
         """
-        more = count_body_readings(body) // READINGS_OF_A_REQUEST
+        await self.charge_texts(
+            caller, count_body_texts(body), more=count_body_readings(body) // READINGS_OF_A_REQUEST
+        )
+
+    async def charge_texts(
+        self, caller: Caller, texts: int, requests: int = 1, more: int = 0
+    ) -> None:
+        """Count what texts cost beside the requests that brought them, which are counted already.
+
+        ``more`` is counted in any case. Raises :class:`RateLimitedError`.
+        """
+        if self._counts_texts:
+            more += max(0, texts - requests)
         if more:
             await self.count(caller, more)
+
+    async def headers(self, caller: Caller) -> dict[str, str]:
+        """Return what tells a caller how much it has left, by the limit that it will reach first.
+
+        The fields are those of draft-ietf-httpapi-ratelimit-headers-06: of all drafts the one that
+        clients and proxies know. Later ones put the same into fields of other forms.
+        """
+        if not self._limits:
+            return {}
+        found = [(limit, await self._counts.stats(limit, caller.name)) for limit in self._limits]
+        limit, stats = min(found, key=lambda each: each[1].remaining)
+        return {
+            "RateLimit-Limit": str(limit.amount),
+            "RateLimit-Remaining": str(max(0, stats.remaining)),
+            "RateLimit-Reset": str(seconds_until(stats.reset_time)),
+            "RateLimit-Policy": ", ".join(
+                f"{each.amount};w={each.get_expiry()}" for each in self._limits
+            ),
+        }
+
+
+def seconds_until(time_of_epoch: float) -> int:
+    """Return the whole seconds, at least one, until a time in seconds since the epoch."""
+    return max(1, math.ceil(time_of_epoch - time.time()))
+
+
+def count_body_texts(body: object) -> int:
+    """Return how many texts a request brings, sound or not."""
+    if not isinstance(body, dict):
+        return 0
+    many = [body.get("texts"), body.get("prompts")]
+    return max((len(texts) for texts in many if isinstance(texts, list)), default=1)
 
 
 def count_body_readings(body: object) -> int:
@@ -89,15 +142,26 @@ class RateLimiter:
         self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 429 to a caller that sends too many requests; pass all others on."""
+        """Answer 429 to a caller that sends too many requests; pass all others on.
+
+        Each reply to a request that counts says how many are left.
+        """
         caller: Caller | None = scope.get("state", {}).get("caller")
-        if caller is not None:
-            try:
-                await self._rates.count(caller)
-            except RateLimitedError as error:
-                await error_response(scope, error)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if caller is None or UNCOUNTED_PATHS.fullmatch(route_path(scope)):
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_rates(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(await self._rates.headers(caller))
+            await send(message)
+
+        try:
+            await self._rates.count(caller)
+        except RateLimitedError as error:
+            await error_response(scope, error)(scope, receive, send_with_rates)
+            return
+        await self._app(scope, receive, send_with_rates)
 
 
 class HeadGuard:

@@ -1,13 +1,14 @@
-"""Where requests are counted: in this process, or in a Redis that several servers share."""
+"""Where requests or texts are counted: in this process, or in a Redis of several servers."""
 
 from __future__ import annotations
 
 import logging
 import time
 from abc import ABC, abstractmethod
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
 
-from limits import RateLimitItem
+from limits import RateLimitItem, WindowStats
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter as SharedLimiter
 from limits.errors import ConfigurationError
@@ -19,20 +20,26 @@ from hatespeech.errors import SettingsError
 
 log = logging.getLogger(__name__)
 
+Answer = TypeVar("Answer")
+
 REDIS_SECONDS: Final = 0.5  # for which one request waits for Redis
 AGAIN_SECONDS: Final = 5.0  # for which no request waits, after Redis did not answer
 SETTING: Final = "RATE_LIMIT_STORAGE"
 
 
 class RateCounts(ABC):
-    """Counts requests by the caller's name."""
+    """Counts requests or texts by the caller's name."""
 
     @abstractmethod
     async def hit(self, limit: RateLimitItem, name: str, cost: int = 1) -> float | None:
-        """Count so many requests; if they are too many, return when the next may come.
+        """Count so many requests or texts; if they are too many, return when the next may come.
 
         That time is in seconds since the epoch.
         """
+
+    @abstractmethod
+    async def stats(self, limit: RateLimitItem, name: str) -> WindowStats:
+        """Return how many are left, and when, in seconds since the epoch, the window ends."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -50,6 +57,10 @@ class LocalCounts(RateCounts):
         if self._limiter.hit(limit, name, cost=cost):
             return None
         return self._limiter.get_window_stats(limit, name).reset_time
+
+    @override
+    async def stats(self, limit: RateLimitItem, name: str) -> WindowStats:
+        return self._limiter.get_window_stats(limit, name)
 
     @override
     async def close(self) -> None:
@@ -90,19 +101,35 @@ class SharedCounts(RateCounts):
 
     @override
     async def hit(self, limit: RateLimitItem, name: str, cost: int = 1) -> float | None:
+        async def shared() -> float | None:
+            if await self._limiter.hit(limit, name, cost=cost):
+                return None
+            return (await self._limiter.get_window_stats(limit, name)).reset_time
+
+        return await self._first(shared, lambda: self._local.hit(limit, name, cost))
+
+    @override
+    async def stats(self, limit: RateLimitItem, name: str) -> WindowStats:
+        return await self._first(
+            lambda: self._limiter.get_window_stats(limit, name),
+            lambda: self._local.stats(limit, name),
+        )
+
+    async def _first(
+        self, shared: Callable[[], Awaitable[Answer]], local: Callable[[], Awaitable[Answer]]
+    ) -> Answer:
+        """Return what Redis says, or, if it does not answer, what this process has counted."""
         if self._retry_at is None or time.monotonic() > self._retry_at:
             try:
-                reset = None
-                if not await self._limiter.hit(limit, name, cost=cost):
-                    reset = (await self._limiter.get_window_stats(limit, name)).reset_time
+                answer = await shared()
             except self._failures as exc:
                 self._pause(exc)
             else:
                 if self._retry_at is not None:
                     log.warning("%s: Redis answers again", SETTING)
                     self._retry_at = None
-                return reset
-        return await self._local.hit(limit, name, cost)
+                return answer
+        return await local()
 
     @override
     async def close(self) -> None:

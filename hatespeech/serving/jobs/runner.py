@@ -15,8 +15,8 @@ import json
 import logging
 import secrets
 from collections import defaultdict
-from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Final
+from collections.abc import Collection, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Final
 
 from hatespeech.contract import parse_request, readable
 from hatespeech.errors import (
@@ -149,13 +149,12 @@ class JobRunner:
         of :meth:`Store.add` and :meth:`ServedModel.require_ready`.
         """
         self._model.require_ready()
-        refusal = None
+        refusal = code = None
         job_input = submission.input
         try:
             parse_request(job_input, self._settings)
         except ServiceError as exc:
-            refusal = str(exc)
-            self._metrics.observe_error(exc)
+            refusal, code = str(exc), exc.code
         key = body = None
         if retry_key is not None:
             try:
@@ -185,6 +184,9 @@ class JobRunner:
             webhook=submission.webhook,
         )
         job_id = await self._store.add(job, self._settings.max_queue_jobs)
+        self._metrics.recorder.submitted(job_id)
+        if code is not None:
+            self._never_ran(job_id, code)
         self._work.set()
         if refusal is not None:
             self._wake(job_id)
@@ -290,7 +292,8 @@ class JobRunner:
                 await self._put_back((lease for lease, _ in taken), blameless=True)
                 continue
             for lease, text in taken:
-                self._running[lease.id] = lease, asyncio.create_task(self._run(lease, text))
+                run = self._follow(lease, self._run(lease, text))
+                self._running[lease.id] = lease, asyncio.create_task(run)
             if len(taken) == room:
                 self._work.set()
             taken = []  # the next job may be long in coming, and these texts can be large
@@ -307,6 +310,15 @@ class JobRunner:
             except StoreError as exc:
                 log.error("JOBS_DB: a job could not be put back: %s", exc)
 
+    async def _follow(self, lease: Lease, run: Coroutine[Any, Any, None]) -> None:
+        """Have a job counted while it runs. It logs its end itself, unless it is cancelled."""
+        with self._metrics.recorder.account(job_id=lease.id):
+            try:
+                await run
+            except asyncio.CancelledError:
+                self._metrics.recorder.job_ended(lease.id, "stopped")
+                raise
+
     async def _run(self, lease: Lease, text: str) -> None:
         limit = asyncio.timeout(lease.seconds)
         try:
@@ -315,11 +327,12 @@ class JobRunner:
             owner = f"owner {lease.owner.hex()}"
             async with limit:
                 reply = await self._model.score(body, wait_for_room=True, caller=owner)
-            self._metrics.observe_reply(reply.items)
             output = json.dumps(reply.to_dict(), ensure_ascii=False, allow_nan=False)
+            self._metrics.recorder.job_ended(lease.id, "finished")
             await self._finish(lease, COMPLETED, output=output)
         except UnhealthyError:
             # For the process that replaces this one, unless this job is what keeps breaking it.
+            self._metrics.recorder.job_ended(lease.id, "returned")
             await self._put_back([lease], blameless=False)
         except ServiceError as exc:
             await self._end(lease, FAILED, exc)
@@ -337,7 +350,7 @@ class JobRunner:
             self._work.set()
 
     async def _end(self, lease: Lease, status: str, error: ServiceError) -> None:
-        self._metrics.observe_error(error)
+        self._metrics.recorder.job_ended(lease.id, "failed", error.code)
         # The same input would fail again if it is to blame; else it can be retried.
         await self._finish(lease, status, error=str(error), keep_input=not error.blames_input)
 
@@ -357,6 +370,11 @@ class JobRunner:
                 return
             except StoreError:
                 await asyncio.sleep(RETRY_SECONDS)
+
+    def _never_ran(self, job_id: str, code: str) -> None:
+        """Count a job that failed before it ran."""
+        with self._metrics.recorder.account(job_id=job_id):
+            self._metrics.recorder.job_ended(job_id, "failed", code)
 
     def _stop_running(self, job_id: str) -> None:
         running = self._running.get(job_id)
@@ -378,6 +396,6 @@ class JobRunner:
         while True:
             with contextlib.suppress(StoreError):  # the next round tries again
                 for job_id in await self._store.expire():
-                    self._metrics.observe_error(UnfinishedError("the job waited too long"))
+                    self._never_ran(job_id, UnfinishedError.code)
                     self._wake(job_id)
             await asyncio.sleep(min(SWEEP_SECONDS, self._settings.job_ttl))

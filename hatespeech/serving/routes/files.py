@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from hatespeech.formats.names import FORMATS
-from hatespeech.serving.metrics import Metrics
+from hatespeech.serving.guards.auth import Caller
 from hatespeech.serving.openapi import ROBUST_PARAMETER, SCORING
 from hatespeech.serving.reading import read_query, read_switch, until_gone
 from hatespeech.serving.served_model import ServedModel
@@ -51,7 +51,7 @@ SCORED_FILE: Final[dict[str, Any]] = {
 }
 
 
-def file_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
+def file_routes(settings: ServerSettings) -> APIRouter:
     """Return ``POST /score/file``."""
     router = APIRouter(tags=["score"])
     room = UploadRoom(settings)
@@ -84,13 +84,15 @@ def file_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
             await file.close()
             raise
         try:
-            await until_gone(request, room.run(table.check))
+            rows = await until_gone(request, room.run(table.check))
+            caller: Caller = request.scope["state"]["caller"]
+            await request.app.state.rates.charge_texts(caller, rows)
         except BaseException:
             room.close(table)  # which also ends a check that still runs
             raise
         media_type, name = reply_of(table)
         return StreamingResponse(
-            score_table(room, table, model, metrics, options),
+            score_table(room, table, model, options),
             media_type=media_type,
             headers={"Content-Disposition": f'attachment; filename="{name}"'},
             # This runs even if the client hangs up, so the temporary file never outlives the reply.

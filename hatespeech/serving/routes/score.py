@@ -12,7 +12,6 @@ from hatespeech.contract import MAX_ID_CHARS
 from hatespeech.errors import OverloadedError, TooLargeError, UnhealthyError, ValidationError
 from hatespeech.labels import THRESHOLD_NAMES
 from hatespeech.serving.guards.auth import Caller
-from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.openapi import (
     EXAMPLE_TEXT,
     EXPLAIN,
@@ -36,7 +35,7 @@ EXAMPLES: Final[dict[str, Any]] = {
 }
 
 
-def score_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
+def score_routes(settings: ServerSettings) -> APIRouter:
     """Return ``GET /score`` and ``POST /score``."""
     router = APIRouter(tags=["score"])
 
@@ -46,7 +45,6 @@ def score_routes(settings: ServerSettings, metrics: Metrics) -> APIRouter:
         await request.app.state.rates.charge(caller, body)
         work = model.score(body, wait_for_room=False, caller=caller.share)
         reply = await until_gone(request, work)
-        metrics.observe_reply(reply.items)
         return JSONResponse(reply.to_dict())
 
     @router.get(

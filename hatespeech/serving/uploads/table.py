@@ -47,15 +47,15 @@ class UploadTable:
         self._scored: ScoredFile | ForeignParquet | None = None
         self._process: ForeignParquet | None = None
 
-    def check(self) -> None:
-        """Read to the end.
+    def check(self) -> int:
+        """Read to the end; return the number of rows.
 
         Raises :class:`ValidationError` if the file can't be scored, and :class:`TooLargeError` if
         it has too many rows or characters or, as Parquet, needs too much memory. So do the other
         methods if the process that reads Parquet dies.
         """
         self._scored = self._open()
-        self._scored.check()
+        return self._scored.check()
 
     def next(self) -> list[Any] | None:
         """Return the values of the next rows' text column, or ``None`` at the end."""

@@ -20,7 +20,6 @@ from hatespeech.contract import TextScore
 from hatespeech.errors import OverloadedError, TooLargeError, ValidationError
 from hatespeech.formats.names import COMPRESSIONS, FORMATS, Format
 from hatespeech.serving.http_errors import UnsupportedMediaError
-from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.reading import require_media_type
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
@@ -151,7 +150,6 @@ async def score_table(
     room: UploadRoom,
     table: UploadTable,
     model: ServedModel,
-    metrics: Metrics,
     options: Mapping[str, Any],
 ) -> AsyncIterator[bytes]:
     """Yield the table with its scores; ``options`` are fields of the contract's request.
@@ -171,7 +169,6 @@ async def score_table(
                     )
             if pending:
                 items = await pending.popleft()
-                metrics.observe_reply(items)
                 data = await room.run(table.write, items)
                 if data:
                     yield data
@@ -201,7 +198,9 @@ async def score_rows(
         reply = await model.score({"texts": list(texts), **options}, wait_for_room=True)
     except TooLargeError as error:
         if len(texts) == 1:
-            return [TextScore(str(texts[0]), error=error.at(TEXT))]
+            item = TextScore(str(texts[0]), error=error.at(TEXT))
+            model.refused(item)
+            return [item]
         middle = len(texts) // 2
         return [
             *await score_rows(texts[:middle], model, options),

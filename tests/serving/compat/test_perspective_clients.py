@@ -89,7 +89,7 @@ print(json.dumps(found))
         assert score["value"] == pytest.approx(toxicity, abs=1e-5)
     after = server.metrics()
     grown = {name: after[name] - before.get(name, 0) for name in after}
-    assert grown["requests_total:200:POST:/batch"] == 1
+    assert grown["requests_total:200:POST:perspective:/batch"] == 1
     assert grown["protocol_texts_total:perspective"] == 99
     assert grown["errors_total:validation"] == 1
 

@@ -257,8 +257,8 @@ def test_a_call_is_logged_and_counted_as_a_request_over_http_is(
     }
     after = both.http.metrics()
     for name in (
-        f"requests_total:{status}:POST:grpc",
-        "request_seconds_count:POST:grpc",
+        f"requests_total:{status}:POST:grpc:grpc",
+        "request_seconds_count:POST:grpc:grpc",
         *([f"errors_total:{error}"] if error else []),
         *(["text_windows_count"] if status == 200 else []),
         *(["errors_total:validation"] if job_input.get("prompts") == [MARKER, ""] else []),

@@ -356,8 +356,9 @@ def waiting_job(job_id: str) -> NewJob:
 def in_process(folder: Path, model_dir: Path) -> tuple[SqliteStore, ServedModel, JobRunner]:
     settings = ServerSettings(model_dir=model_dir, device="cpu", dtype="float32")
     store = SqliteStore(folder / "jobs.sqlite3", settings.job_ttl)
-    engine = ServedModel(settings, stop=lambda: None)
-    return store, engine, JobRunner(store, engine, Metrics(), settings)
+    metrics = Metrics(settings)
+    engine = ServedModel(settings, metrics.recorder, stop=lambda: None)
+    return store, engine, JobRunner(store, engine, metrics, settings)
 
 
 @pytest.mark.parametrize("end", ["told_to_stop", "device_breaks"])
@@ -596,8 +597,8 @@ def test_a_client_that_hangs_up_is_not_worked_for(held: Held) -> None:
         def forgotten() -> bool:
             samples = server.metrics()
             return (
-                samples.get("requests_total:499:POST:/score") == 1
-                and samples.get("requests_total:499:POST:/runsync") == 1
+                samples.get("requests_total:499:POST:http:/score") == 1
+                and samples.get("requests_total:499:POST:http:/runsync") == 1
                 and samples["queue_texts"] == 1
             )
 

@@ -96,8 +96,8 @@ class WorkerProcess:
             )
 
     def started(self, job_ids: Sequence[str]) -> bool:
-        """Say whether the handler has been called for all these jobs, by the SDK's log."""
-        seen = set(re.findall(r"^INFO +\| (\S+) \| Started\.$", self.stdout, re.MULTILINE))
+        """Say whether the handler has been called for all these jobs, by the log at DEBUG."""
+        seen = set(re.findall(r" job (\S+): Started\.$", self.stderr, re.MULTILINE))
         return seen.issuperset(job_ids)
 
     def terminate(self) -> None:

@@ -109,7 +109,7 @@ class Analyzer:
         self._meanings = shared.meanings
         self._tokens = Tokens(shared.settings.tokens)
         self._protocol = Perspective()
-        self._scorer = TextScorer(self._protocol.name, shared)
+        self._scorer = TextScorer(shared)
 
     async def one(self, request: Request) -> Response:
         """Answer one request."""
@@ -128,7 +128,8 @@ class Analyzer:
         sound = [(part, work) for part, work in begun if isinstance(work, Work)]
         texts = [text for _, work in sound for text in work.texts]
         caller = self._caller(sound[0][0]) if sound else None
-        scored = iter(await self._scorer.score(request, texts, caller=caller))
+        found = await self._scorer.score(request, texts, caller=caller, requests=len(sound))
+        scored = iter(found)
         return batch.join_replies(
             (part.content_id, self._end(part, work, scored)) for part, work in begun
         )
