@@ -13,6 +13,7 @@ The rooms, from the ground up; nothing imports what stands below it in this list
     retry, urls, memory        waits between tries, URLs without secrets, resident memory
     libraries, version         variables that torch reads, the version
     settings, contract, logs   what can be set, what callers send and get back, the log
+    journal                    files that lines are only appended to
     named_thresholds           a file of thresholds that someone chose for a checkpoint
     text/                      a raw tweet to the text that BERTweet was trained on
     model/                     the network, its packed batches, the checkpoint folder

@@ -30,7 +30,7 @@ FLOORS: Final = [
         "urls",
         "version",
     },
-    {"named_thresholds", "settings"},
+    {"journal", "named_thresholds", "settings"},
     {"contract", "logs"},
     {"text"},
     {"model"},
