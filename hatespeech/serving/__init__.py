@@ -12,6 +12,7 @@
     http_errors.py    the errors that only HTTP has; every error's status and body
     grpc/             the same service over gRPC, in the same process
     openapi.py        the document at /openapi.json
+    payments/         calls that are sold: prices, ways to pay, receipts
     jobs/             asynchronous jobs and the SQLite file that keeps them
     uploads/          a file of texts in, the same file with scores out
     metrics.py        what Prometheus reads

@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from hatespeech import logs
 from hatespeech.errors import describe_exception
+from hatespeech.serving.compat.openai import OpenAI, priced_openai_routes
 from hatespeech.serving.compat.served import protocol_routes, served_protocols
 from hatespeech.serving.guards.auth import OPEN_PATHS, TokenGuard, require_guard
 from hatespeech.serving.guards.envelope import Envelope, path_templates
@@ -26,17 +27,19 @@ from hatespeech.serving.guards.limits import (
     HeadGuard,
     RateLimiter,
 )
+from hatespeech.serving.guards.paywall import PAYMENT, RECEIPT, TERMS, Paywall
 from hatespeech.serving.guards.rate_counts import open_counts
 from hatespeech.serving.http_errors import install_error_handlers
 from hatespeech.serving.jobs.opening import open_store
 from hatespeech.serving.jobs.runner import JobRunner
 from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.openapi import DESCRIPTION, SUMMARY, TITLE, install_openapi
+from hatespeech.serving.payments.shop import open_shop
 from hatespeech.serving.routes.demo import demo_routes
 from hatespeech.serving.routes.docs import docs_routes
 from hatespeech.serving.routes.files import file_routes
 from hatespeech.serving.routes.jobs import endpoint_routes, job_routes
-from hatespeech.serving.routes.score import score_routes
+from hatespeech.serving.routes.score import priced_score_routes, score_routes
 from hatespeech.serving.routes.service import service_routes
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import SAFE_TOKEN_CHARS, ServerSettings
@@ -45,9 +48,11 @@ from hatespeech.version import __version__
 log = logging.getLogger(__name__)
 
 CORS_REQUEST_HEADERS: Final = (
+    "Access-Control-Expose-Headers",  # clients that pay send it, though it belongs to replies
     "Authorization",
     "Content-Type",
     "Idempotency-Key",
+    PAYMENT,
     "X-API-Key",
     "X-Goog-Api-Key",
     "X-Request-ID",
@@ -57,6 +62,8 @@ CORS_REPLY_HEADERS: Final = (
     "RateLimit-Policy",
     "RateLimit-Remaining",
     "RateLimit-Reset",
+    TERMS,
+    RECEIPT,
     "Retry-After",
     "X-Mapping-Version",
     "X-Model-Version",
@@ -73,7 +80,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     """Build the application. It calls ``stop``, once, if the model fails to load or breaks.
 
     Opens ``JOBS_DB``. Raises :class:`SettingsError` if it cannot be opened, or if the settings do
-    not say who may call.
+    not say who may call, or say by half what is sold.
     """
     require_guard(settings)
     configure_logs(settings)
@@ -86,6 +93,10 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
         from hatespeech.serving.grpc import GrpcServer
 
         grpc_server = GrpcServer(settings, metrics, rates)
+    priced = [*priced_score_routes(settings)]
+    if OpenAI.name in settings.protocols:
+        priced += priced_openai_routes(settings)
+    shop = open_shop(settings, priced, metrics.registry)
     store = open_store(settings)
 
     @contextlib.asynccontextmanager
@@ -106,6 +117,8 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
         if grpc_server is not None:
             await grpc_server.drain()
         await jobs.close()
+        if shop is not None:
+            await shop.close()
         model.close()
         await store.close()
         await counts.close()
@@ -131,6 +144,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     app.state.rates = rates
     app.state.protocols = protocols = served_protocols(settings)
     jobs_router = job_routes(settings)
+    app.state.shop = shop
     # Documents list the routes in this order.
     app.include_router(score_routes(settings))
     app.include_router(file_routes(settings))
@@ -145,9 +159,11 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
         app.include_router(router)
     app.state.path_templates = path_templates(app)
     install_error_handlers(app)
-    install_openapi(app, settings)
+    install_openapi(app, settings, shop)
 
     # The last middleware added is the outermost.
+    if shop is not None:
+        app.add_middleware(Paywall, shop=shop)
     app.add_middleware(
         BodyLimiter,
         default=body_limit(settings.max_body_bytes, settings.all_bodies_bytes),
@@ -162,6 +178,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
             *(protocol.open_paths for protocol in protocols),
         ),
         health_port=None if settings.port_health == settings.port else settings.port_health,
+        priced=() if shop is None else shop.routes,
     )
     if settings.origins:
         app.add_middleware(

@@ -2,6 +2,7 @@
 
     ServiceError (:mod:`hatespeech.errors`)
     ├── UnauthorizedError      401  unauthorized
+    ├── PaymentRequiredError   402  payment_required
     ├── NotFoundError          404  not_found
     ├── MethodNotAllowedError  405  method_not_allowed
     ├── UnsupportedMediaError  415  unsupported_media
@@ -46,6 +47,12 @@ class UnauthorizedError(ServiceError):
     """The request has no token or a wrong one."""
 
     code = "unauthorized"
+
+
+class PaymentRequiredError(ServiceError):
+    """The request has no token, and its payment is missing or not taken."""
+
+    code = "payment_required"
 
 
 class NotFoundError(ServiceError):
@@ -98,6 +105,7 @@ EXHAUSTED: Final = frozenset(
 
 STATUSES: Final[Mapping[type[ServiceError], int]] = {
     UnauthorizedError: 401,
+    PaymentRequiredError: 402,
     NotFoundError: 404,
     MethodNotAllowedError: 405,
     TooLargeError: 413,

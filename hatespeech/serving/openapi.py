@@ -49,6 +49,7 @@ from hatespeech.serving.http_errors import (
     STATUSES,
     MethodNotAllowedError,
     NotFoundError,
+    PaymentRequiredError,
     RateLimitedError,
     UnauthorizedError,
     UnfinishedError,
@@ -62,6 +63,7 @@ from hatespeech.serving.jobs.store import (
     IN_QUEUE,
     TIMED_OUT,
 )
+from hatespeech.serving.payments.shop import Shop
 from hatespeech.serving.settings import ServerSettings
 
 TITLE: Final = "Hate-speech detection"
@@ -260,6 +262,14 @@ class PurgeReply(Open):
     status: Annotated[str, _about("As Runpod says it.", json_schema_extra={"enum": ["completed"]})]
 
 
+class PaymentTerms(Open):
+    """What calls cost callers without a token."""
+
+    routes: Annotated[list[str], _about("What is sold.")]
+    unit: Annotated[str, _about("What the price is for.")]
+    accepts: Annotated[list[dict[str, str]], _about("Ways to pay: price, minimum and who is paid.")]
+
+
 class Card(Open):
     """What this service is."""
 
@@ -272,6 +282,9 @@ class Card(Open):
         dict[str, list[str]],
         _about("The protocols of other services that are answered, and their routes."),
     ]
+    payment: Annotated[
+        PaymentTerms | None, _about("Only if calls are sold: what they cost, and how.")
+    ] = None
 
 
 class Health(Open):
@@ -427,7 +440,7 @@ def json_body(schema: dict[str, Any], examples: dict[str, Any]) -> dict[str, Any
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
-def install_openapi(app: FastAPI, settings: ServerSettings) -> None:
+def install_openapi(app: FastAPI, settings: ServerSettings, shop: Shop | None) -> None:
     """Let the application make its OpenAPI document with security schemes and JSON errors."""
 
     def openapi() -> dict[str, Any]:
@@ -454,6 +467,8 @@ def install_openapi(app: FastAPI, settings: ServerSettings) -> None:
                     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
                 }
                 schema["security"] = [{"bearer": []}, {"apiKey": []}]
+            if shop is not None:
+                _sell(schema, shop.card())
             app.openapi_schema = schema
         return app.openapi_schema
 
@@ -483,6 +498,36 @@ def _examples() -> dict[str, Any]:
     file = resources.files("hatespeech.serving").joinpath("examples.json")
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return found
+
+
+def _sell(schema: dict[str, Any], card: dict[str, Any]) -> None:
+    """Say which operations take a payment instead of a token, and what it must be."""
+    prices = "; ".join(
+        f"{way['price']} {way['currency']} by {way['protocol']} on {way['network']}, at least "
+        f"{way['minimum']}"
+        for way in card["accepts"]
+    )
+    schema["components"]["securitySchemes"]["payment"] = {
+        "type": "apiKey",
+        "in": "header",
+        "name": "PAYMENT-SIGNATURE",
+        "description": f"A payment as x402 has it. For {card['unit']}: {prices}. `robust` doubles "
+        "it, and `explain` costs it once more for each reading. Status 402 has the exact terms.",
+    }
+    reply = {
+        "description": "`payment_required`: "
+        + (PaymentRequiredError.__doc__ or "").strip().splitlines()[0],
+        "headers": {"PAYMENT-REQUIRED": {"schema": {"type": "string"}}},
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/ErrorReply"}},
+        },
+    }
+    for route in card["routes"]:
+        method, path = route.split(" ")
+        operation = schema["paths"][path][method.lower()]
+        operation["security"] = [*schema["security"], {"payment": []}]
+        operation["x-payment"] = card["accepts"]
+        operation["responses"].setdefault("402", reply)
 
 
 def _json_errors(responses: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
+from hatespeech.serving.payments.payment_settings import PaymentSettings
 from hatespeech.settings import EngineSettings, table
 
 # Shorter than this, a token can be guessed.
@@ -117,7 +118,7 @@ def _check_url(value: str | None) -> str | None:
     return value
 
 
-class ServerSettings(EngineSettings):
+class ServerSettings(PaymentSettings):
     """The settings of ``server.py``, checked."""
 
     host: Annotated[
@@ -372,7 +373,7 @@ class ServerSettings(EngineSettings):
         AfterValidator(_check_url),
         Field(
             description="URL at which clients reach this server, for Perspective's discovery "
-            "document. If unset, it is taken from the request.",
+            "document, which takes it from the request if it is unset, and for buyers.",
             json_schema_extra={"allowed": "http://… or https://…, without a query"},
         ),
     ] = None
@@ -428,10 +429,11 @@ HTTP_SETTINGS: Final = tuple(
 
 
 def tables() -> dict[str, str]:
-    """Return the Markdown tables of ``docs/settings.md``: the engine's and the server's."""
+    """Return the Markdown tables of ``docs/settings.md``: the engine's, the server's, selling."""
     return {
         "engine": table(EngineSettings),
-        "server": table(ServerSettings, skip=EngineSettings.model_fields),
+        "server": table(ServerSettings, skip=PaymentSettings.model_fields),
+        "selling": table(PaymentSettings, skip=EngineSettings.model_fields),
     }
 
 

@@ -32,6 +32,9 @@ from hatespeech.serving.compat.protocol import Protocol, Shared
 from hatespeech.serving.compat.texts import ScoredText, TextScorer, require_room, version_headers
 from hatespeech.serving.http_errors import NotFoundError, RateLimitedError, UnauthorizedError
 from hatespeech.serving.openapi import EXAMPLE_TEXT, json_body
+from hatespeech.serving.payments.prices import work_of_texts
+from hatespeech.serving.payments.rail import PaidWork
+from hatespeech.serving.payments.terms import PricedRoute
 from hatespeech.serving.settings import ServerSettings
 
 MODERATIONS: Final = "/v1/moderations"
@@ -155,6 +158,19 @@ def openai_routes(shared: Shared) -> APIRouter:
         return JSONResponse(reply, headers=version_headers(model_id, meanings.version))
 
     return router
+
+
+def priced_openai_routes(settings: ServerSettings) -> Sequence[PricedRoute]:
+    """Describe the route for buyers: OpenAI's clients take a ``fetch``, or a client of httpx."""
+
+    async def read(request: Request) -> PaidWork:
+        body = await read_any_json(request)
+        texts, _ = read_input(body.get("input"), settings)
+        return work_of_texts(texts, None, robust=settings.robust)
+
+    about = "OpenAI's moderations: hate and harassment."
+    reply = {"results": [{"flagged": False}]}
+    return [PricedRoute("POST", MODERATIONS, about, {"input": EXAMPLE_TEXT}, reply, read)]
 
 
 def check_model(name: object, served: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,6 +34,7 @@ class Caller:
     token: bytes  # b"" if the server needs none; kept in memory, never written
     name: str  # requests are counted by it
     share: str | None = None  # its name, if there are others, who must have room in the queue, too
+    pays: bool = False  # for each request, as it has no token
 
 
 def require_guard(settings: ServerSettings) -> None:
@@ -93,8 +94,11 @@ class TokenGuard:
         tokens: Sequence[str],
         open_paths: frozenset[str],
         health_port: int | None,
+        priced: Container[tuple[str, str]] = (),
     ) -> None:
+        """``priced`` holds method and path of each route that takes payments as well."""
         self._app = app
+        self._priced = priced
         self._tokens = Tokens(tokens)
         self._open_paths = open_paths
         self._health_port = health_port
@@ -121,6 +125,11 @@ class TokenGuard:
             caller = self._tokens.identify(headers, client[0] if client else "", elsewhere)
         except UnauthorizedError as error:
             presented = "authorization" in headers or "x-api-key" in headers
+            if not (presented or elsewhere) and (scope["method"], path) in self._priced:
+                name = f"address {network_of(client[0] if client else '')}"
+                scope.setdefault("state", {})["caller"] = Caller(b"", name, name, pays=True)
+                await self._app(scope, receive, send)
+                return
             error_code = ', error="invalid_token"' if presented else ""
             reply = error_response(scope, error, {"WWW-Authenticate": REALM + error_code})
             await reply(scope, receive, send)

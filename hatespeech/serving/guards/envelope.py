@@ -62,6 +62,7 @@ class Envelope:
         method = scope["method"] if scope["method"] in METHODS else "OTHER"
         if method == "HEAD":
             scope["method"] = "GET"
+            scope.setdefault("state", {})["head"] = True
         scope["path"] = scope.get("root_path", "") + route_path(scope)
         headers = Headers(scope=scope)
         protocol = protocol_of(scope).name

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from hatespeech.contract import MAX_ID_CHARS
+from hatespeech.contract import MAX_ID_CHARS, parse_request
 from hatespeech.errors import OverloadedError, TooLargeError, UnhealthyError, ValidationError
 from hatespeech.labels import THRESHOLD_NAMES
 from hatespeech.serving.guards.auth import Caller
@@ -17,6 +18,7 @@ from hatespeech.serving.openapi import (
     EXPLAIN,
     ROBUST_PARAMETER,
     SCORING,
+    SUMMARY,
     VISIBLE,
     ManyReply,
     OneReply,
@@ -24,6 +26,9 @@ from hatespeech.serving.openapi import (
     json_body,
     score_input,
 )
+from hatespeech.serving.payments.prices import work_of
+from hatespeech.serving.payments.rail import PaidWork
+from hatespeech.serving.payments.terms import PricedRoute
 from hatespeech.serving.reading import SWITCHES, read_json, read_query, read_switch, until_gone
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
@@ -32,6 +37,12 @@ EXAMPLES: Final[dict[str, Any]] = {
     "one": {"text": EXAMPLE_TEXT},
     "many": {"texts": [EXAMPLE_TEXT, "win a free phone now"]},
     "explained": {"text": EXAMPLE_TEXT, "explain": True, "thresholds": {"hate": 0.7}},
+}
+
+# Shortened: the header that holds it has little room.
+EXAMPLE_REPLY: Final[dict[str, Any]] = {
+    **{"hate": 0.01, "abusing": 0.02, "neutral": 0.96, "spam": 0.01},
+    "label": "neutral",
 }
 
 
@@ -45,6 +56,7 @@ def score_routes(settings: ServerSettings) -> APIRouter:
         await request.app.state.rates.charge(caller, body)
         work = model.score(body, wait_for_room=False, caller=caller.share)
         reply = await until_gone(request, work)
+        request.state.scored = sum(item.error is None for item in reply.items)
         return JSONResponse(reply.to_dict())
 
     @router.get(
@@ -62,7 +74,7 @@ def score_routes(settings: ServerSettings) -> APIRouter:
 
         `prompt` is an alias of `text`. To send thresholds as numbers, use `POST`.
         """
-        return await answer(request, read_score_query(request))
+        return await answer(request, await read_input(request))
 
     @router.post(
         "/score",
@@ -76,10 +88,30 @@ def score_routes(settings: ServerSettings) -> APIRouter:
 
         A text among many that cannot be scored gets its own `error`; the others get their scores.
         """
-        read_query(request, ())
-        return await answer(request, await read_json(request))
+        return await answer(request, await read_input(request))
 
     return router
+
+
+def priced_score_routes(settings: ServerSettings) -> Sequence[PricedRoute]:
+    """Describe the routes of :func:`score_routes` for buyers."""
+
+    async def read(request: Request) -> PaidWork:
+        return work_of(parse_request(await read_input(request), settings))
+
+    example = {"text": EXAMPLE_TEXT}
+    return [
+        PricedRoute(method, "/score", SUMMARY, example, EXAMPLE_REPLY, read)
+        for method in ("POST", "GET")
+    ]
+
+
+async def read_input(request: Request) -> Any:
+    """Read the contract's ``input`` from the query of a GET, else from the body."""
+    if request.method == "GET":
+        return read_score_query(request)
+    read_query(request, ())
+    return await read_json(request)
 
 
 def query_parameters(settings: ServerSettings) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from hatespeech.serving.jobs.runner import JobRunner
 from hatespeech.serving.jobs.store import StoreError
 from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.openapi import OPEN, SUMMARY, TITLE, Card, Health, errors
+from hatespeech.serving.payments.shop import Shop
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 
@@ -44,16 +45,16 @@ def service_routes(settings: ServerSettings, metrics: Metrics, version: str) -> 
         responses={200: {"model": Card}, **errors()},
     )
     async def card(request: Request) -> Response:
-        """Name, version, model, links, and which other services' protocols are answered."""
+        """Name, version, model, links, other services' protocols, and what calls cost buyers."""
         root = request.scope.get("root_path", "")
         about = {"name": TITLE, "version": version, "summary": SUMMARY}
         model: ServedModel = request.app.state.model
         served: Sequence[Protocol] = request.app.state.protocols
         protocols = {protocol.name: protocol.routes for protocol in served}
         links = {name: root + path for name, path in LINKS.items()}
-        return JSONResponse(
-            {**about, "model": model.model_id, "links": links, "protocols": protocols}
-        )
+        told = {**about, "model": model.model_id, "links": links, "protocols": protocols}
+        shop: Shop | None = request.app.state.shop
+        return JSONResponse(told if shop is None else {**told, "payment": shop.card()})
 
     @router.get(
         "/ping",
