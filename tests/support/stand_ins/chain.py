@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from typing_extensions import override
+
 from tests.support.ports import free_port, listens
 from tests.support.processes.worker import wait_until
 from tests.support.stand_ins.snet_payments import hashed
@@ -36,19 +38,15 @@ class ChainError(Exception):
     """The chain refused a request, or a contract refused a call."""
 
 
-class LocalChain:
-    """Runs anvil until the ``with`` block ends; ``url`` is what a client's configuration names.
+class Anvil:
+    """Runs anvil until the ``with`` block ends; ``url`` is what a client's configuration names."""
 
-    ``contracts`` is the folder ``resources`` of the package snet-contracts.
-    """
-
-    def __init__(self, anvil: Path, contracts: Path, folder: Path) -> None:
-        self._contracts = contracts
+    def __init__(self, anvil: Path, chain_id: int, folder: Path) -> None:
         self._accounts = folder / "anvil.json"
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._command = [
-            *(str(anvil), "--silent", "--port", str(port), "--chain-id", str(SEPOLIA)),
+            *(str(anvil), "--silent", "--port", str(port), "--chain-id", str(chain_id)),
             *("--config-out", str(self._accounts)),
         ]
         self._port = port
@@ -64,11 +62,7 @@ class LocalChain:
                 Account(checksum(address), key)
                 for address, key in zip(addresses, keys, strict=True)
             ]
-            # Of the token, the package has the code that stays after a deployment.
-            self.token = self._put_code("FetchToken")
-            self.rpc("anvil_dealERC20", self.owner.address, self.token, hex(TOKENS))
-            self.escrow = self._deploy("MultiPartyEscrow", self.token)
-            self.registry = self._deploy("Registry")
+            self.set_up()
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -82,6 +76,9 @@ class LocalChain:
     ) -> None:
         self._process.terminate()
         self._process.wait(10)
+
+    def set_up(self) -> None:
+        """Put contracts on the new chain."""
 
     def _is_ready(self) -> bool:
         """Say whether anvil takes requests and has written its accounts, which it does apart."""
@@ -123,10 +120,6 @@ class LocalChain:
         """Return how many transactions an account has sent."""
         return int(self.rpc("eth_getTransactionCount", account.address, "latest"), 16)
 
-    def tokens(self, address: str) -> int:
-        """Return how many cogs an address holds."""
-        return int.from_bytes(self.read(self.token, "balanceOf(address)", address))
-
     def _transact(self, message: dict[str, str]) -> None:
         receipt = self.rpc("eth_sendTransactionSync", message)
         if receipt["status"] != "0x1":
@@ -137,6 +130,29 @@ class LocalChain:
     ) -> dict[str, str]:
         data = hashed(signature.encode())[:4] + encode(*values)
         return {"from": sender or self.owner.address, "to": contract, "data": f"0x{data.hex()}"}
+
+
+class LocalChain(Anvil):
+    """A chain with SingularityNET's contracts.
+
+    ``contracts`` is the folder ``resources`` of the package snet-contracts.
+    """
+
+    def __init__(self, anvil: Path, contracts: Path, folder: Path) -> None:
+        super().__init__(anvil, SEPOLIA, folder)
+        self._contracts = contracts
+
+    @override
+    def set_up(self) -> None:
+        # Of the token, the package has the code that stays after a deployment.
+        self.token = self._put_code("FetchToken")
+        self.rpc("anvil_dealERC20", self.owner.address, self.token, hex(TOKENS))
+        self.escrow = self._deploy("MultiPartyEscrow", self.token)
+        self.registry = self._deploy("Registry")
+
+    def tokens(self, address: str) -> int:
+        """Return how many cogs an address holds."""
+        return int.from_bytes(self.read(self.token, "balanceOf(address)", address))
 
     def _put_code(self, name: str, *values: Any) -> str:
         """Put the package's code of a contract, and values behind it, at its published address."""
