@@ -36,7 +36,7 @@ class Here(TaskEngine):
     """Does one task after the other; what it has done is in ``done``."""
 
     def __init__(self, predictor: Predictor, most: int | None = None) -> None:
-        self.engine = LocalEngine(predictor, SETTINGS, 0)
+        self.engine = LocalEngine(predictor, SETTINGS)
         self.done: list[tuple[FileTask, Any]] = []
         self._predictor = predictor
         self._most = most
@@ -103,7 +103,7 @@ def by_file(engine: Here, out: str = "by_file", **other: Any) -> Outcome | None:
 
 def by_rows(predictor: Predictor, out: str = "by_rows", **other: Any) -> Outcome | None:
     plan = make_plan(options(out, **other), SETTINGS)
-    return run(plan, lambda: LocalEngine(predictor, SETTINGS, 0))
+    return run(plan, lambda: LocalEngine(predictor, SETTINGS))
 
 
 def content(folder: str) -> dict[str, bytes]:

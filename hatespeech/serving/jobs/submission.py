@@ -70,6 +70,8 @@ def _read_seconds(policy: Mapping[str, Any], name: str) -> float | None:
     value = policy.get(name)
     if value is None:
         return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # to JSON they are one number
     if type(value) is not int or not 1 <= value <= MAX_MS:
         raise ValidationError(
             f"must be a whole number of milliseconds from 1 to {MAX_MS}", field=f"policy.{name}"
