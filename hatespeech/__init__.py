@@ -15,6 +15,7 @@ The rooms, from the ground up; nothing imports what stands below it in this list
     settings, contract, logs   what can be set, what callers send and get back, the log
     journal                    files that lines are only appended to
     named_thresholds           a file of thresholds that someone chose for a checkpoint
+    pages/                     the frame and the charts of the pages that commands write
     text/                      a raw tweet to the text that BERTweet was trained on
     model/                     the network, its packed batches, the checkpoint folder
     formats/                   files of texts: a reader and a writer for each format

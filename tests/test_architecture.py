@@ -32,7 +32,7 @@ FLOORS: Final = [
     },
     {"journal", "named_thresholds", "settings"},
     {"contract", "logs"},
-    {"text"},
+    {"pages", "text"},
     {"model"},
     {"engine", "formats", "telemetry"},
     {"bulk", "fetching", "library", "serving", "worker"},

@@ -9,7 +9,10 @@
     score_files.py   the scored chunks, files in OUT.partial/scores
     output.py        writes rows and scores side by side
     statistics.py    counts and examples, for the summary and the report
+    written_rows.py  the rows of an output for the statistics, read again from OUT
     report.py        the HTML page of --report
+    finished_page.py    the page of an output that is there
+    report_command.py   the command line of hatespeech report
     engines/         what scores the chunks: this machine, Ray or Runpod
 
 A run cuts its input into chunks of a fixed number of rows (messages call them parts) and keeps the

@@ -220,7 +220,8 @@ class _Files:
     scored: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self.statistics = Statistics(keep_texts=self.plan.options.include_text)
+        options = self.plan.options
+        self.statistics = Statistics(options.report_columns, options.include_text)
         self._ahead = self._first_steps()
         self._next: deque[FileTask] = deque()  # of files that have been cut
         self._pieces: dict[int, dict[int, list[int] | None]] = {}  # their chunks, by file

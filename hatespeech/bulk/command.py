@@ -16,6 +16,7 @@ from typing import Any, Final
 from hatespeech.bulk import RunError
 from hatespeech.bulk.by_file import run_by_file
 from hatespeech.bulk.engines.base import EngineError
+from hatespeech.bulk.finished_page import add_page_options, columns_of, make_page
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import RunOptions, make_plan, receipt_of
 from hatespeech.bulk.run import Outcome, run
@@ -98,11 +99,7 @@ def scoring_parser(prog: str) -> argparse.ArgumentParser:
         help="put P before the names of the new columns, in case IN has columns of those names",
     )
     add("--report", metavar="FILE.html", help="also write a page of statistics about the scores")
-    add(
-        "--include-text",
-        action="store_true",
-        help="show the texts of the report's examples, not only their row numbers",
-    )
+    add_page_options(parser)
     add(
         "--robust",
         action="store_true",
@@ -177,6 +174,7 @@ def plan_and_run(arguments: argparse.Namespace, settings: EngineSettings) -> int
         arguments.prefix,
         arguments.report,
         arguments.include_text,
+        columns_of(arguments),
     )
     plan = make_plan(options, settings)
     if plan.skipped:
@@ -199,7 +197,9 @@ def plan_and_run(arguments: argparse.Namespace, settings: EngineSettings) -> int
         )
     if outcome is None:
         if options.report and not Place.of(options.report).exists():
-            raise RunError(f"{plan.out}: is complete, without a report; remove it to score again")
+            columns, texts = options.report_columns, options.include_text
+            make_page(options.out, options.report, columns, texts, None, settings)
+            say(f"wrote {options.report}")
         model = (receipt_of(plan) or {}).get("model")
         by = f", scored by {model}" if model else ""  # an input without rows has no model
         say(f"{plan.out} is complete{by}; remove it to score again")

@@ -10,7 +10,8 @@ from hatespeech.bars import progress_bar
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import Output, Plan, changed
 from hatespeech.bulk.score_files import ScoreReader
-from hatespeech.bulk.statistics import Statistics
+from hatespeech.bulk.statistics import ScoredBlock, Statistics
+from hatespeech.bulk.written_rows import texts_in
 from hatespeech.formats.choice import WRITERS
 from hatespeech.formats.compression import packed
 from hatespeech.formats.conversion import Conversion
@@ -29,13 +30,15 @@ def write_outputs(
     ``rows`` is the number of rows of each input. Raises :class:`RunError` if an input now has
     another number, or other texts than those that were scored.
     """
-    statistics = Statistics(keep_texts=plan.options.include_text)
+    columns = plan.options.report_columns
+    statistics = Statistics(columns, plan.options.include_text)
     folder.remove()
     counts = iter(rows)
     with progress_bar("writing", sum(rows), "rows") as shown:
         for output, conversion in zip(plan.outputs, conversions, strict=True):
             place = folder / (output.name or plan.out.name)
             Place(place.fs, place.path.rpartition("/")[0]).make_folder()
+            file = statistics.of_next_file()
             with writing(plan, output, place, conversion.head) as writer:
                 for source, table in zip(output.inputs, conversion.tables, strict=True):
                     first = 1
@@ -44,11 +47,14 @@ def write_outputs(
                         converted = conversion.block(table, block, first)
                         with place.named_in_errors():
                             writer.write(converted, scores)
-                        statistics.add(source.name, first, block.texts, scores)
+                        found = texts_in(conversion.head, converted.rows, columns.names)
+                        number = file.rows + 1  # in the output, which may have several inputs
+                        file.add(ScoredBlock(output.name, number, scores, block.texts, found))
                         first += len(block.texts)
                         shown.update(len(block.texts))
                     if first - 1 != next(counts):
                         raise changed(plan, source)
+            statistics.merge(file)
     return statistics
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from hatespeech.bulk import RunError
 from hatespeech.bulk.places import PARTIAL, RECEIPT, Input, Place, find_inputs
+from hatespeech.bulk.statistics import NO_COLUMNS, Columns
 from hatespeech.formats.choice import READERS
 from hatespeech.formats.conversion import Conversion
 from hatespeech.formats.interface import Reader, ReadLimits
@@ -35,6 +36,7 @@ class RunOptions:
     prefix: str
     report: str | None
     include_text: bool
+    report_columns: Columns = NO_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Plan:
     inputs: list[Input]
     skipped: list[str]  # names in IN of unknown formats
     fixed: Mapping[str, Any]  # options and settings that a resumed run must be given again
+    settings: EngineSettings
     folder: Place | None = None  # of a plan that is a part of a run: its own folder in OUT.partial
 
     @property
@@ -119,27 +122,36 @@ def make_plan(options: RunOptions, settings: EngineSettings) -> Plan:
         "ON_UNREAD": settings.on_unread,
         "--robust": settings.robust,
     }
-    plan = Plan(options, out, outputs, inputs, found.skipped, fixed)
+    plan = Plan(options, out, outputs, inputs, found.skipped, fixed, settings)
     _require_report_fits(plan)
     return plan
 
 
 def _require_report_fits(plan: Plan) -> None:
     """Raise :class:`RunError` if the report could not be written to its place."""
-    name = plan.options.report
-    if name is None:
-        if plan.options.include_text:
-            raise RunError("--include-text: needs --report")
-        return
+    options = plan.options
+    asked = {
+        "--include-text": options.include_text,
+        "--id-column": options.report_columns.id is not None,
+        "--group-by": bool(options.report_columns.groups),
+    }
+    if options.report is not None:
+        require_page_fits("--report", options.report, plan.out)
+    elif alone := next((option for option, given in asked.items() if given), None):
+        raise RunError(f"{alone}: needs --report")
+
+
+def require_page_fits(option: str, name: str, out: Place) -> None:
+    """Raise :class:`RunError` if a page about OUT could not be written to a place."""
     report, folder = Place.of(name), Place.of(name.rpartition("/")[0] or ".")
     if not name.lower().endswith(".html"):
-        raise RunError(f"--report {name}: its name must end in .html")
+        raise RunError(f"{option} {name}: its name must end in .html")
     if report.fs.isdir(report.path):
-        raise RunError(f"--report {name}: is a folder")
-    if _is_below(report, plan.out) or _is_below(report, plan.partial):
-        raise RunError(f"--report {name}: must be outside OUT")
+        raise RunError(f"{option} {name}: is a folder")
+    if _is_below(report, out) or _is_below(report, out.beside(PARTIAL)):
+        raise RunError(f"{option} {name}: must be outside OUT")
     if folder.is_local and not folder.fs.isdir(folder.path):
-        raise RunError(f"--report {name}: there is no such folder")
+        raise RunError(f"{option} {name}: there is no such folder")
 
 
 def _is_below(place: Place, folder: Place) -> bool:

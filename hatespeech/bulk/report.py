@@ -1,181 +1,347 @@
-"""One self-contained page about the scores of a run.
+"""The page of ``--report`` and ``hatespeech report``: what a run's scores say.
 
-It has no script, loads nothing from the network, and shows texts only with --include-text.
+It shows texts only with ``--include-text``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
+from typing import Any
 
-from hatespeech.bulk.statistics import BINS, SHOWN_CHARS, Example, Statistics
+from hatespeech.bulk.statistics import (
+    ERROR,
+    EXAMPLES,
+    GROUPS,
+    NAME_CHARS,
+    SHOWN_CHARS,
+    STEPS,
+    Example,
+    GroupCounts,
+    Statistics,
+)
 from hatespeech.labels import FLAGS, LABELS
+from hatespeech.model.identity import find_thresholds
+from hatespeech.pages.charts import SCALES, Mark, curve, histogram
+from hatespeech.pages.frame import LABEL_COLOURS, Column, Html, document, note, shown, table
+from hatespeech.paths import EMBEDDED, PUBLISHED
+from hatespeech.settings import EngineSettings
 
-WIDTH, HEIGHT, AXIS = 400, 120, 20
-
-STYLE = """
-:root { color-scheme: light dark; --back: #fff; --ink: #1b1f24; --soft: #59636e; --line: #d5dae0;
-  --bar: #2f6fbe; }
-@media (prefers-color-scheme: dark) {
-  :root { --back: #14171b; --ink: #e6e9ed; --soft: #9aa4af; --line: #333a42; --bar: #6aa5ea; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 60rem; padding: 1rem; background: var(--back); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; margin: 0 0 .5rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
-h3 { font-size: 1rem; margin: 0; } p { margin: .25rem 0; } .soft { color: var(--soft); }
-.grid { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); }
-svg { width: 100%; height: auto; display: block; } rect { fill: var(--bar); }
-path { stroke: var(--line); fill: none; } text { fill: var(--soft); font-size: 12px; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line);
-  vertical-align: top; }
-th { color: var(--soft); font-weight: 500; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.share { min-width: 6rem; width: 40%; } .share div { background: var(--bar); height: .8rem;
-  margin-top: .35rem; min-width: 1px; }
-.text { min-width: 16rem; overflow-wrap: anywhere; white-space: pre-wrap; }
-"""
+# toxic is no label, and has the colour of the text.
+STYLE = f"{LABEL_COLOURS}[data-label='toxic'] {{ --label: var(--ink); }}\n"
+BARS = 40  # of a histogram
+CURVE_STEPS = 200
+TABLE_THRESHOLDS = [tenth / 10 for tenth in range(1, 10)]
+SHOWN_GROUPS = 50
+SHOWN_INPUTS = 10
 
 
-def render(statistics: Statistics, model: str | None, out: str, files: int) -> str:
-    """Return the page as HTML; ``files`` is the number of inputs."""
-    scored = statistics.rows - statistics.errors.total()
-    title = f"Scores of {escape(out)}"
-    several = f" in {files:,} files" if files > 1 else ""
-    by = f" by {escape(model)}" if model else ""
-    windows = f" {statistics.long_texts:,} were read in several windows." * bool(
-        statistics.long_texts
+@dataclass(frozen=True)
+class Origin:
+    """Where scores come from, as far as it is known."""
+
+    inputs: Sequence[str]  # names
+    model: str | None
+    embedded: bool  # the model is the one for trying
+    thresholds: Mapping[str, Mapping[str, float]]  # recommended: name -> flag -> number
+    settings: Mapping[str, Any]
+    finished: str | None  # UTC, in ISO 8601
+    scored: int | None  # rows scored by the process that finished, not by earlier ones
+    seconds: float | None  # spent on them
+
+
+def origin_of(receipt: Mapping[str, Any], settings: EngineSettings) -> Origin:
+    """Return what OUT.run.json says; one of an earlier version says less."""
+    run = receipt["run"]
+    model = receipt.get("model")
+    told = {**described(model, settings), **receipt}
+    return Origin(
+        [name for name, *_ in run["inputs"]],
+        model,
+        told["embedded"],
+        told["recommended"],
+        {name: value for name, value in run.items() if name not in ("format", "inputs")},
+        receipt.get("finished"),
+        receipt.get("scored"),
+        receipt.get("seconds"),
     )
-    histograms = "\n".join(
-        f"<figure style='margin:0'><h3>{name}</h3>{histogram(name, counts)}</figure>"
-        for name, counts in zip(FLAGS, statistics.bins, strict=True)
-    )
-    errors = (
-        bars("error", statistics.errors, statistics.rows)
-        if statistics.errors
-        else "<p>Every row was scored.</p>"
-    )
-    warnings = (
-        bars("warning", statistics.warnings, scored)
-        if statistics.warnings
-        else "<p>The model can read every row that was scored.</p>"
-    )
-    body = f"""\
-<h1>{title}</h1>
-<p>{statistics.rows:,} rows{several}, {scored:,} of them scored{by}.{windows}</p>
-<p class="soft">Scores are the model's opinion, learnt from people's labels: the probability of a
-label, not a degree of harm.</p>
-<h2>Labels</h2>
-{bars("label", {label: statistics.labels[label] for label in LABELS}, scored)}
-<h2>Distribution of each score</h2>
-<p class="soft">Number of rows by score, from 0 to 1, in {BINS} steps. The height is logarithmic, so
-that small counts stay visible beside large ones. Toxic is the sum of hate and abusing.</p>
-<div class="grid">
-{histograms}
-</div>
-<h2>Warnings</h2>
-<p class="soft">Rows whose scores may mean nothing. <b>unread</b>: at least half of the letters are
-unknown to the model. <b>language</b>: the text is in none of the languages it was trained on.</p>
-{warnings}
-<h2>Errors</h2>
-{errors}
-<h2>Most certain</h2>
-{examples(statistics.most_certain, statistics.keep_texts, files > 1)}
-<h2>Least certain</h2>
-{examples(statistics.least_certain, statistics.keep_texts, files > 1)}"""
-    return document(title, body)
 
 
-def document(title: str, body: str) -> str:
-    """Return a page of its own: it has no script and may load nothing. ``title`` is HTML."""
-    return f"""\
-<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="robots" content="noindex">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+def described(model: str | None, settings: EngineSettings) -> dict[str, Any]:
+    """Return what the folders of this machine say about a model, for the receipt."""
+    folders = [settings.model_dir] if settings.model_dir else []
+    folders += [PUBLISHED, EMBEDDED]
+    return {
+        "embedded": model is not None and find_thresholds(model, [EMBEDDED]) is not None,
+        "recommended": (find_thresholds(model, folders) if model else None) or {},
+    }
 
 
-def histogram(name: str, counts: Sequence[int]) -> str:
-    """Return the distribution of one score as SVG."""
-    most = max(counts)
-    top = math.log1p(most) or 1.0
-    step = WIDTH / len(counts)
-    drawn = []
-    for index, count in enumerate(counts):
-        if count:
-            height = max(2.0, HEIGHT * math.log1p(count) / top)
-            span = f"{index / len(counts):.3f} to {(index + 1) / len(counts):.3f}"
-            drawn.append(
-                f'<rect x="{index * step + 0.5:.1f}" y="{HEIGHT - height + AXIS:.1f}" '
-                f'width="{step - 1:.1f}" height="{height:.1f}">'
-                f"<title>{span}: {count:,} rows</title></rect>"
-            )
-    base = HEIGHT + AXIS
-    ticks = "".join(
-        f'<text x="{x}" y="{base + 15}" text-anchor="{anchor}">{value}</text>'
-        for x, value, anchor in ((0, "0", "start"), (200, "0.5", "middle"), (400, "1", "end"))
+def render(statistics: Statistics, origin: Origin | None, out: str) -> str:
+    """Return the page as HTML; ``out`` is the output's name, ``None`` stands for unknown."""
+    title = f"Scores of {out}"
+    body = "\n".join(_sections(statistics, origin))
+    return document(title, f"<h1>{shown(title)}</h1>\n{body}", STYLE)
+
+
+def _sections(statistics: Statistics, origin: Origin | None) -> Iterator[str]:
+    yield _counted(statistics)
+    yield from _header(origin)
+    yield "<h2>Labels</h2>"
+    counts = {str(label): statistics.labels[label] for label in LABELS}
+    yield _bars("label", counts, statistics.scored, "Rows by label, the highest of the four scores")
+    yield from _distributions(statistics)
+    yield from _curves(statistics, origin.thresholds if origin else {})
+    for name, groups in statistics.groups.items():
+        yield from _groups(name, groups)
+    yield from _problems(statistics)
+    yield from _examples(statistics)
+
+
+def _counted(statistics: Statistics) -> str:
+    windows = (
+        f" {statistics.long_texts:,} were read in several windows." if statistics.long_texts else ""
     )
     return (
-        f'<svg viewBox="0 0 {WIDTH} {base + AXIS}" role="img" '
-        f'aria-label="Distribution of {name}: at most {most:,} rows in a step">'
-        f'<text x="0" y="12">{most:,} rows</text><path d="M0 {AXIS}H{WIDTH}M0 {base}H{WIDTH}"/>'
-        f"{''.join(drawn)}{ticks}</svg>"
+        f"<p>{statistics.rows:,} rows, {statistics.scored:,} of them scored.{windows}</p>\n"
+        + note(
+            "Scores are the model's opinion, learnt from people's labels: the probability of a "
+            "label, not a degree of harm."
+        )
     )
 
 
-def bars(name: str, counts: Mapping[str, int], whole: int) -> str:
+def _header(origin: Origin | None) -> Iterator[str]:
+    if origin is None:
+        yield note("Inputs, model and settings are not known: OUT.run.json is not beside OUT.")
+        return
+    if origin.embedded:
+        yield (
+            "<p class='warning' role='note'><b>For trying only.</b> This model is the small one "
+            "that comes with the package. It is for trying and testing, not for moderating.</p>"
+        )
+    names = [str(shown(name)) for name in origin.inputs[:SHOWN_INPUTS]]
+    if len(origin.inputs) > SHOWN_INPUTS:
+        names.append(f"and {len(origin.inputs) - SHOWN_INPUTS:,} more")
+    lines = {
+        "inputs": f"{len(origin.inputs):,}: {', '.join(names)}",
+        "model": escape(origin.model) if origin.model else "none: there were no rows",
+        "finished": _time(origin.finished),
+        "duration": _duration(origin),
+        "settings": ", ".join(
+            f"{shown(name)} {_setting(value)}"
+            for name, value in origin.settings.items()
+            if value not in ("", None)
+        ),
+    }
+    listed = "".join(f"<dt>{name}</dt><dd>{line}</dd>" for name, line in lines.items())
+    yield f"<dl>{listed}</dl>"
+
+
+def _time(finished: str | None) -> str:
+    if finished is None:
+        return "not known"
+    return (
+        f"<time datetime='{escape(finished)}'>{escape(finished[:16].replace('T', ' '))} UTC</time>"
+    )
+
+
+def _duration(origin: Origin) -> str:
+    if origin.scored is None or origin.seconds is None:
+        return "not known"
+    if not origin.scored:
+        return "an earlier process scored all rows"
+    seconds = origin.seconds
+    if seconds < 60:
+        spent = f"{seconds:.1f} s"
+    else:
+        minutes = round(seconds / 60)
+        spent = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+    return f"{spent} for the {origin.scored:,} rows that the last process scored"
+
+
+def _setting(value: Any) -> Html:
+    return Html("on" if value else "off") if isinstance(value, bool) else shown(value)
+
+
+def _name(flag: str) -> str:
+    """Return the heading of a flag, in its colour."""
+    return f"<h3 class='name' data-label='{flag}'>{flag}</h3>"
+
+
+def _distributions(statistics: Statistics) -> Iterator[str]:
+    yield "<h2>Distribution of each score</h2>"
+    yield note(
+        f"Number of rows by score, in {BARS} steps. A logarithmic scale shows small counts beside "
+        "large ones. Toxic is the sum of hate and abusing."
+    )
+    for flag, bins in zip(FLAGS, statistics.bins, strict=True):
+        counts = bins[:STEPS].reshape(BARS, -1).sum(axis=1)
+        counts[-1] += bins[STEPS]
+        title = f"Rows by their score of {flag}"
+        yield _name(flag)
+        yield _figures(flag, [histogram(title, counts.tolist(), scale) for scale in SCALES])
+
+
+def _figures(flag: str, drawings: Sequence[Html]) -> str:
+    """Return a drawing on each scale, side by side where there is room."""
+    figures = "".join(
+        f"<figure>{drawing}<figcaption>{scale} scale</figcaption></figure>"
+        for drawing, scale in zip(drawings, SCALES, strict=True)
+    )
+    return f"<div class='grid' data-label='{flag}'>{figures}</div>"
+
+
+def _curves(statistics: Statistics, thresholds: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    yield "<h2>Share flagged by threshold</h2>"
+    said = (
+        "The vertical lines are the thresholds that the model recommends."
+        if thresholds
+        else "No thresholds are known that the model recommends."
+    )
+    yield note(f"A row is flagged if its score reaches the threshold. {said}")
+    scored = max(1, statistics.scored)
+    shares = {str(flag): statistics.flagged(flag) / scored for flag in FLAGS}
+    marks = [
+        (flag, Mark(name, least, float(shares[flag][_step(least)])))
+        for name, numbers in thresholds.items()
+        for flag, least in numbers.items()
+    ]
+    for flag in shares:
+        own = [mark for marked, mark in marks if marked == flag]
+        points = shares[flag][:: STEPS // CURVE_STEPS].tolist()
+        title = f"Share of rows flagged as {flag} by threshold"
+        yield _name(flag)
+        yield _figures(flag, [curve(title, points, own, scale) for scale in SCALES])
+    if marks:
+        yield table(
+            [Column("thresholds"), Column("flag"), *_numbers("threshold", "rows", "share")],
+            [
+                [mark.name, flag, f"{mark.x:g}", f"{mark.share * scored:,.0f}", f"{mark.share:.2%}"]
+                for flag, mark in marks
+            ],
+            "Rows flagged by the recommended thresholds",
+        )
+    yield table(
+        [Column("flag"), *_numbers(*(f"{each:g}" for each in TABLE_THRESHOLDS))],
+        [
+            [flag, *(f"{share[_step(each)]:.2%}" for each in TABLE_THRESHOLDS)]
+            for flag, share in shares.items()
+        ],
+        "Share flagged by other thresholds",
+    )
+
+
+def _step(threshold: float) -> int:
+    """Return the place of a threshold among the steps; one between two counts as the upper."""
+    return math.ceil(round(threshold * STEPS, 6))
+
+
+def _numbers(*names: str) -> list[Column]:
+    return [Column(name, "number") for name in names]
+
+
+def _groups(name: str, groups: GroupCounts) -> Iterator[str]:
+    yield f"<h2>By {shown(name)}</h2>"
+    ranked = sorted(groups.values.items(), key=lambda item: (-item[1].total(), item[0]))
+    if len(groups.values) == GROUPS and groups.others:
+        yield note(
+            f"The column has more than {GROUPS:,} values. Those after the first {GROUPS:,} are "
+            "counted together."
+        )
+    rows = [
+        (_cut(value, NAME_CHARS) or "(empty)", counts) for value, counts in ranked[:SHOWN_GROUPS]
+    ]
+    rest = groups.others.copy()
+    for _, counts in ranked[SHOWN_GROUPS:]:
+        rest.update(counts)
+    if rest:
+        rows.append(("all other values", rest))
+    lines = []
+    for value, counts in rows:
+        scored = counts.total() - counts[ERROR]
+        shares = [f"{counts[label] / scored:.1%}" if scored else "–" for label in LABELS]
+        lines.append([value, f"{counts.total():,}", *shares, f"{counts[ERROR]:,}"])
+    yield table(
+        [Column(name, "word"), *_numbers("rows", *LABELS, "errors")],
+        lines,
+        f"Rows by value, the {SHOWN_GROUPS} most frequent ones, and the share of each label among "
+        "the scored rows",
+    )
+
+
+def _problems(statistics: Statistics) -> Iterator[str]:
+    yield "<h2>Warnings</h2>"
+    yield note(
+        "Rows whose scores may mean nothing. <b>unread</b>: at least half of the letters are "
+        "unknown to the model. <b>language</b>: the text is in none of the languages it was "
+        "trained on."
+    )
+    if statistics.warnings:
+        counts = dict(sorted(statistics.warnings.items()))
+        yield _bars("warning", counts, statistics.scored, "Scored rows by warning")
+    else:
+        yield "<p>The model can read every row that was scored.</p>"
+    yield "<h2>Errors</h2>"
+    if statistics.errors:
+        counts = dict(sorted(statistics.errors.items()))
+        yield _bars("error", counts, statistics.rows, "Rows without scores by error")
+    else:
+        yield "<p>Every row was scored.</p>"
+
+
+def _bars(name: str, counts: Mapping[str, int], whole: int, caption: str) -> str:
     """Return a table of counts, each with its share of ``whole``."""
     rows = []
     for key, count in counts.items():
         share = count / whole if whole else 0.0
-        rows.append(
-            f"<tr><td>{escape(key)}</td><td class='number'>{count:,}</td>"
-            f"<td class='number'>{share:.2%}</td>"
-            f"<td class='share'><div style='width:{share:.2%}'></div></td></tr>"
-        )
-    return (
-        f"<div class='wide'><table><thead><tr><th>{name}</th><th class='number'>rows</th>"
-        f"<th class='number'>share</th><th></th></tr></thead><tbody>{''.join(rows)}</tbody>"
-        "</table></div>"
-    )
+        colour = f" data-label='{key}'" if key in FLAGS else ""
+        bar = Html(f"<div{colour} style='width:{share:.2%}' aria-hidden='true'></div>")
+        rows.append([key, f"{count:,}", f"{share:.2%}", bar])
+    return table([Column(name), *_numbers("rows", "share"), Column("", "share")], rows, caption)
 
 
-def examples(found: Sequence[Example], with_text: bool, with_file: bool) -> str:
+def _examples(statistics: Statistics) -> Iterator[str]:
+    yield "<h2>Highest in each score</h2>"
+    yield note(f"Up to {EXAMPLES} rows each. Of copies of a text only the first is shown.")
+    columns = statistics.columns.id, statistics.keep_texts
+    for place, (flag, ranking) in enumerate(statistics.highest.items()):
+        yield _name(flag)
+        found = ranking.examples
+        yield _rows(found, [(flag, place)], f"Rows highest in {flag}", *columns)
+    yield "<h2>Least certain</h2>"
+    yield note("Rows whose highest score is lowest: look at them first.")
+    found = statistics.least_certain.examples
+    scores = [(label, place) for place, label in enumerate(LABELS)]
+    yield _rows(found, scores, "Rows of which the model is least certain", *columns)
+
+
+def _rows(
+    found: Sequence[Example],
+    scores: Sequence[tuple[str, int]],  # to show, each with its place among FLAGS
+    caption: str,
+    id_column: str | None,
+    with_text: bool,
+) -> str:
     """Return a table of example rows."""
     if not found:
         return "<p>None.</p>"
-    head = ["file"] * with_file + ["row", "label", *FLAGS] + ["text"] * with_text
-    numeric = {"row", *FLAGS}
-    heads = "".join(
-        f"<th class='number'>{name}</th>" if name in numeric else f"<th>{name}</th>"
-        for name in head
-    )
+    with_file = any(example.file for example in found)
+    columns = [Column("file", "word")] * with_file + [Column("row", "number")]
+    columns += [Column(id_column, "word")] if id_column is not None else []
+    columns += [*_numbers(*(name for name, _ in scores)), Column("label")]
     rows = []
     for example in found:
-        cells = [f"<td>{escape(example.file)}</td>"] * with_file
-        cells += [f"<td class='number'>{example.row:,}</td>", f"<td>{example.label}</td>"]
-        cells += [f"<td class='number'>{score:.4f}</td>" for score in example.scores]
-        if with_text:
-            text = example.text or ""
-            shown = text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"
-            # UTF-8 can't hold a lone surrogate: it becomes a question mark.
-            readable = shown.encode(errors="replace").decode()
-            cells.append(f"<td class='text'>{escape(readable)}</td>")
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    return (
-        f"<div class='wide'><table><thead><tr>{heads}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
+        cells = [example.file] * with_file + [f"{example.row:,}"]
+        cells += [_cut(example.id or "", NAME_CHARS)] if id_column is not None else []
+        cells += [f"{example.scores[place]:.4f}" for _, place in scores] + [example.label]
+        rows.append(cells)
+    texts = [_cut(example.text or "", SHOWN_CHARS) for example in found] if with_text else None
+    below = ", each with its text below" if with_text else ""
+    return table(columns, rows, f"{caption}{below}", texts)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from hatespeech.bars import progress_bar
@@ -28,9 +29,10 @@ from hatespeech.bulk.plan import (
     require_free,
     require_unchanged,
 )
-from hatespeech.bulk.report import render
+from hatespeech.bulk.report import described, origin_of, render
 from hatespeech.bulk.score_files import ScoreFiles, ScoreReader, hash_of, require_model
 from hatespeech.bulk.statistics import Statistics
+from hatespeech.bulk.written_rows import require_columns
 from hatespeech.formats.conversion import Conversion
 from hatespeech.formats.foreign_parquet import ParquetVerifier
 from hatespeech.formats.interface import Piece, Reader, ReadLimits
@@ -78,6 +80,9 @@ def carry_out(
     if finished and not plan.partial.exists():
         return None
     require_free(plan)
+    if plan.options.report_columns.names:
+        for table in map(plan.table, plan.inputs):
+            require_columns(table.head(), plan.options.report_columns, table.error)
     # If the last run was killed while deleting OUT.partial, all is scored; no engine is needed.
     if not finished and not (plan.partial / "run.json").exists():
         check_engine()
@@ -86,14 +91,20 @@ def carry_out(
             finish(plan)
             return None
         outcome = score()
+        receipt = {
+            "run": plan.fingerprint(),
+            "model": outcome.model,
+            **described(outcome.model, plan.settings),
+            "finished": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            "scored": outcome.scored,
+            "seconds": round(outcome.seconds, 3),
+            **outcome.statistics.counts(),
+        }
         if plan.options.report is not None:
-            page = render(outcome.statistics, outcome.model, plan.out.name, len(plan.inputs))
-            # A file's name need not be UTF-8.
-            Place.of(plan.options.report).write(page.encode(errors="replace"))
+            page = render(outcome.statistics, origin_of(receipt, plan.settings), plan.out.name)
+            Place.of(plan.options.report).write(page.encode())
         if plan.out.exists():
             raise appeared(plan)
-        counts = outcome.statistics.counts()
-        receipt = {"run": plan.fingerprint(), "model": outcome.model, **counts}
         plan.receipt.write(json.dumps(receipt, indent=1).encode())
         finish(plan)
     return outcome

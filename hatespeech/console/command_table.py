@@ -1,4 +1,4 @@
-"""The commands of ``hatespeech``: each is what a script of the checkout does.
+"""The commands of ``hatespeech``: each but ``report`` is what a script of the checkout does.
 
 A command has the script's arguments and exit codes.
 """
@@ -31,6 +31,11 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "score files: each row goes out with its scores beside it",
         "hatespeech.bulk.command:main",
         "hatespeech.bulk.command:scoring_parser",
+    ),
+    "report": Command(
+        "make a page about the scores of files that are scored",
+        "hatespeech.bulk.report_command:main",
+        "hatespeech.bulk.report_command:report_parser",
     ),
     "serve": Command(
         "serve over HTTP",

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
-from hatespeech.bulk.report import document
 from hatespeech.evaluation.agreement import Agreement
 from hatespeech.evaluation.choices import Choice, Wish
-from hatespeech.evaluation.comparison import Comparison, comparison_lines
+from hatespeech.evaluation.comparison import Comparison, Disagreement, comparison_lines
 from hatespeech.evaluation.groups import Gap
 from hatespeech.evaluation.intervals import Estimate
 from hatespeech.evaluation.results import Confusion, Figures, WrongRow
 from hatespeech.evaluation.swap import SwapResult
 from hatespeech.labels import LABELS
+from hatespeech.pages import frame
+from hatespeech.pages.frame import Column, Html, document, note, shown
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Findings:
 
 def render(found: Findings) -> str:
     """Return the page as HTML."""
-    title = f"Evaluation on {escape(found.source)}"
-    return document(title, f"<h1>{title}</h1>\n" + "\n".join(_sections(found)))
+    title = f"Evaluation on {found.source}"
+    return document(title, f"<h1>{shown(title)}</h1>\n" + "\n".join(_sections(found)))
 
 
 def _sections(found: Findings) -> Iterator[str]:
@@ -67,7 +67,7 @@ def _sections(found: Findings) -> Iterator[str]:
         yield from _swap(found.swap)
     if found.figures is not None:
         yield "<h2>Most wrong</h2>"
-        yield _note(
+        yield note(
             "Rows to whose label the model gives the least. Look at them first: some labels are "
             "wrong."
         )
@@ -76,7 +76,7 @@ def _sections(found: Findings) -> Iterator[str]:
 
 def _labels(figures: Figures) -> Iterator[str]:
     yield "<h2>Labels</h2>"
-    yield _note(
+    yield note(
         "Precision: of the texts that the model calls so, the share that is. Recall: of the texts "
         "that are, the share that it calls so. Brackets hold the interval of 95 %. Area is that "
         "under the precision–recall curve."
@@ -96,13 +96,13 @@ def _labels(figures: Figures) -> Iterator[str]:
         ],
     )
     yield "<h2>Confusion</h2>"
-    yield _note("A row holds the texts of one label; the columns are what the model calls them.")
+    yield note("A row holds the texts of one label; the columns are what the model calls them.")
     yield confusion(figures.confusion)
 
 
 def _curves(figures: Figures, pictures: Mapping[str, str]) -> Iterator[str]:
     yield "<h2>Curves</h2>"
-    yield _note(
+    yield note(
         "First, precision over recall as the threshold falls. Then, how often the model is right "
         "at each confidence: on the dotted line its probabilities are what they say. Before "
         "and after: a calibration that was fitted on one half and is shown on the other."
@@ -113,14 +113,14 @@ def _curves(figures: Figures, pictures: Mapping[str, str]) -> Iterator[str]:
 
 
 def _head(found: Findings) -> str:
-    by = f" by {escape(found.model)}" if found.model else ""
+    by = f" by {shown(found.model)}" if found.model else ""
     counted = found.figures.texts if found.figures else 0
     parts = [f"{found.rows:,} rows; {counted:,} have a label and scores{by}."]
     if found.unlabelled:
         parts.append(f"{found.unlabelled:,} have no label.")
-    parts += [f"{count:,} have no scores ({escape(code)})." for code, count in found.errors.items()]
+    parts += [f"{count:,} have no scores ({shown(code)})." for code, count in found.errors.items()]
     if found.layout:
-        parts.append(f"The columns are those of {escape(found.layout)}.")
+        parts.append(f"The columns are those of {shown(found.layout)}.")
     said = f"<p>{' '.join(parts)}</p>"
     figures = found.figures
     if figures is None:
@@ -156,8 +156,8 @@ def _recommended(found: Findings) -> Iterator[str]:
 
 
 def _choices(wish: Wish, choices: Sequence[Choice]) -> Iterator[str]:
-    yield f"<h2>Thresholds for {escape(str(wish))}</h2>"
-    yield _note(
+    yield f"<h2>Thresholds for {shown(str(wish))}</h2>"
+    yield note(
         "Chosen on one half of the texts; the figures are those of the other half. A wish is kept "
         "if the interval reaches it."
     )
@@ -180,7 +180,7 @@ def _choices(wish: Wish, choices: Sequence[Choice]) -> Iterator[str]:
 def _groups(figures: Figures) -> Iterator[str]:
     flag = figures.flag
     yield "<h2>Groups</h2>"
-    yield _note(
+    yield note(
         f"False positives: texts that are not {flag} but are called so. False negatives: {flag} "
         "texts that are missed."
     )
@@ -202,7 +202,7 @@ def _groups(figures: Figures) -> Iterator[str]:
         words=2,
     )
     for column, count in figures.left_out_groups.items():
-        yield _note(f"{escape(column)}: {count:,} smaller groups are not shown.")
+        yield note(f"{shown(column)}: {count:,} smaller groups are not shown.")
 
 
 def gaps(found: Sequence[Gap]) -> str:
@@ -213,7 +213,7 @@ def gaps(found: Sequence[Gap]) -> str:
     for gap in found:
         sure = "" if gap.apart else "; the intervals overlap, so chance may explain it"
         lines.append(
-            f"<li><b>{escape(gap.column)} {escape(gap.group)}</b>: {gap.errors} {gap.group_share}, "
+            f"<li><b>{shown(gap.column)} {shown(gap.group)}</b>: {gap.errors} {gap.group_share}, "
             f"all others {gap.others_share}{sure}</li>"
         )
     return f"<p>The largest gaps:</p><ul>{''.join(lines)}</ul>"
@@ -221,7 +221,7 @@ def gaps(found: Sequence[Gap]) -> str:
 
 def _agreement(found: Agreement) -> Iterator[str]:
     yield "<h2>Annotators</h2>"
-    yield _note(
+    yield note(
         "Annotators disagree, and a model can't agree with people better than they agree with each "
         "other. Alpha is Krippendorff's: 1 is full agreement, 0 is chance."
     )
@@ -240,31 +240,31 @@ def _agreement(found: Agreement) -> Iterator[str]:
 
 
 def _comparison(found: Comparison) -> Iterator[str]:
-    yield f"<h2>Against {escape(found.name)}</h2>"
+    yield f"<h2>Against {shown(found.name)}</h2>"
     sentences = [line[0].upper() + line[1:] for line in comparison_lines(found)]
-    yield "".join(f"<p>{escape(line)}.</p>" for line in sentences)
+    yield "".join(f"<p>{shown(line)}.</p>" for line in sentences)
     if found.kappa is not None:
-        yield _note(f"Cohen's kappa of these decisions is {found.kappa:.3f}.")
+        yield note(f"Cohen's kappa of these decisions is {found.kappa:.3f}.")
     yield "<h3>Where the two differ most</h3>"
-    with_text = any(each.text is not None for each in found.disagreements)
-    rows = []
-    for each in found.disagreements:
-        words = [each.file, each.truth or "", *([_readable(each.text)] * with_text)]
-        rows.append([*words, f"{each.row:,}", f"{each.ours:.4f}", f"{each.theirs:.4f}"])
-    head = ["file", "label", *(["text"] * with_text), "row", "ours", "theirs"]
-    yield table(head, rows, words=2 + with_text)
+    columns = [Column("file"), Column("label")]
+    columns += [Column(name, "number") for name in ("row", "ours", "theirs")]
+    rows = [
+        [each.file, each.truth or "", f"{each.row:,}", f"{each.ours:.4f}", f"{each.theirs:.4f}"]
+        for each in found.disagreements
+    ]
+    yield frame.table(columns, rows, texts=_texts(found.disagreements))
 
 
 def _swap(found: SwapResult) -> Iterator[str]:
     yield "<h2>Identity swap</h2>"
-    yield _note(
+    yield note(
         "The name of each group stands in the same neutral and hateful sentences. Scores are the "
         "mean of toxic. In a neutral sentence a high score means that the name alone raises it."
     )
     for kind, spread in found.spread.items():
         yield (
             f"<p>In {kind} sentences the name moves the score by {spread:.3f}, most in "
-            f"“{escape(found.widest[kind])}”.</p>"
+            f"“{shown(found.widest[kind])}”.</p>"
         )
     yield table(
         ["kind", "group", "neutral", "called toxic", "hateful", "missed"],
@@ -291,66 +291,39 @@ def confusion(found: Confusion) -> str:
         for count in counts:
             part = count / max(1, sum(counts))
             shade = f"background:color-mix(in srgb, var(--bar) {part * 70:.0f}%, transparent)"
-            cells.append(f"<td class='number' style='{shade}'>{count:,}<br>{part:.0%}</td>")
-        rows.append(f"<tr><th>{truth}</th>{''.join(cells)}</tr>")
-    head = "".join(f"<th class='number'>{label}</th>" for label in LABELS)
-    return _table(f"<tr><th>labelled</th>{head}</tr>", rows)
+            cells.append(Html(f"<div style='{shade}'>{count:,}<br>{part:.0%}</div>"))
+        rows.append([truth, *cells])
+    return table(["labelled", *LABELS], rows)
 
 
 def wrong_rows(found: Sequence[WrongRow]) -> str:
     """Return a table of the rows that the model is most wrong about."""
     if not found:
         return "<p>None.</p>"
-    with_text = found[0].text is not None
-    head = ["file", "label", "model says", "row", "its score of the label"] + ["text"] * with_text
-    heads = "".join(f"<th>{name}</th>" for name in head)
-    rows = []
-    for each in found:
-        cells = [
-            escape(each.file),
-            each.truth,
-            each.label,
-            f"{each.row:,}",
-            f"{each.truth_score:.4f}",
-        ]
-        drawn = "".join(f"<td>{cell}</td>" for cell in cells)
-        if each.text is not None:
-            drawn += f"<td class='text'>{escape(_readable(each.text))}</td>"
-        rows.append(f"<tr>{drawn}</tr>")
-    return _table(f"<tr>{heads}</tr>", rows)
+    columns = [Column("file"), Column("label"), Column("model says")]
+    columns += [Column("row", "number"), Column("its score of the label", "number")]
+    rows = [
+        [each.file, each.truth, each.label, f"{each.row:,}", f"{each.truth_score:.4f}"]
+        for each in found
+    ]
+    return frame.table(columns, rows, texts=_texts(found))
+
+
+def _texts(found: Sequence[WrongRow] | Sequence[Disagreement]) -> list[str] | None:
+    """Return the text of each row; ``None`` without --include-text."""
+    texts = [each.text for each in found]
+    return None if all(text is None for text in texts) else [text or "" for text in texts]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]], words: int = 1) -> str:
     """Return a table; the first ``words`` columns hold words, the others figures."""
-    kinds = ["" if place < words else " class='number'" for place in range(len(head))]
-    heads = "".join(f"<th{kind}>{name}</th>" for kind, name in zip(kinds, head, strict=True))
-    lines = [
-        "<tr>"
-        + "".join(f"<td{kind}>{_cell(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
-        + "</tr>"
-        for row in rows
-    ]
-    return _table(f"<tr>{heads}</tr>", lines)
+    columns = [Column(name, "number" * (place >= words)) for place, name in enumerate(head)]
+    return frame.table(columns, [[_cell(cell) for cell in row] for row in rows])
 
 
-def _cell(value: Any) -> str:
-    """Return a value as HTML; an interval stands below its estimate, in smaller letters."""
-    shown = escape(str(value))
+def _cell(value: Any) -> Any:
+    """Return a value for a table; an interval stands below its estimate, in smaller letters."""
     if isinstance(value, Estimate) and value.low is not None:
-        figure, _, interval = shown.partition(" ")
-        shown = f"{figure}<br><small>{interval}</small>"
-    return shown
-
-
-def _table(head: str, rows: Sequence[str]) -> str:
-    body = f"<thead>{head}</thead><tbody>{''.join(rows)}</tbody>"
-    return f"<div class='wide'><table>{body}</table></div>"
-
-
-def _readable(text: str | None) -> str:
-    """Return a text as UTF-8 can hold it: a lone surrogate becomes a question mark."""
-    return (text or "").encode(errors="replace").decode()
-
-
-def _note(text: str) -> str:
-    return f"<p class='soft'>{text}</p>"
+        figure, _, interval = shown(value).partition(" ")
+        return Html(f"{figure}<br><small>{interval}</small>")
+    return value

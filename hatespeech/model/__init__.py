@@ -5,6 +5,7 @@
     linear.py        linear layers; on a CPU, oneDNN's
     threads.py       one thread for a pass that is too short to share
     int8.py          products in int8 on CPUs: weights by output, activations by token
+    identity.py      a model's id and the thresholds that it recommends, without torch
     checkpoint.py    the checkpoint folder: describe, load, save, verify
     hub_cache.py     checkpoint folders in caches of Hugging Face's hub
 

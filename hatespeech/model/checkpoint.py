@@ -33,15 +33,14 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from hatespeech.errors import CheckpointError
-from hatespeech.labels import FLAGS, LABELS, THRESHOLD_NAMES
+from hatespeech.labels import LABELS
+from hatespeech.model.identity import CONFIG as CONFIG  # these names belong to the folder, too
+from hatespeech.model.identity import TOKENIZER as TOKENIZER
+from hatespeech.model.identity import WEIGHTS as WEIGHTS
+from hatespeech.model.identity import model_id_of, thresholds_of
 from hatespeech.model.int8 import Int8Embedding, dequantize, quantize
 from hatespeech.model.network import CustomModel, ModelConfig
 from hatespeech.paths import file_sha256
-from hatespeech.text.normalizer import NORMALIZER_VERSION
-
-WEIGHTS: Final = "model.safetensors"
-TOKENIZER: Final = "tokenizer.json"
-CONFIG: Final = "config.json"
 
 # What the published model was trained on, and a checkpoint whose file does not say.
 LANGUAGES: Final = ("en",)
@@ -71,8 +70,7 @@ class Checkpoint:
     @property
     def model_id(self) -> str:
         """``name@`` and 12 hex digits over weights, tokenizer and the normaliser's version."""
-        parts = "\n".join((self.sha256[WEIGHTS], self.sha256[TOKENIZER], NORMALIZER_VERSION))
-        return f"{self.name}@{hashlib.sha256(parts.encode()).hexdigest()[:12]}"
+        return model_id_of(self.name, self.sha256)
 
 
 def describe(path: Path) -> Checkpoint:
@@ -94,7 +92,7 @@ def describe(path: Path) -> Checkpoint:
             model,
             config["sha256"],
             config.get("provenance", {}),
-            _thresholds(config.get("thresholds", {})),
+            thresholds_of(config.get("thresholds", {})),
             _languages(config.get("languages", list(LANGUAGES))),
         )
         digests = [checkpoint.sha256[file] for file in (WEIGHTS, TOKENIZER)]
@@ -108,23 +106,6 @@ def describe(path: Path) -> Checkpoint:
     if not isinstance(checkpoint.name, str) or not all(isinstance(d, str) for d in digests):
         raise CheckpointError(f"{path}: name and sha256 in {CONFIG} must be strings")
     return checkpoint
-
-
-def _thresholds(values: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the named thresholds among ``values``, which also holds their version.
-
-    Raises :class:`ValueError` for an unknown name or a number that is not from 0 to 1.
-    """
-    if not isinstance(values, dict):
-        raise ValueError("thresholds must be an object")
-    named = {name: values[name] for name in THRESHOLD_NAMES if name in values}
-    for name, thresholds in named.items():
-        if not isinstance(thresholds, dict) or not thresholds.keys() <= set(FLAGS):
-            raise ValueError(f"thresholds.{name} must hold numbers for {', '.join(FLAGS)}")
-        for value in thresholds.values():
-            if type(value) not in (int, float) or not 0 <= value <= 1:
-                raise ValueError(f"thresholds.{name} must hold numbers from 0 to 1")
-    return named
 
 
 def _languages(values: object) -> tuple[str, ...]:

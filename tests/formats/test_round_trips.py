@@ -146,7 +146,7 @@ def test_a_url_of_any_file_system_goes_in_and_out() -> None:
     run("memory://bulk/in", "memory://bulk/out", "--report", "memory://bulk/report.html")
     assert fs.cat_file("/bulk/out/a.csv").startswith(b"text,hate,")
     assert_scored(json.loads(fs.cat_file("/bulk/out/deep/b.jsonl")))
-    assert b"2 rows in 2 files" in fs.cat_file("/bulk/report.html")
+    assert b"2 rows, 2 of them scored" in fs.cat_file("/bulk/report.html")
     assert not fs.exists("/bulk/out.partial")
     run("memory://bulk/in/*.csv", "memory://bulk/one.csv")
     assert fs.cat_file("/bulk/one.csv") == fs.cat_file("/bulk/out/a.csv")

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from hatespeech.errors import CheckpointError
 from hatespeech.model import checkpoint as checkpoints
+from hatespeech.model import identity
 from hatespeech.model.checkpoint import CONFIG, TOKENIZER, WEIGHTS
 from hatespeech.model.linear import onednn_dtypes
 from hatespeech.paths import file_sha256
@@ -68,7 +69,7 @@ def test_the_model_id_changes_with_weights_tokenizer_and_normaliser(
         edit_config(folder, sha256=digests | {file: "0" * 64})
         ids.append(checkpoints.describe(folder).model_id)
         edit_config(folder, sha256=digests)
-    monkeypatch.setattr(checkpoints, "NORMALIZER_VERSION", "another")
+    monkeypatch.setattr(identity, "NORMALIZER_VERSION", "another")
     ids.append(checkpoints.describe(folder).model_id)
     assert len(set(ids)) == len(ids)
     assert all(i.startswith("small-random@") and len(i.split("@")[1]) == 12 for i in ids)

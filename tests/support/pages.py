@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
+from pathlib import Path
+from typing import Final
+
+# When a run finished, and how long it took, in its receipt and in its report.
+TIME: Final = r'"(finished|scored|seconds)": .*?\n|<dt>(finished|duration)<.*?</dd>'
+
+
+def without_time(path: Path) -> str:
+    """Return a receipt or a report of bulk scoring but for the time and the duration."""
+    return re.sub(TIME, "", path.read_text(encoding="utf-8"))
 
 
 class Page(HTMLParser):

@@ -8,6 +8,7 @@ from typing import Final
 from fastapi import APIRouter
 from starlette.responses import HTMLResponse, Response
 
+from hatespeech.pages.frame import LABEL_COLOURS
 from hatespeech.serving.routes.static import add_file
 from hatespeech.serving.settings import ServerSettings
 
@@ -38,5 +39,8 @@ def demo_routes(settings: ServerSettings) -> APIRouter:
         return HTMLResponse(page, headers={"Content-Security-Policy": DEMO_POLICY})
 
     for name, kind in DEMO_FILES.items():
-        add_file(router, f"/demo/{name}", folder.joinpath(name).read_bytes(), kind)
+        content = folder.joinpath(name).read_bytes()
+        if name == "demo.css":
+            content = LABEL_COLOURS.encode() + content
+        add_file(router, f"/demo/{name}", content, kind)
     return router
