@@ -15,8 +15,11 @@ import pytest
 from benchmarks import fleet_model, models
 from benchmarks.useful_work import operations
 from hatespeech.bulk.command import parse
+from hatespeech.bulk.report import SHOWN_GROUPS
+from hatespeech.bulk.statistics import EXAMPLES, GROUPS
 from hatespeech.formats import names as files
 from hatespeech.formats.records import MAX_RECORD_CHARS
+from tests.docs.pages import marked
 from tests.paths import ROOT
 from tests.support.processes.score import SECONDS, environment
 
@@ -25,16 +28,17 @@ DOC = (ROOT / "docs" / "bulk.md").read_text(encoding="utf-8")
 
 @pytest.mark.slow
 def test_example_writes_what_the_page_shows(tmp_path: Path) -> None:
-    example = re.search(r"<!-- run -->\n```sh\n(.*?)```", DOC, re.DOTALL)
+    examples = [block.text for block in marked("docs/bulk.md", "run")]
     shown = re.search(r"<!-- output -->\n```csv\n(.*?)```", DOC, re.DOTALL)
-    assert example
     assert shown
     (tmp_path / "score.py").symlink_to(ROOT / "score.py")
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    (tmp_path / "bin" / "python").chmod(0o755)
+    for name, module in (("python", ""), ("hatespeech", "-m hatespeech")):
+        command = f'PYTHONPATH="{ROOT}" exec "{sys.executable}" {module} "$@"'
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{command}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
     done = subprocess.run(
-        ["bash", "-e", "-c", example[1]],
+        ["bash", "-e", "-c", "".join(examples)],
         cwd=tmp_path,
         env={**environment(tmp_path), "PATH": f"{tmp_path}/bin:{os.environ['PATH']}"},
         capture_output=True,
@@ -54,6 +58,16 @@ def test_example_writes_what_the_page_shows(tmp_path: Path) -> None:
                 assert row[name] == value
     for name in ("scored.csv.run.json", "report.html"):
         assert (tmp_path / name).exists()
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "you are scum" in page
+    assert "you are scum" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_figures_of_the_report_are_those_of_the_code() -> None:
+    assert f"A column may have {GROUPS:,} values" in DOC
+    assert f"the {SHOWN_GROUPS} most frequent values" in DOC
+    assert EXAMPLES == 10
+    assert "ten rows of each label" in DOC
 
 
 def test_every_command_of_the_page_parses() -> None:
