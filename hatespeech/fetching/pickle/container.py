@@ -19,6 +19,7 @@ from typing import Final
 
 import torch
 
+from hatespeech.fetching.pickle.kinds import HEAD_BYTES, kind_of
 from hatespeech.fetching.pickle.reader import MAX_PICKLE_BYTES, Pickle, read_pickle
 from hatespeech.fetching.pickle.values import Storage, UnsafePickleError, quoted, refuse
 
@@ -95,8 +96,12 @@ def open_torch_file(file: FileIO) -> TorchFile:
         refuse("the path is not a regular file")
     if status.st_size == 0:
         refuse("the file is empty")
-    is_zip = _read(file, 4) == b"PK\x03\x04"
-    return _open_zip(file) if is_zip else _open_legacy(file, status.st_size)
+    head = _read(file, HEAD_BYTES)
+    if head.startswith(b"PK\x03\x04"):
+        return _open_zip(file)
+    if not head.startswith(b"\x80"):  # how a pickle begins
+        refuse(f"it is not a file of torch.save, but {kind_of(head)}")
+    return _open_legacy(file, status.st_size)
 
 
 def read_storages(

@@ -23,6 +23,7 @@ from hatespeech.fetching.pickle.values import (
     CONFIG_CLASS,
     DATA_PARALLEL_CLASS,
     MODULE_CLASSES,
+    ONLY_WEIGHTS,
     ROOT_CLASS,
     Instance,
     PickledSet,
@@ -107,6 +108,8 @@ def read_pickled_module(path: str | Path) -> UnpickledModule:
         root = content.value
         if isinstance(root, Instance) and root.class_name == DATA_PARALLEL_CLASS:
             root = _members(root, "_modules").get("module")
+        if type(root) is dict:
+            refuse(ONLY_WEIGHTS)
         if not isinstance(root, Instance) or root.class_name != ROOT_CLASS:
             refuse("the file does not hold a CustomModel")
         views = _tensors(root)

@@ -18,6 +18,7 @@ from hatespeech.fetching.pickle.values import (
     ALLOWED_GLOBALS,
     MAX_COUNT,
     MODULE_CLASSES,
+    ONLY_WEIGHTS,
     STORAGE_DTYPES,
     Global,
     Instance,
@@ -184,6 +185,8 @@ class _Machine:
                 stack.append(create(class_, args))
             case "BUILD":
                 state, target = stack.pop(), stack[-1]
+                if type(target) is dict and type(state) is dict and "_metadata" in state:
+                    refuse(ONLY_WEIGHTS)
                 if not isinstance(target, Instance) or target.state is not None:
                     refuse("the pickle sets the state of something other than a new object")
                 if type(state) is not dict:

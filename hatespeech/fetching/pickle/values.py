@@ -29,6 +29,12 @@ def refuse(reason: str) -> NoReturn:
     raise UnsafePickleError(reason) from None
 
 
+# Why a file is refused that holds what most people save.
+ONLY_WEIGHTS: Final = (
+    "it holds weights alone (a state dict), not a whole module, which torch.save(model, …) writes"
+)
+
+
 def quoted(text: str) -> str:
     """Quote a name from a file, safe to print: escaped ASCII, at most 80 characters of it."""
     return ascii(text if len(text) <= 80 else text[:77] + "...")

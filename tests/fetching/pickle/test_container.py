@@ -1,7 +1,9 @@
 """Archives and legacy files that are damaged or crafted around a sound pickle: refused."""
 
+import gzip
 import os
 import pickle
+import re
 import struct
 import zipfile
 from io import FileIO
@@ -235,6 +237,36 @@ def test_file_that_shrinks_while_it_is_read_is_refused(tmp_path: Path) -> None:
 )
 def test_files_that_are_not_torchs_are_refused(content: bytes, tmp_path: Path) -> None:
     refusal(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'<?xml version="1.0"?>\n<Error/>', "an XML document, .*it begins with '<\\?xml version"),
+        (b"\xef\xbb\xbf\n <!DOCTYPE html><html>", "a web page: it begins with '<!DOCTYPE html"),
+        (b"<html>no</html>", "a web page"),
+        (b'{"error": "no such file"}', "JSON: it begins with "),
+        (b"Not Found", "text: it begins with 'Not Found'"),
+        (b"Entry \x1b[2Jnot found", "of a kind that is not known here"),
+        (b"x" * 9999, f"text: it begins with '{'x' * 40}'$"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        (gzip.compress(b"x"), "compressed by gzip"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b"GGUF\x03", "a GGUF file"),
+        (b"PK\x05\x06" + bytes(18), "an empty zip archive"),
+        (struct.pack("<Q", 60) + b'{"a":{"dtype":"F32"}}', "a safetensors file"),
+        (bytes(257) + b"ustar\x00", "a tar archive"),
+        (bytes(4096), "all zeros"),
+        (bytes(range(200)), "of a kind that is not known here"),
+    ],
+)
+def test_what_is_not_torchs_is_told_by_what_it_is(
+    content: bytes, said: str, tmp_path: Path
+) -> None:
+    reason = refusal(tmp_path, content)
+    assert reason.startswith("it is not a file of torch.save, but ")
+    assert re.search(said, reason), reason
+    assert reason.isprintable()
 
 
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:

@@ -147,6 +147,19 @@ def test_root_that_is_not_a_custom_model_is_refused(tmp_path: Path) -> None:
         assert "does not hold a CustomModel" in refusal(tmp_path, without_storages(payload))
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_weights_alone_are_told_from_a_whole_module(
+    legacy: bool, wrapped: bool, tmp_path: Path
+) -> None:
+    weights = torch.nn.Linear(2, 2).state_dict()
+    file = tmp_path / "weights.pt"
+    content = {"model": dict(weights), "epoch": 3} if wrapped else weights
+    torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(UnsafePickleError, match="weights alone"):
+        read_pickled_module(file)
+
+
 @pytest.mark.parametrize(
     ("state", "reason"),
     [
