@@ -302,8 +302,9 @@ class Health(Open):
     jobs: Annotated[
         str,
         Field(
-            description="Whether jobs can be stored; if not, the log says why.",
-            json_schema_extra={"enum": ["ready", "unavailable"]},
+            description="Whether jobs can be stored, or else whether a disk is full; the log says "
+            "why.",
+            json_schema_extra={"enum": ["ready", "full", "unavailable"]},
         ),
     ]
 

@@ -55,6 +55,9 @@ SWEEP_SECONDS: Final = 10.0
 DRAIN_SECONDS: Final = 20.0  # for running jobs when the server is told to stop
 RETRY_SECONDS: Final = 1.0  # before the next try to reach the store after one that failed
 TAKEN_AT_ONCE: Final = 32
+# Of the inputs of all jobs that run. With its values and its output, a job takes several times as
+# much memory.
+RUNNING_BYTES: Final = 64 * 1024 * 1024
 
 
 class JobRunner:
@@ -87,6 +90,11 @@ class JobRunner:
     def trouble(self) -> str | None:
         """Why jobs can't be stored now; ``None`` if they can."""
         return self._store.trouble
+
+    @property
+    def full(self) -> bool:
+        """Whether the trouble is a disk that is full."""
+        return self._store.full
 
     def start(self) -> None:
         """Start to run jobs, those of the last process first, once the model is loaded."""
@@ -283,7 +291,8 @@ class JobRunner:
             if room <= 0 or alone or not self._may_start():
                 continue
             try:
-                taken = await self._store.take(room, idle=not running)
+                left = RUNNING_BYTES - sum(lease.size for lease, _ in running)
+                taken = await self._store.take(room, idle=not running, size=left)
             except StoreError:  # the store has logged why
                 await asyncio.sleep(RETRY_SECONDS)
                 taken = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class Lease:
     owner: bytes = field(compare=False, repr=False)
     # For which it may run, ``None`` without a limit.
     seconds: float | None = field(default=None, compare=False)
+    size: int = field(default=0, compare=False)  # characters of its input
 
     @property
     def suspect(self) -> bool:
@@ -117,6 +119,11 @@ class Store(ABC):
     def trouble(self) -> str | None:
         """Why jobs can't be stored now; ``None`` if they can, as far as is known."""
 
+    @property
+    @abstractmethod
+    def full(self) -> bool:
+        """Whether jobs can't be stored because a disk is full."""
+
     @abstractmethod
     async def start(self, listener: Listener) -> None:
         """Start what goes on in the background."""
@@ -134,9 +141,13 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def take(self, count: int, *, idle: bool) -> list[tuple[Lease, str]]:
+    async def take(
+        self, count: int, *, idle: bool, size: float = math.inf
+    ) -> list[tuple[Lease, str]]:
         """Start up to ``count`` of the oldest waiting jobs; return their leases and inputs.
 
+        ``size`` is how many bytes the inputs may have together, roughly. The oldest job waits
+        until it fits, but a server that is ``idle`` takes it in any case.
         Suspects come first, one at a time and only to a server that is ``idle``, so that only
         the job that is to blame runs out of attempts. Those with the fewest attempts come first.
         A job that has waited longer than its ``ttl`` is passed over.

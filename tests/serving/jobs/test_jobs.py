@@ -462,6 +462,26 @@ def test_a_full_queue_refuses_jobs_and_texts_at_once(held: Held) -> None:
         assert server.post("/score", json={"texts": ["hello", "hello"]}).status_code == 200
 
 
+def test_jobs_run_together_as_far_as_their_inputs_fit(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "RUNNING_BYTES", 3000)
+    with held.serve() as server:
+        server.ready()
+        held.hold()
+        jobs = [server.run({"prompts": ["x" * 100] * 10}) for _ in range(3)]
+        jobs.append(server.run({"prompts": ["x" * 100] * 50}))  # more than fit, even alone
+        held.wait_held(server)
+
+        def statuses() -> list[str]:
+            return [server.status(job)["status"] for job in jobs]
+
+        wait_until(lambda: statuses().count("IN_PROGRESS") == 2, "two to run")
+        assert statuses() == ["IN_PROGRESS", "IN_PROGRESS", "IN_QUEUE", "IN_QUEUE"]
+        held.release()
+        assert [server.finished(job)["status"] for job in jobs] == ["COMPLETED"] * 4
+
+
 def test_a_job_is_cancelled_waiting_or_running_and_its_text_not_scored(held: Held) -> None:
     with held.serve(MAX_CONCURRENCY="2") as server:
         server.ready()

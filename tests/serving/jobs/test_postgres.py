@@ -486,7 +486,10 @@ def disk(database: Postgres) -> Iterator[Path]:
 
 
 def test_a_full_disk_refuses_jobs_keeps_answers_and_heals(
-    database: Postgres, disk: Path, caplog: pytest.LogCaptureFixture
+    database: Postgres,
+    disk: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scene() -> None:
         noise = "".join(chr(33 + i * i % 7919 % 90) for i in range(100_000))  # hardly compressible
@@ -494,8 +497,10 @@ def test_a_full_disk_refuses_jobs_keeps_answers_and_heals(
             await store.add(new_job("first"), 1000)
             ((lease, _),) = await store.take(1, idle=True)
             jobs = (new_job(f"{i}", input=noise[i:] + noise) for i in itertools.count())
+            assert (store.trouble, store.full) == (None, False)
             with pytest.raises(StoreError, match="53100"):
                 await add_all(store, jobs)
+            assert (store.trouble, store.full) == ("its disk is full", True)
             stored = (await store.count())[IN_QUEUE]
             assert stored > 5
             with pytest.raises(StoreError, match="53100"):
@@ -508,6 +513,8 @@ def test_a_full_disk_refuses_jobs_keeps_answers_and_heals(
             await store.finish(lease, COMPLETED, output=noise)
             await store.add(new_job("again"), 1000)
             assert await store.count() == {COMPLETED: 1, IN_QUEUE: stored + 1}
+            monkeypatch.setattr(link, "FULL_SECONDS", 0.0)  # as if they had passed
+            assert (store.trouble, store.full) == (None, False)
 
     database.execute("postgres", f"CREATE TABLESPACE small LOCATION '{disk}'")
     database.create("small", "TABLESPACE small")

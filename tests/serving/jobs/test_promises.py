@@ -131,6 +131,24 @@ def test_jobs_are_taken_in_their_order_and_keep_their_place(open_store: OpenStor
     run(open_store, scene)
 
 
+def test_jobs_are_taken_as_far_as_their_inputs_fit_and_in_their_order(
+    open_store: OpenStore,
+) -> None:
+    async def scene(store: Store) -> None:
+        for name, size in (("a", 400), ("b", 500), ("c", 300), ("d", 10)):
+            await store.add(new_job(name, input="x" * size), 10)
+        first = await store.take(9, idle=True, size=1000)
+        assert [(lease.id, lease.size) for lease, _ in first] == [("a", 400), ("b", 500)]
+        assert await store.take(9, idle=False, size=100) == []  # the small one keeps its place
+        taken = await store.take(9, idle=False, size=310)
+        assert [lease.id for lease, _ in taken] == ["c", "d"]
+        await store.add(new_job("e", input="x" * 2000), 10)
+        assert await store.take(9, idle=False, size=1000) == []
+        assert [lease.id for lease, _ in await store.take(9, idle=True, size=-1)] == ["e"]
+
+    run(open_store, scene)
+
+
 def test_suspects_run_alone_the_least_tried_first_until_one_is_given_up(
     open_store: OpenStore,
 ) -> None:

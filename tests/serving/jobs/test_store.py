@@ -181,6 +181,7 @@ def test_a_job_that_cannot_be_stored_is_refused_until_there_is_room(
         large = {"prompts": [MARKER * 100] * 100}
         for path in ("/run", "/runsync"):
             require_unhealthy(server.post(path, json={"input": large}))
+        assert server.get("/health").json()["jobs"] == "full"
         # Everything else goes on.
         assert server.post("/score", json={"text": "good morning"}).status_code == 200
         assert server.status(kept) == expected
@@ -189,6 +190,7 @@ def test_a_job_that_cannot_be_stored_is_refused_until_there_is_room(
         assert "Traceback" not in server.stderr
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
         assert server.finished(server.run(large))["status"] == "COMPLETED"
+        assert server.get("/health").json()["jobs"] == "ready"
         assert server.metrics()["errors_total:unhealthy"] == 2
         server.terminate()
         assert server.wait() == 0

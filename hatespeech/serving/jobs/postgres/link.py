@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import re
 import socket
@@ -35,6 +36,9 @@ STATEMENT_SECONDS: Final = 5.0  # and one more for each BYTES_PER_SECOND of a te
 BYTES_PER_SECOND: Final = 1_000_000
 BUSY_SECONDS: Final = 2.0  # for which an operation waits for one of the connections
 CHECK_SECONDS: Final = 10.0  # after which a connection that hears nothing is tried
+# After a statement that found no room, that is what there is said to be none of. Nothing tells when
+# there is room again, and a small statement may find some where a large one finds none.
+FULL_SECONDS: Final = 15.0
 BUSY: Final = "every connection to the database is busy"
 AGAIN_SECONDS: Final = 0.5  # before the next try to make the link
 
@@ -76,6 +80,7 @@ _CAUSES: Final = (
 # and rights, resources, an operator's acts, the system.
 _PLAIN: Final = ("25", "28", "3D", "3F", "42", "53", "57", "58")
 _LOST: Final = ("08", "57P")  # connections and a server that stops
+_DISK_FULL: Final = "53100"
 _READ_ONLY: Final = "25006"  # after a failover: what was the primary is one no more
 
 # They say to standard error what has been said here, and more than may be said.
@@ -115,6 +120,7 @@ class Link:
         # One connection is always free for what is urgent.
         self._places = asyncio.Semaphore(CONNECTIONS - 1)
         self.trouble: str | None = None
+        self._full_at = -math.inf  # when a statement last found no room
         self.salt: bytes | None = None
         self.up_since = 0.0  # on the clock of time.monotonic, when the link was last made
         try:
@@ -123,6 +129,11 @@ class Link:
             if isinstance(exc, SchemaError) or exc.sqlstate or _answers(self._url):
                 raise SettingsError(f"JOBS_DB={POSTGRES[0]}… can't be used: {why(exc)}") from None
             self._note(why(exc))
+
+    @property
+    def full(self) -> bool:
+        """Whether a statement found the database's disk full just now."""
+        return time.monotonic() < self._full_at + FULL_SECONDS
 
     async def start(self, hear: Callable[[str], None], up: Callable[[], None]) -> None:
         """Make the link and keep it; call ``hear`` with each notice, ``up`` once it is there.
@@ -210,6 +221,8 @@ class Link:
             raise StoreError(BUSY) from None
         except psycopg.Error as exc:
             reason = why(exc)
+            if exc.sqlstate == _DISK_FULL:
+                self._full_at = time.monotonic()
             if not is_lost(exc):
                 log.error("JOBS_DB: %s", reason)
             elif self._pool is pool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -75,12 +76,16 @@ WITH suspects AS MATERIALIZED (
         AND (deadline IS NULL OR deadline > now())
     ORDER BY attempts, place LIMIT 1 FOR UPDATE SKIP LOCKED
 ), fresh AS MATERIALIZED (
-    SELECT id FROM hatespeech_jobs
+    SELECT id, place, octet_length(input) AS size FROM hatespeech_jobs
     WHERE status = 'IN_QUEUE' AND attempts = 0 AND NOT EXISTS (SELECT FROM suspects)
         AND (deadline IS NULL OR deadline > now())
     ORDER BY place LIMIT %(count)s FOR UPDATE SKIP LOCKED
+), fitting AS (
+    SELECT id, sum(size) OVER queue <= %(size)s::float8
+        OR (%(idle)s AND row_number() OVER queue = 1) AS fits
+    FROM fresh WINDOW queue AS (ORDER BY place)
 ), chosen AS (
-    SELECT id FROM suspects WHERE %(idle)s UNION ALL SELECT id FROM fresh
+    SELECT id FROM suspects WHERE %(idle)s UNION ALL SELECT id FROM fitting WHERE fits
 )
 UPDATE hatespeech_jobs AS jobs SET status = 'IN_PROGRESS', started = now(),
     attempts = attempts + 1, server = %(server)s, lease = now() + %(lease)s * interval '1 second'
@@ -248,7 +253,12 @@ class PostgresStore(Store):
     @property
     @override
     def trouble(self) -> str | None:
-        return self._link.trouble
+        return self._link.trouble or ("its disk is full" if self.full else None)
+
+    @property
+    @override
+    def full(self) -> bool:
+        return self._link.full
 
     @override
     async def start(self, listener: Listener) -> None:
@@ -304,17 +314,19 @@ class PostgresStore(Store):
             # Else another server has just added it, and the next look finds it.
 
     @override
-    async def take(self, count: int, *, idle: bool) -> list[tuple[Lease, str]]:
+    async def take(
+        self, count: int, *, idle: bool, size: float = math.inf
+    ) -> list[tuple[Lease, str]]:
         async with self._taking:
             try:
                 rows = await self._link.fetch(
-                    _TAKE, self._ours(count=count, idle=idle, lease=LEASE_SECONDS)
+                    _TAKE, self._ours(count=count, idle=idle, size=size, lease=LEASE_SECONDS)
                 )
             except StoreError:
                 self._may_hold_unknown = True
                 raise
             taken = [
-                (Lease(job_id, attempt, owner, seconds), text)
+                (Lease(job_id, attempt, owner, seconds, len(text)), text)
                 for _, job_id, attempt, owner, text, seconds in sorted(rows)
             ]
             self._held.update((lease.id, lease) for lease, _ in taken)

@@ -54,6 +54,7 @@ class Database:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         """Take over a connection that :func:`connect` made to this path."""
         self.trouble: str | None = None  # why nothing that needs room can be written
+        self.full = False  # whether the trouble is that there is no room
         self._path = path
         self._connection = connection
         self._identity = _identity(path)
@@ -61,7 +62,7 @@ class Database:
         self._reserve = reserve_of(path)
         self._shorten_log_often()
         if not self._reserve.take():
-            self._note(NO_ROOM.format("there is hardly any room on its disk"))
+            self._note(NO_ROOM.format("there is hardly any room on its disk"), full=True)
         self._operations: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="jobs-db", daemon=True)
         self._thread.start()
@@ -135,7 +136,7 @@ class Database:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
             if needs_room(exc) and self.trouble is None:
-                self._note(NO_ROOM.format(exc))
+                self._note(NO_ROOM.format(exc), full=True)
             elif isinstance(exc, sqlite3.Error) and len(group) == 1 and not needs_room(exc):
                 log.error("JOBS_DB: %s", exc)
             if len(group) > 1:
@@ -180,10 +181,10 @@ class Database:
                 self._note(f"the file was deleted, and can't be made again: {why_not(exc)}")
                 return
             log.warning("JOBS_DB: the file was deleted while it was used, and is restored")
-            self.trouble = None
+            self.trouble, self.full = None, False
         if self.trouble is not None and self._reserve.take() and self._reserve.has_as_much_again():
             log.warning("JOBS_DB: there is room again")
-            self.trouble = None
+            self.trouble, self.full = None, False
 
     def _return_to_place(self, file: int | None, log_file: int | None) -> None:
         if file == self._identity[0]:
@@ -205,10 +206,10 @@ class Database:
         self._shorten_log_often()
         self._identity = _identity(self._path)
 
-    def _note(self, trouble: str) -> None:
+    def _note(self, trouble: str, *, full: bool = False) -> None:
         if trouble != self.trouble:
             log.error("JOBS_DB: %s", trouble)
-        self.trouble = trouble
+        self.trouble, self.full = trouble, full
 
 
 def give_back(connection: sqlite3.Connection) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 import sqlite3
 import time
@@ -128,6 +129,11 @@ class SqliteStore(Store):
     def trouble(self) -> str | None:
         return self._database.trouble
 
+    @property
+    @override
+    def full(self) -> bool:
+        return self._database.full
+
     @override
     async def start(self, listener: Listener) -> None:
         pass  # there is no other server
@@ -183,7 +189,9 @@ class SqliteStore(Store):
         return await self._database.run(add, size=len(job.input or ""))
 
     @override
-    async def take(self, count: int, *, idle: bool) -> list[tuple[Lease, str]]:
+    async def take(
+        self, count: int, *, idle: bool, size: float = math.inf
+    ) -> list[tuple[Lease, str]]:
         def take(connection: sqlite3.Connection) -> list[tuple[Lease, str]]:
             now = self._now()
             rows = connection.execute(
@@ -192,15 +200,24 @@ class SqliteStore(Store):
             if rows and not idle:
                 return []
             if not rows:
-                rows = connection.execute(
+                left = size
+                # One after the other, for the inputs that don't fit must not be in memory either.
+                for row in connection.execute(
                     f"{_WAITING} AND attempts = 0 ORDER BY rowid LIMIT ?", (IN_QUEUE, now, count)
-                ).fetchall()
+                ):
+                    left -= len(row[3])
+                    if left < 0 and (rows or not idle):
+                        break
+                    rows.append(row)
             connection.executemany(
                 "UPDATE jobs SET status = ?, started = ?, attempts = ? WHERE id = ?",
                 [(IN_PROGRESS, now, attempt, job_id) for job_id, attempt, *_ in rows],
             )
             return [
-                (Lease(job_id, attempt, owner, _seconds(run_limit, deadline, now)), text)
+                (
+                    Lease(job_id, attempt, owner, _seconds(run_limit, deadline, now), len(text)),
+                    text,
+                )
                 for job_id, attempt, owner, text, run_limit, deadline in rows
             ]
 
