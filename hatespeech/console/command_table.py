@@ -1,6 +1,6 @@
-"""The commands of ``hatespeech``: each but ``report`` is what a script of the checkout does.
+"""The commands of ``hatespeech``: most are what a script of the checkout does.
 
-A command has the script's arguments and exit codes.
+Such a command has the script's arguments and exit codes.
 """
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "fetch the published model, BERTweet-large (1.4 GB)",
         "hatespeech.fetching.command:main",
         "hatespeech.fetching.options:download_parser",
+    ),
+    "upload": Command(
+        "upload a checkpoint folder to Hugging Face's hub",
+        "hatespeech.fetching.upload:main",
+        "hatespeech.fetching.upload:upload_parser",
     ),
     "evaluate": Command(
         "measure a model on labelled texts, and choose thresholds",
