@@ -127,6 +127,7 @@ _KINDS: Final[dict[str, type[ServiceError]]] = {
         InternalError,
     )
 }
+CODES: Final = tuple(_KINDS)
 
 
 def read_error(written: str) -> ServiceError | None:

@@ -10,10 +10,11 @@ from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from hatespeech.errors import ServiceError
+from hatespeech.serving.http_errors import STATUSES
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 from hatespeech.telemetry.families import PREFIX
-from hatespeech.telemetry.recorder import Recorder
+from hatespeech.telemetry.recorder import HTTP, Recorder
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -25,6 +26,10 @@ class Metrics:
         """Raise the errors of :class:`Recorder`."""
         self.registry = CollectorRegistry()
         self.recorder = Recorder(settings, self.registry)
+        totals = self.recorder.totals  # a rate needs the zero before the first one
+        totals.errors.update(dict.fromkeys((kind.code for kind in STATUSES), 0))
+        protocols = [HTTP, *settings.protocols, *(["grpc"] if settings.grpc else [])]
+        totals.texts_by_protocol.update(dict.fromkeys(protocols, 0))
         self._requests = Counter(
             f"{PREFIX}requests",
             "Requests answered, by method, route template, status (499: the client hung up) and "

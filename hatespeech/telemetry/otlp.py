@@ -48,10 +48,11 @@ class Reachable:
 
     def __init__(self) -> None:
         self.now = True
+        self.matters = True  # until the process stops
 
     def note(self, *, arrived: bool) -> None:
         """Note how an export went."""
-        if arrived == self.now:
+        if arrived == self.now or not self.matters:
             return
         self.now = arrived
         if arrived:
@@ -102,8 +103,9 @@ class Export:
         # Its own lines would come for each try, and name the URL.
         logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
         logging.getLogger("opentelemetry").propagate = False
-        spans = OTLPSpanExporter(f"{self._endpoint}/v1/traces", timeout=REQUEST_SECONDS)
-        self._spans = BatchSpanProcessor(NotedSpanExporter(spans, self._reachable))
+        inner = OTLPSpanExporter(f"{self._endpoint}/v1/traces", timeout=REQUEST_SECONDS)
+        self._span_exporter = NotedSpanExporter(inner, self._reachable)
+        self._spans = BatchSpanProcessor(self._span_exporter)
         provider.add_span_processor(self._spans)
         self._metrics = OTLPMetricExporter(f"{self._endpoint}/v1/metrics", timeout=REQUEST_SECONDS)
         threading.Thread(target=self._send_metrics, name="metrics", daemon=True).start()
@@ -111,23 +113,30 @@ class Export:
     def close(self) -> None:
         """Send the rest, in at most ``STOP_SECONDS``, unless the collector is out of reach."""
         self._stopping.set()
-        if self._started and self._reachable.now:
-            last = threading.Thread(target=self._send_rest, name="last export", daemon=True)
-            last.start()
-            last.join(STOP_SECONDS)
+        if self._spans is None or self._metrics is None:
+            return
+        last = threading.Thread(
+            target=self._send_rest, args=(self._spans,), name="last export", daemon=True
+        )
+        last.start()
+        last.join(STOP_SECONDS if self._reachable.now else 0.0)
+        self._reachable.matters = False
+        # They give up what they are trying.
+        self._span_exporter.shutdown()
+        self._metrics.shutdown()
 
-    def _send_rest(self) -> None:
-        if self._spans is not None:
-            self._spans.force_flush()
-        self._export_metrics()
+    def _send_rest(self, spans: BatchSpanProcessor) -> None:
+        if self._reachable.now:
+            spans.force_flush()
+            self._export_metrics()
+        spans.shutdown()  # type: ignore[no-untyped-call]  # theirs
 
     def _send_metrics(self) -> None:
         while not self._stopping.wait(METRICS_SECONDS):
             self._export_metrics()
 
     def _export_metrics(self) -> None:
-        if self._metrics is None:
-            return
+        assert self._metrics is not None  # noqa: S101 - it is started
         now = time.time_ns()
         found = [
             metric
@@ -151,7 +160,8 @@ def converted(family: Family, since: int, now: int) -> Iterator[Metric]:
         data = Histogram(list(_histograms(family.samples, since, now)), temporality)
     else:
         points = [
-            NumberDataPoint(sample.labels, since, now, sample.value) for sample in family.samples
+            NumberDataPoint(sample.labels, since, now, float(sample.value))
+            for sample in family.samples
         ]
         data = Sum(points, temporality, True) if family.type == "counter" else Gauge(points)
     if data.data_points:

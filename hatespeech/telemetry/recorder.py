@@ -138,7 +138,9 @@ class Recorder:
         error_type: str | None,
     ) -> None:
         """Count a request for the minute, and end its span; a ``quiet`` one is a probe."""
-        if not quiet and self._minute is not None:
+        if quiet:
+            return  # a span that does not end is not sent
+        if self._minute is not None:
             self._minute.add(str(attributes["http.response.status_code"]), account.tally)
         if account.span is not None:
             account.span.end(name, attributes, error_type)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from hatespeech.contract import TextScore, Timing
+from hatespeech.errors import CODES
 from hatespeech.labels import FLAGS, LABELS, WARNINGS
 
 # Upper bounds of buckets; the last bucket has none. Scores get narrow ones at both ends, where most
@@ -19,6 +20,7 @@ SECONDS_BOUNDS: Final = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0),
 )
+OUTCOMES: Final = ("finished", "failed", "stopped", "returned")  # of jobs
 WINDOW_BOUNDS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 
@@ -114,8 +116,9 @@ class Totals:
             flagged=Counter(dict.fromkeys(FLAGS, 0)),
             warnings=Counter(dict.fromkeys(WARNINGS, 0)),
         )
-        self.errors: Counter[str] = Counter()  # of texts, requests and jobs, by code
-        self.jobs: Counter[str] = Counter()  # that ended, by how
+        # Of texts, requests and jobs, by code; fronts have codes of their own, too.
+        self.errors: Counter[str] = Counter(dict.fromkeys(CODES, 0))
+        self.jobs: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))  # that ended, by how
         self.texts_by_protocol: Counter[str] = Counter()
         self.scores = {label: Buckets(SCORE_BOUNDS) for label in LABELS}
         self.windows = Buckets(WINDOW_BOUNDS)

@@ -67,7 +67,7 @@ class Tracing:
         resource = Resource.create({"service.version": __version__})
         if str(resource.attributes["service.name"]).startswith("unknown_service"):
             resource = resource.merge(Resource({"service.name": SCOPE}))
-        self._provider = TracerProvider(resource=resource)
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._export = Export(endpoint, resource, registry)
         self._jobs: OrderedDict[str, Context] = OrderedDict()
 

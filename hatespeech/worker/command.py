@@ -27,6 +27,7 @@ from hatespeech.settings import EngineSettings
 
 if TYPE_CHECKING:
     from hatespeech.engine.predictor import Predictor
+    from hatespeech.telemetry.recorder import Recorder
 
 # How long the development API of a broken device has for the reply in progress.
 LAST_REPLY_SECONDS = 0.5
@@ -92,12 +93,14 @@ def main(arguments: Sequence[str] | None = None, prog: str = "app.py") -> int:
 
         from hatespeech import logs
         from hatespeech.engine.predictor import Predictor
+        from hatespeech.telemetry.recorder import Recorder
 
         logs.configure(settings, "asyncio")
+        recorder = Recorder(settings)
         classifier = Predictor.from_settings(settings)
         if local:
-            return run_once(classifier, settings, job)
-        return serve(classifier, settings, options)
+            return run_once(classifier, settings, recorder, job)
+        return serve(classifier, settings, recorder, options)
     except (SettingsError, CheckpointError, ValidationError) as exc:
         sys.stderr.write(f"error: {exc}\n")
         return 1
@@ -153,17 +156,17 @@ def refuse(job: Mapping[str, Any], settings: EngineSettings) -> dict[str, Any] |
     return None
 
 
-def run_once(classifier: Predictor, settings: EngineSettings, job: dict[str, Any]) -> int:
+def run_once(
+    classifier: Predictor, settings: EngineSettings, recorder: Recorder, job: dict[str, Any]
+) -> int:
     """Score one job and print its reply on standard output, whatever the log level.
 
     The SDK has a local run of its own; it prints a Python repr, cut at 4,096 characters, and logs
     the text. This one goes through the same handler.
     """
     from hatespeech.engine.scorer import Scorer
-    from hatespeech.telemetry.recorder import Recorder
     from hatespeech.worker.handler import JobHandler
 
-    recorder = Recorder(settings)
     scorer = Scorer(classifier, settings)
     recorder.watch(lambda: scorer)
     reply = asyncio.run(JobHandler(scorer, recorder)(job))
@@ -181,7 +184,12 @@ def print_reply(reply: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def serve(classifier: Predictor, settings: EngineSettings, options: argparse.Namespace) -> int:
+def serve(
+    classifier: Predictor,
+    settings: EngineSettings,
+    recorder: Recorder,
+    options: argparse.Namespace,
+) -> int:
     """Work the platform's queue, or serve the SDK's development API, until told to stop.
 
     Returns the exit code: 1 if the device broke, or if the SDK is not the one that it needs.
@@ -199,11 +207,9 @@ def serve(classifier: Predictor, settings: EngineSettings, options: argparse.Nam
 
     from hatespeech import logs
     from hatespeech.engine.scorer import Scorer
-    from hatespeech.telemetry.recorder import Recorder
     from hatespeech.worker import sdk_log, sdk_shape
     from hatespeech.worker.handler import JobHandler
 
-    recorder = Recorder(settings)
     if not options.rp_serve_api:
         difference = sdk_shape.difference()
         if difference is not None:

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from hatespeech.engine.predictor import Predictor
 from hatespeech.settings import EngineSettings
+from hatespeech.telemetry.recorder import Recorder
 from hatespeech.worker import command, job_loop, sdk_shape
 from hatespeech.worker.job_loop import JobLoop
 from tests.paths import ROOT
@@ -169,7 +170,8 @@ def test_a_worker_on_an_sdk_of_another_shape_says_so_and_does_not_start(
     else:
         monkeypatch.setattr(rp_scale.JobScaler, name, other)
     options = command.worker_parser("app.py").parse_args([])
-    assert command.serve(small_classifier, EngineSettings(), options) == 1
+    settings = EngineSettings()
+    assert command.serve(small_classifier, settings, Recorder(settings), options) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: the Runpod SDK 1.12.0 does not fit this worker: ")
     assert words in line
