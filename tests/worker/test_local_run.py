@@ -27,6 +27,7 @@ from tests.support.processes.worker import APP, clean_environment
 Run = Callable[[Sequence[str], Mapping[str, str]], subprocess.CompletedProcess[bytes]]
 Main = Callable[..., "Outcome"]
 
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 ARABIC_AND_EMOJI = f"{MARKER} صباح الخير 👩‍👩‍👧 🇵🇪 e\u0301"
 
 
@@ -329,6 +330,17 @@ def test_a_queue_smaller_than_a_request_names_both_settings(main: Main) -> None:
     assert outcome.err == (
         "error: MAX_QUEUE_TEXTS=1000 is not allowed: "
         "it must be at least MAX_TEXTS_PER_REQUEST (1024)\n"
+    )
+
+
+def test_a_collector_without_opentelemetry_is_one_line_on_standard_error(
+    main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "hatespeech.telemetry.tracing", None)
+    outcome = main("--test_input", job({"prompt": "a"}), **{ENDPOINT: "http://127.0.0.1:4318"})
+    assert (outcome.code, outcome.out) == (1, b"")
+    assert outcome.err == (
+        f"error: {ENDPOINT} needs opentelemetry: pip install 'hate-speech-detection[otel]'\n"
     )
 
 

@@ -47,6 +47,7 @@ class CallerRates:
     def __init__(self, settings: ServerSettings, counts: RateCounts) -> None:
         limit = settings.rate_limit
         self._limits = [] if limit == "off" else parse_many(limit)
+        self._policy = ", ".join(f"{each.amount};w={each.get_expiry()}" for each in self._limits)
         self._counts_texts = settings.rate_limit_counts == "texts"
         self._counts = counts
 
@@ -98,9 +99,7 @@ class CallerRates:
             "RateLimit-Limit": str(limit.amount),
             "RateLimit-Remaining": str(max(0, stats.remaining)),
             "RateLimit-Reset": str(seconds_until(stats.reset_time)),
-            "RateLimit-Policy": ", ".join(
-                f"{each.amount};w={each.get_expiry()}" for each in self._limits
-            ),
+            "RateLimit-Policy": self._policy,
         }
 
 
