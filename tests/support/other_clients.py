@@ -37,19 +37,23 @@ def run_node(package: str, script: str, **given: Any) -> Any:
     return json.loads(run_script(package, text))
 
 
-def run_script(client: str, text: str, environment: Mapping[str, str] | None = None) -> str:
-    """Run a script beside a client, ``name==version`` of PyPI or ``name@version`` of npm.
+def run_script(
+    client: str | tuple[str, ...], text: str, environment: Mapping[str, str] | None = None
+) -> str:
+    """Run a script beside a client: ``name==version`` of PyPI, or of npm one or more
+    ``name@version``.
 
     Returns what it prints; raises :class:`AssertionError` if it fails.
     """
     added = {**OFFLINE, **(environment or {})}
-    if "==" in client:
+    if isinstance(client, str) and "==" in client:
         python = _installed(lambda: python_of(client), client)
         command = [str(python), "-W", "ignore", "-c", text]
     else:
         if shutil.which("node") is None or shutil.which("npm") is None:
             pytest.skip("node and npm are not installed")
-        modules = _installed(lambda: node_tool(client), client)
+        packages = (client,) if isinstance(client, str) else client
+        modules = _installed(lambda: node_tool(*packages), packages[0])
         added["NODE_PATH"] = str(modules)
         command = ["node", "-e", text]
     ran = subprocess.run(

@@ -18,7 +18,7 @@ from tests.support.payments.payment_chain import PaymentChain
 from tests.support.ports import free_port, listens
 from tests.support.processes.worker import wait_until
 
-X402: Final = "x402[evm,httpx,requests]==2.25.0"
+X402: Final = "x402[evm,extensions,httpx,requests]==2.25.0"
 SCRIPT: Final = Path(__file__).with_name("x402_facilitator.py")
 
 

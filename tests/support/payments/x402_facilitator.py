@@ -103,7 +103,10 @@ def main() -> None:
         def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - the base's name
             pass
 
-    ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+
+    Server(("127.0.0.1", port), Handler).serve_forever()
 
 
 if __name__ == "__main__":
