@@ -57,4 +57,4 @@ def test_every_example_is_run_by_a_test_or_says_why_not(name: str) -> None:
 def test_pages_and_their_blocks_are_found() -> None:
     assert {"README.md", "CONTRIBUTING.md", "docs/index.md", "benchmarks/README.md"} <= set(NAMES)
     assert len(list(blocks((ROOT / "docs" / "runpod.md").read_text(encoding="utf-8")))) == 8
-    assert len(list(blocks((ROOT / "docs" / "nevermined.md").read_text(encoding="utf-8")))) == 5
+    assert len(list(blocks((ROOT / "docs" / "nevermined.md").read_text(encoding="utf-8")))) == 6
