@@ -17,6 +17,7 @@ from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 from hatespeech.serving.uploads.fields import FIELDS, scoring_options
 from hatespeech.serving.uploads.upload import (
+    Scoring,
     UploadRoom,
     receive_upload,
     reply_of,
@@ -74,6 +75,7 @@ def file_routes(settings: ServerSettings) -> APIRouter:
             for name, value in read_query(request, ("robust",)).items()
         }
         model: ServedModel = request.app.state.model
+        caller: Caller = request.scope["state"]["caller"]
         model.require_ready()
         file, fields = await receive_upload(request)
         try:
@@ -85,14 +87,13 @@ def file_routes(settings: ServerSettings) -> APIRouter:
             raise
         try:
             rows = await until_gone(request, room.run(table.check))
-            caller: Caller = request.scope["state"]["caller"]
             await request.app.state.rates.charge_texts(caller, rows)
         except BaseException:
             room.close(table)  # which also ends a check that still runs
             raise
         media_type, name = reply_of(table)
         return StreamingResponse(
-            score_table(room, table, model, options),
+            score_table(room, table, Scoring(model, options, caller.share)),
             media_type=media_type,
             headers={"Content-Disposition": f'attachment; filename="{name}"'},
             # This runs even if the client hangs up, so the temporary file never outlives the reply.

@@ -146,13 +146,21 @@ class UploadRoom:
         return await loop.run_in_executor(self._threads, partial(call, *args, **kwargs))
 
 
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """What scores the rows of a file, and how."""
+
+    model: ServedModel
+    options: Mapping[str, Any]  # fields of the contract's request
+    caller: str | None  # whose turns on the device they share
+
+
 async def score_table(
     room: UploadRoom,
     table: UploadTable,
-    model: ServedModel,
-    options: Mapping[str, Any],
+    scoring: Scoring,
 ) -> AsyncIterator[bytes]:
-    """Yield the table with its scores; ``options`` are fields of the contract's request.
+    """Yield the table with its scores.
 
     Unlike a request's texts, a file's wait for room.
     """
@@ -164,9 +172,7 @@ async def score_table(
                 texts = await room.run(table.next)
                 more = texts is not None
                 if texts is not None:
-                    pending.append(
-                        asyncio.create_task(score_block(texts, room.rows, model, options))
-                    )
+                    pending.append(asyncio.create_task(score_block(texts, room.rows, scoring)))
             if pending:
                 items = await pending.popleft()
                 data = await room.run(table.write, items)
@@ -179,32 +185,30 @@ async def score_table(
         room.close(table)
 
 
-async def score_block(
-    texts: Sequence[Any], rows: int, model: ServedModel, options: Mapping[str, Any]
-) -> list[TextScore]:
+async def score_block(texts: Sequence[Any], rows: int, scoring: Scoring) -> list[TextScore]:
     """Score a block in requests of so many rows, one after the other."""
     return [
         item
         for start in range(0, len(texts), rows)
-        for item in await score_rows(texts[start : start + rows], model, options)
+        for item in await score_rows(texts[start : start + rows], scoring)
     ]
 
 
-async def score_rows(
-    texts: Sequence[Any], model: ServedModel, options: Mapping[str, Any]
-) -> list[TextScore]:
+async def score_rows(texts: Sequence[Any], scoring: Scoring) -> list[TextScore]:
     """Score rows, in several requests if one would be too large. Errors name the field ``text``."""
     try:
-        reply = await model.score({"texts": list(texts), **options}, wait_for_room=True)
+        reply = await scoring.model.score(
+            {"texts": list(texts), **scoring.options}, wait_for_room=True, caller=scoring.caller
+        )
     except TooLargeError as error:
         if len(texts) == 1:
             item = TextScore(str(texts[0]), error=error.at(TEXT))
-            model.refused(item)
+            scoring.model.refused(item)
             return [item]
         middle = len(texts) // 2
         return [
-            *await score_rows(texts[:middle], model, options),
-            *await score_rows(texts[middle:], model, options),
+            *await score_rows(texts[:middle], scoring),
+            *await score_rows(texts[middle:], scoring),
         ]
     return [
         item if item.error is None else dataclasses.replace(item, error=item.error.at(TEXT))
