@@ -321,11 +321,13 @@ def test_a_reserve_is_taken_once_and_given_back(tmp_path: Path) -> None:
 
 
 def test_a_file_of_an_older_release_keeps_its_jobs_and_gives_room_back(path: Path) -> None:
+    lacks = [f"ALTER TABLE jobs DROP COLUMN {name};" for name in sqlite_store._ADDED]
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(
             f"""
             PRAGMA journal_mode = WAL;
             {sqlite_store._SCHEMA.replace("DROP INDEX", "-- DROP INDEX")}
+            {" ".join(lacks)}
             DROP INDEX jobs_by_state; DROP INDEX jobs_by_end;
             CREATE INDEX jobs_by_status ON jobs (status, created);
             PRAGMA user_version = 1;
@@ -337,7 +339,11 @@ def test_a_file_of_an_older_release_keeps_its_jobs_and_gives_room_back(path: Pat
 
     async def scene(store: SqliteStore) -> None:
         assert store.salt == b"\0"
-        assert [lease.id for lease, _ in await store.take(1, idle=True)] == ["old"]
+        await store.add(new_job("new", ttl=600.0, run_limit=2.5, webhook="https://a"), 10)
+        old, new = [lease for lease, _ in await store.take(2, idle=True)]
+        assert ((old.id, old.seconds), (new.id, new.seconds)) == (("old", None), ("new", 2.5))
+        await store.finish(new, COMPLETED, output="{}")
+        assert len(await store.take_deliveries(9, 600)) == 1
 
     run(path, scene)
     assert execute(path, "PRAGMA auto_vacuum") == [(2,)]
