@@ -15,6 +15,7 @@ from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 from hatespeech.telemetry.families import PREFIX
 from hatespeech.telemetry.recorder import HTTP, Recorder
+from hatespeech.telemetry.tally import add_counts
 
 LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -27,9 +28,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.recorder = Recorder(settings, self.registry)
         totals = self.recorder.totals  # a rate needs the zero before the first one
-        totals.errors.update(dict.fromkeys((kind.code for kind in STATUSES), 0))
+        add_counts(totals.errors, dict.fromkeys((kind.code for kind in STATUSES), 0))
         protocols = [HTTP, *settings.protocols, *(["grpc"] if settings.grpc else [])]
-        totals.texts_by_protocol.update(dict.fromkeys(protocols, 0))
+        add_counts(totals.texts_by_protocol, dict.fromkeys(protocols, 0))
         self._requests = Counter(
             f"{PREFIX}requests",
             "Requests answered, by method, route template, status (499: the client hung up) and "
@@ -58,11 +59,11 @@ class Metrics:
         self._requests.labels(method, route, str(status), protocol).inc()
         self._seconds.labels(method, route, protocol).observe(seconds)
         if error_type is not None:
-            self.recorder.totals.errors[error_type] += 1
+            add_counts(self.recorder.totals.errors, {error_type: 1})
 
     def observe_error(self, error: ServiceError) -> None:
         """Count an error that the status of no request tells of."""
-        self.recorder.totals.errors[error.code] += 1
+        add_counts(self.recorder.totals.errors, {error.code: 1})
 
     def watch(self, model: ServedModel, queued_jobs: Callable[[], int]) -> None:
         """Report the state of these at the time of each scrape."""

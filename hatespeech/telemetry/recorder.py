@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from hatespeech.errors import SettingsError
 from hatespeech.logs import FIELDS
 from hatespeech.memory import MIB, resident_bytes
 from hatespeech.settings import EngineSettings
-from hatespeech.telemetry.tally import Tally, Totals
+from hatespeech.telemetry.tally import Counts, Tally, Totals, add_counts
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -173,9 +172,9 @@ class Recorder:
                 }
             },
         )
-        self.totals.jobs[outcome] += 1
+        add_counts(self.totals.jobs, {outcome: 1})
         if error_type is not None:
-            self.totals.errors[error_type] += 1
+            add_counts(self.totals.errors, {error_type: 1})
         if self._minute is not None:
             self._minute.add(outcome, account.tally)
         if account.span is not None:
@@ -204,12 +203,12 @@ class _Minute:
     def __init__(self) -> None:
         self._began = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._outcomes: Counter[str] = Counter()
+        self._outcomes: Counts = {}
         self._tally = Tally()
 
     def add(self, outcome: str, tally: Tally) -> None:
         """Count what ended; the first one starts the minute."""
-        self._outcomes[outcome] += 1
+        add_counts(self._outcomes, {outcome: 1})
         self._tally.add(tally)
         if self._timer is None:
             self._began = time.monotonic()
@@ -237,4 +236,4 @@ class _Minute:
                 }
             },
         )
-        self._outcomes, self._tally = Counter(), Tally()
+        self._outcomes, self._tally = {}, Tally()

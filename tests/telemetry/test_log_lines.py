@@ -60,6 +60,8 @@ def test_a_queue_worker_writes_one_line_of_json_for_each_job(start_worker: Start
         for job_id in (good, mixed, bad)
     }
     ((ok,), (half,), (failed,)) = jobs.values()
+    for job_id in (good, mixed, bad):
+        assert sum(job_id in line["message"] for line in lines) == 1, "the SDK says no more of it"
     assert (ok["outcome"], ok["texts"], ok["error_type"]) == ("finished", 1, None)
     assert ok["tokens"] > 0
     assert sum(ok["labels"].values()) == 1
