@@ -24,7 +24,7 @@ def progress_bar(name: str, total: int | None, unit: str, done: int = 0) -> tqdm
 
     ``unit`` is ``B`` for bytes, or the name of what is counted, such as ``rows``.
     """
-    return tqdm(
+    bar = tqdm(
         desc=name,
         total=total,
         initial=done,
@@ -34,3 +34,5 @@ def progress_bar(name: str, total: int | None, unit: str, done: int = 0) -> tqdm
         file=sys.stderr,
         disable=_Bars.hidden,
     )
+    bar.initial = done  # a hidden one lacks it
+    return bar
