@@ -6,6 +6,7 @@ there is to check. Which of the two runs is read from ``/proc``, not guessed fro
 
 import http.client
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -48,10 +49,16 @@ def find_problem() -> str | None:
 
 def ask() -> str | None:
     """Return why the server is not ready, if it isn't."""
-    port = os.environ.get("PORT_HEALTH") or os.environ.get("PORT") or PORT
+    port = os.environ.get("PORT_HEALTH")
+    path = os.environ.get("UNIX_SOCKET")
     host = os.environ.get("HOST") or LOOPBACK
-    connection = http.client.HTTPConnection(EVERY.get(host, host), int(port), timeout=SECONDS)
+    number = int(port or os.environ.get("PORT") or PORT)
+    connection = http.client.HTTPConnection(EVERY.get(host, host), number, timeout=SECONDS)
     try:
+        if path and not port:  # PORT is not listened on then
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(SECONDS)
+            connection.sock.connect(path)
         connection.request("GET", "/ping")
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as exc:

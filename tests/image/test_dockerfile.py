@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from packaging.utils import canonicalize_name
 
+from hatespeech.paths import EMBEDDED
 from hatespeech.serving.settings import ServerSettings
 from hatespeech.version import __version__
 from tests.paths import ROOT
@@ -24,6 +25,8 @@ from tests.support.environments import with_requirements
 from tests.support.image.layers import LEFT_OUT, is_pickle
 from tests.support.imports import imported_names, transitive_imports
 
+FLAVOURS = ("gpu", "cpu")
+EXTRAS = ("grpc", "postgres", "redis", "otel")
 DOCKER = ROOT / "docker"
 LOCK = ROOT / "requirements.lock"
 
@@ -55,6 +58,12 @@ FINAL = STAGES[-1]
 def stage(name: str) -> list[Instruction]:
     (found,) = (each for each in STAGES[1:] if each[0].text.endswith(f" AS {name}"))
     return found
+
+
+def environment_of(*stages: Sequence[Instruction]) -> dict[str, str]:
+    """Return what these stages set, the later over the earlier."""
+    texts = [text for each in stages for text in arguments(each, "ENV")]
+    return dict(pair.split("=", 1) for text in texts for pair in shlex.split(text))
 
 
 def arguments(instructions: Sequence[Instruction], name: str) -> list[str]:
@@ -91,21 +100,31 @@ def distributions_of(packages: frozenset[str]) -> set[str]:
 # The Dockerfile.
 
 
-def test_base_image_is_pinned_by_digest_and_brings_the_torch_of_the_requirements() -> None:
-    (base,) = (text for text in arguments(STAGES[0], "ARG") if text.startswith("BASE_IMAGE="))
-    match = re.fullmatch(
-        r"BASE_IMAGE=pytorch/pytorch:(\S+?)-cuda[\d.]+-cudnn\d+-runtime@sha256:[0-9a-f]{64}", base
+def argument(name: str) -> str:
+    """Return the default of an argument before the first stage."""
+    (value,) = (text for text in arguments(STAGES[0], "ARG") if text.startswith(f"{name}="))
+    return value.removeprefix(f"{name}=")
+
+
+def test_base_images_are_pinned_by_digest_and_bring_the_torch_of_the_requirements() -> None:
+    digest = r"@sha256:[0-9a-f]{64}"
+    gpu = re.fullmatch(
+        rf"pytorch/pytorch:(\S+?)-cuda[\d.]+-cudnn\d+-runtime{digest}", argument("BASE_IMAGE")
     )
-    assert match
+    cpu = re.fullmatch(rf"python:3\.1[12]\.\d+-slim-\w+{digest}", argument("CPU_BASE_IMAGE"))
+    assert gpu
+    assert cpu
     requirements = (ROOT / "requirements.txt").read_text(encoding="utf-8")
-    assert f"torch=={match[1]}\n" in requirements
+    assert f"torch=={gpu[1]}\n" in requirements
+    (install,) = arguments(stage("cpu-base"), "RUN")
+    assert install.endswith(f" torch=={gpu[1]}")
 
 
-def test_every_stage_builds_on_the_base_image() -> None:
-    names = {"${BASE_IMAGE}"}
+def test_every_stage_builds_on_a_base_image() -> None:
+    names = {"${BASE_IMAGE}", "${CPU_BASE_IMAGE}"}
     for each in STAGES[1:]:
         image, _, name = each[0].text.partition(" AS ")
-        assert image in names
+        assert {image.replace("${FLAVOUR}", flavour) for flavour in FLAVOURS} <= names
         names.add(name)
 
 
@@ -137,25 +156,30 @@ def test_nothing_in_the_dockerfile_is_secret() -> None:
     assert "REVISION" in declared  # the list is not empty for want of parsing
 
 
-def environment_of_the_image() -> dict[str, str]:
-    (text,) = arguments(FINAL, "ENV")
-    return dict(each.split("=", 1) for each in shlex.split(text))
-
-
-def test_environment_of_the_image_is_allowed_by_the_settings() -> None:
-    environment = environment_of_the_image()
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_environment_of_the_image_is_allowed_by_the_settings(flavour: str) -> None:
+    environment = environment_of(stage(f"{flavour}-base"), FINAL)
     settings = ServerSettings.from_environment(environment)
-    assert settings.model_dir == Path("/app/checkpoints/bertweet-large")
+    folder = Path("/app/checkpoints/bertweet-large")
+    assert settings.model_dir == (folder if flavour == "gpu" else None)
+    assert settings.device == ("auto" if flavour == "gpu" else "cpu")
     assert settings.host == "0.0.0.0"
     assert (environment["HF_HUB_OFFLINE"], environment["TRANSFORMERS_OFFLINE"]) == ("1", "1")
 
 
 def test_image_holds_what_its_checkpoint_stage_made_and_not_what_it_fetched() -> None:
     sources = [text.split()[:2] for text in arguments(FINAL, "COPY") if "--from=" in text]
-    assert sources == [
-        ["--from=packages", "/opt/worker"],
-        ["--from=checkpoint", "/app/checkpoints/bertweet-large"],
-    ]
+    assert sources == [["--from=packages", "/opt/worker"], ["--from=checkpoint", "/made"]]
+
+
+def test_the_cpu_flavour_holds_the_embedded_checkpoint_and_downloads_none() -> None:
+    assert stage("cpu-checkpoint")[0].text.startswith("base ")
+    folder = EMBEDDED.relative_to(ROOT)
+    assert set(copied(stage("cpu-checkpoint"))) == {
+        str(path.relative_to(ROOT)) for path in EMBEDDED.iterdir()
+    }
+    (copy,) = arguments(stage("cpu-checkpoint"), "COPY")
+    assert copy == f"{folder} /made/{folder}"
 
 
 def test_version_label_is_the_projects_version() -> None:
@@ -182,7 +206,7 @@ HTTP = ("fastapi", "starlette", "uvicorn", "hatespeech.serving")
 
 
 def test_conversion_layer_holds_what_download_py_imports_in_whole_folders() -> None:
-    files = set(copied(stage("checkpoint")))
+    files = set(copied(stage("gpu-checkpoint")))
     assert files >= transitive_imports(ROOT, "download.py").files
     package = ROOT / "hatespeech"
     floors = [
@@ -194,7 +218,7 @@ def test_conversion_layer_holds_what_download_py_imports_in_whole_folders() -> N
 
 
 def test_nothing_in_the_conversion_layer_knows_http() -> None:
-    for file in copied(stage("checkpoint")):
+    for file in copied(stage("gpu-checkpoint")):
         if file.endswith(".py"):
             names = imported_names(ROOT / file)
             found = [name for name in names if any(f"{name}.".startswith(f"{h}.") for h in HTTP)]
@@ -206,13 +230,102 @@ def test_image_holds_all_that_its_scripts_import(script: str) -> None:
     imports = transitive_imports(ROOT, script)
     assert imports.files <= set(copied(FINAL))
     assert "hatespeech/text/emoji_names.tsv" in copied(FINAL)
-    # Without an extra the setting that needs it is refused, by the extra's name.
+    # Without an extra the setting that needs it is refused, by the extra's name, and so are
+    # uploads without pyarrow.
     extras = "".join(
-        (ROOT / f"requirements-{name}.txt").read_text(encoding="utf-8")
-        for name in ("grpc", "postgres", "redis")
+        (ROOT / f"requirements-{name}.txt").read_text(encoding="utf-8") for name in EXTRAS
     )
-    optional = set(re.findall(r"^([\w-]+)==", extras, re.MULTILINE))
-    assert distributions_of(imports.packages) - {"torch"} - optional <= pins().keys()
+    optional = {"pyarrow", *re.findall(r"^([\w-]+)==", extras, re.MULTILINE)}
+    there = {"torch"} | optional | (pins().keys() - left_out())
+    holders = packages_distributions()  # several, of a package that is a namespace
+    for package in imports.packages:
+        assert there & {canonicalize_name(holder) for holder in holders[package]}, package
+
+
+def left_out() -> set[str]:
+    """Return the packages of the lock that the image leaves out."""
+    lines = (DOCKER / "left_out.txt").read_text(encoding="utf-8").splitlines()
+    return {line for line in lines if line and not line.startswith("#")}
+
+
+def test_what_the_image_leaves_out_is_in_the_lock() -> None:
+    assert left_out() <= pins().keys()
+    lines = (DOCKER / "left_out.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len({*lines}) + lines.count("") - 1, "a package stands there twice"
+
+
+# What the image's Python can't import, in this Python.
+WITHOUT = """
+import sys
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in LEFT_OUT:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Without())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("door", ["worker", "serving"])
+def test_neither_front_needs_what_the_image_leaves_out(door: str) -> None:
+    names = left_out()
+    modules = {
+        package
+        for package, holders in packages_distributions().items()
+        if {canonicalize_name(holder) for holder in holders} <= names
+    }
+    assert {"transformers", "pyarrow", "boto3"} <= modules
+    code = f"LEFT_OUT = {modules!r}{WITHOUT}"
+    if door == "worker":
+        code += "import hatespeech.worker.command, runpod, hatespeech.worker.job_loop\n"
+        code += "import hatespeech.worker.posting, runpod.serverless.modules.rp_fastapi\n"
+    else:
+        code += "from hatespeech.serving.command import load_app; load_app()\n"
+        code += "import hatespeech.serving.uploads.upload, hatespeech.serving.jobs.sqlite\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "ALLOW_ANONYMOUS": "1", "RUNPOD_LOG_LEVEL": "INFO"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_lock_of_the_extras_holds_what_their_requirements_pin() -> None:
+    lines = (ROOT / "requirements-extras.lock").read_text(encoding="utf-8").splitlines()
+    locked = dict(re.findall(r"^([a-z0-9][\w.-]*)==([^ ]+)", "\n".join(lines), re.MULTILINE))
+    for name in ("grpc", "postgres", "redis"):
+        text = (ROOT / f"requirements-{name}.txt").read_text(encoding="utf-8")
+        for package, version in re.findall(r"^([\w-]+)==(\S+)", text, re.MULTILINE):
+            assert locked[package] == version
+    both = locked.keys() & pins().keys()
+    assert both
+    for package in both:
+        assert pins()[package].startswith(f"{package}=={locked[package]} ")
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_an_extra_of_the_image_is_all_that_its_requirements_need(extra: str) -> None:
+    script = (DOCKER / "install_packages").read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.search(
+        rf"^ *{extra}\)\s*install_pinned requirements\S*.lock (.*?)( ;;)?$", script, re.M | re.S
+    )
+    assert found
+    lines = (ROOT / f"requirements-{extra}.txt").read_text(encoding="utf-8").splitlines()
+    needed = with_requirements(line for line in lines if not line.startswith("#"))
+    # Of Python 3.11, what its first releases lack.
+    older = {"async-timeout"} if extra == "redis" else set[str]()
+    assert set(found[1].split()) == needed - (pins().keys() - left_out()) | older
+
+
+def test_conversion_has_the_packages_that_the_worker_lacks() -> None:
+    needed = with_requirements(distributions_of(transitive_imports(ROOT, "download.py").packages))
+    (select, _) = arguments(stage("gpu-checkpoint"), "RUN")
+    chosen = set(select.partition("requirements.lock ")[2].partition(" >")[0].split())
+    kept = pins().keys() - left_out()
+    assert needed - kept - with_requirements(["torch"]) <= chosen <= needed
 
 
 def let_in(file: str, patterns: Sequence[str]) -> bool:
@@ -252,7 +365,8 @@ def test_download_stage_pins_what_the_fetching_code_needs() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("pin", ["", "0" * 64], ids=["unset", "hash"])
 def test_a_build_says_how_to_pin_a_checkpoint_that_is_not(pin: str, tmp_path: Path) -> None:
-    (command,) = arguments(stage("checkpoint"), "RUN")
+    (_, command) = arguments(stage("gpu-checkpoint"), "RUN")
+    command = command.partition(" && mkdir ")[0]
     work = tmp_path / "checkpoints" / ".bertweet-large.partial"
     work.mkdir(parents=True)
     (work / "checkpoint.part").write_bytes(b"weights")

@@ -110,6 +110,33 @@ def test_entry_point_becomes_what_was_asked_for(
     assert [Path(argv0).name, *rest] == [script, *passed]
 
 
+LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # of cgroup 2 and 1
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("given", [[], ["server"]], ids=["worker", "server"])
+def test_entry_point_says_that_the_containers_memory_is_too_small(
+    container: tuple[Path, dict[str, str]], tmp_path: Path, given: list[str], limit: str
+) -> None:
+    entrypoint, environment = container
+    text = entrypoint.read_text(encoding="utf-8")
+    assert f"/sys/fs/cgroup/{limit}" in text
+    entrypoint.write_text(text.replace("/sys/fs/cgroup/", f"{tmp_path}/"), encoding="utf-8")
+    file = tmp_path / limit
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("104857600\n", encoding="utf-8")
+    refused = run_script(entrypoint, *given, environment=environment)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("error: this container may use 104 MB of memory")
+    assert len(refused.stderr.splitlines()) == 1
+    # Whatever else is run in it is none of the entry point's business.
+    assert run_script(entrypoint, "true", environment=environment).returncode == 0
+    for enough in ("max", "9223372036854771712", "2000000000"):
+        file.write_text(f"{enough}\n", encoding="utf-8")
+        started = run_script(entrypoint, *given, environment=environment)
+        assert started.returncode == 0, started.stderr
+
+
 def check_health(
     process: subprocess.Popen[str], environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
@@ -174,6 +201,17 @@ def test_health_check_asks_where_the_server_listens(
     with listening, ThreadPoolExecutor(1) as threads:
         threads.submit(answer_ready, listening)
         run = check_health(server, {"HOST": host, "PORT": str(listening.getsockname()[1])})
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_health_check_asks_at_the_unix_socket(start_script: Any, tmp_path: Path) -> None:
+    server = start_script("server.py")
+    path = str(tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX) as listening, ThreadPoolExecutor(1) as threads:
+        listening.bind(path)
+        listening.listen()
+        threads.submit(answer_ready, listening)
+        run = check_health(server, {"UNIX_SOCKET": path, "PORT": "9"})
     assert (run.returncode, run.stderr) == (0, "")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import importlib.util
 import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -62,9 +63,12 @@ REPLIES: Final[Mapping[str, tuple[str, str]]] = {
 async def receive_upload(request: Request) -> tuple[UploadFile, dict[str, str]]:
     """Read the form: its file, into a temporary file without a name on the disk, and its fields.
 
-    Raises :class:`UnsupportedMediaError` if the body is not a form, and :class:`ValidationError` if
-    the form does not hold exactly one file, or for a field.
+    Raises :class:`UnsupportedMediaError` if the body is not a form, or if this server has no
+    pyarrow, which the lean image leaves out; and :class:`ValidationError` if the form does not hold
+    exactly one file, or for a field.
     """
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UnsupportedMediaError("this server was installed without pyarrow, and reads no files")
     require_media_type(request, "multipart/form-data")
     form = await request.form(max_files=1, max_fields=len(FIELDS), max_part_size=MAX_FIELD_BYTES)
     upload = form.get("file")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -201,6 +202,16 @@ def test_a_file_that_cannot_be_scored_is_refused_before_a_reply_begins(
     assert reply.status_code == status, reply.text
     assert reply.json().keys() == {"error", "error_type"}
     assert MARKER not in reply.text
+
+
+def test_a_server_without_pyarrow_refuses_files_and_scores_texts(
+    server: HttpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # as if it were not installed
+    reply = upload(server, "a.csv", b"text\ngood morning\n")
+    assert reply.status_code == 415
+    assert reply.json()["error"].endswith("was installed without pyarrow, and reads no files")
+    assert server.post("/score", json={"text": "good morning"}).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -10,35 +10,39 @@ import signal
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import requests
+
 from tests.paths import ROOT
-from tests.support.image.builder import (
-    BASE,
-    Buildah,
-    CommandError,
-    copy_context,
-    make_base,
-    push_layers,
-)
-from tests.support.image.container import Container
-from tests.support.image.layers import check_layers, read_layer
+from tests.support.image.base import BASE, CommandError, NotPossibleError, Wheels, copy_context
+from tests.support.image.buildah import Buildah
+from tests.support.image.compose import check_compose
+from tests.support.image.docker import Docker, NoDockerError
+from tests.support.image.engine import Container, Engine
+from tests.support.image.hardening import Hardening
+from tests.support.image.hardening import checks as hardening_checks
+from tests.support.image.layers import check_layers, compressed_size, read_layer
 from tests.support.ports import free_port
 from tests.support.processes.worker import wait_until
 from tests.support.small_tokenizer import train_tokenizer
 from tests.support.stand_ins.file_server import FileServer
 from tests.support.stand_ins.runpod.endpoint import RunpodEndpoint
 
-IMAGE: Final = "localhost/hate-speech-detection"
+GPU: Final = "localhost/hate-speech-detection:gpu"
+CPU: Final = "localhost/hate-speech-detection:cpu"
+CPU_ARGUMENTS: Final = {"FLAVOUR": "cpu", "CPU_BASE_IMAGE": BASE}
+# The most that packages may take on disk, in bytes.
+LARGEST: Final = 300 * 10**6
+LARGEST_WITH_EXTRAS: Final = 500 * 10**6
 PICKLE: Final = ROOT / "tests/data/checkpoints/tiny_eval_zip.pt"
 PICKLE_PATH: Final = "/model_7"
 REPOSITORY: Final = "someone/small-tokenizer"
 COMMIT: Final = "0123456789abcdef0123456789abcdef01234567"
 MODEL_DIR: Final = "/app/checkpoints/bertweet-large"
-CPU: Final = {"DEVICE": "cpu", "DTYPE": "float32", "OMP_NUM_THREADS": "1"}
+ON_CPU: Final = {"DEVICE": "cpu", "DTYPE": "float32", "OMP_NUM_THREADS": "1"}
 LABELS: Final = ("hate", "abusing", "neutral", "spam")
 
 # What the work folder holds at its height, with room to spare.
@@ -70,12 +74,12 @@ class Sources:
 
 
 class Image:
-    """A built image, its files mounted."""
+    """A built image."""
 
-    def __init__(self, buildah: Buildah, folder: Path) -> None:
-        self.config: Mapping[str, Any] = buildah.config(IMAGE)
-        self.root = Path(buildah("mount", buildah("from", "--pull-never", IMAGE)))
-        self._folder, self._runs = folder, 0
+    def __init__(self, engine: Engine, name: str) -> None:
+        self.engine, self.name = engine, name
+        self.config: Mapping[str, Any] = engine.config(name)
+        self.environment = dict(each.split("=", 1) for each in self.config["Env"])
 
     def start(
         self,
@@ -84,9 +88,7 @@ class Image:
         mounts: Mapping[Path, str] | None = None,
     ) -> Container:
         """Start a container of it."""
-        self._runs += 1
-        folder = self._folder / f"run-{self._runs}"
-        return Container(self.root, self.config, folder, arguments, environment, mounts)
+        return self.engine.start(self.name, *arguments, environment=environment, mounts=mounts)
 
     def healthcheck(self) -> Sequence[str]:
         """Return the health check's command, which needs no shell."""
@@ -97,34 +99,46 @@ class Image:
         return command
 
 
-def check_contents(buildah: Buildah, image: Image, folder: Path) -> str:
-    """Look at configuration and layers; return the size of what the image adds to its base."""
+def check_contents(image: Image, folder: Path, largest: int, *, compress: bool) -> str:
+    """Look at configuration and layers; return the size of what the image adds to its base.
+
+    ``largest`` is the most that its packages may take, in bytes. With ``compress`` it also says
+    what a registry holds.
+    """
     user, _, group = image.config["User"].partition(":")
     assert user.isdecimal(), "the user must be a number, for engines that refuse root"
     assert "0" not in (user, group), "runs as root"
-    environment = dict(each.split("=", 1) for each in image.config["Env"])
-    assert environment["MODEL_DIR"] == MODEL_DIR
+    environment = image.environment
     assert environment["HF_HUB_OFFLINE"] == environment["TRANSFORMERS_OFFLINE"] == "1"
     assert "org.opencontainers.image.title" in image.config["Labels"]
     pushed = folder / "layers"
-    all_layers = [read_layer(path) for path in push_layers(buildah, IMAGE, pushed)]
+    paths = image.engine.layers(image.name, pushed)
+    all_layers = [read_layer(path) for path in paths]
+    # The base is one layer.
+    base, added = all_layers[:1], all_layers[1:]
+    packed = ""
+    if compress:
+        total = sum(compressed_size(path) for path in paths[1:])
+        packed = f"; {total / 1e6:,.0f} MB compressed"
     shutil.rmtree(pushed)
-    count = buildah.count_layers(BASE)
-    base, added = all_layers[:count], all_layers[count:]
-    check_layers(base, added)
-    return f"{sum(layer.size for layer in added) / 1e6:,.0f} MB without the base"
+    check_layers(base, added, embedded="MODEL_DIR" not in environment)
+    packages = sum(layer.packages for layer in added)
+    assert packages <= largest, f"{packages / 1e6:,.0f} MB of packages"
+    whole = sum(layer.size for layer in added)
+    return f"{whole / 1e6:,.0f} MB without the base, {packages / 1e6:,.0f} of them packages{packed}"
 
 
-def check_score(image: Image, folder: Path) -> str:
+def check_score(image: Image, folder: Path, model: str) -> str:
     """Score the image's own test_input.json, then one mounted over it; return the time it takes."""
     with image.start() as container:
         assert container.wait() == 0, container.stderr
         seconds = time.monotonic() - container.started
         reply = json.loads(container.stdout)
     assert abs(sum(reply[label] for label in LABELS) - 1) < 1e-4, reply
-    assert reply["model"].startswith("bertweet-large@"), reply["model"]
-    mine = folder / "mine.json"
+    assert reply["model"].startswith(f"{model}@"), reply["model"]
+    mine = folder / f"{model}.json"
     mine.write_text(json.dumps({"input": {"prompts": ["good morning", ""]}}), encoding="utf-8")
+    mine.chmod(0o644)
     with image.start(mounts={mine: "/app/test_input.json"}) as container:
         assert container.wait() == 0, container.stderr
         scored, refused = json.loads(container.stdout)["items"]
@@ -150,7 +164,7 @@ def check_refusals(image: Image, folder: Path) -> str:
     """A folder that is missing, empty or damaged ends the worker; no other model steps in."""
     empty, damaged = folder / "empty", folder / "damaged"
     empty.mkdir()
-    shutil.copytree(image.root / MODEL_DIR.lstrip("/"), damaged)
+    image.engine.copy_out(image.name, MODEL_DIR, damaged)
     weights = damaged / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     said = []
@@ -172,7 +186,7 @@ def check_refusals(image: Image, folder: Path) -> str:
 def check_queue(image: Image) -> str:
     """Work a queue; pass the health check; at SIGTERM answer what was taken, and end."""
     with RunpodEndpoint() as endpoint:
-        environment = {**CPU, **endpoint.environment(), "STOP_SECONDS": "600"}
+        environment = {**ON_CPU, **endpoint.environment(), "STOP_SECONDS": "600"}
         with image.start(environment=environment) as worker:
             ids = endpoint.submit({"prompt": "good morning"}, {"prompt": ""})
             wait_until(
@@ -202,46 +216,45 @@ def check_queue(image: Image) -> str:
     return f"{total} jobs answered, {total - before} of them after SIGTERM"
 
 
-def check_server(image: Image) -> str:
-    """Serve HTTP; pass the health check once ready; end at SIGTERM."""
+def check_server(image: Image, *, uploads: bool) -> str:
+    """Serve HTTP; pass the health check once ready; score a file, or refuse it; end at SIGTERM."""
     port = free_port()
-    environment = {**CPU, "PORT": str(port), "BEARER_TOKEN": "token-of-the-check"}
-    url = f"http://127.0.0.1:{port}"
+    token = "token-of-the-check"
+    environment = {**ON_CPU, "PORT": str(port), "BEARER_TOKEN": token}
     with image.start("server", environment=environment) as server:
         wait_until(
             lambda: server.execute(image.healthcheck()).returncode == 0,
             "a healthy server",
             watch=server.require_running,
         )
-        request = urllib.request.Request(
-            f"{url}/score",
-            data=json.dumps({"text": "good morning"}).encode(),
-            headers={
-                "Content-Type": "application/json",
-                "Authorization": "Bearer token-of-the-check",
-            },
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:
-            assert json.load(response)["text"] == "good morning"
+
+        def post(path: str, **body: Any) -> requests.Response:
+            headers = {"Authorization": f"Bearer {token}"}
+            url = f"http://127.0.0.1:{port}{path}"
+            return requests.post(url, headers=headers, timeout=60, **body)
+
+        assert post("/score", json={"text": "good morning"}).json()["text"] == "good morning"
+        reply = post("/score/file", files={"file": ("a.csv", b"text\ngood morning\n")})
+        assert reply.status_code == (200 if uploads else 415), reply.text
         server.terminate()
         assert server.wait() == 0, server.stderr
-    return "ready, scored, ended"
+    return f"ready, scored, a file {'scored' if uploads else 'refused'}, ended"
 
 
-def check_rebuilds(buildah: Buildah, sources: Sources, wheels: Path, context: Path) -> str:
+def check_rebuilds(engine: Engine, sources: Sources, context: Path) -> str:
     """Edits fetch nothing again: of the fronts nothing at all, of the rest not the checkpoint."""
     before = len(sources.files.requests)
     for file in ("app.py", "hatespeech/serving/settings.py", "hatespeech/worker/command.py"):
         append(context / file, "# an edit\n")
-    buildah.build(context, IMAGE, wheels, sources.arguments)
+    engine.build(context, GPU, sources.arguments)
     assert len(sources.files.requests) == before, "an edit of the fronts fetches again"
 
     fetched = sources.fetched()
     append(context / "hatespeech/settings.py", "# an edit\n")
-    buildah.build(context, f"{IMAGE}-a", wheels, sources.arguments, target="checkpoint")
+    engine.build(context, f"{GPU}-a", sources.arguments, target="checkpoint")
     assert len(sources.files.requests) > before, "an edit of the converter does not reach it"
     append(context / "requirements.lock", "# an edit\n")
-    buildah.build(context, f"{IMAGE}-b", wheels, sources.arguments, target="fetching")
+    engine.build(context, f"{GPU}-b", sources.arguments, target="fetching")
     again = sources.fetched() - fetched
     assert again < 100, f"{again} more bytes of the checkpoint after other edits"
     return f"{again} byte of the checkpoint asked for again"
@@ -253,37 +266,59 @@ def append(path: Path, text: str) -> None:
         file.write(text)
 
 
-def check_all(folder: Path, report: Callable[[str, Callable[[], str]], None]) -> None:
+Report = Callable[[str, Callable[[], str]], None]
+
+
+def check_all(engine: Engine, folder: Path, report: Report, *, compress: bool) -> None:
     """Build, look, run."""
     with contextlib.ExitStack() as stack:
-        buildah = Buildah(folder)
-        stack.callback(buildah.close)
         sources = Sources(stack.enter_context(FileServer()), folder)
+        wheels = stack.enter_context(Wheels(folder))
         context = copy_context(folder)
         # What lies about in a working copy and must not be sent along.
-        (context / ".env").write_text("BEARER_TOKEN=secret\n", encoding="utf-8")
-        made: dict[str, Any] = {}
+        (context / ".env").write_text("DEVICE=nonsense\n", encoding="utf-8")
 
         def base() -> str:
-            made["wheels"] = make_base(buildah, folder)
+            engine.make_base(wheels)
             return BASE
 
-        def build() -> str:
-            buildah.build(context, IMAGE, made["wheels"], sources.arguments)
+        def build_gpu() -> str:
+            engine.build(context, GPU, sources.arguments)
             assert sources.fetched() <= PICKLE.stat().st_size + 1, "the checkpoint came twice"
-            made["image"] = Image(buildah, folder)
-            return IMAGE
+            return GPU
+
+        def build_cpu() -> str:
+            before = len(sources.files.requests)
+            engine.build(context, CPU, {**CPU_ARGUMENTS, "EXTRAS": "postgres redis"})
+            assert len(sources.files.requests) == before, "it fetched a checkpoint"
+            return CPU
 
         report("base image", base)
-        report("image", build)
-        image: Image = made["image"]
-        report("contents", lambda: check_contents(buildah, image, folder))
-        report("torch", lambda: check_torch(image))
-        report("test_input.json", lambda: check_score(image, folder))
-        report("bad checkpoints", lambda: check_refusals(image, folder))
-        report("queue", lambda: check_queue(image))
-        report("server", lambda: check_server(image))
-        report("rebuilds", lambda: check_rebuilds(buildah, sources, made["wheels"], context))
+        report("GPU flavour", build_gpu)
+        gpu = Image(engine, GPU)
+        assert gpu.environment["MODEL_DIR"] == MODEL_DIR
+
+        def contents(image: Image, largest: int) -> str:
+            return check_contents(image, folder, largest, compress=compress)
+
+        report("contents", lambda: contents(gpu, LARGEST))
+        report("torch", lambda: check_torch(gpu))
+        report("test_input.json", lambda: check_score(gpu, folder, "bertweet-large"))
+        report("bad checkpoints", lambda: check_refusals(gpu, folder))
+        report("queue", lambda: check_queue(gpu))
+        report("server", lambda: check_server(gpu, uploads=False))
+        report("CPU flavour", build_cpu)
+        cpu = Image(engine, CPU)
+        report(
+            "contents", lambda: check_contents(cpu, folder, LARGEST_WITH_EXTRAS, compress=compress)
+        )
+        report("test_input.json", lambda: check_score(cpu, folder, "mini"))
+        report("server", lambda: check_server(cpu, uploads=True))
+        if isinstance(engine, Docker):
+            for name, check in hardening_checks(Hardening(engine, CPU, folder)):
+                report(name, check)
+            report("compose", lambda: check_compose(engine, context, CPU))
+        report("rebuilds", lambda: check_rebuilds(engine, sources, context))
 
 
 def choose_parent(given: Path | None) -> Path:
@@ -294,6 +329,19 @@ def choose_parent(given: Path | None) -> Path:
         if int(fields["MemAvailable"].split()[0]) * 1024 > 1.5 * ROOM:
             return memory
     return given or Path(tempfile.gettempdir())
+
+
+def choose_engine(folder: Path, wanted: str | None) -> Engine:
+    """Return Docker where it runs, else buildah, and say why."""
+    if wanted == "buildah":
+        return Buildah(folder)
+    try:
+        return Docker(folder)
+    except NoDockerError as exc:
+        if wanted == "docker" or shutil.which("buildah") is None:
+            raise NotPossibleError(str(exc)) from exc
+        sys.stdout.write(f"check-image: {exc}; going on with buildah\n")
+        return Buildah(folder)
 
 
 def main() -> int:
@@ -311,7 +359,18 @@ def main() -> int:
         help=f"make the work folder ({ROOM / 1e9:.0f} GB) in here and not in memory or the "
         "temporary folder; it is removed at the end",
     )
-    parent = choose_parent(parser.parse_args().work)
+    parser.add_argument(
+        "--engine",
+        choices=("docker", "buildah"),
+        help="what builds and runs (default: docker where it starts, else buildah)",
+    )
+    parser.add_argument(
+        "--compress",
+        action="store_true",
+        help="also say what the layers take in a registry, which takes half a minute more",
+    )
+    options = parser.parse_args()
+    parent = choose_parent(options.work)
     if shutil.disk_usage(parent).free < ROOM:
         sys.stdout.write(f"check-image: not run: {parent} has no {ROOM / 1e9:.0f} GB free\n")
         return 0
@@ -322,12 +381,20 @@ def main() -> int:
         began = time.monotonic()
         outcome = check()
         sys.stdout.write(f" {outcome} ({time.monotonic() - began:.0f} s)\n")
+        sys.stdout.flush()
 
     # Ended from outside, it cleans up as well.
     signal.signal(signal.SIGTERM, lambda _signal, _frame: sys.exit(143))
     try:
-        with tempfile.TemporaryDirectory(prefix="check-image-", dir=parent) as folder:
-            check_all(Path(folder), report)
+        with tempfile.TemporaryDirectory(prefix="check-image-", dir=parent) as name:
+            engine = choose_engine(Path(name), options.engine)
+            try:
+                check_all(engine, Path(name), report, compress=options.compress)
+            finally:
+                engine.close()
+    except NotPossibleError as exc:
+        sys.stdout.write(f"check-image: not run: {exc}\n")
+        return 0
     except (AssertionError, CommandError, OSError, TimeoutError) as exc:
         sys.stdout.write(f"\ncheck-image: failed: {exc}\n")
         return 1

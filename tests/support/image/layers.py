@@ -6,6 +6,7 @@ import io
 import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,8 +26,9 @@ TOOLS: Final = re.compile(
 CACHES: Final = re.compile(r"(root|home/\w+)/\.cache/.+|.*\.whl|var/cache/.+|var/lib/apt/lists/.+")
 LEFT_OUT: Final = re.compile(
     r"(app/)?(\.env|\.git|\.runpod|tests|benchmarks|docs|examples|README\.md|(download|score|train)\.py"
-    r"|hatespeech/(bulk|checkpoints|console|evaluation|fetching|library|training))(/.*)?"
+    r"|hatespeech/(bulk|console|evaluation|fetching|library|training))(/.*)?"
 )
+EMBEDDED: Final = "app/hatespeech/checkpoints/mini/model.safetensors"
 # What adding a user changes.
 ACCOUNTS: Final = re.compile(
     r"etc/(passwd|group|shadow|gshadow|subuid|subgid)-?|etc/\.pwd\.lock|var/log/.*"
@@ -38,13 +40,14 @@ class Layer:
     """One layer's files."""
 
     size: int  # of its files, in bytes
+    packages: int  # of those, what packages take
     files: frozenset[str]  # without the leading slash; what it deletes too
     pickles: Sequence[str]
 
 
 def read_layer(path: Path) -> Layer:
     """Read a layer's tar."""
-    size, files, pickles = 0, set(), []
+    size, packages, files, pickles = 0, 0, set(), []
     with tarfile.open(path) as tar:
         for member in tar:
             if member.isdir():
@@ -52,12 +55,23 @@ def read_layer(path: Path) -> Layer:
             name = PurePosixPath(member.name)
             files.add(str(name.with_name(name.name.removeprefix(".wh."))))
             size += member.size
+            if PACKAGES.search(str(name)):
+                packages += member.size
             file = tar.extractfile(member) if member.isfile() else None
             if file is not None and not PACKAGES.search(str(name)):
                 head = file.read(4)
                 if head.startswith((ZIP_HEAD, *PICKLE_HEADS)) and is_pickle(head + file.read()):
                     pickles.append(str(name))
-    return Layer(size, frozenset(files), pickles)
+    return Layer(size, packages, frozenset(files), pickles)
+
+
+def compressed_size(path: Path) -> int:
+    """Return how many bytes a layer has as gzip, which registries hold."""
+    packed, packer = 0, zlib.compressobj(6)
+    with path.open("rb") as tar:
+        while block := tar.read(1 << 20):
+            packed += len(packer.compress(block))
+    return packed + len(packer.flush())
 
 
 def is_pickle(content: bytes) -> bool:
@@ -68,8 +82,11 @@ def is_pickle(content: bytes) -> bool:
     return content.startswith(PICKLE_HEADS) and content.endswith(b".")
 
 
-def check_layers(base: Sequence[Layer], added: Sequence[Layer]) -> None:
-    """Raise :class:`AssertionError` for what an image adds to its base and must not."""
+def check_layers(base: Sequence[Layer], added: Sequence[Layer], *, embedded: bool) -> None:
+    """Raise :class:`AssertionError` for what an image adds to its base and must not.
+
+    ``embedded`` says whether it must hold the embedded checkpoint.
+    """
     pickles = [name for layer in (*base, *added) for name in layer.pickles]
     assert not pickles, f"pickles in the image: {pickles}"
     there = frozenset[str]().union(*(layer.files for layer in base))
@@ -79,5 +96,6 @@ def check_layers(base: Sequence[Layer], added: Sequence[Layer]) -> None:
     for what, pattern in (("tools", TOOLS), ("caches", CACHES), ("left out", LEFT_OUT)):
         found = sorted(name for name in new if pattern.fullmatch(name))
         assert not found, f"{what} in the image: {found[:10]}"
+    assert (EMBEDDED in new) == embedded, f"{EMBEDDED}: {EMBEDDED in new}"
     torch = sorted(name for name in new if re.search(r"/(torch|torch-[^/]*)/", name))
     assert not torch, f"another torch beside the base's: {torch[:10]}"

@@ -29,7 +29,7 @@ exec chroot --userspec="$user" "$root" "$@"
 """
 
 
-class Container:
+class NamespaceContainer:
     """A running container; leaving the ``with`` block kills what is left of it."""
 
     def __init__(
