@@ -236,6 +236,8 @@ def endpoint_routes(jobs: APIRouter) -> APIRouter:
     @router.get("/health")
     async def endpoint_health(request: Request) -> Response:
         counts = await jobs_of(request).count()
+        state = request.app.state.model.state
+        ready, running = state == "ready", counts.get(IN_PROGRESS, 0) > 0
         return JSONResponse(
             {
                 "jobs": {
@@ -246,7 +248,15 @@ def endpoint_routes(jobs: APIRouter) -> APIRouter:
                     "inQueue": counts.get(IN_QUEUE, 0),
                     "retried": 0,
                 },
-                "workers": {"ready": int(request.app.state.model.state == "ready")},
+                # This server is the only worker that it knows.
+                "workers": {
+                    "idle": int(ready and not running),
+                    "initializing": int(state == "loading"),
+                    "ready": int(ready),
+                    "running": int(ready and running),
+                    "throttled": 0,
+                    "unhealthy": int(state == "broken"),
+                },
             }
         )
 

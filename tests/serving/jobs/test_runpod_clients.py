@@ -174,4 +174,5 @@ def test_every_call_of_the_go_client_is_answered(server: HttpClient) -> None:
     assert client.call("purge-queue") == {"removed": 0, "status": "completed"}
     health = client.call("health", method="GET")
     assert all(isinstance(count, int) for count in [*health["jobs"].values()])
-    assert health["workers"]["ready"] == 1
+    workers = {"idle": 1, "initializing": 0, "ready": 1, "running": 0, "throttled": 0}
+    assert health["workers"] == {**workers, "unhealthy": 0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -275,6 +276,19 @@ def test_a_name_that_leads_to_a_private_address_is_not_called(
     assert receiver.told == []
     assert MARKER not in public_only.stderr
     assert "hooks.example" not in public_only.stderr
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "127.1", "2130706433", "0x7f000001"])
+def test_a_name_for_this_machine_is_not_called(
+    public_only: HttpClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setattr(webhooks, "MAX_TRIES", 1)
+    port = receiver.url.rpartition(":")[2]
+    job_id = submit(public_only, f"https://{host}:{port}/")
+    # A resolver may not know every spelling.
+    said = re.compile(rf"the webhook of job {job_id}: its name (does not lead to a public|is not)")
+    wait_until(lambda: said.search(public_only.stderr) is not None, "the refusal")
+    assert receiver.told == []
 
 
 def test_a_name_that_is_not_known_is_said(
