@@ -63,10 +63,12 @@ def load_app() -> FastAPI:
 
         from hatespeech.serving.app import create_app
 
-        return create_app(settings)
+        app = create_app(settings)
     except SettingsError as exc:
         sys.stderr.write(f"error: {exc}\n")
         sys.exit(1)
+    log_the_rest()
+    return app
 
 
 def server_parser(prog: str) -> argparse.ArgumentParser:

@@ -78,8 +78,8 @@ class Tally:
         if not self.texts:
             return ""
         parts = [
-            f"{self.texts} texts",
-            f"{self.tokens} tokens",
+            f"{self.texts} text{'s' * (self.texts != 1)}",
+            f"{self.tokens} token{'s' * (self.tokens != 1)}",
             f"queue {self.queue_ms:.1f} ms",
             f"compute {self.compute_ms:.1f} ms",
             *(f"{label} {count}" for label, count in self.labels.items()),

@@ -246,9 +246,11 @@ def serve(
     config["handler"] = handle
     # Constant: a changed value would stop fetching until every job in flight has ended.
     config["concurrency_modifier"] = lambda _current: settings.max_concurrency
-    with contextlib.redirect_stdout(sdk_log.LoggedLines()):
-        runpod.serverless.start(config)
-    recorder.close()
+    try:
+        with contextlib.redirect_stdout(sdk_log.LoggedLines()):
+            runpod.serverless.start(config)
+    finally:
+        recorder.close()
     if "refresh_worker" in config:
         return 1
     scorer.close()

@@ -54,9 +54,11 @@ def watched(small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
             def seen() -> bool:
                 watched.load()
-                return bool(watcher.query("sum(rate(hate_speech_flags_total[1m])) > 0"))
+                # The series that appears last: its rate needs two scrapes, as all others do.
+                last = 'sum(rate(hate_speech_requests_total{code="404"}[1m])) > 0'
+                return bool(watcher.query(last))
 
-            wait_until(seen, "a rate of flags", watch=watcher.require_running)
+            wait_until(seen, "a rate", watch=watcher.require_running)
             yield watched
 
 
@@ -111,7 +113,8 @@ def test_every_alert_is_loaded_and_evaluated_and_none_fires(watched: Watched) ->
     for rule in loaded():
         watched.watcher.query(rule["query"])
         assert "lastError" not in rule
-    assert watched.watcher.api("alerts")["alerts"] == []
+    states = {alert["state"] for alert in watched.watcher.api("alerts")["alerts"]}
+    assert "firing" not in states
 
 
 def test_every_metric_of_an_alert_or_a_panel_is_one_that_the_server_has(watched: Watched) -> None:
