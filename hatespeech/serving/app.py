@@ -163,7 +163,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
 
     # The last middleware added is the outermost.
     if shop is not None:
-        app.add_middleware(Paywall, shop=shop)
+        app.add_middleware(Paywall, shop=shop, rates=rates)
     app.add_middleware(
         BodyLimiter,
         default=body_limit(settings.max_body_bytes, settings.all_bodies_bytes),

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hatespeech.errors import InternalError, ServiceError, UnhealthyError
 from hatespeech.serving.guards.auth import Caller
+from hatespeech.serving.guards.limits import CallerRates
 from hatespeech.serving.http_errors import PaymentRequiredError, error_response
 from hatespeech.serving.payments.facilitator import FacilitatorError
 from hatespeech.serving.payments.paid_replies import PaidReply
@@ -35,6 +36,7 @@ from hatespeech.serving.payments.receipts import Outcome
 from hatespeech.serving.payments.shop import Shop
 from hatespeech.serving.payments.terms import PricedRoute, payment_required
 from hatespeech.serving.payments.till import CLOSED_SECONDS
+from hatespeech.serving.reading import LARGE_BODY
 from hatespeech.serving.route_path import route_path
 
 PAYMENT: Final = "PAYMENT-SIGNATURE"
@@ -51,9 +53,10 @@ log = logging.getLogger(__name__)
 class Paywall:
     """Serves buyers on priced routes; whoever has a token passes."""
 
-    def __init__(self, app: ASGIApp, shop: Shop) -> None:
+    def __init__(self, app: ASGIApp, shop: Shop, rates: CallerRates) -> None:
         self._app = app
         self._shop = shop
+        self._rates = rates
         self._in_use: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,6 +71,9 @@ class Paywall:
         scope["route"] = route  # for the log, until the application finds its own
         try:
             body = await Request(scope, receive).body()
+            if caller is not None:
+                # It is read before anything is paid, so a large one counts as several requests.
+                await self._rates.count(caller, len(body) // LARGE_BODY)
             work = await price(route, scope, body)
         except ServiceError as error:  # a body that breaks a limit
             await error_response(scope, error)(scope, receive, send)
@@ -113,6 +119,9 @@ class Paywall:
             self._shop.receipts.count(payment.rail, "repeated")
             await kept.send(sale.send_raw)
             return
+        if payment.key in self._shop.spent:
+            # A facilitator might say once more that it is paid.
+            raise PaymentFault("used", "this payment has been used")
         if payment.key in self._in_use:
             raise PaymentFault("used", "this payment is in use; send it again in a moment")
         self._in_use.add(payment.key)
@@ -212,12 +221,14 @@ class Sale:
                 if not error.may_have_acted:
                     raise
                 till.note(known=False)
+                self._shop.spent.add(payment.key)
                 self._shop.receipts.note_unknown(payment, error, self._route, self._order.work)
                 return None
             except PaymentFault:
                 till.note(known=True)
                 raise
             till.note(known=True)
+        self._shop.spent.add(payment.key)
         self._shop.receipts.note_paid(payment, receipt, self._route, self._order.work)
         return receipt
 

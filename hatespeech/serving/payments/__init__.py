@@ -10,7 +10,7 @@
     facilitator.py        the server that checks and settles payments
     coinbase.py           signs the requests to Coinbase's facilitator
     till.py               closed for a while if no settlement comes to an end
-    paid_replies.py       replies for buyers who lost theirs
+    paid_replies.py       payments that were taken, and replies for buyers who lost theirs
     receipts.py           the log, the metrics and the file of what was paid
 
 :mod:`hatespeech.serving.guards.paywall` does the selling.

@@ -1,4 +1,6 @@
-"""Paid replies for minutes: a buyer who loses one sends the same payment again and gets it.
+"""Payments that were taken, and their replies for minutes.
+
+A buyer who loses a reply sends the same payment again and gets it.
 
 Without them, a buyer whose connection breaks while the payment settles has paid for nothing.
 Signatures and nonces are public once they are on a chain, so a reply goes to the same request from
@@ -7,6 +9,7 @@ the same address only.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -18,6 +21,7 @@ from starlette.types import Message, Send
 MOST_BYTES: Final = 64 * 1024 * 1024  # of all replies
 MOST_BYTES_OF_ONE: Final = 8 * 1024 * 1024
 OVERHEAD_BYTES: Final = 2048  # of one, beside its body
+MOST_SPENT: Final = 100_000
 
 
 @dataclass
@@ -73,3 +77,24 @@ class PaidReplies:
                 return
             del self._replies[key]
             self._bytes -= oldest.size
+
+
+class SpentPayments:
+    """The keys of the last payments that were taken, or may have been."""
+
+    def __init__(self) -> None:
+        self._keys: OrderedDict[bytes, None] = OrderedDict()
+
+    def __contains__(self, key: str) -> bool:
+        return _short(key) in self._keys
+
+    def add(self, key: str | None) -> None:
+        """Remember a payment that buys once."""
+        if key is not None:
+            self._keys[_short(key)] = None
+            if len(self._keys) > MOST_SPENT:
+                self._keys.popitem(last=False)
+
+
+def _short(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()[:16]

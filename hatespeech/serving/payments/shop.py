@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from hatespeech.errors import SettingsError
 from hatespeech.serving.payments.facilitator import SETTLE_SECONDS, Facilitator, open_client
 from hatespeech.serving.payments.nevermined import NETWORKS, URLS, CreditsRail
-from hatespeech.serving.payments.paid_replies import PaidReplies
+from hatespeech.serving.payments.paid_replies import PaidReplies, SpentPayments
 from hatespeech.serving.payments.prices import in_smallest_unit
 from hatespeech.serving.payments.rail import Order, PaidWork, Rail
 from hatespeech.serving.payments.receipts import Receipts
@@ -62,6 +62,7 @@ class Shop:
         self.tills = {rail.name: Till(rail.name) for rail in rails}
         self.replies = replies
         self.receipts = receipts
+        self.spent = SpentPayments()
         self.settling: set[asyncio.Task[Any]] = set()
         self._client = client
         self._about = {route: describe(route, base + route.path) for route in self.routes.values()}

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import requests
 from aiohttp import web
 from playwright.sync_api import Browser, Page
 from typing_extensions import override
 
 from tests.serving.payments.market import MINIMUM, Market, ask, selling
 from tests.support.browsers import chromium
-from tests.support.http_client import HttpClient
+from tests.support.http_client import SECONDS, HttpClient
 from tests.support.other_clients import run_python, run_script
-from tests.support.payments.buyer import decoded, sign
+from tests.support.payments.buyer import Terms, decoded, sign
 from tests.support.payments.facilitators import X402
 from tests.support.payments.nevermined_stand_in import AGENT, PLAN
 from tests.support.stand_ins.app_thread import AppThread
@@ -96,12 +97,18 @@ print(json.dumps([
 
 def test_pypis_clients_buy(server: HttpClient, market: Market) -> None:
     before = market.chain.earned
-    listings = [ask(server).document["extensions"]["bazaar"]]
+    url = f"{server.url}/score"
+    asked = [
+        ask(server),
+        Terms.of(requests.get(url, timeout=SECONDS)),
+        ask(server, {"input": "good morning"}, "/v1/moderations"),
+    ]
+    listings = [each.document["extensions"]["bazaar"] for each in asked]
     replies, valid = run_python(
         X402,
         PYTHON,
         key=market.buyer.key,
-        url=f"{server.url}/score",
+        url=url,
         listings=listings,
     )
     assert [status for status, _, _ in replies] == [200, 200, 422, 200]
@@ -110,7 +117,7 @@ def test_pypis_clients_buy(server: HttpClient, market: Market) -> None:
     receipts = [receipt and decoded(receipt)["success"] for _, _, receipt in replies]
     assert receipts == [True, True, None, True]
     assert market.chain.earned == before + 3 * MINIMUM
-    assert valid == [True]
+    assert valid == [True] * 3
 
 
 NODE: Final = """

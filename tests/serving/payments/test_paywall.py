@@ -368,7 +368,8 @@ def hang_up(server: HttpClient, payment: str, after: float) -> None:
 
 def hung_up(server: HttpClient) -> float:
     """Return how many clients hung up before their reply."""
-    return server.metrics().get("requests_total:499:POST:/score", 0)
+    counts = server.metrics().items()
+    return sum(value for name, value in counts if name.startswith("requests_total:499:POST:"))
 
 
 def test_who_hangs_up_while_the_payment_is_verified_pays_nothing(
@@ -527,6 +528,37 @@ def test_buyers_have_the_rate_limit_of_their_address(
         assert (reply.status_code, reply.json()["error_type"]) == (429, "rate_limited")
 
 
+def test_a_large_body_counts_as_several_requests_though_nothing_is_paid(
+    market: Market, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    with selling(tmp_path, small_checkpoint, market.settings(RATE_LIMIT="10/minute")) as server:
+        body = json.dumps({"texts": ["x" * 900] * 400}).encode()  # over five times 64 KiB
+        headers = {"Content-Type": "application/json"}
+        statuses = [
+            server.request("POST", "/score", headers, data=body).status_code for _ in range(3)
+        ]
+    assert statuses == [402, 429, 429]
+
+
+def test_a_paid_reply_goes_to_its_buyers_address_alone(
+    market: Market, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Signature and nonce are on the chain, for everybody to read."""
+    before = market.chain.earned
+    settings = market.settings(TRUSTED_PROXIES="127.0.0.1", ROOT_PATH="/moderation")
+    with selling(tmp_path, small_checkpoint, settings) as server:
+        payment = {"PAYMENT-SIGNATURE": sign(market.buyer, ask(server))}
+
+        def send(address: str, path: str) -> int:
+            headers = {**payment, "X-Forwarded-For": address}
+            return server.request("POST", path, headers, json=ONE).status_code
+
+        assert send("203.0.113.1", "/moderation/score") == 200
+        assert send("203.0.113.2", "/moderation/score") == 402
+        assert send("203.0.113.1", "/score") == 200  # the prefix or not, it is the same request
+    assert market.chain.earned == before + MINIMUM
+
+
 def test_no_reply_is_kept_if_that_is_off(
     market: Market, small_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -535,7 +567,11 @@ def test_no_reply_is_kept_if_that_is_off(
     with selling(tmp_path, small_checkpoint, settings) as server:
         payment = sign(market.buyer, ask(server))
         assert pay(server, payment).status_code == 200
-        assert pay(server, payment).status_code == 402  # the chain has seen its nonce
+        market.facilitator.calls()
+        assert pay(server, payment).status_code == 402
+        assert market.facilitator.calls() == []  # the server remembers it
+    with selling(tmp_path, small_checkpoint, settings) as server:
+        assert pay(server, payment).status_code == 402  # and so does the chain
     assert market.chain.earned == before + MINIMUM
 
 
