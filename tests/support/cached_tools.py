@@ -29,7 +29,7 @@ def python_tool(requirement: str) -> Path:
 
     def install() -> None:
         run(sys.executable, "-m", "venv", str(folder))
-        run(str(folder / "bin" / "pip"), "install", "--quiet", requirement)
+        run(str(folder / "bin" / "pip"), "install", "--quiet", "--no-compile", requirement)
 
     return installed(folder, install)
 

@@ -187,7 +187,7 @@ class Sale:
         """Settle, and add the receipt to the reply; if that fails, answer so and return False."""
         self.settlement = asyncio.ensure_future(self._settle())
         self._shop.settling.add(self.settlement)
-        self.settlement.add_done_callback(self._shop.settling.discard)
+        self.settlement.add_done_callback(self._forget)
         try:
             # A request that is cut off does not take its settlement along.
             receipt = await asyncio.shield(self.settlement)
@@ -232,6 +232,11 @@ class Sale:
         self._shop.receipts.note_paid(payment, receipt, self._route, self._order.work)
         return receipt
 
+    def _forget(self, settlement: asyncio.Task[Receipt | None]) -> None:
+        self._shop.settling.discard(settlement)
+        if not settlement.cancelled():
+            settlement.exception()  # nobody waits for it if its request was cut off
+
     def _keep(self, message: Message) -> None:
         reply = self._reply
         assert reply is not None  # noqa: S101 - see the caller
@@ -249,6 +254,7 @@ class Sale:
     async def refuse(self, fault: PaymentFault) -> None:
         """Answer 402 to a payment that is not taken."""
         self._count("refused", fault.reason)
+        log.info("%s: %s", self._route, fault.message)
         headers = {}
         if fault.reason == "settle" and self.payment is not None:
             failed = {"success": False, "errorReason": fault.code, "transaction": ""}

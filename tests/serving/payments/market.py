@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,3 +93,15 @@ def pay(
 def buy(server: HttpClient, account: Account, body: Any = None) -> requests.Response:
     """Ask for the price, and pay it."""
     return pay(server, sign(account, ask(server, body)), body)
+
+
+def hang_up(server: HttpClient, payment: str, body: Any, after: float) -> None:
+    """Send a request with a payment, and close the connection ``after`` seconds."""
+    data = json.dumps(body).encode()
+    head = (
+        f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(data)}\r\nPAYMENT-SIGNATURE: {payment}\r\n\r\n"
+    )
+    with server.connect() as connection:
+        connection.sendall(head.encode() + data)
+        time.sleep(after)

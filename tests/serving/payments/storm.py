@@ -34,7 +34,7 @@ import requests
 
 from hatespeech.serving.payments import facilitator as asking
 from hatespeech.serving.payments import till
-from tests.serving.payments.market import Market, ask, open_market, pay, selling
+from tests.serving.payments.market import Market, ask, hang_up, open_market, pay, selling
 from tests.support.checkpoints import build_checkpoint
 from tests.support.http_client import HttpClient
 from tests.support.local_server import LocalServer
@@ -121,7 +121,7 @@ def storm(market: Market, server: LocalServer, receipts: Path, calls: int, seed:
         chance = random.Random(f"{seed} {number}")
         call = make_call(market, server, chance, number, made)
         if call.kind == "hung up":
-            hang_up(server, call, chance.uniform(0, 0.5))
+            hang_up(server, call.payment, call.body, after=chance.uniform(0, 0.5))
         else:
             call.send(server)
         made.append(call)
@@ -175,18 +175,6 @@ def make_call(
     if kind == "wrong request":
         return Call(kind, payment, {**body, "colour": "red"})
     return Call(kind, payment, body)
-
-
-def hang_up(server: HttpClient, call: Call, after: float) -> None:
-    """Send a call and break the connection."""
-    body = json.dumps(call.body).encode()
-    head = (
-        f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nPAYMENT-SIGNATURE: {call.payment}\r\n\r\n"
-    )
-    with server.connect() as connection:
-        connection.sendall(head.encode() + body)
-        time.sleep(after)
 
 
 def account(market: Market, made: list[Call], receipts: Path, earned: int) -> Outcome:

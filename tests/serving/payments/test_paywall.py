@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,17 @@ from hatespeech.contract import Reply
 from hatespeech.serving.payments import facilitator as asking
 from hatespeech.serving.payments import till
 from hatespeech.serving.served_model import ServedModel
-from tests.serving.payments.market import MINIMUM, ONE, PRICE, Market, ask, buy, pay, selling
+from tests.serving.payments.market import (
+    MINIMUM,
+    ONE,
+    PRICE,
+    Market,
+    ask,
+    buy,
+    hang_up,
+    pay,
+    selling,
+)
 from tests.support.bad_inputs import MARKER
 from tests.support.http_client import BEARER, SECONDS, HttpClient, together
 from tests.support.payments.buyer import Terms, decoded, encoded, sign
@@ -346,24 +355,13 @@ def test_a_body_over_the_limit_is_413_before_it_is_priced(
 def test_of_two_requests_with_one_payment_one_is_served(server: HttpClient, market: Market) -> None:
     before = market.chain.earned
     payment = sign(market.buyer, ask(server))
+    market.facilitator.calls()
     with market.facilitator.knobs(settle_before=1):
         bodies = (ONE, {"text": "another text"})
         replies = together(2, lambda index: pay(server, payment, bodies[index]))
     assert sorted(reply.status_code for reply in replies) == [200, 402]
+    assert [call["call"] for call in market.facilitator.calls()] == ["verify", "settle"]
     assert market.chain.earned == before + MINIMUM
-
-
-def hang_up(server: HttpClient, payment: str, after: float) -> None:
-    """Send a paid request and close the connection ``after`` seconds."""
-    body = json.dumps(ONE).encode()
-    head = (
-        f"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\nPAYMENT-SIGNATURE: {payment}\r\n\r\n"
-    )
-    with server.connect() as connection:
-        connection.sendall(head.encode() + body)
-        time.sleep(after)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
 
 
 def hung_up(server: HttpClient) -> float:
@@ -379,7 +377,7 @@ def test_who_hangs_up_while_the_payment_is_verified_pays_nothing(
     market.facilitator.calls()
     payment = sign(market.buyer, ask(server))
     with market.facilitator.knobs(verify_before=1):
-        hang_up(server, payment, after=0.3)
+        hang_up(server, payment, ONE, after=0.3)
         wait_until(lambda: hung_up(server) == gone + 1, "the hang-up to be noticed")
     assert [call["call"] for call in market.facilitator.calls()] == ["verify"]
     assert market.chain.earned == before
@@ -393,7 +391,7 @@ def test_who_hangs_up_while_texts_are_scored_pays_nothing(
     payment = sign(market.buyer, ask(server))
     market.facilitator.calls()
     with scoring_after(lambda: time.sleep(2)):
-        hang_up(server, payment, after=1)
+        hang_up(server, payment, ONE, after=1)
         wait_until(lambda: hung_up(server) == gone + 1, "the hang-up to be noticed")
     assert [call["call"] for call in market.facilitator.calls()] == ["verify"]
     assert market.chain.earned == before
@@ -405,7 +403,7 @@ def test_who_hangs_up_while_the_payment_settles_gets_the_reply_later(
     before, texts = market.chain.earned, scored(server)
     payment = sign(market.buyer, ask(server))
     with market.facilitator.knobs(settle_before=2):
-        hang_up(server, payment, after=1)
+        hang_up(server, payment, ONE, after=1)
         wait_until(lambda: market.chain.earned == before + MINIMUM, "the settlement")
         wait_until(lambda: pay(server, payment).status_code == 200, "the reply")
     reply = pay(server, payment)
