@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 
 class Paywall:
-    """Serves buyers on priced routes; whoever has a token passes."""
+    """Serves buyers on priced routes; callers with a token pass."""
 
     def __init__(self, app: ASGIApp, shop: Shop, rates: CallerRates) -> None:
         self._app = app
@@ -235,7 +235,7 @@ class Sale:
     def _forget(self, settlement: asyncio.Task[Receipt | None]) -> None:
         self._shop.settling.discard(settlement)
         if not settlement.cancelled():
-            settlement.exception()  # nobody waits for it if its request was cut off
+            settlement.exception()  # if its request was cut off, it is unread
 
     def _keep(self, message: Message) -> None:
         reply = self._reply

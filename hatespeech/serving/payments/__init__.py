@@ -1,6 +1,6 @@
-"""Calls that are paid for: what is asked for, who says that it is paid, and what is kept of it.
+"""Calls that are paid for: their price, the ways to pay, and the receipts.
 
-    payment_settings.py   the settings of whoever sells
+    payment_settings.py   the settings of a server that sells
     shop.py               what is sold and how it is paid for, from the settings
     rail.py               what every way to pay has: an offer, a payment, a receipt
     x402.py               USDC or another token, by x402 version 2, scheme ``exact``

@@ -3,12 +3,12 @@
     python -m tests.serving.payments.storm --calls 1000
 
 Good payments, replayed, forged and underpaid ones, requests that are wrong, buyers who hang up.
-Then, in fair weather, whoever hung up or was turned away sends the same payment again. In the end
+Then, in fair weather, buyers who hung up or were turned away send the same payment again. At the end
 the chain is asked about every payment. This must hold:
 
 - the seller has what the taken payments add up to, and the receipts say the same;
-- whoever paid has the reply, and it is the one to his text;
-- whoever has a reply paid, or his settlement is written down as one without an outcome;
+- every buyer who paid has the reply to the texts of that request;
+- every buyer who has a reply paid, or the settlement is written down as one without an outcome;
 - no bad payment was taken.
 """
 

@@ -137,7 +137,7 @@ def test_a_key_does_not_follow_to_another_host(scripted: ScriptedFacilitator) ->
     ]
 
 
-def test_nobody_there_is_known_to_have_done_nothing() -> None:
+def test_a_facilitator_that_is_away_is_known_to_have_done_nothing() -> None:
     with pytest.raises(FacilitatorError) as caught:
         ask("http://127.0.0.1:9")
     assert not caught.value.may_have_acted

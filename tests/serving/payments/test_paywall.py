@@ -541,7 +541,7 @@ def test_a_large_body_counts_as_several_requests_though_nothing_is_paid(
 def test_a_paid_reply_goes_to_its_buyers_address_alone(
     market: Market, small_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """Signature and nonce are on the chain, for everybody to read."""
+    """Signature and nonce are on the chain, where everyone can read them."""
     before = market.chain.earned
     settings = market.settings(TRUSTED_PROXIES="127.0.0.1", ROOT_PATH="/moderation")
     with selling(tmp_path, small_checkpoint, settings) as server:

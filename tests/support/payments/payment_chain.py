@@ -36,7 +36,7 @@ console.log(JSON.stringify(Object.fromEntries(names.map((name) => [name, code(na
 
 
 class PaymentChain(Anvil):
-    """The chain; each of ``buyers`` has tokens, and nobody else has any."""
+    """The chain; each of ``buyers`` has tokens, and no other account has."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(
