@@ -1,13 +1,14 @@
 """Bulk scoring, ``score.py``: files of texts in, the same files with scores out.
 
     command.py       the command line, the summary and the exit codes
-    plan.py          what a run reads and writes, what identifies it, the lock on OUT.partial
+    plan.py          what a run reads and writes, and what identifies it
     places.py        paths and URLs through fsspec; finds the input files
-    run.py           the run: check, score what is missing, write, finish
+    run.py           the run: check, score and write, finish
+    scoring.py       reads rows once, has their texts scored, and writes them behind their scores
     by_file.py       the run in which a cluster's machines do these steps, file by file
     reach.py         whether another machine finds the files of a run
-    score_files.py   the scored chunks, files in OUT.partial/scores
     output.py        writes rows and scores side by side
+    workspace.py     all that a run keeps in OUT.partial: parts, notes, receipt, lock
     statistics.py    counts and examples, for the summary and the report
     written_rows.py  the rows of an output for the statistics, read again from OUT
     report.py        the HTML page of --report

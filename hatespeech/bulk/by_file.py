@@ -23,17 +23,23 @@ from hatespeech.bars import progress_bar
 from hatespeech.bulk import RunError
 from hatespeech.bulk.engines.base import BulkEngine, EngineError, Task, TaskEngine
 from hatespeech.bulk.output import write_outputs
-from hatespeech.bulk.plan import Output, Plan, changed, first_changed, read_json_object
-from hatespeech.bulk.run import (
+from hatespeech.bulk.plan import Output, Plan, changed, first_changed
+from hatespeech.bulk.run import begin, carry_out
+from hatespeech.bulk.scoring import (
     Outcome,
-    begin,
-    carry_out,
+    chunks_of_piece,
     pieces_of,
-    require_same_options,
     score_missing,
+    score_rows,
 )
-from hatespeech.bulk.score_files import ScoreFiles, ScoreReader, require_model
 from hatespeech.bulk.statistics import Statistics
+from hatespeech.bulk.workspace import (
+    ScoreFiles,
+    ScoreReader,
+    read_json_object,
+    require_model,
+    require_same_options,
+)
 from hatespeech.errors import describe_exception
 
 log = logging.getLogger(__name__)
@@ -113,28 +119,32 @@ class FileTask(Task):
         rows, conversions = begin(plan)
         files = ScoreFiles(plan.partial / "scores")
         files.make()
-        scored, chunks = 0, self.chunks
-        if chunks is None:
-            if self.piece is None:
-                pieces = sum(1 for _ in pieces_of(plan))
-                if pieces > 1:
-                    return Cut(pieces)
-            found = score_missing(
-                plan, sum(rows), files, lambda: contextlib.nullcontext(engine), self.piece
-            )
-            scored, chunks = found.rows, tuple(found.chunks)
-            if self.piece is not None:
-                return PieceScored(found.chunks, scored)
+
+        def engine_for() -> contextlib.AbstractContextManager[BulkEngine]:
+            return contextlib.nullcontext(engine)  # it goes on to other files
+
+        if self.piece is not None:
+            indices: list[int] = []
+            chunks = chunks_of_piece(plan, self.piece)
+            found = score_missing(plan, sum(rows), files, engine_for, chunks, indices.append)
+            return PieceScored(sorted(indices), found.rows)
+        pieces = sum(1 for _ in pieces_of(plan))
+        if self.chunks is None and pieces > 1:
+            return Cut(pieces)
         # Another machine may still be writing this file, if it was thought to be dead.
         folder = plan.partial / f"output-{secrets.token_hex(8)}"
-        reader = ScoreReader(files, chunks)
-        statistics = write_outputs(plan, conversions, rows, reader, folder)
-        reader.end()
+        if self.chunks is None:
+            outcome = score_rows(plan, conversions, rows, files, engine_for, folder)
+        else:
+            reader = ScoreReader(files, self.chunks)
+            statistics = write_outputs(plan, conversions, rows, reader, folder)
+            reader.end()
+            outcome = Outcome(statistics, reader.model, 0, 0.0)
         self._require_unchanged()
         made = folder / self._output
         made.replace(plan.run_partial / "output" / self._output)
         folder.remove()
-        return Written(statistics, reader.model, scored)
+        return Written(outcome.statistics, outcome.model, outcome.scored)
 
     @property
     def _name(self) -> str:

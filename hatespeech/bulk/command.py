@@ -18,8 +18,10 @@ from hatespeech.bulk.by_file import run_by_file
 from hatespeech.bulk.engines.base import EngineError
 from hatespeech.bulk.finished_page import add_page_options, columns_of, make_page
 from hatespeech.bulk.places import Place
-from hatespeech.bulk.plan import RunOptions, make_plan, receipt_of
-from hatespeech.bulk.run import Outcome, run
+from hatespeech.bulk.plan import RunOptions, make_plan
+from hatespeech.bulk.run import run
+from hatespeech.bulk.scoring import Outcome
+from hatespeech.bulk.workspace import receipt_of
 from hatespeech.cli import make_parser, restored_signals, say, whole_number
 from hatespeech.errors import CheckpointError, SettingsError, describe_exception
 from hatespeech.labels import LABELS

@@ -10,9 +10,10 @@ from typing import Any
 from hatespeech.bars import progress_bar
 from hatespeech.bulk import RunError
 from hatespeech.bulk.places import PARTIAL, RECEIPT, Place, find_inputs
-from hatespeech.bulk.plan import read_json_object, require_page_fits
+from hatespeech.bulk.plan import require_page_fits
 from hatespeech.bulk.report import origin_of, render
 from hatespeech.bulk.statistics import Columns, Statistics
+from hatespeech.bulk.workspace import read_json_object
 from hatespeech.bulk.written_rows import written_blocks
 from hatespeech.settings import EngineSettings
 

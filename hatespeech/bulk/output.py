@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import BinaryIO, cast
 
 from hatespeech.bars import progress_bar
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import Output, Plan, changed
-from hatespeech.bulk.score_files import ScoreReader
 from hatespeech.bulk.statistics import ScoredBlock, Statistics
+from hatespeech.bulk.workspace import ScoreReader
 from hatespeech.bulk.written_rows import texts_in
 from hatespeech.formats.choice import WRITERS
 from hatespeech.formats.compression import packed
 from hatespeech.formats.conversion import Conversion
-from hatespeech.formats.interface import Head, Writer
+from hatespeech.formats.interface import Block, Head, Writer
 
 
 def write_outputs(
@@ -25,36 +25,60 @@ def write_outputs(
     reader: ScoreReader,
     folder: Place,
 ) -> Statistics:
+    """Read all inputs, and write all outputs; see :func:`writing_outputs`."""
+    with progress_bar("writing", sum(rows), "rows") as shown:
+        sink = writing_outputs(plan, conversions, rows, reader, folder)
+        try:
+            next(sink)
+            for conversion in conversions:
+                for table in conversion.tables:
+                    for block in table.blocks():
+                        sink.send(block)
+                        shown.update(len(block.texts))
+                    sink.send(None)
+        except StopIteration as stop:
+            found: Statistics = stop.value
+        finally:
+            sink.close()
+    return found
+
+
+def writing_outputs(
+    plan: Plan,
+    conversions: Sequence[Conversion],
+    rows: Sequence[int],
+    reader: ScoreReader,
+    folder: Place,
+) -> Generator[None, Block | None, Statistics]:
     """Write all outputs into a folder, rows and scores side by side.
 
-    ``rows`` is the number of rows of each input. Raises :class:`RunError` if an input now has
-    another number, or other texts than those that were scored.
+    It is sent the blocks of all inputs, in order, and ``None`` at the end of each. ``rows`` is the
+    number of rows of each input. Raises :class:`RunError` if an input now has another number, or
+    other texts than those that were scored.
     """
     columns = plan.options.report_columns
     statistics = Statistics(columns, plan.options.include_text)
     folder.remove()
     counts = iter(rows)
-    with progress_bar("writing", sum(rows), "rows") as shown:
-        for output, conversion in zip(plan.outputs, conversions, strict=True):
-            place = folder / (output.name or plan.out.name)
-            Place(place.fs, place.path.rpartition("/")[0]).make_folder()
-            file = statistics.of_next_file()
-            with writing(plan, output, place, conversion.head) as writer:
-                for source, table in zip(output.inputs, conversion.tables, strict=True):
-                    first = 1
-                    for block in table.blocks():
-                        scores = reader.take(block.texts)
-                        converted = conversion.block(table, block, first)
-                        with place.named_in_errors():
-                            writer.write(converted, scores)
-                        found = texts_in(conversion.head, converted.rows, columns.names)
-                        number = file.rows + 1  # in the output, which may have several inputs
-                        file.add(ScoredBlock(output.name, number, scores, block.texts, found))
-                        first += len(block.texts)
-                        shown.update(len(block.texts))
-                    if first - 1 != next(counts):
-                        raise changed(plan, source)
-            statistics.merge(file)
+    for output, conversion in zip(plan.outputs, conversions, strict=True):
+        place = folder / (output.name or plan.out.name)
+        Place(place.fs, place.path.rpartition("/")[0]).make_folder()
+        file = statistics.of_next_file()
+        with writing(plan, output, place, conversion.head) as writer:
+            for source, table in zip(output.inputs, conversion.tables, strict=True):
+                first = 1
+                while (block := (yield)) is not None:
+                    scores = reader.take(block.texts)
+                    converted = conversion.block(table, block, first)
+                    with place.named_in_errors():
+                        writer.write(converted, scores)
+                    found = texts_in(conversion.head, converted.rows, columns.names)
+                    number = file.rows + 1  # in the output, which may have several inputs
+                    file.add(ScoredBlock(output.name, number, scores, block.texts, found))
+                    first += len(block.texts)
+                if first - 1 != next(counts):
+                    raise changed(plan, source)
+        statistics.merge(file)
     return statistics
 
 

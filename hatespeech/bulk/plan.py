@@ -1,13 +1,11 @@
-"""A run's inputs and outputs, what identifies the run, and the lock on its folder."""
+"""A run's inputs and outputs, and what identifies the run."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 from hatespeech.bulk import RunError
@@ -17,7 +15,6 @@ from hatespeech.formats.choice import READERS
 from hatespeech.formats.conversion import Conversion
 from hatespeech.formats.interface import Reader, ReadLimits
 from hatespeech.formats.names import FORMATS, Format
-from hatespeech.locks import FolderHeldError, held_folder
 from hatespeech.settings import EngineSettings
 from hatespeech.urls import shown_url
 
@@ -201,48 +198,3 @@ def changed(plan: Plan, source: Input) -> RunError:
     return RunError(
         f"{source.place}: changed while it was being scored; remove {plan.partial} and run again"
     )
-
-
-def receipt_of(plan: Plan) -> dict[str, Any] | None:
-    """Return the receipt of OUT if this very run made it, ``None`` if there is no OUT.
-
-    Raises :class:`RunError` if OUT is anything else.
-    """
-    if not plan.out.exists():
-        return None
-    receipt = read_json_object(plan.receipt)
-    made_by = receipt and receipt.get("run")
-    if isinstance(made_by, dict):
-        made_by["format"] = FORMAT  # that of OUT.partial; OUT is the same whichever it was
-    if receipt is None or made_by != plan.fingerprint():
-        raise RunError(
-            f"{plan.out}: already exists, and was not made from this input with these options; "
-            "remove it or choose another name"
-        )
-    return receipt
-
-
-def read_json_object(place: Place) -> dict[str, Any] | None:
-    """Return the JSON object in a file, ``None`` if there is no file or no object in it."""
-    try:
-        value = json.loads(place.read())
-    except (FileNotFoundError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-@contextlib.contextmanager
-def locked(folder: Place) -> Iterator[None]:
-    """Hold a folder for this process alone; the lock ends with the process, even if killed.
-
-    Raises :class:`RunError` if another process holds it. An object store has no such lock: there
-    this does nothing.
-    """
-    if not folder.is_local:
-        yield
-        return
-    try:
-        with held_folder(Path(folder.path)):
-            yield
-    except FolderHeldError:
-        raise RunError(f"{folder}: another run is writing there") from None

@@ -8,55 +8,34 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from hatespeech.bars import progress_bar
 from hatespeech.bulk import RunError
-from hatespeech.bulk.engines.base import BulkEngine, Chunk, EngineError
-from hatespeech.bulk.output import write_outputs
+from hatespeech.bulk.engines.base import BulkEngine, EngineError
 from hatespeech.bulk.places import Place
-from hatespeech.bulk.plan import (
-    FORMAT,
-    Plan,
+from hatespeech.bulk.plan import Plan, require_free, require_unchanged
+from hatespeech.bulk.report import described, origin_of, render
+from hatespeech.bulk.scoring import Outcome, score_rows
+from hatespeech.bulk.workspace import (
+    ScoreFiles,
+    appeared,
+    finish,
     locked,
+    other_run,
     read_json_object,
     receipt_of,
-    require_free,
-    require_unchanged,
+    require_same_options,
 )
-from hatespeech.bulk.report import described, origin_of, render
-from hatespeech.bulk.score_files import ScoreFiles, ScoreReader, hash_of, require_model
-from hatespeech.bulk.statistics import Statistics
 from hatespeech.bulk.written_rows import require_columns
 from hatespeech.formats.conversion import Conversion
 from hatespeech.formats.foreign_parquet import ParquetVerifier
-from hatespeech.formats.interface import Piece, Reader, ReadLimits
+from hatespeech.formats.interface import ReadLimits
 
-log = logging.getLogger(__name__)
-
-# A chunk ends early when its texts have this many code points together: this bounds memory.
-CHUNK_CHARS: Final = 4 * 1024 * 1024
 # Memory that a local Parquet file may need to be read.
 PARQUET_BYTES: Final = 1024 * 1024 * 1024
-# Texts are read in pieces of at least so many chunks, where a format allows it.
-PIECE_CHUNKS: Final = 64
-# More than the chunks of any piece: the index of a chunk says its piece and its place there.
-PIECE: Final = 10**9
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a finished run has to tell."""
-
-    statistics: Statistics
-    model: str | None  # None if there were no rows
-    scored: int  # rows scored by this process, not by an earlier one
-    seconds: float  # spent on them
 
 
 def run(
@@ -116,34 +95,14 @@ def _score_rows(plan: Plan, make_engine: Callable[[], BulkEngine]) -> Outcome:
     files = ScoreFiles(plan.partial / "scores")
     files.make()
     with unchanged(plan):
-        found = score_missing(plan, sum(rows), files, lambda: contextlib.closing(make_engine()))
-        reader = ScoreReader(files, found.chunks)
-        statistics = write_outputs(plan, conversions, rows, reader, plan.partial / "output")
-        reader.end()
-    return Outcome(statistics, reader.model, found.rows, found.seconds)
-
-
-def finish(plan: Plan) -> None:
-    """Give OUT its name, unless it has it, and remove OUT.partial."""
-    output = plan.partial / "output"
-    made = output if plan.outputs[0].name else output / plan.out.name
-    if output.exists() and made.exists():
-        try:
-            made.move(plan.out)
-        except FileExistsError:
-            plan.receipt.remove_file()  # that OUT is not of this run
-            raise appeared(plan) from None
-    try:
-        plan.partial.remove()
-    except OSError as exc:  # NFS keeps open files, such as the lock
-        log.warning("%s can't be removed: %s", plan.partial, exc.strerror or type(exc).__name__)
-
-
-def appeared(plan: Plan) -> RunError:
-    """Return the error for an OUT that another program has made since the run began."""
-    return RunError(
-        f"{plan.out}: appeared during the run, and was not made by it; move it away and run again"
-    )
+        return score_rows(
+            plan,
+            conversions,
+            rows,
+            files,
+            lambda: contextlib.closing(make_engine()),
+            plan.partial / "output",
+        )
 
 
 @contextlib.contextmanager
@@ -197,25 +156,6 @@ def begin(plan: Plan) -> tuple[list[int], list[Conversion]]:
     return begun["rows"], [plan.conversion(output, kinds) for output, kinds in pairs]
 
 
-def require_same_options(plan: Plan, begun: Mapping[str, Any]) -> None:
-    """Raise :class:`RunError` unless a plan has the options of the run that was begun."""
-    if begun["run"].get("format") != FORMAT:
-        raise RunError(
-            f"{plan.partial}: was begun by another version of this command, and can't be resumed "
-            "by this one; finish it with that version, or remove it to start over"
-        )
-    other = [key for key, value in plan.fixed.items() if begun["run"].get(key) != value]
-    if other:
-        raise other_run(plan, f"with another {', '.join(other)}")
-
-
-def other_run(plan: Plan, what: str) -> RunError:
-    """Return the error for a command other than the one that was interrupted."""
-    return RunError(
-        f"{plan.partial}: holds a run {what}; repeat its command, or remove it to start over"
-    )
-
-
 def check_inputs(plan: Plan) -> tuple[list[int], list[Conversion]]:
     """Read all inputs once; return what :func:`begin` does. Raises :class:`RunError`."""
     verifier = ParquetVerifier(PARQUET_BYTES)
@@ -232,106 +172,3 @@ def check_inputs(plan: Plan) -> tuple[list[int], list[Conversion]]:
                 rows.append(table.count(shown.update, conversion.inspector(table)))
             conversion.require_common_types()
     return rows, conversions
-
-
-def chunks_of(plan: Plan, only: int | None = None) -> Iterator[Chunk]:
-    """Cut the texts of all inputs, in order, into chunks: the same chunks every time.
-
-    ``only`` is the number of a piece, for its chunks alone.
-
-    A chunk holds rows of one piece of one file, whoever scores it, so that a file's scores do not
-    depend on the others.
-    """
-    for number, (table, piece) in enumerate(pieces_of(plan)):
-        if only is not None and only != number:
-            continue
-        index = number * PIECE
-        chars = 0
-        texts: list[Any] = []
-        for more in table.texts(piece):
-            for text in more:
-                texts.append(text)
-                chars += len(text) if isinstance(text, str) else 0
-                if len(texts) == plan.options.chunk_rows or chars >= CHUNK_CHARS:
-                    yield Chunk(index, texts)
-                    index, chars, texts = index + 1, 0, []
-        if texts:
-            yield Chunk(index, texts)
-
-
-def pieces_of(plan: Plan) -> Iterator[tuple[Reader, Piece]]:
-    """Yield the pieces of all inputs, in order."""
-    for source in plan.inputs:
-        table = plan.table(source)
-        for piece in table.pieces(PIECE_CHUNKS * plan.options.chunk_rows):
-            yield table, piece
-
-
-@dataclass(frozen=True)
-class ScoredRows:
-    """What :func:`score_missing` has done."""
-
-    rows: int  # without those that were scored before
-    seconds: float  # spent on them
-    chunks: list[int]  # the indices of all chunks
-
-
-def score_missing(
-    plan: Plan,
-    rows: int,
-    files: ScoreFiles,
-    engine_for: Callable[[], contextlib.AbstractContextManager[BulkEngine]],
-    only: int | None = None,
-) -> ScoredRows:
-    """Score the missing chunks, of all pieces or of one."""
-    there = files.indices()
-    kept = files.read(min(there)).model if there else None
-    # Of each chunk that the engine has: the number of its rows, and the hash of its texts.
-    waiting: dict[int, tuple[int, str]] = {}
-    indices: list[int] = []
-    scored = 0
-    started = time.monotonic()
-
-    with progress_bar("scoring", rows, "rows") as shown:
-
-        def missing() -> Iterator[Chunk]:
-            for chunk in chunks_of(plan, only):
-                indices.append(chunk.index)
-                texts = hash_of(chunk.texts)
-                if chunk.index in there:
-                    if files.texts(chunk.index) != texts:
-                        raise RunError(
-                            f"{plan.partial}: part {chunk.index} has the scores of other texts; "
-                            f"if an input has changed, remove {plan.partial} and run again"
-                        )
-                    shown.initial += len(chunk.texts)
-                    shown.update(len(chunk.texts))
-                else:
-                    waiting[chunk.index] = (len(chunk.texts), texts)
-                    yield chunk
-
-        chunks = missing()
-        first = next(chunks, None)
-        if first is None:
-            return ScoredRows(0, 0.0, indices)
-        with engine_for() as engine:
-            started = time.monotonic()
-            results = engine.score(_with(first, chunks), shown.update)
-            # However the run ends, scoring ends before the processes and connections that it uses.
-            with contextlib.closing(results):
-                for done in results:
-                    sent, texts = waiting.pop(done.index, (None, ""))
-                    if sent != len(done.rows):
-                        raise EngineError(f"the engine lost or repeated rows of part {done.index}")
-                    kept = kept or done.model
-                    require_model(done.model, kept)
-                    files.write(done, texts)
-                    scored += len(done.rows)
-        if waiting:
-            raise EngineError(f"the engine left {len(waiting)} parts unscored; run it again")
-    return ScoredRows(scored, time.monotonic() - started, indices)
-
-
-def _with(first: Chunk, others: Iterator[Chunk]) -> Iterator[Chunk]:
-    yield first
-    yield from others

@@ -19,8 +19,8 @@ from hatespeech.bulk.command import ENGINES
 from hatespeech.bulk.engines.base import Chunk
 from hatespeech.bulk.engines.local import LocalEngine
 from hatespeech.bulk.places import RECEIPT, Place
-from hatespeech.bulk.plan import read_json_object
 from hatespeech.bulk.statistics import code_of
+from hatespeech.bulk.workspace import read_json_object
 from hatespeech.labels import LABELS
 from hatespeech.named_thresholds import NamedThresholds
 from hatespeech.settings import EngineSettings

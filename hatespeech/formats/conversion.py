@@ -121,7 +121,7 @@ class Conversion:
             rows = batch_of(values, self.head.columns)
         else:
             rows = [[text_of(value) for value in row] for row in values]
-        return Block(rows, block.texts)
+        return Block(rows, block.texts, block.memory_bytes)
 
     @property
     def _first(self) -> Reader:

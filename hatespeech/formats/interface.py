@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, Protocol, TypeAlias
+from typing import Any, BinaryIO, Final, Protocol
 
 import pyarrow as pa
 
@@ -20,9 +20,6 @@ from hatespeech.formats.scores import score_columns
 BLOCK_ROWS: Final = 1024
 # Each column takes memory besides its values, most of all in Parquet; a spreadsheet has 16,384.
 MAX_COLUMNS: Final = 16_384
-
-# Row groups of a Parquet file; None for all rows.
-Piece: TypeAlias = range | None
 
 # Is called with rows, as a Block holds them, and the number of the first, from 1; raises an error
 # of the source.
@@ -81,6 +78,15 @@ class Block:
 
     rows: Any  # in a form that the format's writer takes
     texts: list[Any]  # value of the text column in each row, None if it is missing
+    memory_bytes: int  # about how much the rows take
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a file that can be read alone."""
+
+    groups: range  # row groups of Parquet
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -137,11 +143,14 @@ class Reader(ABC):
     def blocks(self) -> Iterator[Block]:
         """Yield all rows, in order; the same blocks every time."""
 
-    def pieces(self, rows: int) -> Sequence[Piece]:  # noqa: ARG002 - only some formats can be cut
-        """Return the pieces in which the texts can be read, each of at least ``rows`` rows."""
+    def pieces(self, rows: int) -> Sequence[Piece | None]:  # noqa: ARG002 - only some formats can be cut
+        """Return the pieces in which the texts can be read, each of at least ``rows`` rows.
+
+        ``None`` stands for the whole file.
+        """
         return [None]
 
-    def texts(self, piece: Piece = None) -> Iterator[list[Any]]:  # noqa: ARG002 - as above
+    def texts(self, piece: Piece | None = None) -> Iterator[list[Any]]:  # noqa: ARG002 - as above
         """Yield the texts of all rows, or of those of a piece, in order."""
         for block in self.blocks():
             yield block.texts

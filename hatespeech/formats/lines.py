@@ -50,7 +50,7 @@ class TextReader(Reader):
     def blocks(self) -> Iterator[Block]:
         rows = (row for row, _ in self._rows())
         for block in blocks_of(rows, BLOCK_ROWS, self.chars):
-            yield Block(block, self.texts_of(block))
+            yield Block(block, self.texts_of(block), sum(map(self.chars, block)))
 
     @abstractmethod
     def records(self, lines: Lines) -> Iterator[Any]:

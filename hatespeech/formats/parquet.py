@@ -94,30 +94,33 @@ class ParquetReader(Reader):
     @override
     def blocks(self) -> Iterator[Block]:
         for batch in self._batches(None):
-            yield Block(batch, batch.column(self.column).to_pylist())
+            yield Block(batch, batch.column(self.column).to_pylist(), memory_bytes(batch))
 
     @override
-    def pieces(self, rows: int) -> Sequence[Piece]:
+    def pieces(self, rows: int) -> Sequence[Piece | None]:
         with self._open() as source:
             groups = source.metadata.num_row_groups
             sizes = [source.metadata.row_group(group).num_rows for group in range(groups)]
-        pieces = []
+        pieces: list[Piece | None] = []
         start = found = 0
         for group, size in enumerate(sizes):
             found += size
             if found >= rows:
-                pieces.append(range(start, group + 1))
+                pieces.append(Piece(range(start, group + 1), found))
                 start, found = group + 1, 0
         if start < groups:
-            pieces.append(range(start, groups))
+            pieces.append(Piece(range(start, groups), found))
         return pieces or [None]
 
     @override
-    def texts(self, piece: Piece = None) -> Iterator[list[Any]]:
-        for batch in self._batches([self.column], piece):
+    def texts(self, piece: Piece | None = None) -> Iterator[list[Any]]:
+        groups = None if piece is None else piece.groups
+        for batch in self._batches([self.column], groups):
             yield batch.column(self.column).to_pylist()
 
-    def _batches(self, columns: list[str] | None, groups: Piece = None) -> Iterator[pa.RecordBatch]:
+    def _batches(
+        self, columns: list[str] | None, groups: range | None = None
+    ) -> Iterator[pa.RecordBatch]:
         row = 0
         try:
             with self._open() as source:

@@ -9,13 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import hatespeech.bulk.run
 from hatespeech.bulk import command as score
 from hatespeech.bulk.engines.base import EngineError, ScoredChunk
 from hatespeech.bulk.engines.local import LocalEngine
@@ -37,16 +37,18 @@ CHANGES = {
 
 def once_before(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], object]) -> None:
     """Have something happen just before a stage of the run."""
-    real = getattr(hatespeech.bulk.run, name)
+    module, _, path = name.partition(":")
+    target = f"hatespeech.bulk.{module}.{path}"
+    real = resolve_name(f"hatespeech.bulk.{module}:{path}")
 
     def staged(*arguments: Any) -> Any:
         act()
         return real(*arguments)
 
-    monkeypatch.setattr(hatespeech.bulk.run, name, staged)
+    monkeypatch.setattr(target, staged)
 
 
-@pytest.mark.parametrize("stage", ["score_missing", "write_outputs"])
+@pytest.mark.parametrize("stage", ["scoring:score_missing", "scoring:OnePass.end"])
 @pytest.mark.parametrize("after", CHANGES.values(), ids=CHANGES.keys())
 def test_an_input_that_changes_while_it_is_scored_ends_the_run(
     stage: str,
@@ -119,7 +121,7 @@ def test_a_change_that_leaves_no_trace_on_the_file_shows_in_its_rows(
         source.write_text("id,text\n1,good morning\n2,you\n3,scum\n".ljust(known.st_size, "\n"))
         os.utime(source, ns=(known.st_atime_ns, known.st_mtime_ns))
 
-    once_before(monkeypatch, "score_missing", change)
+    once_before(monkeypatch, "scoring:score_missing", change)
     assert score.main(["a.csv", "b.csv"]) == 1
     assert "a.csv: changed while it was being scored" in capsys.readouterr().err.splitlines()[-1]
 
@@ -129,7 +131,7 @@ def test_a_file_that_comes_to_the_folder_meanwhile_does_no_harm(
 ) -> None:
     Path("in").mkdir()
     Path("in/a.csv").write_text(BEFORE)
-    once_before(monkeypatch, "write_outputs", lambda: Path("in/b.csv").write_text(BEFORE))
+    once_before(monkeypatch, "scoring:OnePass.end", lambda: Path("in/b.csv").write_text(BEFORE))
     assert score.main(["in", "out"]) == 0
     assert [path.name for path in Path("out").iterdir()] == ["a.csv"]
 
@@ -137,6 +139,7 @@ def test_a_file_that_comes_to_the_folder_meanwhile_does_no_harm(
 def test_a_text_that_changes_without_a_trace_on_the_file_is_not_given_old_scores(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("hatespeech.bulk.scoring.WAITING_BYTES", 0)  # rows are read once more
     source = Path("a.csv")
     source.write_text(BEFORE)
     known = source.stat()
@@ -145,14 +148,14 @@ def test_a_text_that_changes_without_a_trace_on_the_file_is_not_given_old_scores
         source.write_text(BEFORE.replace("you are scum", "are you scum"))
         os.utime(source, ns=(known.st_atime_ns, known.st_mtime_ns))
 
-    once_before(monkeypatch, "write_outputs", change)
+    once_before(monkeypatch, "scoring:OnePass.end", change)
     assert score.main(["a.csv", "b.csv"]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == "error: a text is not the one that was scored: has the input changed?"
     assert not Path("b.csv").exists()
 
 
-@pytest.mark.parametrize("stage", ["score_missing", "finish"])
+@pytest.mark.parametrize("stage", ["scoring:score_missing", "run:finish"])
 def test_an_output_that_appears_meanwhile_is_not_replaced(
     stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,7 +187,7 @@ def test_an_output_folder_that_appears_meanwhile_keeps_its_files(
         out.mkdir()
         (out / "a.csv").write_text("somebody's work")
 
-    once_before(monkeypatch, "finish", appear)
+    once_before(monkeypatch, "run:finish", appear)
     assert score.main(["in", "out"]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert "out: appeared during the run, and was not made by it" in said
@@ -200,7 +203,7 @@ def test_a_file_system_without_links_gets_its_output_all_the_same(
 
     Path("a.csv").write_text(BEFORE)
     if taken:
-        once_before(monkeypatch, "finish", lambda: Path("b.csv").write_text("somebody's work"))
+        once_before(monkeypatch, "run:finish", lambda: Path("b.csv").write_text("somebody's work"))
     monkeypatch.setattr(os, "link", refuse)
     assert score.main(["a.csv", "b.csv"]) == (1 if taken else 0)
     begins = "somebody's work" if taken else "id,text,hate,"

@@ -159,7 +159,7 @@ def test_blocks_of_a_wide_table_are_joined_while_a_row_group_fills(tmp_path: Pat
     with (tmp_path / "a.parquet").open("wb") as file:
         writer = ParquetWriter(file, Head(schema), SCORES)
         for _ in range(100):
-            writer.write(Block(batch, [""]), scores)
+            writer.write(Block(batch, [""], 0), scores)
             waiting.append(len(writer._waiting))
         writer.close()
     assert max(waiting) < 2 * WAITING_TABLES

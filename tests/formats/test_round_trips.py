@@ -17,9 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hatespeech.bulk.engines.base import Chunk
 from hatespeech.bulk.places import Input, Place
-from hatespeech.bulk.plan import RunOptions, make_plan
-from hatespeech.bulk.run import CHUNK_CHARS, PIECE, chunks_of
+from hatespeech.bulk.plan import Plan, RunOptions, make_plan
+from hatespeech.bulk.scoring import CHUNK_CHARS, PIECE, chunks_of_piece, pieces_of
 from hatespeech.formats.interface import Block, Head
 from hatespeech.formats.lines import (
     CsvReader,
@@ -231,14 +232,16 @@ FIELDS = st.text(st.characters(codec="utf-8"), max_size=20)
 def test_csv_of_any_fields_comes_back_as_it_was(rows: list[tuple[str, str]]) -> None:
     head = Head(["text", "other"])
     first, second = io.BytesIO(), io.BytesIO()
-    CsvWriter(first, head, NEW).write(Block(rows, []), no_scores(len(rows)))
+    CsvWriter(first, head, NEW).write(Block(rows, [], 0), no_scores(len(rows)))
     table = a_table(CsvReader, "a.csv", first.getvalue())
     table.column = "text"
     blocks = list(table.blocks())
     found = [row for block in blocks for row in block.rows]
     assert [tuple(row[:2]) for row in found] == rows
     assert [text for block in blocks for text in block.texts] == [text for text, _ in rows]
-    CsvWriter(second, head, NEW).write(Block([row[:2] for row in found], []), no_scores(len(rows)))
+    CsvWriter(second, head, NEW).write(
+        Block([row[:2] for row in found], [], 0), no_scores(len(rows))
+    )
     assert second.getvalue() == first.getvalue()
 
 
@@ -259,9 +262,15 @@ def test_jsonl_of_any_objects_comes_back_as_it_was(rows: list[dict[str, Any]]) -
 
 def test_tsv_field_comes_back_as_it_was() -> None:
     sink = io.BytesIO()
-    TsvWriter(sink, Head(["text"]), NEW).write(Block([['"']], []), no_scores(1))
+    TsvWriter(sink, Head(["text"]), NEW).write(Block([['"']], [], 0), no_scores(1))
     table = a_table(TsvReader, "a.tsv", sink.getvalue())
     assert [block.texts for block in table.blocks()] == [['"']]
+
+
+def chunks_of(plan: Plan) -> list[Chunk]:
+    """Return the chunks of a plan as machines read them, piece by piece."""
+    pieces = range(len(list(pieces_of(plan))))
+    return [chunk for piece in pieces for chunk in chunks_of_piece(plan, piece)]
 
 
 def test_long_texts_make_parts_of_fewer_rows(tmp_path: Path) -> None:

@@ -202,13 +202,13 @@ def test_run_that_is_killed_or_interrupted_leaves_no_process_and_goes_on(
 
 REFUSING = """
 import sys
-import hatespeech.bulk.run, score
+import hatespeech.bulk.scoring, score
 parts = []
 def refuse(*_arguments):
     parts.append(1)
     if len(parts) == 2:
-        raise hatespeech.bulk.run.RunError("refused")
-hatespeech.bulk.run.require_model = refuse
+        raise hatespeech.bulk.RunError("refused")
+hatespeech.bulk.scoring.require_model = refuse
 sys.exit(score.main(sys.argv[1:]))
 """
 

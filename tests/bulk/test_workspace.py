@@ -10,7 +10,7 @@ import pytest
 from hatespeech.bulk import RunError
 from hatespeech.bulk.engines.base import ScoredChunk
 from hatespeech.bulk.places import Place
-from hatespeech.bulk.score_files import ScoreFiles, ScoreReader, hash_of
+from hatespeech.bulk.workspace import ScoreFiles, ScoreReader, hash_of
 from hatespeech.contract import Prediction, TextScore
 from hatespeech.errors import ServiceError, ValidationError
 

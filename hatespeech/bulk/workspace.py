@@ -1,17 +1,20 @@
-"""The scores of the chunks, each in a small file of its own until the output is written.
+"""All that a run keeps in ``OUT.partial``, and how OUT comes of it: parts, notes, receipt, lock.
 
-A file knows which chunk it belongs to, the texts that were scored, by their hash, and a checksum of
-all that is read from it. So a damaged file, one under another's name, and scores of texts that have
-changed since are found before OUT appears.
+A part is a file with the scores of a chunk. It knows which chunk that is, the texts that were
+scored, by their hash, and a checksum of all that is read from it. So a damaged part, one under
+another's name, and scores of texts that have changed since are found before OUT appears.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
@@ -21,7 +24,11 @@ import pyarrow.parquet as pq
 from hatespeech.bulk import RunError
 from hatespeech.bulk.engines.base import ScoredChunk
 from hatespeech.bulk.places import Place
+from hatespeech.bulk.plan import FORMAT, Plan
 from hatespeech.formats.scores import SCORES, table_of
+from hatespeech.locks import FolderHeldError, held_folder
+
+log = logging.getLogger(__name__)
 
 # Under this key a file keeps a JSON object of what :class:`KeptScores` has beside the table.
 NOTE: Final = b"part"
@@ -191,3 +198,90 @@ def require_model(model: str, kept: str | None) -> None:
             f"some parts were scored by {kept}, but this engine is {model}: run again with "
             f"{kept}, or remove the .partial folder"
         )
+
+
+def receipt_of(plan: Plan) -> dict[str, Any] | None:
+    """Return the receipt of OUT if this very run made it, ``None`` if there is no OUT.
+
+    Raises :class:`RunError` if OUT is anything else.
+    """
+    if not plan.out.exists():
+        return None
+    receipt = read_json_object(plan.receipt)
+    made_by = receipt and receipt.get("run")
+    if isinstance(made_by, dict):
+        made_by["format"] = FORMAT  # that of OUT.partial; OUT is the same whichever it was
+    if receipt is None or made_by != plan.fingerprint():
+        raise RunError(
+            f"{plan.out}: already exists, and was not made from this input with these options; "
+            "remove it or choose another name"
+        )
+    return receipt
+
+
+def read_json_object(place: Place) -> dict[str, Any] | None:
+    """Return the JSON object in a file, ``None`` if there is no file or no object in it."""
+    try:
+        value = json.loads(place.read())
+    except (FileNotFoundError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+@contextlib.contextmanager
+def locked(folder: Place) -> Iterator[None]:
+    """Hold a folder for this process alone; the lock ends with the process, even if killed.
+
+    Raises :class:`RunError` if another process holds it. An object store has no such lock: there
+    this does nothing.
+    """
+    if not folder.is_local:
+        yield
+        return
+    try:
+        with held_folder(Path(folder.path)):
+            yield
+    except FolderHeldError:
+        raise RunError(f"{folder}: another run is writing there") from None
+
+
+def finish(plan: Plan) -> None:
+    """Give OUT its name, unless it has it, and remove OUT.partial."""
+    output = plan.partial / "output"
+    made = output if plan.outputs[0].name else output / plan.out.name
+    if output.exists() and made.exists():
+        try:
+            made.move(plan.out)
+        except FileExistsError:
+            plan.receipt.remove_file()  # that OUT is not of this run
+            raise appeared(plan) from None
+    try:
+        plan.partial.remove()
+    except OSError as exc:  # NFS keeps open files, such as the lock
+        log.warning("%s can't be removed: %s", plan.partial, exc.strerror or type(exc).__name__)
+
+
+def appeared(plan: Plan) -> RunError:
+    """Return the error for an OUT that another program has made since the run began."""
+    return RunError(
+        f"{plan.out}: appeared during the run, and was not made by it; move it away and run again"
+    )
+
+
+def require_same_options(plan: Plan, begun: Mapping[str, Any]) -> None:
+    """Raise :class:`RunError` unless a plan has the options of the run that was begun."""
+    if begun["run"].get("format") != FORMAT:
+        raise RunError(
+            f"{plan.partial}: was begun by another version of this command, and can't be resumed "
+            "by this one; finish it with that version, or remove it to start over"
+        )
+    other = [key for key, value in plan.fixed.items() if begun["run"].get(key) != value]
+    if other:
+        raise other_run(plan, f"with another {', '.join(other)}")
+
+
+def other_run(plan: Plan, what: str) -> RunError:
+    """Return the error for a command other than the one that was interrupted."""
+    return RunError(
+        f"{plan.partial}: holds a run {what}; repeat its command, or remove it to start over"
+    )
