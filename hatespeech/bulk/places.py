@@ -87,13 +87,16 @@ class Place:
         """Return the whole file; raise :class:`FileNotFoundError`."""
         return cast(bytes, self.fs.cat_file(self.path))
 
-    def write(self, data: bytes) -> None:
-        """Write a small file in one step: a reader sees all of it or nothing."""
+    def write(self, data: bytes, *, alone: bool = False) -> None:
+        """Write a small file in one step: a reader sees all of it or nothing.
+
+        ``alone`` says that no other process writes this file now. Then a process that is killed
+        leaves a temporary file that the next one uses again.
+        """
         if not self.is_local:  # object stores show an object only when it is complete
             self.fs.pipe_file(self.path, data)
             return
-        # A name of its own: another machine may be writing the same file.
-        temporary = f"{self.path}.{secrets.token_hex(4)}.tmp"
+        temporary = f"{self.path}.tmp" if alone else f"{self.path}.{secrets.token_hex(4)}.tmp"
         with self.named_in_errors():
             try:
                 with open(temporary, "wb") as file:  # noqa: PTH123 - a path of fsspec's

@@ -81,10 +81,10 @@ def carry_out(
         }
         if plan.options.report is not None:
             page = render(outcome.statistics, origin_of(receipt, plan.settings), plan.out.name)
-            Place.of(plan.options.report).write(page.encode())
+            Place.of(plan.options.report).write(page.encode(), alone=True)
         if plan.out.exists():
             raise appeared(plan)
-        plan.receipt.write(json.dumps(receipt, indent=1).encode())
+        plan.receipt.write(json.dumps(receipt, indent=1).encode(), alone=True)
         finish(plan)
     return outcome
 
