@@ -3,8 +3,8 @@
     python -m tests.serving.payments.storm --calls 1000
 
 Good payments, replayed, forged and underpaid ones, requests that are wrong, buyers who hang up.
-Then, in fair weather, buyers who hung up or were turned away send the same payment again. At the end
-the chain is asked about every payment. This must hold:
+Then, in fair weather, buyers who hung up or were turned away send the same payment again. At the
+end the chain is asked about every payment. This must hold:
 
 - the seller has what the taken payments add up to, and the receipts say the same;
 - every buyer who paid has the reply to the texts of that request;
