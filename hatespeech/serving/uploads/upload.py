@@ -25,6 +25,7 @@ from hatespeech.serving.reading import require_media_type
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 from hatespeech.serving.uploads.fields import FIELDS, file_options, read_fields
+from hatespeech.serving.uploads.form import read_form
 from hatespeech.serving.uploads.table import UploadLimits, UploadTable
 
 MAX_FIELD_BYTES: Final = 4096
@@ -70,7 +71,7 @@ async def receive_upload(request: Request) -> tuple[UploadFile, dict[str, str]]:
     if importlib.util.find_spec("pyarrow") is None:
         raise UnsupportedMediaError("this server was installed without pyarrow, and reads no files")
     require_media_type(request, "multipart/form-data")
-    form = await request.form(max_files=1, max_fields=len(FIELDS), max_part_size=MAX_FIELD_BYTES)
+    form = await read_form(request, max_fields=len(FIELDS), max_field_bytes=MAX_FIELD_BYTES)
     upload = form.get("file")
     try:
         if not isinstance(upload, UploadFile):

@@ -215,18 +215,22 @@ def test_a_server_without_pyarrow_refuses_files_and_scores_texts(
 
 
 @pytest.mark.parametrize(
-    "parts",
+    ("parts", "said"),
     [
-        {"other": ("a.csv", "text\na\n")},
-        {"file": (None, "text")},
-        {"file": ("a.csv", "text\na\n"), "b": ("b.csv", "x")},
+        ({"other": ("a.csv", "text\na\n")}, "file: is missing; send it as a form field named file"),
+        ({"file": (None, "text")}, "file: is missing; send it as a form field named file"),
+        ({"file": ("a.csv", "text\na\n"), "b": ("b.csv", "x")}, "body: holds several files"),
+        (
+            {"file": ("a.csv", "text\na\n"), "prefix": (None, "x" * 5000)},
+            "body: holds a field that is too long",
+        ),
     ],
 )
 def test_a_form_other_than_one_file_is_a_validation_error(
-    server: HttpClient, parts: dict[str, Any]
+    server: HttpClient, parts: dict[str, Any], said: str
 ) -> None:
     reply = server.post("/score/file", files=parts)
-    assert (reply.status_code, reply.json()["error_type"]) == (422, "validation")
+    assert (reply.status_code, reply.json()["error"]) == (422, said)
 
 
 @pytest.mark.slow
@@ -316,13 +320,16 @@ def test_a_field_that_comes_twice_is_refused(
 
 
 def test_a_form_that_is_none_is_a_validation_error(server: HttpClient) -> None:
-    for kind, body in (
-        ("multipart/form-data", b"x"),
-        ("multipart/form-data; boundary=a", b"x" * 100),
-        ("multipart/form-data; boundary=a", b"--a\r\n\r\n\r\n--a--"),
+    part = b'--a\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\ntext\nhi\n'
+    for kind, body, said in (
+        ("multipart/form-data", b"x", "its Content-Type names no boundary"),
+        ("multipart/form-data; boundary=a", b"x" * 100, "is not a form of this type"),
+        ("multipart/form-data; boundary=a", b"--a\r\n\r\n\r\n--a--", "has a part without a name"),
+        ("multipart/form-data; boundary=a", part, "ends before its last boundary"),
+        ("multipart/form-data; boundary=a", part + b"\r\n--a", "ends before its last boundary"),
     ):
         reply = server.post("/score/file", data=body, headers={**BEARER, "Content-Type": kind})
-        assert (reply.status_code, reply.json()["error_type"]) == (422, "validation"), kind
+        assert (reply.status_code, reply.json()["error"]) == (422, f"body: {said}")
 
 
 # What a file costs the process, and what it leaves.
