@@ -216,9 +216,11 @@ class Docker:
             place = line.split(" ")[1]
             if place.startswith(f"{self._folder}/"):
                 subprocess.run(["umount", "--lazy", place], capture_output=True, check=False)
-        for group in (self._groups, *Path("/sys/fs/cgroup").glob(f"*/{self._groups.name}")):
-            with contextlib.suppress(OSError):  # a kernel has one hierarchy, or one a resource
-                group.rmdir()
+        # A kernel has one hierarchy of groups, or one a resource. Groups within one go first.
+        for top in (self._groups, *Path("/sys/fs/cgroup").glob(f"*/{self._groups.name}")):
+            for group in sorted((top, *top.rglob("*/")), reverse=True):
+                with contextlib.suppress(OSError):
+                    group.rmdir()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
