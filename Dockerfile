@@ -7,7 +7,7 @@
 #   docker run --rm -p 8000:8000 -e BEARER_TOKEN=… hate-speech-detection server          HTTP
 # docs/deploy.md and docs/runpod.md have the next steps. scripts/check-image builds both flavours on
 # a small base image. It needs BuildKit (Docker 23, or DOCKER_BUILDKIT=1) or buildah: these skip the
-# stages of the other flavour.
+# stages of the other flavour. For buildah, always name the flavour.
 # hadolint takes TOKENIZER for a token; a test looks for names of secrets.
 # hadolint global ignore=DL3064
 ARG FLAVOUR=gpu

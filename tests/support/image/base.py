@@ -7,6 +7,7 @@ over that. Its pip takes wheels from a server on this machine, so no step needs 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -18,8 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from typing_extensions import override
@@ -126,36 +126,31 @@ def distribution_python() -> str:
     return version
 
 
+@contextlib.contextmanager
+def serve_wheels(folder: Path) -> Iterator[Wheels]:
+    """Serve a new folder below ``folder`` on 127.0.0.1 until the ``with`` block ends."""
+    wheels = folder / "wheels"
+    wheels.mkdir()
+    handler = partial(_Quiet, directory=str(wheels))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield Wheels(wheels, server.server_port)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 class Wheels:
-    """Serves two folders of wheels on 127.0.0.1 until the ``with`` block ends.
+    """Wheels that are served: ``base`` for torch, ``locked`` for what the image installs."""
 
-    ``base`` is for torch, ``locked`` for what the image installs.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / "wheels"
-        self._folder.mkdir()
-        handler = partial(_Quiet, directory=str(self._folder))
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+    def __init__(self, folder: Path, port: int) -> None:
+        self._folder, self._port = folder, port
 
     def url(self, name: str) -> str:
         """Return where pip finds the wheels of a folder."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/{name}/"
+        return f"http://127.0.0.1:{self._port}/{name}/"
 
     def download(self, python: str) -> None:
         """Fetch torch and what it needs, and the packages of the lock files.

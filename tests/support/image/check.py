@@ -17,7 +17,13 @@ from typing import Any, Final
 import requests
 
 from tests.paths import ROOT
-from tests.support.image.base import BASE, CommandError, NotPossibleError, Wheels, copy_context
+from tests.support.image.base import (
+    BASE,
+    CommandError,
+    NotPossibleError,
+    copy_context,
+    serve_wheels,
+)
 from tests.support.image.buildah import Buildah
 from tests.support.image.compose import check_compose
 from tests.support.image.docker import Docker, NoDockerError
@@ -62,6 +68,7 @@ class Sources:
         tokenizer = train_tokenizer(folder / "tokenizer", corpus, vocab_size=600)
         hub = {path.name: path.read_bytes() for path in tokenizer.iterdir()}
         self.arguments = {
+            "FLAVOUR": "gpu",  # buildah 1.28 takes no default for the name of a stage
             "BASE_IMAGE": BASE,
             "CHECKPOINT": files.serve(PICKLE_PATH, PICKLE.read_bytes()),
             "TOKENIZER": REPOSITORY,
@@ -273,7 +280,7 @@ def check_all(engine: Engine, folder: Path, report: Report, *, compress: bool) -
     """Build, look, run."""
     with contextlib.ExitStack() as stack:
         sources = Sources(stack.enter_context(FileServer()), folder)
-        wheels = stack.enter_context(Wheels(folder))
+        wheels = stack.enter_context(serve_wheels(folder))
         context = copy_context(folder)
         # What lies about in a working copy and must not be sent along.
         (context / ".env").write_text("DEVICE=nonsense\n", encoding="utf-8")
