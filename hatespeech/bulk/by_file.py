@@ -23,6 +23,7 @@ from hatespeech.bars import progress_bar
 from hatespeech.bulk import RunError
 from hatespeech.bulk.engines.base import BulkEngine, EngineError, Task, TaskEngine
 from hatespeech.bulk.output import write_outputs
+from hatespeech.bulk.places import Input
 from hatespeech.bulk.plan import Output, Plan, changed, first_changed
 from hatespeech.bulk.run import begin, carry_out
 from hatespeech.bulk.scoring import (
@@ -94,24 +95,25 @@ class FileTask(Task):
 
     @override
     def do(self, engine: BulkEngine) -> Result:
+        before = None
         try:
-            return self._do(engine)
+            before = self._source.now()
+            return self._do(engine, before)
         except EngineError:
             raise
         except RunError as exc:
             fault = str(exc)
         except OSError as exc:
             fault = f"{exc.filename or self._name}: {exc.strerror or describe_exception(exc)}"
-            if exc.filename not in (None, self.plan.inputs[0].place.path):
+            if exc.filename not in (None, self._source.place.path):
                 raise EngineError(fault) from None  # for instance, OUT's disk is full
         except Exception as exc:  # its message may quote a text
             fault = f"{self._name}: unexpected: {describe_exception(exc)}"
-        with contextlib.suppress(RunError, OSError):
-            self._require_unchanged()
-            return Failed(" ".join(fault.split()))
-        return Failed(str(changed(self.plan, self.plan.inputs[0])))
+        if self._changed(before):
+            fault = str(changed(self.plan, self._source))
+        return Failed(" ".join(fault.split()))
 
-    def _do(self, engine: BulkEngine) -> Result:
+    def _do(self, engine: BulkEngine, before: Input) -> Result:
         plan = self.plan
         if self.piece is None and self.chunks is None:
             self._forget_another()
@@ -140,15 +142,20 @@ class FileTask(Task):
             statistics = write_outputs(plan, conversions, rows, reader, folder)
             reader.end()
             outcome = Outcome(statistics, reader.model, 0, 0.0)
-        self._require_unchanged()
+        if self._changed(before):
+            raise changed(plan, self._source)
         made = folder / self._output
         made.replace(plan.run_partial / "output" / self._output)
         folder.remove()
         return Written(outcome.statistics, outcome.model, outcome.scored)
 
     @property
+    def _source(self) -> Input:
+        return self.plan.inputs[0]
+
+    @property
     def _name(self) -> str:
-        return str(self.plan.inputs[0].place)
+        return str(self._source.place)
 
     @property
     def _output(self) -> str:
@@ -160,15 +167,14 @@ class FileTask(Task):
         if begun is not None and begun["run"] != self.plan.fingerprint():
             self.plan.partial.remove()
 
-    def _require_unchanged(self) -> None:
-        """Raise :class:`RunError` if the file has changed since the run was planned."""
-        source = self.plan.inputs[0]
+    def _changed(self, before: Input | None) -> bool:
+        """Say whether the file is another one than ``before``."""
         try:
-            now = source.now()
+            return self._source.now() != before
         except FileNotFoundError:
-            now = None
-        if now != source:
-            raise changed(self.plan, source)
+            return True
+        except OSError:
+            return False  # nobody can say
 
 
 def plan_of_file(plan: Plan, output: Output) -> Plan:

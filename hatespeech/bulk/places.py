@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Final, Self, cast
 
@@ -241,9 +241,13 @@ class Input:
         return str(self.place)
 
     def now(self) -> Input:
-        """Return the same file as it is now; raise :class:`FileNotFoundError`."""
+        """Return the same file as it is now; raise :class:`FileNotFoundError`.
+
+        On some stores the version of an unchanged file differs from that in a list of files.
+        """
         self.place.fs.invalidate_cache()
-        return _input(self.place, self.name, self.place.fs.info(self.place.path))
+        info = self.place.fs.info(self.place.path)
+        return replace(self, size=info.get("size"), version=_version(info))
 
 
 @dataclass(frozen=True)
@@ -315,5 +319,10 @@ def _input(place: Place, name: str, info: Mapping[str, Any]) -> Input:
     form = Format.of(name)
     if form is None:
         raise RunError(f"{place}: its name must end in {FORMATS}")
-    version = next((str(info[key]) for key in VERSIONS if info.get(key) is not None), "")
+    version = _version(info)
     return Input(place, name, form, info.get("size"), version)
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    """Return what changes whenever the file does."""
+    return next((str(info[key]) for key in VERSIONS if info.get(key) is not None), "")

@@ -40,5 +40,5 @@ class Reach:
             now = self.source.now()
         except FileNotFoundError:
             raise RunError(f"{self.source.place}: there is no such file") from None
-        if now != self.source:
+        if now.size != self.source.size or (self.source.place.is_local and now != self.source):
             raise RunError(f"{self.source.place}: is another file than the command has")

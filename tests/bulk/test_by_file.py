@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,9 +20,9 @@ from hatespeech.bulk import RunError
 from hatespeech.bulk.by_file import Cut, FileTask, run_by_file
 from hatespeech.bulk.engines.base import EngineError, TaskEngine
 from hatespeech.bulk.engines.local import LocalEngine
-from hatespeech.bulk.plan import RunOptions, make_plan
+from hatespeech.bulk.plan import Plan, RunOptions, make_plan
 from hatespeech.bulk.run import run
-from hatespeech.bulk.scoring import Outcome
+from hatespeech.bulk.scoring import Outcome, score_rows
 from hatespeech.bulk.statistics import Columns
 from hatespeech.engine.predictor import Predictor
 from hatespeech.settings import EngineSettings
@@ -202,14 +203,18 @@ def test_file_that_changes_meanwhile_is_scored_again(folder: Path, predictor: Pr
 
 
 def test_file_that_changes_while_it_is_scored_has_failed(
-    folder: Path, predictor: Predictor
+    folder: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "long.parquet").unlink()
-    path = folder / "a.csv"
-    plan = make_plan(options("by_file"), SETTINGS)
-    path.write_text("n,text\n1,hello\n")
+
+    def score(plan: Plan, *arguments: Any) -> Any:
+        if plan.inputs[0].name == "a.csv":
+            (folder / "a.csv").write_text("n,text\n1,hello\n")
+        return score_rows(plan, *arguments)
+
+    monkeypatch.setattr("hatespeech.bulk.by_file.score_rows", score)
     with pytest.raises(RunError, match=r"^1 of 4 files .*/a\.csv: changed while it was being sco"):
-        run_by_file(plan, lambda: Here(predictor), lambda: None)
+        by_file(Here(predictor))
 
 
 @pytest.mark.usefixtures("folder")
@@ -278,3 +283,19 @@ def test_file_whose_name_is_not_utf_8_goes_too(folder: Path, predictor: Predicto
     os.rename(b"in/a.csv", b"in/a\xff.csv")  # noqa: PTH104 - a name of bytes
     by_file(Here(predictor))
     assert os.path.exists(b"by_file/a\xff.csv")  # noqa: PTH110 - as above
+
+
+def test_object_store_gets_the_same_files(folder: Path, predictor: Predictor) -> None:
+    (folder / "long.parquet").unlink()
+    store = fsspec.filesystem("memory")
+    store.put(str(folder), "/in", recursive=True)
+    plan = make_plan(
+        RunOptions("memory://in", "memory://out", "text", 1, "", None, False), SETTINGS
+    )
+    run_by_file(plan, lambda: Here(predictor), lambda: None)
+    by_rows(predictor)
+    made = {name: data for name, data in content("by_rows").items() if "." in name}
+    assert {name: store.cat_file(f"/out/{name}") for name in made} == made
+    assert sorted(store.find("/")) == sorted(
+        ["/out.run.json", *(f"/{top}/{name}" for top in ("in", "out") for name in made)]
+    )
