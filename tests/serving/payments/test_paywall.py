@@ -7,6 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
@@ -33,6 +34,7 @@ from tests.support.bad_inputs import MARKER
 from tests.support.http_client import BEARER, SECONDS, HttpClient, together
 from tests.support.payments.buyer import Terms, decoded, encoded, sign
 from tests.support.payments.payment_chain import NETWORK, USDC
+from tests.support.processes.server import http_server
 from tests.support.processes.worker import wait_until
 
 pytestmark = pytest.mark.slow
@@ -522,6 +524,28 @@ def test_a_facilitator_that_is_gone_costs_a_buyer_nothing(
         assert market.chain.earned == before
         assert pay(server, payment).status_code == 200
     assert market.chain.earned == before + MINIMUM
+
+
+def test_a_stop_lets_a_settlement_end(
+    market: Market, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    before = market.chain.earned
+    receipts = tmp_path / "receipts.jsonl"
+    settings = market.settings(RECEIPTS_FILE=str(receipts))
+    with http_server(tmp_path, small_checkpoint, settings) as server, ThreadPoolExecutor(1) as pool:
+        payment = sign(market.buyer, ask(server.ready()))
+        market.facilitator.calls()
+        with market.facilitator.knobs(settle_before=2):
+            reply = pool.submit(pay, server, payment)
+            wait_until(
+                lambda: any(call["call"] == "settle" for call in market.facilitator.calls()),
+                "the settlement to begin",
+            )
+            server.terminate()
+            assert reply.result().status_code == 200
+        assert server.wait() == 0
+    assert market.chain.earned == before + MINIMUM
+    assert json.loads(receipts.read_text())["outcome"] == "paid"
 
 
 # Limits, privacy, books.
