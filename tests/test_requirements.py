@@ -28,6 +28,7 @@ SEPARATE: Final = (
     "postgres",
     "redis",
     "otel",
+    "excel",
 )  # extras with a file of their own
 
 # Pinned for the tests alone: transformers trains too, and so is in an extra.
@@ -112,11 +113,13 @@ def modules_by_extra() -> Iterator[tuple[str, str | None]]:
 def test_a_module_imports_only_what_the_package_and_its_extra_require(
     module: str, extra: str | None
 ) -> None:
-    # They import what these need only if they are asked for: tests/serving/grpc, …/jobs.
+    # They import what these need only if they are asked for: tests/serving/grpc, …/jobs. So
+    # does what reads files, if it meets a workbook: tests/formats.
     extras = {
         "server": ("server", "grpc", "postgres", "redis", "otel"),
         "worker": ("worker", "otel"),
     }.get(extra or "", (extra,) if extra else ())
+    extras = (*extras, "excel")
     texts = [text for name in extras for text in EXTRAS[name]]
     required = with_requirements([*PROJECT["dependencies"], *texts])
     by_package = packages_distributions()

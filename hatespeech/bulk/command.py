@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import importlib
 import importlib.util
@@ -18,12 +19,16 @@ from hatespeech.bulk.by_file import run_by_file
 from hatespeech.bulk.engines.base import EngineError
 from hatespeech.bulk.finished_page import add_page_options, columns_of, make_page
 from hatespeech.bulk.places import Place
-from hatespeech.bulk.plan import RunOptions, make_plan
+from hatespeech.bulk.plan import Plan, RunOptions, make_plan
 from hatespeech.bulk.run import run
 from hatespeech.bulk.scoring import Outcome
+from hatespeech.bulk.standard_streams import STANDARD, standard_streams
 from hatespeech.bulk.workspace import receipt_of
 from hatespeech.cli import make_parser, restored_signals, say, whole_number
 from hatespeech.errors import CheckpointError, SettingsError, describe_exception
+from hatespeech.formats.dialects import Dialect, is_separator
+from hatespeech.formats.encodings import is_encoding
+from hatespeech.formats.names import INPUT_FORMATS, Format
 from hatespeech.labels import LABELS
 from hatespeech.libraries import set_library_defaults
 from hatespeech.logs import JsonFormatter, shown_logs
@@ -77,14 +82,76 @@ GROUPS: Final[Mapping[str, str]] = {
 def scoring_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command line; ``prog`` is how the program was called."""
     parser = make_parser(prog, DESCRIPTION, EPILOG)
-    add = parser.add_argument
-    add("source", metavar="IN", help="file, folder, glob or URL")
-    add("out", metavar="OUT", help="new file or folder")
+    parser.add_argument(
+        "source", metavar="IN", help="file, folder, glob or URL; - is standard input"
+    )
+    parser.add_argument("out", metavar="OUT", help="new file or folder; - is standard output")
+    add_reading(parser)
+    add_writing(parser)
+    add_report(parser)
+    add_engines(parser)
+    return parser
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how IN is read."""
+    add = parser.add_argument_group("how IN is read").add_argument
     add(
         "--text-column",
         default="text",
         metavar="NAME",
-        help="column with the texts (default: %(default)s)",
+        help="column with the texts, or the path of a key below others, such as data.text "
+        "(default: %(default)s)",
+    )
+    add(
+        "--input-format",
+        type=format_name,
+        metavar="FORMAT",
+        help="format of IN, whatever its name says: csv, tsv, jsonl, json, txt, xlsx or parquet, "
+        "such as jsonl.gz if it is compressed; standard input needs it",
+    )
+    add(
+        "--encoding",
+        type=encoding_name,
+        metavar="NAME",
+        help="encoding of text, such as cp1252, if it is not UTF-8; a byte order mark wins",
+    )
+    add(
+        "--delimiter",
+        type=delimiter,
+        metavar="SIGN",
+        help="what stands between the fields of CSV, such as ';' or tab; also in OUT",
+    )
+    add(
+        "--quoting",
+        choices=["csv", "none"],
+        help="csv: fields of CSV and TSV are in double quotes where they need it, as pandas and R "
+        "write both; none: quotes belong to the fields; also in OUT (default: csv for CSV, and for "
+        "TSV none, unless a field looks quoted: then the run asks)",
+    )
+    add(
+        "--no-header",
+        action="store_true",
+        help="CSV and TSV begin with a row, not with a header; --text-column is a number from 1",
+    )
+    add("--sheet", metavar="NAME", help="sheet of an .xlsx file that has several")
+    add(
+        "--robust",
+        action="store_true",
+        help="also read each text without its disguise, such as look-alike or separated letters; "
+        "costs up to twice as much",
+    )
+
+
+def add_writing(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how OUT is written."""
+    add = parser.add_argument_group("how OUT is written").add_argument
+    add(
+        "--output-format",
+        type=format_name,
+        metavar="FORMAT",
+        help="format of standard output, as for --input-format (default: the format of IN); of "
+        "a file, its name says it",
     )
     add(
         "--chunk-rows",
@@ -100,16 +167,15 @@ def scoring_parser(prog: str) -> argparse.ArgumentParser:
         metavar="P",
         help="put P before the names of the new columns, in case IN has columns of those names",
     )
-    add("--report", metavar="FILE.html", help="also write a page of statistics about the scores")
-    add_page_options(parser)
-    add(
-        "--robust",
-        action="store_true",
-        help="also read each text without its disguise, such as look-alike or separated letters; "
-        "costs up to twice as much",
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the report."""
+    group = parser.add_argument_group("the report")
+    group.add_argument(
+        "--report", metavar="FILE.html", help="also write a page of statistics about the scores"
     )
-    add_engines(parser)
-    return parser
+    add_page_options(group)
 
 
 def add_engines(parser: argparse.ArgumentParser) -> None:
@@ -123,6 +189,41 @@ def add_engines(parser: argparse.ArgumentParser) -> None:
     for name, module in ENGINES.items():
         if importlib.util.find_spec(module):
             importlib.import_module(module).add_arguments(parser.add_argument_group(GROUPS[name]))
+
+
+def format_name(value: str) -> Format:
+    """Read a format as an ending, with or without its dot: the type of an option."""
+    found = Format.of(f"x.{value.removeprefix('.')}")
+    if found is None:
+        raise argparse.ArgumentTypeError(f"must be one of {INPUT_FORMATS}")
+    return found
+
+
+def encoding_name(value: str) -> str:
+    """Read the name of an encoding: the type of an option."""
+    if not is_encoding(value):
+        raise argparse.ArgumentTypeError("must be an encoding that Python knows, such as cp1252")
+    return codecs.lookup(value).name
+
+
+def delimiter(value: str) -> str:
+    """Read a separator, a sign or the word tab: the type of an option."""
+    sign = "\t" if value in ("tab", "\\t") else value
+    if not is_separator(sign):
+        raise argparse.ArgumentTypeError("must be one character, or tab")
+    return sign
+
+
+def dialect_of(arguments: argparse.Namespace) -> Dialect:
+    """Return what the command line says of CSV and TSV."""
+    return Dialect(
+        arguments.encoding,
+        arguments.delimiter,
+        None if arguments.quoting is None else arguments.quoting == "csv",
+        not arguments.no_header,
+        arguments.sheet,
+        asks=True,
+    )
 
 
 def parse(arguments: Sequence[str] | None, prog: str = "score.py") -> argparse.Namespace:
@@ -168,17 +269,29 @@ def plan_and_run(arguments: argparse.Namespace, settings: EngineSettings) -> int
     """Plan the run, run it, and print the summary; return the exit code."""
     if arguments.robust:
         settings = settings.model_copy(update={"robust": True})
-    options = RunOptions(
-        arguments.source,
-        arguments.out,
-        arguments.text_column,
-        arguments.chunk_rows,
-        arguments.prefix,
-        arguments.report,
-        arguments.include_text,
-        columns_of(arguments),
-    )
-    plan = make_plan(options, settings)
+    with standard_streams(
+        arguments.source, arguments.out, arguments.input_format, arguments.output_format
+    ) as (source, out):
+        options = RunOptions(
+            source,
+            out,
+            arguments.text_column,
+            arguments.chunk_rows,
+            arguments.prefix,
+            arguments.report,
+            arguments.include_text,
+            columns_of(arguments),
+            arguments.input_format,
+            dialect_of(arguments),
+        )
+        told = carry_out(make_plan(options, settings), arguments, settings)
+    say(told)
+    return 0
+
+
+def carry_out(plan: Plan, arguments: argparse.Namespace, settings: EngineSettings) -> str:
+    """Run what is planned; return what to say of it."""
+    options = plan.options
     if plan.skipped:
         count, first = len(plan.skipped), plan.skipped[0]
         say(f"skipped {count:,} files of other formats, the first is {first}")
@@ -204,10 +317,9 @@ def plan_and_run(arguments: argparse.Namespace, settings: EngineSettings) -> int
             say(f"wrote {options.report}")
         model = (receipt_of(plan) or {}).get("model")
         by = f", scored by {model}" if model else ""  # an input without rows has no model
-        say(f"{plan.out} is complete{by}; remove it to score again")
-    else:
-        say(f"wrote {plan.out}\n{run_summary(outcome)}")
-    return 0
+        return f"{plan.out} is complete{by}; remove it to score again"
+    out = "standard output" if arguments.out == STANDARD else plan.out
+    return f"wrote {out}\n{run_summary(outcome)}"
 
 
 def run_summary(outcome: Outcome) -> str:

@@ -15,6 +15,7 @@ from hatespeech.bulk.report import origin_of, render
 from hatespeech.bulk.statistics import Columns, Statistics
 from hatespeech.bulk.workspace import read_json_object
 from hatespeech.bulk.written_rows import written_blocks
+from hatespeech.formats.dialects import Dialect
 from hatespeech.settings import EngineSettings
 
 
@@ -75,7 +76,12 @@ def make_page(
         for source in found.inputs:
             file = statistics.of_next_file()
             blocks = written_blocks(
-                source, source.name if found.many else "", texts, run.get("--prefix", ""), columns
+                source,
+                source.name if found.many else "",
+                texts,
+                run.get("--prefix", ""),
+                columns,
+                Dialect(delimiter=run.get("--delimiter"), quoted=run.get("--quoting")),
             )
             for block in blocks:
                 file.add(block)

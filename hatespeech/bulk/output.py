@@ -90,7 +90,7 @@ def writing(plan: Plan, output: Output, place: Place, head: Head) -> Iterator[Wr
         if output.format.compression:
             file = open_files.enter_context(packed(file, output.format.compression))
         added = plan.table(output.inputs[0]).added
-        writer = WRITERS[output.format.kind](file, head, added)
+        writer = WRITERS[output.format.kind](file, head, added, plan.options.dialect)
         try:
             yield writer
             with place.named_in_errors():

@@ -7,17 +7,18 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Final, Self, cast
+from typing import Any, BinaryIO, ClassVar, Final, Self, cast
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from hatespeech.bulk import RunError
 from hatespeech.formats.compression import unpacked
-from hatespeech.formats.names import FORMATS, Format
+from hatespeech.formats.names import INPUT_FORMATS, Format
 from hatespeech.urls import shown_url
 
 PARTIAL: Final = ".partial"
@@ -27,7 +28,26 @@ RECEIPT: Final = ".run.json"
 WITHOUT_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EINVAL)
 
 # The names that file systems give to a file's version. The first one present detects a change.
-VERSIONS: Final = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")
+VERSIONS: Final = (
+    "ETag",
+    "etag",
+    "mtime",
+    "LastModified",
+    "Last-Modified",
+    "last_modified",
+    "updated",
+    "created",
+)
+# The signs of a glob; in a URL of the web, a ? begins the query.
+GLOBS: Final = {False: "*?[", True: "*["}
+WEB: Final = ("http://", "https://")
+# What fsspec reads out of another URL: after these, :: joins two URLs.
+WRAPPERS: Final = (
+    *("blockcache", "cached", "dir", "filecache"),
+    *("libarchive", "reference", "simplecache", "tar", "zip"),
+)
+# What Hive and Spark write for a null in the name of a folder.
+NULL_KEY: Final = "__HIVE_DEFAULT_PARTITION__"
 
 
 @dataclass(frozen=True)
@@ -41,7 +61,7 @@ class Place:
     def of(cls, url: str) -> Self:
         """Parse a path or URL; raise :class:`RunError` if fsspec can't open it."""
         try:
-            fs, path = fsspec.url_to_fs(url)
+            fs, path = _split_url(url)
         except (ImportError, ValueError) as exc:
             raise RunError(f"{shown_url(url)}: {str(exc).splitlines()[0]}") from None
         return cls(fs, path.rstrip("/") or "/")
@@ -52,9 +72,15 @@ class Place:
         return isinstance(self.fs, LocalFileSystem)
 
     @property
+    def is_web(self) -> bool:
+        """Whether it is an HTTP URL, which may end in a query; a signature there is a secret."""
+        return self.path.startswith(WEB)
+
+    @property
     def name(self) -> str:
-        """The last part of the path."""
-        return PurePosixPath(self.path).name
+        """The last part of the path, without a URL's query and with its escapes resolved."""
+        path = unquote(urlsplit(self.path).path) if self.is_web else self.path
+        return PurePosixPath(path).name
 
     def __truediv__(self, name: str) -> Place:
         return Place(self.fs, f"{self.path}/{name}")
@@ -181,6 +207,22 @@ class Place:
                 self.fs.rmdir(path)
 
 
+def _split_url(url: str) -> tuple[Any, str]:
+    """Return the file system and the path in it.
+
+    For fsspec ``::`` always joins two URLs. Here it does so only where it can mean that: otherwise
+    it is a part of a name.
+    """
+    first, *others = url.split("::")
+    protocol, found, _ = first.rpartition("://")
+    joined = (protocol or first) in WRAPPERS or any("://" in other for other in others)
+    if not others or (joined and not os.path.lexists(url)):
+        fs, path = fsspec.url_to_fs(url)
+        return fs, path
+    kind = fsspec.get_filesystem_class(protocol if found else "file")
+    return kind(**kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
+
+
 def _move_local(path: str, target: str) -> None:
     """Rename without replacing anything but an empty folder."""
     source, other = Path(path), Path(target)
@@ -216,6 +258,9 @@ class Input:
     format: Format
     size: int | None  # bytes
     version: str  # changes whenever the file does
+    # What the names of its folders say of its rows, as in lang=de/; part of its name already.
+    keys: Mapping[str, str | None] = field(default_factory=dict, compare=False)
+    shows_names: ClassVar[bool] = True
 
     def open(self) -> tuple[BinaryIO, BinaryIO]:
         """Return the raw file and its decompressed content, which are one if it is uncompressed."""
@@ -259,20 +304,25 @@ class Found:
     skipped: list[str]  # names of other formats
 
 
-def find_inputs(url: str, out: Place) -> Found:
+def find_inputs(url: str, out: Place, form: Format | None = None) -> Found:
     """Return the files that a path, folder, glob or URL names.
 
-    Hidden files, files below OUT and those of unfinished runs are left out without a note. Raises
-    :class:`RunError` if no file is left, or if IN is one file of an unknown format.
+    ``form`` is the format of all of them, whatever their names say. Hidden files, files below OUT
+    and those of unfinished runs are left out without a note. Raises :class:`RunError` if no file is
+    left, or if IN is one file of an unknown format.
     """
     place = Place.of(url)
     fs = place.fs
     fs.invalidate_cache()
+    signs = any(sign in place.path for sign in GLOBS[place.is_web])
     if fs.isfile(place.path):
-        return Found([_input(place, place.name, fs.info(place.path))], False, [])
+        keys = _keys_of(_folders_that_say(place.path))
+        return Found([_input(place, place.name, fs.info(place.path), form, keys)], False, [])
+    if place.is_web and (answer := _answer(place)) is not None:
+        raise RunError(f"{place}: {answer}")
     if fs.isdir(place.path):
         root, found = place.path, fs.find(place.path, detail=True)
-    elif any(sign in place.path for sign in "*?["):
+    elif signs:
         found = {
             path: info
             for path, info in fs.glob(place.path, detail=True).items()
@@ -289,21 +339,23 @@ def find_inputs(url: str, out: Place) -> Found:
     skipped = []
     for path in sorted(found):
         name = path[len(root) :].lstrip("/")
-        hidden = any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
+        folders = PurePosixPath(name).parts
+        hidden = any(part.startswith((".", "_")) for part in folders)
         ours = f"{path}/".startswith(f"{out.path}/")
-        unfinished = any(part.endswith(PARTIAL) for part in PurePosixPath(name).parts)
+        unfinished = any(part.endswith(PARTIAL) for part in folders)
         if hidden or ours or unfinished or name.endswith(RECEIPT):
             continue
-        if Format.of(name) is None:
+        if form is None and Format.of(name) is None:
             skipped.append(name)
             continue
         # A listing describes the link, not the file that it leads to.
         info = fs.info(path) if place.is_local else found[path]
         if place.is_local and not fs.isfile(path):
             raise not_a_file(Place(fs, path))
-        inputs.append(_input(Place(fs, path), name, info))
+        keys = _keys_of([*_folders_that_say(f"{root}/{folders[-1]}"), *folders[:-1]])
+        inputs.append(_input(Place(fs, path), name, info, form, keys))
     if not inputs:
-        raise RunError(f"{shown_url(url)}: holds no file whose name ends in {FORMATS}")
+        raise RunError(f"{shown_url(url)}: holds no file whose name ends in {INPUT_FORMATS}")
     return Found(inputs, True, skipped)
 
 
@@ -311,18 +363,55 @@ def not_a_file(place: Place) -> RunError:
     """Return the error for an input that can be read only once."""
     return RunError(
         f"{place}: is a pipe, a device or a socket; a run reads its input more than once, so write "
-        "it to a file first"
+        "it to a file first, or give - as IN to read standard input"
     )
 
 
-def _input(place: Place, name: str, info: Mapping[str, Any]) -> Input:
-    form = Format.of(name)
+def _answer(place: Place) -> str | None:
+    """Return what is wrong with a URL, ``None`` if the server has something there."""
+    try:
+        place.fs.info(place.path)
+    except Exception as exc:  # whatever the client raises; its message may hold the query
+        status = getattr(exc.__cause__ or exc, "status", None)
+        if any(sign in place.path for sign in GLOBS[True]):
+            return None
+        if status in (401, 403):
+            return f"HTTP {status}: is its signature wrong, or too old?"
+        return "can't be reached" if status is None else f"HTTP {status}"
+    return None
+
+
+def _input(
+    place: Place,
+    name: str,
+    info: Mapping[str, Any],
+    form: Format | None,
+    keys: Mapping[str, str | None],
+) -> Input:
+    form = form or Format.of(name)
     if form is None:
-        raise RunError(f"{place}: its name must end in {FORMATS}")
-    version = _version(info)
-    return Input(place, name, form, info.get("size"), version)
+        raise RunError(
+            f"{place}: its name must end in {INPUT_FORMATS}; --input-format says it for any name"
+        )
+    return Input(place, name, form, info.get("size"), _version(info), keys)
 
 
 def _version(info: Mapping[str, Any]) -> str:
     """Return what changes whenever the file does."""
     return next((str(info[key]) for key in VERSIONS if info.get(key) is not None), "")
+
+
+def _folders_that_say(path: str) -> list[str]:
+    """Return the folders right above a file, as far as their names are of the form key=value."""
+    folders: list[str] = []
+    for part in reversed(PurePosixPath(path).parts[:-1]):
+        if "=" not in part.strip("="):
+            break
+        folders.insert(0, part)
+    return folders
+
+
+def _keys_of(folders: Sequence[str]) -> dict[str, str | None]:
+    """Return what folders named key=value say; Hive and Spark escape signs as URLs do."""
+    pairs = [folder.partition("=")[::2] for folder in folders if "=" in folder.strip("=")]
+    return {unquote(key): None if value == NULL_KEY else unquote(value) for key, value in pairs}

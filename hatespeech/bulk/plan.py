@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -13,6 +14,7 @@ from hatespeech.bulk.places import PARTIAL, RECEIPT, Input, Place, find_inputs
 from hatespeech.bulk.statistics import NO_COLUMNS, Columns
 from hatespeech.formats.choice import READERS
 from hatespeech.formats.conversion import Conversion
+from hatespeech.formats.dialects import Dialect
 from hatespeech.formats.interface import Reader, ReadLimits
 from hatespeech.formats.names import FORMATS, Format
 from hatespeech.settings import EngineSettings
@@ -34,6 +36,8 @@ class RunOptions:
     report: str | None
     include_text: bool
     report_columns: Columns = NO_COLUMNS
+    input_format: Format | None = None  # of every input, whatever its name says
+    dialect: Dialect | None = None
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,13 @@ class Plan:
     ) -> Conversion:
         """Return how an output is made; ``kinds`` are the column types that a check learnt."""
         tables = [self.table(source, limits) for source in output.inputs]
-        return Conversion(output.format.kind, tables, kinds)
+        return Conversion(output.format, tables, kinds)
 
     def table(self, source: Input, limits: ReadLimits | None = None) -> Reader:
         """Return an input as a table."""
         reader = READERS[source.format.kind]
-        return reader(source, self.options.text_column, self.options.prefix, limits)
+        options = self.options
+        return reader(source, options.text_column, options.prefix, limits, dialect=options.dialect)
 
 
 def make_plan(options: RunOptions, settings: EngineSettings) -> Plan:
@@ -100,13 +105,20 @@ def make_plan(options: RunOptions, settings: EngineSettings) -> Plan:
     # The run removes OUT.partial, and a message may advise to remove OUT.
     if _is_below(source, out) or _is_below(source, out.beside(PARTIAL)):
         raise RunError(f"{shown_url(options.source)}: must be outside OUT and OUT.partial")
-    found = find_inputs(options.source, out)
+    if out.is_web:
+        raise RunError(f"{out}: can't be written over HTTP; write a file, and upload it")
+    found = find_inputs(options.source, out, options.input_format)
     inputs = found.inputs
     form = None if options.out.endswith("/") else Format.of(out.name)
-    if form is not None:
+    if form is not None and form.writable:
         outputs = [Output("", form, inputs)]
-    elif found.many or options.out.endswith("/") or not PurePosixPath(out.name).suffix:
-        outputs = [Output(each.name, each.format, [each]) for each in inputs]
+    elif form is None and (
+        found.many or options.out.endswith("/") or not PurePosixPath(out.name).suffix
+    ):
+        # The names of OUT's files hold the folders' keys, as those of IN do.
+        inputs = [dataclasses.replace(each, keys={}) for each in inputs]
+        outputs = [Output(*each.format.output(each.name), [each]) for each in inputs]
+        _require_names_of_their_own(out, outputs)
     else:
         raise RunError(f"{out}: its name must end in {FORMATS}, or in / if it is a folder")
     fixed = {
@@ -119,9 +131,39 @@ def make_plan(options: RunOptions, settings: EngineSettings) -> Plan:
         "ON_UNREAD": settings.on_unread,
         "--robust": settings.robust,
     }
+    # Only if it is given: OUT of an earlier version stays what this command would make.
+    if options.input_format is not None:
+        fixed["--input-format"] = [options.input_format.kind, options.input_format.compression]
+    if options.dialect is not None:
+        fixed.update(_said(options.dialect))
     plan = Plan(options, out, outputs, inputs, found.skipped, fixed, settings)
     _require_report_fits(plan)
     return plan
+
+
+def _said(dialect: Dialect) -> dict[str, Any]:
+    """Return what the command line says of a dialect, by option."""
+    said = {
+        "--encoding": dialect.encoding,
+        "--delimiter": dialect.delimiter,
+        "--quoting": dialect.quoted,
+        "--no-header": None if dialect.header else True,
+        "--sheet": dialect.sheet,
+    }
+    return {option: value for option, value in said.items() if value is not None}
+
+
+def _require_names_of_their_own(out: Place, outputs: Sequence[Output]) -> None:
+    """Raise :class:`RunError` if two inputs would be written to one file."""
+    seen: dict[str, str] = {}
+    for output in outputs:
+        name = output.inputs[0].name
+        if output.name in seen:
+            raise RunError(
+                f"{out}: {seen[output.name]} and {name} would both be written to {output.name}; "
+                "give one of them another name"
+            )
+        seen[output.name] = name
 
 
 def _require_report_fits(plan: Plan) -> None:
@@ -187,7 +229,8 @@ def first_changed(plan: Plan) -> Input | None:
     A new file in IN does not count: the run does not read it.
     """
     try:
-        now = {each.name: each for each in find_inputs(plan.options.source, plan.out).inputs}
+        found = find_inputs(plan.options.source, plan.out, plan.options.input_format)
+        now = {each.name: each for each in found.inputs}
     except (RunError, FileNotFoundError):
         now = {}
     return next((each for each in plan.inputs if now.get(each.name) != each), None)

@@ -275,7 +275,8 @@ def require_same_options(plan: Plan, begun: Mapping[str, Any]) -> None:
             f"{plan.partial}: was begun by another version of this command, and can't be resumed "
             "by this one; finish it with that version, or remove it to start over"
         )
-    other = [key for key, value in plan.fixed.items() if begun["run"].get(key) != value]
+    keys = [key for key in {**plan.fixed, **begun["run"]} if key != "inputs"]
+    other = [key for key in keys if begun["run"].get(key) != plan.fixed.get(key)]
     if other:
         raise other_run(plan, f"with another {', '.join(other)}")
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from hatespeech.bulk.places import Input
 from hatespeech.bulk.statistics import Columns, ScoredBlock
 from hatespeech.formats.choice import READERS
+from hatespeech.formats.dialects import Dialect
 from hatespeech.formats.interface import Head
 from hatespeech.formats.json_values import plain, text_of
 from hatespeech.formats.scores import SCORE_TYPES, SCORES
@@ -48,15 +49,21 @@ def require_columns(head: Head, columns: Columns, error: Callable[[str], Excepti
 
 
 def written_blocks(
-    source: Input, file: str, text_column: str | None, prefix: str, columns: Columns
+    source: Input,
+    file: str,
+    text_column: str | None,
+    prefix: str,
+    columns: Columns,
+    dialect: Dialect | None = None,
 ) -> Iterator[ScoredBlock]:
-    """Yield all rows of an output; ``file`` is its name on the page.
+    """Yield all rows of an output; ``file`` is its name on the page, ``dialect`` that of its run.
 
     Without ``text_column`` texts are not read. Raises :class:`RunError` if the file lacks a column,
     or has something else in a column of scores.
     """
     # Without texts, the labels stand for them: every output has them.
-    table = READERS[source.format.kind](source, text_column or f"{prefix}label", NOTHING_ADDED)
+    read = text_column or f"{prefix}label"
+    table = READERS[source.format.kind](source, read, NOTHING_ADDED, dialect=dialect)
     head = table.head()
     added = [prefix + name for name in SCORES.names]
     there = _names(head)

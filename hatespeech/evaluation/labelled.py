@@ -20,6 +20,7 @@ from hatespeech.formats.choice import READERS
 from hatespeech.formats.conversion import Conversion
 from hatespeech.formats.interface import Reader
 from hatespeech.formats.lines import JsonlReader
+from hatespeech.formats.names import Format
 
 # score.py refuses a file that has the columns which it adds; here nothing is added.
 NOTHING_ADDED: Final = "\0"
@@ -154,7 +155,7 @@ def open_table(source: Input, column: str | None) -> Reader:
 
 def records(table: Reader) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield each row's number and its values by column, whatever the file's format."""
-    conversion = Conversion("JSONL", [table])
+    conversion = Conversion(Format("JSONL", None), [table])
     conversion.require_common_columns()
     number = 1
     for block in table.blocks():

@@ -9,10 +9,14 @@ from hatespeech.formats.interface import Reader, Writer
 from hatespeech.formats.lines import (
     CsvReader,
     CsvWriter,
+    JsonArrayReader,
+    JsonArrayWriter,
     JsonlReader,
     JsonlWriter,
+    PlainTextReader,
     TsvReader,
     TsvWriter,
+    WorkbookReader,
 )
 from hatespeech.formats.parquet import ParquetReader, ParquetWriter
 
@@ -20,11 +24,15 @@ READERS: Final[Mapping[str, type[Reader]]] = {
     "CSV": CsvReader,
     "TSV": TsvReader,
     "JSONL": JsonlReader,
+    "JSON": JsonArrayReader,
+    "Text": PlainTextReader,
+    "Excel": WorkbookReader,
     "Parquet": ParquetReader,
 }
 WRITERS: Final[Mapping[str, type[Writer]]] = {
     "CSV": CsvWriter,
     "TSV": TsvWriter,
     "JSONL": JsonlWriter,
+    "JSON": JsonArrayWriter,
     "Parquet": ParquetWriter,
 }

@@ -15,12 +15,14 @@ from typing import Any, Final, cast
 
 import pyarrow as pa
 
+from hatespeech.formats.columns import is_header
+from hatespeech.formats.dialects import SEPARATORS, Dialect
 from hatespeech.formats.interface import Block, Head, Inspector, Reader
 from hatespeech.formats.json_values import ARROW, batch_of, plain, text_of, to_json, widened
 from hatespeech.formats.lines import JsonlReader
+from hatespeech.formats.names import Format
 
 HALF: Final = (re.compile("[\ud800-\udfff]"), "a lone surrogate, which UTF-8 can't hold")
-BREAK: Final = (re.compile("[\t\r\n]"), "a tab or a line break, which TSV can't hold")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -39,6 +41,15 @@ def _finite(text: str) -> float | str:
 OBJECTS: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite)
 
 
+def _without_quotes(kind: str, dialect: Dialect) -> tuple[re.Pattern[str], str]:
+    """Return what fields can't hold that are not quoted, and how a message calls it."""
+    delimiter = dialect.arguments(kind)["delimiter"]
+    name = SEPARATORS.get(delimiter, "separators").removesuffix("s")
+    how = kind if kind == "TSV" else f"{kind} without quotes"
+    signs = re.compile(f"[{re.escape(delimiter)}\r\n]")
+    return signs, f"a {name} or a line break, which {how} can't hold"
+
+
 class Conversion:
     """How one output is made from its inputs.
 
@@ -46,12 +57,17 @@ class Conversion:
     """
 
     def __init__(
-        self, kind: str, tables: Sequence[Reader], kinds: Mapping[str, str | None] | None = None
+        self, out: Format, tables: Sequence[Reader], kinds: Mapping[str, str | None] | None = None
     ) -> None:
         self.tables = tables
         self.kinds = dict(kinds or {})  # column: key of ARROW
-        self._kind = kind
-        self._faults = [HALF, BREAK] if kind == "TSV" else [HALF]
+        self._out = out
+        self._kind = out.rows
+        dialect = tables[0].dialect
+        self._plain = self._kind in ("CSV", "TSV") and not dialect.is_quoted(self._kind)
+        self._faults = [HALF]
+        if self._plain:
+            self._faults.append(_without_quotes(self._kind, dialect))
 
     def require_common_columns(self) -> None:
         """Raise the source's error if an input can't be scored, or inputs don't fit into OUT."""
@@ -59,17 +75,21 @@ class Conversion:
         head = alike[0].head() if alike else None
         for table in alike[1:]:
             if table.head() != head:
-                raise table.error(f"its columns differ from those of {alike[0].source}")
+                raise self._differ(table, alike[0])
         if len(alike) == len(self.tables):
             return
         for table in self.tables:
             head = table.head()
             # JSONL has no common columns; each of its rows is checked.
             if head.columns is not None and _names(table, head) != self._columns:
-                raise table.error(f"its columns differ from those of {self._first.source}")
+                raise self._differ(table, self._first)
         self._first.require_few(self._columns)
         if self._kind in ("JSONL", "Parquet") and len(set(self._columns)) < len(self._columns):
             raise self._first.error(f"has two columns with one name, which {self._kind} can't hold")
+        for table in self.tables:
+            for key, value in table.source.keys.items():
+                if fault := self._fault(value or ""):
+                    raise table.error(f"the name of its folder {key}= holds {fault}")
         for name in self._columns:
             if fault := self._fault(name):
                 raise self._first.error(f"the name of a column holds {fault}")
@@ -77,12 +97,14 @@ class Conversion:
     def inspector(self, table: Reader) -> Inspector | None:
         """Return a function that checks rows of a table; ``None`` if all rows fit anyway."""
         if _kind(table) == self._kind:
-            return None
+            # Text and a sheet have rows of CSV, whose fields CSV without quotes may not hold.
+            unlike = self._plain and table.source.format.kind != self._out.kind
+            return (lambda rows, first: self._inspect(table, rows, first)) if unlike else None
         if self._kind == "Parquet" and _kind(table) != "JSONL":
             self.kinds = dict.fromkeys(self._columns, "string")
         elif self._kind == "Parquet":
             self.kinds = {name: self.kinds.get(name) for name in self._columns}
-        if self._kind != "TSV" and _kind(table) != "JSONL":
+        if not self._plain and _kind(table) != "JSONL":
             return None
         return lambda rows, first: self._inspect(table, rows, first)
 
@@ -92,10 +114,8 @@ class Conversion:
             field = self.head.columns.field(name)
             if not field.nullable or (kind is not None and field.type != ARROW[kind]):
                 table = next(table for table in self.tables if _kind(table) == "Parquet")
-                null = "" if field.nullable else " without nulls"
                 raise table.error(
-                    f"its {name} is {field.type}{null}, but {ARROW[kind]} in inputs of other "
-                    "formats"
+                    f"its {name} is {_typed(field)}, but {ARROW[kind]} in inputs of other formats"
                 )
 
     @cached_property
@@ -122,6 +142,30 @@ class Conversion:
         else:
             rows = [[text_of(value) for value in row] for row in values]
         return Block(rows, block.texts, block.memory_bytes)
+
+    def _differ(self, table: Reader, other: Reader) -> Exception:
+        """Return the error for two inputs of one output whose columns, or their types, differ."""
+        columns, others = table.head().columns, other.head().columns
+        names, wanted = _names(table, table.head()) or [], _names(other, other.head()) or []
+        shown = is_header([*names, *wanted])
+        first = str(other.source)
+        missing = [name for name in wanted if name not in names]
+        more = [name for name in names if name not in wanted]
+        if shown and missing:
+            return table.error(f"has no column {missing[0]}, unlike {first}")
+        if shown and more:
+            return table.error(f"has a column {more[0]}, unlike {first}")
+        if names != wanted:
+            how = "in another order than" if not missing + more else "other than"
+            return table.error(f"its columns are {how} those of {first}")
+        if isinstance(columns, pa.Schema) and isinstance(others, pa.Schema):
+            for mine, theirs in zip(columns, others, strict=True):
+                if mine != theirs:
+                    return table.error(
+                        f"its column {mine.name} is {_typed(mine)}, but {_typed(theirs)} in "
+                        f"{first}; OUT as a folder takes both"
+                    )
+        return table.error(f"its columns differ from those of {first}")
 
     @property
     def _first(self) -> Reader:
@@ -170,7 +214,11 @@ class Conversion:
 
 
 def _kind(table: Reader) -> str:
-    return table.source.format.kind
+    return table.source.format.rows
+
+
+def _typed(field: pa.Field) -> str:
+    return f"{field.type}{'' if field.nullable else ' without nulls'}"
 
 
 def _names(table: Reader, head: Head) -> list[str] | None:

@@ -8,12 +8,14 @@ memory.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, Protocol
 
 import pyarrow as pa
 
+from hatespeech.formats.columns import names_said
+from hatespeech.formats.dialects import Dialect
 from hatespeech.formats.names import Format
 from hatespeech.formats.scores import score_columns
 
@@ -40,6 +42,16 @@ class FileSource(Protocol):
         ...
 
     @property
+    def shows_names(self) -> bool:
+        """Whether messages may show the names of its columns: not to others than who sent it."""
+        ...
+
+    @property
+    def keys(self) -> Mapping[str, str | None]:
+        """Columns with one value for all rows, which the names of the file's folders say."""
+        ...
+
+    @property
     def local_path(self) -> str | None:
         """A path by which another process of this machine can open it."""
         ...
@@ -57,7 +69,7 @@ class FileSource(Protocol):
         ...
 
     def option(self, name: str) -> str:
-        """Return how the caller gives ``text-column`` or ``prefix``."""
+        """Return how the caller gives an option, such as ``text-column``; ``""`` if it can't."""
         ...
 
 
@@ -99,8 +111,8 @@ class Head:
 class Reader(ABC):
     """Reads one file.
 
-    The column ``column`` has the texts; ``prefix`` begins the names of the new columns, of which
-    ``flagged`` is one if the caller asks for thresholds.
+    The column ``column``, or the key at this path, has the texts. ``prefix`` begins the names of
+    the new columns, of which ``flagged`` is one if the caller asks for thresholds.
     """
 
     def __init__(
@@ -110,11 +122,13 @@ class Reader(ABC):
         prefix: str,
         limits: ReadLimits | None = None,
         flagged: bool = False,
+        dialect: Dialect | None = None,
     ) -> None:
         self.source = source
         self.column = column
         self.added = score_columns(flagged, prefix)
         self.limits = limits or ReadLimits()
+        self.dialect = dialect or Dialect()
 
     @abstractmethod
     def head(self) -> Head:
@@ -174,22 +188,38 @@ class Reader(ABC):
                 "columns other names"
             )
 
+    def refuse_keys(self, columns: Sequence[str] | Mapping[str, Any]) -> None:
+        """Raise the source's error if the rows have a column that is also named by a folder."""
+        for key in self.source.keys:
+            if key in columns:
+                raise self.error(f"has a column {key}, and is in a folder named {key}=")
+
     def error(self, what: str) -> Exception:
         """Return an error that names this file."""
         return self.source.error(what)
 
-    def column_error(self, what: str) -> Exception:
-        """Return an error about the text column, which says how to choose another."""
-        return self.error(f"{what} {self.column} ({self.source.option('text-column')})")
+    def column_error(self, what: str, names: Sequence[str]) -> Exception:
+        """Return an error about the text column, which may name the columns that there are."""
+        option = self.source.option("text-column")
+        there = names_said(self.column, names) if self.source.shows_names else ""
+        return self.error(f"{what} {self.column} ({option}){there}")
+
+    def hint(self, option: str, value: str = "") -> str:
+        """Return an option in parentheses, as an end of a message; nothing if there is no such."""
+        name = self.source.option(option)
+        return f" ({name} {value}".rstrip() + ")" if name else ""
 
 
 class Writer(ABC):
     """Writes one output file."""
 
-    def __init__(self, file: BinaryIO, head: Head, added: pa.Schema) -> None:
+    def __init__(
+        self, file: BinaryIO, head: Head, added: pa.Schema, dialect: Dialect | None = None
+    ) -> None:
         self._file = file
         self._head = head
         self._added = added  # columns, by their names in the file
+        self._dialect = dialect or Dialect()
 
     @abstractmethod
     def write(self, block: Block, scores: pa.Table) -> None:

@@ -1,27 +1,34 @@
-"""CSV, TSV and JSONL."""
+"""CSV, TSV, JSONL, and what is read as one of them: JSON arrays, plain text and workbooks."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, ClassVar, Final
 
 import pyarrow as pa
 from typing_extensions import override
 
+from hatespeech.formats.columns import MISSING, is_header, paths_of, value_at
+from hatespeech.formats.compression import WindowTooLargeError
+from hatespeech.formats.dialects import SEPARATORS, Dialect, other_separator
+from hatespeech.formats.encodings import UnmarkedError, open_text, suggested
 from hatespeech.formats.interface import BLOCK_ROWS, Block, Head, Inspector, Reader, Writer
+from hatespeech.formats.json_arrays import NotAnArrayError, array_items
+from hatespeech.formats.json_values import to_json
 from hatespeech.formats.records import (
-    CSV_DIALECT,
     MAX_RECORD_CHARS,
-    TSV_DIALECT,
     Lines,
+    PythonNumberError,
     TooMuchTextError,
     blocks_of,
     read_object,
 )
+from hatespeech.formats.workbook_rows import WorkbookError, sheet_rows
 
 # What a field takes in memory besides its characters, in characters of a block.
 FIELD_CHARS: Final = 16
@@ -40,7 +47,7 @@ class TextReader(Reader):
             self.require_rows(rows)
             self.check_row(row, rows)
             if inspect is not None:
-                inspect([row], rows)
+                inspect([self.with_keys(row)], rows)
             if place > seen:
                 progress(place - seen)
                 seen = place
@@ -50,7 +57,10 @@ class TextReader(Reader):
     def blocks(self) -> Iterator[Block]:
         rows = (row for row, _ in self._rows())
         for block in blocks_of(rows, BLOCK_ROWS, self.chars):
-            yield Block(block, self.texts_of(block), sum(map(self.chars, block)))
+            texts, memory = self.texts_of(block), sum(map(self.chars, block))
+            if self.source.keys:
+                block = [self.with_keys(row) for row in block]
+            yield Block(block, texts, memory)
 
     @abstractmethod
     def records(self, lines: Lines) -> Iterator[Any]:
@@ -68,67 +78,132 @@ class TextReader(Reader):
     def texts_of(self, rows: list[Any]) -> list[Any]:
         """Return the text of each row."""
 
+    @abstractmethod
+    def with_keys(self, row: Any) -> Any:
+        """Return a row with the columns that the file's folders say."""
+
+    def records_of(self, raw: BinaryIO, content: BinaryIO) -> Iterator[Any]:
+        """Yield the rows of an open file, and close it."""
+        with raw, self.open_text(content) as text:
+            yield from self.records(Lines(text, self.limits.max_chars))
+
+    def open_text(self, content: BinaryIO, errors: str = "strict") -> io.TextIOWrapper:
+        """Return the content as text."""
+        return open_text(content, self.dialect.encoding, self.newline, errors)
+
+    def fault(self, exc: Exception, number: int) -> Exception:
+        """Return the source's error for one of :data:`UNREADABLE`; ``number`` rows were read."""
+        if isinstance(exc, TooMuchTextError):
+            return self.source.too_large(f"has more than {self.limits.max_chars} characters")
+        if isinstance(exc, WindowTooLargeError):
+            return self.error(str(exc))
+        if isinstance(exc, UnmarkedError):
+            looks = "looks like UTF-16 without a byte order mark"
+            return self.error(looks + self.hint("encoding", str(exc)))
+        if isinstance(exc, UnicodeError):
+            encoding = (self.dialect.encoding or "UTF-8").upper()
+            other = suggested(exc) if isinstance(exc, UnicodeDecodeError) else None
+            other = other and self.hint("encoding", other)
+            return self.error(
+                f"row {number + 1}, or a row soon after it, is not {encoding}"
+                + (f"; its bytes look like those of another encoding{other}" if other else "")
+            )
+        if isinstance(exc, csv.Error):
+            return self.error(
+                f"row {number + 1} can't be read: its quotes are wrong, or it is longer than "
+                f"{MAX_RECORD_CHARS} characters"
+            )
+        return self.error(f"can't be decompressed after row {number}")
+
     def _rows(self) -> Iterator[tuple[Any, int]]:
         """Yield each row with the reader's position in the file, in bytes."""
         raw, content = self.source.open()
-        number, most = 0, self.limits.max_chars
-        with raw, io.TextIOWrapper(content, encoding="utf-8-sig", newline=self.newline) as text:
-            try:
-                for number, row in enumerate(self.records(Lines(text, most)), start=1):  # noqa: B007 - for the errors
-                    yield row, raw.tell()
-            except TooMuchTextError:
-                raise self.source.too_large(f"has more than {most} characters") from None
-            except UnicodeDecodeError:
-                raise self.error(
-                    f"row {number + 1}, or a row soon after it, is not UTF-8"
-                ) from None
-            except csv.Error:
-                raise self.error(
-                    f"row {number + 1} can't be read: its quotes are wrong, or it is longer than "
-                    f"{MAX_RECORD_CHARS} characters"
-                ) from None
-            except (pa.ArrowException, OSError) as exc:
-                if self.source.format.compression is None:
-                    raise
-                raise self.error(f"can't be decompressed after row {number}") from exc
+        number = 0
+        try:
+            for number, row in enumerate(self.records_of(raw, content), start=1):  # noqa: B007 - for the errors
+                yield row, raw.tell()
+        except UNREADABLE as exc:
+            if isinstance(exc, OSError) and self.source.format.compression is None:
+                raise
+            raise self.fault(exc, number) from None
+
+
+# What reading a file of text raises for which the file is to blame.
+UNREADABLE: Final = (
+    csv.Error,
+    pa.ArrowException,
+    NotAnArrayError,
+    OSError,
+    TooMuchTextError,
+    UnicodeError,
+    UnmarkedError,
+    WindowTooLargeError,
+)
 
 
 class CsvReader(TextReader):
-    """RFC 4180 with a header line."""
+    """RFC 4180 with a header line, or what the dialect says instead."""
 
+    kind: ClassVar[str] = "CSV"
     newline = ""
-    dialect: ClassVar[dict[str, Any]] = CSV_DIALECT
 
     @override
     def head(self) -> Head:
-        raw, content = self.source.open()
-        # Bytes that are not UTF-8 may be in a row; reading the rows reports them with a number.
-        with raw, io.TextIOWrapper(content, "utf-8-sig", "replace", newline="") as text:
-            try:
-                columns = next((row for row in csv.reader(Lines(text), **self.dialect) if row), [])
-            except (csv.Error, pa.ArrowException, OSError):
-                raise self.error("its header can't be read") from None
+        first = self.first_row()
+        columns = self.named(first)
         self.require_few(columns)
         if columns.count(self.column) != 1:
-            raise self.column_error("its header must have one column")
+            raise self._missing(columns, first)
+        self.refuse_keys(columns)
+        columns = [*columns, *self.source.keys]
         self.refuse_added(columns)
         return Head(columns)
 
+    def first_row(self) -> list[str]:
+        """Return the header or, without one, the first row; ``[]`` if there is none."""
+        raw, content = self.source.open()
+        try:
+            # Bytes that do not fit may be in a row; reading the rows reports them with a number.
+            with raw, self.open_text(content, "replace") as text:
+                reader = csv.reader(Lines(text), **self.dialect.arguments(self.kind))
+                first = next((row for row in reader if row), [])
+        except (UnmarkedError, WindowTooLargeError) as exc:
+            raise self.fault(exc, 0) from None
+        except (csv.Error, pa.ArrowException, OSError):
+            raise self.error("its header can't be read") from None
+        self._refuse_quotes(first, "its header")
+        return first
+
+    def named(self, first: Sequence[str]) -> list[str]:
+        """Return the names of the columns, by the header or the first row."""
+        if self.dialect.header:
+            return list(first)
+        return [str(number) for number in range(1, len(first) + 1)]
+
     @override
     def records(self, lines: Lines) -> Iterator[list[str]]:
-        header: list[str] = []
-        for row in csv.reader(lines, **self.dialect):
-            lines.chars = 0
-            if row and header:
-                yield row
+        return self.below_header(csv.reader(lines, **self.dialect.arguments(self.kind)), lines)
+
+    def below_header(self, rows: Iterable[list[str]], lines: Lines | None) -> Iterator[list[str]]:
+        """Yield the rows below the header, if there is one."""
+        began = False
+        for row in rows:
+            if lines is not None:
+                lines.chars = 0
+            if row and not began:
+                began = True
+                self._width, self._place = len(row), self.named(row).index(self.column)
+                if not self.dialect.header:
+                    yield row
             elif row:
-                header = row
-                self._width, self._place = len(row), row.index(self.column)
+                yield row
 
     @override
     def check_row(self, row: list[str], number: int) -> None:
         if len(row) != self._width:
-            raise self.error(f"row {number} has {len(row)} fields, the header {self._width}")
+            first = "header" if self.dialect.header else "first row"
+            raise self.error(f"row {number} has {len(row)} fields, the {first} {self._width}")
+        self._refuse_quotes(row, f"row {number}")
 
     @override
     def chars(self, row: list[str]) -> int:
@@ -138,11 +213,106 @@ class CsvReader(TextReader):
     def texts_of(self, rows: list[list[str]]) -> list[Any]:
         return [row[self._place] for row in rows]
 
+    @override
+    def with_keys(self, row: list[str]) -> list[str]:
+        return [*row, *("" if value is None else value for value in self.source.keys.values())]
+
+    def _refuse_quotes(self, row: Sequence[str], what: str) -> None:
+        """Raise the source's error if only the caller knows whether quotes belong to the texts."""
+        if self.dialect.asks_about(self.kind, row):
+            option = self.source.option("quoting")
+            raise self.error(
+                f"{what} has a field in quotes, as pandas and R write TSV: say {option} csv if the "
+                f"quotes are not part of the text, {option} none if they are"
+            )
+
+    def _missing(self, columns: Sequence[str], first: Sequence[str]) -> Exception:
+        """Return the error for a text column that is not there, or there twice."""
+        if columns.count(self.column):
+            return self.column_error(f"its header has {columns.count(self.column)} columns", [])
+        if not first:
+            return self.column_error("has no header, so no column", [])
+        if not self.dialect.header:
+            numbers = "1" if len(columns) == 1 else f"a number from 1 to {len(columns)}"
+            option = self.source.option("text-column")
+            return self.error(f"without a header, {option} must be {numbers}")
+        delimiter = self.dialect.arguments(self.kind)["delimiter"]
+        other = other_separator(delimiter.join(first), delimiter, self.column)
+        what = "its header has no column"
+        if other is not None:
+            return self.error(
+                f"{what} {self.column}; its fields look separated by {SEPARATORS[other]}"
+                + self.hint(*self._told(other))
+            )
+        if is_header(first):
+            return self.column_error(what, first)
+        return self.error(
+            f"{what} {self.column}{self.hint('text-column')}; the first row does not look like a "
+            f"header{self.hint('no-header')}"
+        )
+
+    def _told(self, separator: str) -> tuple[str, str]:
+        """Return the option, and its value, that reads a file with another separator."""
+        if separator == "\t":
+            return "input-format", "tsv"
+        if self.kind == "TSV" and separator == ",":
+            return "input-format", "csv"
+        quoted = f"'{separator}'"
+        return "delimiter", quoted if self.kind == "CSV" else f"{quoted} --input-format csv"
+
 
 class TsvReader(CsvReader):
-    """Fields between tabs, without quoting, and a header line (IANA)."""
+    """Fields between tabs, without quoting, and a header line (IANA), or as the dialect says."""
 
-    dialect = TSV_DIALECT
+    kind = "TSV"
+
+
+class PlainTextReader(CsvReader):
+    """A text on each line, as the only column; an empty line is an empty text."""
+
+    newline = "\n"
+
+    @override
+    def first_row(self) -> list[str]:
+        return [self.column]
+
+    @override
+    def records(self, lines: Lines) -> Iterator[list[str]]:
+        self._width, self._place = 1, 0
+        for line in lines:
+            lines.chars = 0
+            yield [line.removesuffix("\n").removesuffix("\r")]
+
+    @override
+    def named(self, first: Sequence[str]) -> list[str]:
+        return list(first)
+
+
+class WorkbookReader(CsvReader):
+    """A sheet of an .xlsx file, whose values become strings."""
+
+    @override
+    def first_row(self) -> list[str]:
+        raw, content = self.source.open()
+        with contextlib.closing(self._sheet(raw, content)) as rows:
+            return next(rows, [])
+
+    @override
+    def records_of(self, raw: BinaryIO, content: BinaryIO) -> Iterator[list[str]]:
+        return self.below_header(self._sheet(raw, content), None)
+
+    def _sheet(self, raw: BinaryIO, content: BinaryIO) -> Generator[list[str], None, None]:
+        width = 0
+        try:
+            with raw:
+                for row in sheet_rows(content, self.dialect.sheet):
+                    while len(row) > width and not row[-1]:  # cells that have a format only
+                        row.pop()
+                    width = width or len(row)
+                    yield row + [""] * (width - len(row))
+        except WorkbookError as exc:
+            option = self.hint("sheet") if "sheet" in str(exc) else ""
+            raise self.error(f"{exc}{option}") from None
 
 
 class JsonlReader(TextReader):
@@ -159,12 +329,13 @@ class JsonlReader(TextReader):
         self._has_texts = False
         rows = super().count(progress, inspect)
         if rows and not self._has_texts:
-            raise self.column_error("no row has the key")
+            names = list(paths_of(json.loads(self.first_row() or "{}")))
+            raise self.column_error("no row has the key", names)
         return rows
 
     def first_row(self) -> str | None:
         """Return the first row, unchecked; ``None`` if there are no rows."""
-        return next((row for row, _ in self._rows()), None)
+        return next((self.with_keys(row) for row, _ in self._rows()), None)
 
     @override
     def records(self, lines: Lines) -> Iterator[str]:
@@ -177,9 +348,15 @@ class JsonlReader(TextReader):
     def check_row(self, row: str, number: int) -> None:
         try:
             record = read_object(row)
+        except PythonNumberError:
+            raise self.error(
+                f"row {number} holds NaN or Infinity, which Python writes but JSON does not have; "
+                "write null instead"
+            ) from None
         except (ValueError, RecursionError):
             raise self.error(f"row {number} is not a JSON object") from None
-        self._has_texts |= self.column in record
+        self._has_texts = self._has_texts or value_at(record, self.column) is not MISSING
+        self.refuse_keys(record)
         if not record.keys().isdisjoint(self.added.names):
             self.refuse_added(list(record))
 
@@ -189,21 +366,52 @@ class JsonlReader(TextReader):
 
     @override
     def texts_of(self, rows: list[str]) -> list[Any]:
-        return [_text_of(json.loads(row).get(self.column)) for row in rows]
+        return [_text_of(value_at(json.loads(row), self.column)) for row in rows]
+
+    @override
+    def with_keys(self, row: str) -> str:
+        return with_more(row, to_json(self.source.keys)[1:-1]) if self.source.keys else row
+
+
+class JsonArrayReader(JsonlReader):
+    """A JSON array of objects; its rows are those of JSONL, each on one line."""
+
+    @override
+    def records(self, lines: Lines) -> Iterator[str]:
+        return array_items(lines.pieces())
+
+    @override
+    def fault(self, exc: Exception, number: int) -> Exception:
+        if isinstance(exc, NotAnArrayError):
+            option = self.hint("input-format", "jsonl") if "JSONL" in str(exc) else ""
+            where = f"after row {number}: " if number else ""
+            return self.error(f"{where}{exc}{option}")
+        return super().fault(exc, number)
 
 
 def _text_of(value: Any) -> Any:
     """Return a string or null as it is. No other value can be scored, and a list may be large."""
+    if value is MISSING:
+        return None
     return value if value is None or isinstance(value, str) else False
 
 
+def with_more(line: str, more: str) -> str:
+    """Return the line of an object with more keys at its end, written as JSON."""
+    head = line[:-1].rstrip()
+    comma = "" if head == "{" else ", "
+    return f"{head}{comma}{more}}}"
+
+
 class CsvWriter(Writer):
-    """Writes fields between commas, quoted where needed."""
+    """Writes fields between commas, quoted where needed, or as the dialect says."""
 
-    dialect: ClassVar[dict[str, Any]] = CSV_DIALECT
+    kind: ClassVar[str] = "CSV"
 
-    def __init__(self, file: BinaryIO, head: Head, added: pa.Schema) -> None:
-        super().__init__(file, head, added)
+    def __init__(
+        self, file: BinaryIO, head: Head, added: pa.Schema, dialect: Dialect | None = None
+    ) -> None:
+        super().__init__(file, head, added, dialect)
         self._rows([[*head.columns, *added.names]])
 
     @override
@@ -218,14 +426,15 @@ class CsvWriter(Writer):
     def _rows(self, rows: Any) -> None:
         lines = _LineEndings()
         # With the terminator \r\n Python quotes a field that holds \r or \n.
-        csv.writer(lines, lineterminator="\r\n", **self.dialect).writerows(rows)
+        dialect = self._dialect.arguments(self.kind)
+        csv.writer(lines, lineterminator="\r\n", **dialect).writerows(rows)
         self._file.write("".join(lines.lines).encode())
 
 
 class TsvWriter(CsvWriter):
-    """Writes fields between tabs, without quoting."""
+    """Writes fields between tabs, without quoting, or as the dialect says."""
 
-    dialect = TSV_DIALECT
+    kind = "TSV"
 
 
 class _LineEndings:
@@ -248,15 +457,34 @@ class JsonlWriter(Writer):
         cells = [_json_cells(column) for column in scores.columns]
         lines = []
         for line, *values in zip(block.rows, *cells, strict=True):
-            head = line[:-1].rstrip()
-            comma = "" if head == "{" else ", "
             more = ", ".join(f"{key}: {value}" for key, value in zip(keys, values, strict=True))
-            lines.append(f"{head}{comma}{more}}}\n")
-        self._file.write("".join(lines).encode())
+            lines.append(with_more(line, more))
+        self.put(lines)
+
+    def put(self, lines: Sequence[str]) -> None:
+        """Write objects."""
+        self._file.write("".join(f"{line}\n" for line in lines).encode())
 
     @override
     def close(self) -> None:
         pass  # nothing follows the last row
+
+
+class JsonArrayWriter(JsonlWriter):
+    """Writes an array with an object on each line."""
+
+    _before = "[\n"
+
+    @override
+    def put(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self._file.write(f"{self._before}{line}".encode())
+            self._before = ",\n"
+
+    @override
+    def close(self) -> None:
+        begun = self._before != "[\n"
+        self._file.write(b"\n]\n" if begun else b"[]\n")
 
 
 def _json_cells(column: Any) -> list[str]:

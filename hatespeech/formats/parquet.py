@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from typing_extensions import override
 
+from hatespeech.formats.columns import LEVELS
+from hatespeech.formats.dialects import Dialect
 from hatespeech.formats.interface import BLOCK_ROWS, Block, Head, Inspector, Piece, Reader, Writer
 from hatespeech.formats.parquet_batches import (
     batches,
@@ -39,10 +42,19 @@ class ParquetReader(Reader):
         with self._open() as source:
             schema = source.schema_arrow
         self.require_few(schema.names)
-        if schema.names.count(self.column) != 1:
-            raise self.column_error("must have one column")
-        if not holds_strings(schema.field(self.column).type):
-            raise self.error(f"its column {self.column} must hold strings")
+        if schema.names.count(self.column) > 1:
+            raise self.column_error(f"has {schema.names.count(self.column)} columns", [])
+        kind = _type_at(schema, self.column)
+        if kind is None:
+            raise self.column_error("has no column", list(_paths_of(schema)))
+        if not holds_strings(kind):
+            option = self.source.option("text-column")
+            raise self.error(
+                f"its column {self.column} must hold strings, but is {kind} ({option})"
+            )
+        self.refuse_keys(schema.names)
+        for key in self.source.keys:
+            schema = schema.append(pa.field(key, pa.string()))
         self.refuse_added(schema.names)
         return Head(schema)
 
@@ -94,7 +106,11 @@ class ParquetReader(Reader):
     @override
     def blocks(self) -> Iterator[Block]:
         for batch in self._batches(None):
-            yield Block(batch, batch.column(self.column).to_pylist(), memory_bytes(batch))
+            texts = _column_at(batch, self.column).to_pylist()
+            for key, value in self.source.keys.items():
+                values = pa.repeat(pa.scalar(value, pa.string()), len(batch))
+                batch = batch.append_column(key, values)
+            yield Block(batch, texts, memory_bytes(batch))
 
     @override
     def pieces(self, rows: int) -> Sequence[Piece | None]:
@@ -116,7 +132,7 @@ class ParquetReader(Reader):
     def texts(self, piece: Piece | None = None) -> Iterator[list[Any]]:
         groups = None if piece is None else piece.groups
         for batch in self._batches([self.column], groups):
-            yield batch.column(self.column).to_pylist()
+            yield _column_at(batch, self.column).to_pylist()
 
     def _batches(
         self, columns: list[str] | None, groups: range | None = None
@@ -145,10 +161,41 @@ class ParquetReader(Reader):
             raise self.error("can't be read as Parquet") from None
 
 
+def _type_at(schema: pa.Schema, column: str) -> Any:
+    """Return the type of a column, or of a field of a struct; ``None`` if there is none."""
+    if column in schema.names:
+        return schema.field(column).type
+    first, *rest = column.split(".")
+    found = schema.field(first).type if schema.names.count(first) == 1 else None
+    for name in rest:
+        fields: dict[str, Any] = {}
+        if found is not None and pa.types.is_struct(found):
+            fields = {field.name: field.type for field in found}
+        found = fields.get(name)
+    return found if rest else None
+
+
+def _column_at(batch: pa.RecordBatch, column: str) -> Any:
+    """Return a column, or a field of a struct: null where the struct is."""
+    if column in batch.schema.names:
+        return batch.column(column)
+    first, *rest = column.split(".")
+    return pc.struct_field(batch.column(first), rest)
+
+
+def _paths_of(fields: Iterable[pa.Field], levels: int = LEVELS) -> Iterator[str]:
+    """Yield the paths to all columns, and to the fields of structs."""
+    for field in fields:
+        if pa.types.is_struct(field.type) and levels > 1:
+            yield from (f"{field.name}.{path}" for path in _paths_of(field.type, levels - 1))
+        else:
+            yield field.name
+
+
 def parts_of(batch: pa.RecordBatch, column: str, most: int) -> Iterator[pa.RecordBatch]:
     """Cut a batch so that the texts of each part take at most ``most`` bytes as Python strings."""
     start = size = 0
-    for row, length in enumerate(text_bytes(batch.column(column))):
+    for row, length in enumerate(text_bytes(_column_at(batch, column))):
         if row > start and size + length > most:
             yield batch.slice(start, row - start)
             start, size = row, 0
@@ -160,8 +207,10 @@ def parts_of(batch: pa.RecordBatch, column: str, most: int) -> Iterator[pa.Recor
 class ParquetWriter(Writer):
     """Writes row groups of about ``GROUP_ROWS`` rows."""
 
-    def __init__(self, file: BinaryIO, head: Head, added: pa.Schema) -> None:
-        super().__init__(file, head, added)
+    def __init__(
+        self, file: BinaryIO, head: Head, added: pa.Schema, dialect: Dialect | None = None
+    ) -> None:
+        super().__init__(file, head, added, dialect)
         self._schema = head.columns
         for field in added:
             self._schema = self._schema.append(field)

@@ -1,4 +1,4 @@
-"""Records of text files: the dialects of CSV and TSV, a limit on a record, blocks of records."""
+"""Records of files of text: a limit on one, and blocks of them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,11 @@ from typing import Any, Final, NoReturn
 MAX_RECORD_CHARS: Final = 4 * 1024 * 1024
 csv.field_size_limit(MAX_RECORD_CHARS)
 BLOCK_CHARS: Final = 1024 * 1024
+PIECE_CHARS: Final = 64 * 1024
 
-# RFC 4180; fields are quoted only if they need it.
-CSV_DIALECT: Final[dict[str, Any]] = {"delimiter": ",", "strict": True}
-# IANA's: fields between tabs as they are, without quotes, and with no tab or line break inside.
-TSV_DIALECT: Final[dict[str, Any]] = {
-    "delimiter": "\t",
-    "quoting": csv.QUOTE_NONE,
-    "quotechar": None,
-}
+
+class PythonNumberError(ValueError):
+    """The number is NaN or Infinity, which Python's ``json`` writes and JSON does not have."""
 
 
 class TooMuchTextError(Exception):
@@ -36,20 +32,28 @@ class Lines:
     """
 
     def __init__(self, text: io.TextIOWrapper, most: int | None = None) -> None:
-        self.chars = 0
+        self.chars = self._total = 0
         self._text = text
         self._most = math.inf if most is None else most
 
     def __iter__(self) -> Iterator[str]:
-        total = 0
         while line := self._text.readline(MAX_RECORD_CHARS + 1):
             self.chars += len(line)
             if self.chars > MAX_RECORD_CHARS:
                 raise csv.Error("record too long")
-            total += len(line)
-            if total > self._most:
-                raise TooMuchTextError
+            self._count(line)
             yield line
+
+    def pieces(self) -> Iterator[str]:
+        """Yield the same text in pieces of one size, without limits on a record."""
+        while piece := self._text.read(PIECE_CHARS):
+            self._count(piece)
+            yield piece
+
+    def _count(self, text: str) -> None:
+        self._total += len(text)
+        if self._total > self._most:
+            raise TooMuchTextError
 
 
 def blocks_of(rows: Iterator[Any], count: int, chars: Callable[[Any], int]) -> Iterator[list[Any]]:
@@ -69,8 +73,8 @@ def blocks_of(rows: Iterator[Any], count: int, chars: Callable[[Any], int]) -> I
 def read_object(line: str) -> dict[str, Any]:
     """Return the JSON object of a line.
 
-    Raises :class:`ValueError` or :class:`RecursionError` for anything else, and for NaN and
-    Infinity, which only Python accepts.
+    Raises :class:`ValueError` or :class:`RecursionError` for anything else, and
+    :class:`PythonNumberError` for NaN and Infinity.
     """
     record = json.loads(line, parse_constant=_refuse)
     if not isinstance(record, dict):
@@ -79,4 +83,4 @@ def read_object(line: str) -> dict[str, Any]:
 
 
 def _refuse(_constant: str) -> NoReturn:
-    raise ValueError("only Python accepts it")
+    raise PythonNumberError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, BinaryIO, Final, cast
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ from hatespeech.formats.names import Format
 from hatespeech.formats.options import FileOptions
 
 FIELD: Final = "file"
+OPTIONS: Final = ("text-column", "prefix")
 
 
 class SentFile:
@@ -25,6 +27,8 @@ class SentFile:
 
     size: int | None = None
     local_path: str | None = None
+    shows_names = False
+    keys: Mapping[str, str | None] = MappingProxyType({})
 
     def __init__(self, open_file: Callable[[], BinaryIO], form: Format) -> None:
         self.format = form
@@ -44,8 +48,8 @@ class SentFile:
         return TooLargeError(what, field=FIELD)
 
     def option(self, name: str) -> str:
-        """Return the name of the form's field."""
-        return name.replace("-", "_")
+        """Return the name of the form's field, if it has such a one."""
+        return name.replace("-", "_") if name in OPTIONS else ""
 
 
 class ScoredFile:

@@ -19,6 +19,7 @@ from hatespeech.formats.choice import READERS
 from hatespeech.formats.conversion import Conversion
 from hatespeech.formats.interface import MAX_COLUMNS, Block, Head, Reader
 from hatespeech.formats.lines import FIELD_CHARS
+from hatespeech.formats.names import Format
 from hatespeech.formats.parquet import WAITING_TABLES, ParquetReader, ParquetWriter
 from hatespeech.formats.parquet_batches import BATCH_BYTES
 from hatespeech.formats.records import BLOCK_CHARS
@@ -145,7 +146,7 @@ def test_more_columns_than_memory_is_planned_for_are_refused(kind: str, tmp_path
         path.write_text(("," if kind == "csv" else "\t").join(names) + "\n")
     said = re.escape(f"{path}: has {MAX_COLUMNS + 1:,} columns; the limit is {MAX_COLUMNS:,}")
     with pytest.raises(RunError, match=f"^{said}$"):
-        Conversion("Parquet", [table_of(path)]).require_common_columns()
+        Conversion(Format("Parquet", None), [table_of(path)]).require_common_columns()
     assert not out.exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,8 @@ def test_files_of_another_format_are_counted_and_named(
         Path(folder).mkdir(parents=True)
     for name in (
         "a.csv",
-        "b.csv.bz2",
-        "c.json",
+        "b.csv.7z",
+        "c.pdf",
         "b.csv.run.json",
         ".hidden",
         "_SUCCESS",
@@ -91,7 +92,7 @@ def test_files_of_another_format_are_counted_and_named(
     Path("in/link").symlink_to(Path("elsewhere").absolute())
     assert score.main([source, "out"]) == 0
     lines = capsys.readouterr().err.splitlines()
-    assert "skipped 3 files of other formats, the first is b.csv.bz2" in lines
+    assert "skipped 3 files of other formats, the first is b.csv.7z" in lines
     assert [path.name for path in Path("out").iterdir()] == ["a.csv"]
 
 
@@ -159,3 +160,48 @@ def test_no_rows_are_by_no_model(capsys: pytest.CaptureFixture[str]) -> None:
         said = capsys.readouterr().err
         assert said.splitlines()[-1] == end
         assert "None" not in said
+
+
+@pytest.mark.parametrize("name", ["a::b.csv", "s3::b.csv", "zip::b.csv"])
+def test_colons_in_a_name_join_no_urls(name: str) -> None:
+    Path(name).write_text(TEXT)
+    assert score.main([name, f"out-{name}", "--readers", "0"]) == 0
+    assert len(Path(f"out-{name}").read_text().splitlines()) == 2
+    assert score.main([f"file://{Path(name).absolute()}", f"d-{name}/", "--readers", "0"]) == 0
+    assert [path.name for path in Path(f"d-{name}").iterdir()] == [name]
+
+
+def test_colons_between_urls_join_them(store: Any) -> None:
+    with zipfile.ZipFile("all.zip", "w") as packed:
+        packed.writestr("a.csv", TEXT)
+    assert score.main(["zip://a.csv::all.zip", "out.csv", "--readers", "0"]) == 0
+    store.pipe_file("/all.zip", Path("all.zip").read_bytes())
+    assert score.main(["zip://a.csv::memory://all.zip", "memory://b::c.csv", "--readers", "0"]) == 0
+    assert Place.of("memory://b::c.csv").read() == Path("out.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("source", "keys"),
+    [
+        ("data", {"lang": "de", "day": "2024-01-01 12:00"}),
+        ("data/lang=*", {"lang": "de", "day": "2024-01-01 12:00"}),
+        ("data/lang=de/*/*", {"lang": "de", "day": "2024-01-01 12:00"}),
+        ("data/lang=de/day=2024-01-01 12%3A00/part.csv", None),
+    ],
+)
+def test_what_the_names_of_folders_say_belongs_to_the_rows(
+    source: str, keys: dict[str, str] | None
+) -> None:
+    folder = Path("data/lang=de/day=2024-01-01 12%3A00")
+    folder.mkdir(parents=True)
+    (folder / "part.csv").write_text(TEXT)
+    (found,) = find_inputs(source.replace("=*", "=*/*/*"), Place.of("out")).inputs
+    assert found.keys == (keys or {"lang": "de", "day": "2024-01-01 12:00"})
+
+
+def test_a_folder_for_nulls_says_null() -> None:
+    folder = Path("in/lang=__HIVE_DEFAULT_PARTITION__")
+    folder.mkdir(parents=True)
+    (folder / "part.csv").write_text(TEXT)
+    (found,) = find_inputs("in", Place.of("out")).inputs
+    assert found.keys == {"lang": None}

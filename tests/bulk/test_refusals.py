@@ -38,9 +38,19 @@ def refuse(mini: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ca
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.csv", "", "its header must have one column text (--text-column)"),
-        ("a.csv", "text,text\n", "its header must have one column text (--text-column)"),
-        ("a.csv", f"body\n{SECRET}\n", "its header must have one column text (--text-column)"),
+        ("a.csv", "", "has no header, so no column text (--text-column)"),
+        ("a.csv", "text,text\n", "its header has 2 columns text (--text-column)"),
+        (
+            "a.csv",
+            f"body,txet\n{SECRET}\n",
+            "its header has no column text (--text-column); it has body, txet; is txet meant?",
+        ),
+        (
+            "a.csv",
+            f"1,{SECRET} {SECRET}\n2,{SECRET}\n",
+            "its header has no column text (--text-column); the first row does not look like a "
+            "header (--no-header)",
+        ),
         (
             "a.csv",
             "text,spam,label\n",
@@ -61,14 +71,34 @@ def refuse(mini: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ca
         ("a.tsv", f"text\tid\na\t1\n{SECRET}\n", "row 2 has 1 fields, the header 2"),
         ("a.jsonl", f'{{"text": "a"}}\n["{SECRET}"]\n', "row 2 is not a JSON object"),
         ("a.jsonl", f'{{"text": "{SECRET}"\n', "row 1 is not a JSON object"),
-        ("a.jsonl", '{"text": NaN}\n', "row 1 is not a JSON object"),
+        (
+            "a.jsonl",
+            f'{{"text": "{SECRET}", "n": NaN}}\n',
+            "row 1 holds NaN or Infinity, which Python writes but JSON does not have; write null "
+            "instead",
+        ),
         ("a.jsonl", "[" * 100_000, "row 1 is not a JSON object"),
         (
             "a.jsonl",
             '{"text": "a"}\n{"text": "b", "error": 1}\n',
             "already has error; --prefix gives the new columns other names",
         ),
-        ("a.jsonl", f'{{"body": "{SECRET}"}}\n', "no row has the key text (--text-column)"),
+        (
+            "a.jsonl",
+            f'{{"data": {{"text": "{SECRET}"}}, "id": 1}}\n',
+            "no row has the key text (--text-column); it has data.text, id; is data.text meant?",
+        ),
+        (
+            "a.json",
+            f'{{"text": "{SECRET}"}}\n',
+            "is not an array of objects; a file with an object "
+            "on each line is JSONL (--input-format jsonl)",
+        ),
+        (
+            "a.json",
+            f'[{{"text": "a"}}, "{SECRET}"]',
+            "after row 1: holds something else than an object",
+        ),
         ("a.parquet", SECRET, "can't be read as Parquet"),
         ("a.csv.gz", SECRET, "its header can't be read"),
     ],
@@ -91,8 +121,12 @@ def test_a_file_that_ends_too_soon_or_is_not_utf_8(refuse: Callable[..., str]) -
 
 def test_parquet_whose_texts_are_none(refuse: Callable[..., str]) -> None:
     pq.write_table(pa.table({"text": [1, 2], "body": ["a", "b"], "label": ["x", "y"]}), "a.parquet")
-    assert refuse("a.parquet", "b.parquet") == "a.parquet: its column text must hold strings"
-    assert "must have one column no" in refuse("a.parquet", "b.parquet", "--text-column", "no")
+    assert refuse("a.parquet", "b.parquet") == (
+        "a.parquet: its column text must hold strings, but is int64 (--text-column)"
+    )
+    said = refuse("a.parquet", "b.parquet", "--text-column", "Body")
+    missing = "has no column Body (--text-column); it has text, body, label; is body meant?"
+    assert said == f"a.parquet: {missing}"
     assert "already has label" in refuse("a.parquet", "b.parquet", "--text-column", "body")
 
 
@@ -100,7 +134,8 @@ def test_parquet_whose_texts_are_none(refuse: Callable[..., str]) -> None:
     ("arguments", "message"),
     [
         (("none.csv", "b.csv"), "none.csv: there is no such file or folder"),
-        (("a.txt", "b.csv"), "a.txt: its name must end in .csv, .tsv,"),
+        (("a.pdf", "b.csv"), "a.pdf: its name must end in .csv, .tsv,"),
+        (("same", "out/"), "out: a.txt and a.txt.csv would both be written to a.txt.csv"),
         (("empty", "b.csv"), "empty: holds no file whose name ends in .csv"),
         (("*.pdf", "b.csv"), "*.pdf: holds no file whose name ends in .csv"),
         (("a.csv", "b.txt"), "b.txt: its name must end in .csv"),
@@ -113,7 +148,7 @@ def test_parquet_whose_texts_are_none(refuse: Callable[..., str]) -> None:
         (("alias/x.csv", "full"), "alias/x.csv: must be outside OUT"),
         (("c.csv.partial/a.csv", "c.csv"), "c.csv.partial/a.csv: must be outside OUT"),
         (("a.csv", "full"), "full: already exists, and was not made from this input"),
-        (("many", "b.csv"), "many/2.csv: its columns differ from those of many/1.csv"),
+        (("many", "b.csv"), "many/2.csv: has no column a, unlike "),
         (("s3://bucket/a.csv", "b.csv"), "s3://bucket/a.csv: Install s3fs to access S3"),
         (("nosuch://a.csv", "b.csv"), "nosuch://a.csv: Protocol not known: nosuch"),
         (("a.csv", "b.csv", "--report", "no/r.html"), "--report no/r.html: there is no such"),
@@ -138,7 +173,7 @@ def test_a_command_that_cannot_be_carried_out(
     arguments: tuple[str, ...], message: str, refuse: Callable[..., str]
 ) -> None:
     Path("a.csv").write_text("text\na\n")
-    Path("a.txt").write_text("text\na\n")
+    Path("a.pdf").write_text("text\na\n")
     for folder in ("empty", "page.html", "folder.csv", "target"):
         Path(folder).mkdir()
     Path("link.csv").symlink_to("nowhere.csv")
@@ -148,6 +183,8 @@ def test_a_command_that_cannot_be_carried_out(
         "many/1.csv": "text,a",
         "many/2.csv": "text,b",
         "full/x.csv": "text",
+        "same/a.txt": "text",
+        "same/a.txt.csv": "text",
         "c.csv.partial/a.csv": "text",
     }.items():
         Path(name).parent.mkdir(exist_ok=True)

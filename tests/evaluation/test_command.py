@@ -246,7 +246,11 @@ SECRET = "confidential words"
         (["text\tlabel", f"neutral\t{SECRET}"], [], "column label, row 1: an unknown label"),
         (["text\tkind", f"{SECRET}\thate"], [], "has no column label (--label-column)"),
         (["text\tlabel", f"{SECRET}\thate"], ["--group-column", "lang"], "has no column lang"),
-        (["body\tlabel", f"{SECRET}\thate"], [], "one column text (--text-column)"),
+        (
+            ["body\tlabel", f"{SECRET}\thate"],
+            [],
+            "has no column text (--text-column); it has body",
+        ),
         (["text\tlabel", f"{SECRET}\thate\tx"], [], "row 1 has 3 fields, the header 2"),
         (["text\tlabel"], [], "has no rows"),
         (["text\tlabel", f"{SECRET}\thate"], ["--scored"], "has no column hate (--scored)"),

@@ -82,9 +82,9 @@ def test_csv_keeps_every_field(source: str, out: str, tmp_path: Path) -> None:
         assert row[-1] == ""
 
 
-def test_tsv_takes_quotes_as_they_stand(tmp_path: Path) -> None:
+def test_tsv_keeps_quotes_that_belong_to_its_fields(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_text('text\tid\n"half a quote\t1\nplain\t"2"\n', encoding="utf-8")
-    run(tmp_path / "a.tsv", tmp_path / "b.tsv")
+    run(tmp_path / "a.tsv", tmp_path / "b.tsv", "--quoting", "none")
     header, *found = (tmp_path / "b.tsv").read_text(encoding="utf-8").splitlines()
     assert header.split("\t") == ["text", "id", *ADDED]
     assert [line.split("\t")[:2] for line in found] == [['"half a quote', "1"], ["plain", '"2"']]

@@ -383,7 +383,10 @@ def test_json_to_python_alone_is_refused_by_the_number_of_its_row(
     content = '{"text": "NaN"}\n\n' + place.format(constant) + '\n{"text": "b"}\n'
     with pytest.raises(ValidationError) as caught:
         sent("a.jsonl", content.encode()).check()
-    assert caught.value.line == "file: row 2 is not a JSON object"
+    assert caught.value.line == (
+        "file: row 2 holds NaN or Infinity, which Python writes but JSON does not have; "
+        "write null instead"
+    )
 
 
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz", "a.csv.zst"])

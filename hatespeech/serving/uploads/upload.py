@@ -57,6 +57,7 @@ REPLIES: Final[Mapping[str, tuple[str, str]]] = {
     "CSV": ("text/csv; charset=utf-8", ".csv"),
     "TSV": ("text/tab-separated-values; charset=utf-8", ".tsv"),
     "JSONL": ("application/jsonl", ".jsonl"),
+    "JSON": ("application/json", ".json"),
     "Parquet": ("application/vnd.apache.parquet", ".parquet"),
 }
 
@@ -89,7 +90,7 @@ def choose_format(upload: UploadFile) -> Format:
     Raises :class:`UnsupportedMediaError` if neither is known.
     """
     form = Format.of(PurePath(upload.filename or "").name)
-    if form is not None:
+    if form is not None and form.writable:
         return form
     declared = (upload.content_type or "").partition(";")[0].strip().lower()
     kind = BY_MEDIA_TYPE.get(declared)

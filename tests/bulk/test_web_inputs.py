@@ -1,0 +1,125 @@
+"""Inputs by URL: a signed one ends in a query, which is a secret and no part of the name."""
+
+from __future__ import annotations
+
+import gzip
+import http.server
+import lzma
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typing_extensions import override
+
+from hatespeech.bulk import command as score
+
+pytestmark = pytest.mark.usefixtures("mini")
+
+SECRET: Final = "c2lnbmF0dXJl"
+QUERY: Final = f"?response-content-disposition=x.txt&X-Amz-Signature={SECRET}#part"
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder to queries with the signature, as an object store does."""
+
+    @override
+    def do_GET(self) -> None:
+        if urlsplit(self.path).query.endswith(SECRET):
+            super().do_GET()
+        else:
+            self.send_error(403)
+
+    do_HEAD = do_GET
+
+    @override
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+def write(path: Path) -> None:
+    """Write one text in the format of the path's name."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({"text": ["good morning"]}), path)
+    elif path.suffix == ".xz":
+        path.write_bytes(lzma.compress(b'{"text": "good morning"}\n'))
+    else:
+        data = b"text\ngood morning\n"
+        path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """The address of a server of the folder ``served``."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Handler(_Handler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(folder))
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.csv", "my tweets.csv.gz", "a.jsonl.xz", "a.parquet"],
+)
+def test_a_signed_url_is_scored_by_its_path(
+    name: str, web: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(Path("served", name))
+    url = f"{web}/{name.replace(' ', '%20')}{QUERY}"
+    assert score.main([url, "out/", "--readers", "0"]) == 0
+    assert [path.name for path in Path("out").iterdir()] == [name]
+    kept = [Path("out.run.json").read_text(), capsys.readouterr().err]
+    assert SECRET not in "".join(kept)
+
+
+def test_a_url_with_a_new_signature_is_the_same_input(
+    web: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(Path("served/a.csv"))
+    for query, said in ((f"?a{QUERY}", "wrote "), (f"?b{QUERY}", "is complete, scored by ")):
+        assert score.main([f"{web}/a.csv{query}", "out.csv", "--readers", "0"]) == 0
+        assert said in capsys.readouterr().err
+
+
+def test_what_a_server_says_of_a_url_is_told_without_its_query(
+    web: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, query, message in (
+        ("a.csv", "?X-Amz-Signature=old", "HTTP 403: is its signature wrong, or too old?"),
+        ("none.csv", QUERY, "HTTP 404"),
+        ("a", QUERY, "its name must end in .csv"),
+    ):
+        write(Path("served/a.csv"))
+        Path("served/a").write_text("text\n")
+        assert score.main([f"{web}/{name}{query}", "out.csv", "--readers", "0"]) == 1
+        said = capsys.readouterr().err
+        assert f"error: {web}/{name}: {message}" in said
+        assert "Signature" not in said
+
+
+def test_a_url_whose_name_says_no_format_has_it_said(web: str) -> None:
+    Path("served/export").write_text("text\ngood morning\n")
+    command = [f"{web}/export{QUERY}", "out.csv", "--readers", "0", "--input-format", "csv"]
+    assert score.main(command) == 0
+    assert len(Path("out.csv").read_text().splitlines()) == 2
+
+
+def test_a_url_cannot_be_out(web: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.csv").write_text("text\ngood morning\n")
+    assert score.main(["a.csv", f"{web}/b.csv{QUERY}", "--readers", "0"]) == 1
+    said = capsys.readouterr().err
+    assert "/b.csv: can't be written over HTTP" in said
+    assert SECRET not in said
