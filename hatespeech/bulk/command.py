@@ -284,12 +284,12 @@ def plan_and_run(arguments: argparse.Namespace, settings: EngineSettings) -> int
             arguments.input_format,
             dialect_of(arguments),
         )
-        told = carry_out(make_plan(options, settings), arguments, settings)
+        told = run_plan(make_plan(options, settings), arguments, settings)
     say(told)
     return 0
 
 
-def carry_out(plan: Plan, arguments: argparse.Namespace, settings: EngineSettings) -> str:
+def run_plan(plan: Plan, arguments: argparse.Namespace, settings: EngineSettings) -> str:
     """Run what is planned; return what to say of it."""
     options = plan.options
     if plan.skipped:

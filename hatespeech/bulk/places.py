@@ -385,15 +385,15 @@ def _input(
     place: Place,
     name: str,
     info: Mapping[str, Any],
-    form: Format | None,
-    keys: Mapping[str, str | None],
+    form: Format | None = None,
+    keys: Mapping[str, str | None] | None = None,
 ) -> Input:
     form = form or Format.of(name)
     if form is None:
         raise RunError(
             f"{place}: its name must end in {INPUT_FORMATS}; --input-format says it for any name"
         )
-    return Input(place, name, form, info.get("size"), _version(info), keys)
+    return Input(place, name, form, info.get("size"), _version(info), keys or {})
 
 
 def _version(info: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import Plan, require_free, require_unchanged
 from hatespeech.bulk.report import described, origin_of, render
 from hatespeech.bulk.scoring import Outcome, score_rows
+from hatespeech.bulk.text_sample import SAMPLED_FILES, TextSample
 from hatespeech.bulk.workspace import (
     ScoreFiles,
     appeared,
@@ -165,10 +166,13 @@ def check_inputs(plan: Plan) -> tuple[list[int], list[Conversion]]:
         conversion.require_common_columns()
     sizes = [source.size for source in plan.inputs]
     total = None if None in sizes else sum(size or 0 for size in sizes)
-    rows = []
+    rows: list[int] = []
+    sample = TextSample()
     with contextlib.closing(verifier), progress_bar("checking", total, "B") as shown:
         for conversion in conversions:
             for table in conversion.tables:
-                rows.append(table.count(shown.update, conversion.inspector(table)))
+                look = sample.add if len(rows) < SAMPLED_FILES else None
+                rows.append(table.count(shown.update, conversion.inspector(table), look))
             conversion.require_common_types()
+    sample.warn(plan.options.text_column)
     return rows, conversions

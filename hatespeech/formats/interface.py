@@ -23,6 +23,8 @@ BLOCK_ROWS: Final = 1024
 # Each column takes memory besides its values, most of all in Parquet; a spreadsheet has 16,384.
 MAX_COLUMNS: Final = 16_384
 
+SAMPLE_ROWS: Final = 1000
+
 # Is called with rows, as a Block holds them, and the number of the first, from 1; raises an error
 # of the source.
 Inspector = Callable[[Any, int], object]
@@ -146,11 +148,16 @@ class Reader(ABC):
         return self.count(lambda _bytes: None)
 
     @abstractmethod
-    def count(self, progress: Callable[[int], object], inspect: Inspector | None = None) -> int:
+    def count(
+        self,
+        progress: Callable[[int], object],
+        inspect: Inspector | None = None,
+        sample: Callable[[Any], object] | None = None,
+    ) -> int:
         """Return the number of rows; raise an error of the source if a row can't be read.
 
-        ``progress`` is called with the number of bytes read since its last call, and ``inspect``
-        with every row.
+        ``progress`` is called with the number of bytes read since its last call, ``inspect`` with
+        every row, and ``sample`` with the texts of the first :data:`SAMPLE_ROWS` rows.
         """
 
     @abstractmethod

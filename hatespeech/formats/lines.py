@@ -17,7 +17,15 @@ from hatespeech.formats.columns import MISSING, is_header, paths_of, value_at
 from hatespeech.formats.compression import WindowTooLargeError
 from hatespeech.formats.dialects import SEPARATORS, Dialect, other_separator
 from hatespeech.formats.encodings import UnmarkedError, open_text, suggested
-from hatespeech.formats.interface import BLOCK_ROWS, Block, Head, Inspector, Reader, Writer
+from hatespeech.formats.interface import (
+    BLOCK_ROWS,
+    SAMPLE_ROWS,
+    Block,
+    Head,
+    Inspector,
+    Reader,
+    Writer,
+)
 from hatespeech.formats.json_arrays import NotAnArrayError, array_items
 from hatespeech.formats.json_values import to_json
 from hatespeech.formats.records import (
@@ -40,7 +48,12 @@ class TextReader(Reader):
     newline: ClassVar[str]
 
     @override
-    def count(self, progress: Callable[[int], object], inspect: Inspector | None = None) -> int:
+    def count(
+        self,
+        progress: Callable[[int], object],
+        inspect: Inspector | None = None,
+        sample: Callable[[Any], object] | None = None,
+    ) -> int:
         rows = seen = 0
         for row, place in self._rows():
             rows += 1
@@ -48,6 +61,8 @@ class TextReader(Reader):
             self.check_row(row, rows)
             if inspect is not None:
                 inspect([self.with_keys(row)], rows)
+            if sample is not None and rows <= SAMPLE_ROWS:
+                sample(self.texts_of([row])[0])
             if place > seen:
                 progress(place - seen)
                 seen = place
@@ -325,9 +340,14 @@ class JsonlReader(TextReader):
         return Head(None)
 
     @override
-    def count(self, progress: Callable[[int], object], inspect: Inspector | None = None) -> int:
+    def count(
+        self,
+        progress: Callable[[int], object],
+        inspect: Inspector | None = None,
+        sample: Callable[[Any], object] | None = None,
+    ) -> int:
         self._has_texts = False
-        rows = super().count(progress, inspect)
+        rows = super().count(progress, inspect, sample)
         if rows and not self._has_texts:
             names = list(paths_of(json.loads(self.first_row() or "{}")))
             raise self.column_error("no row has the key", names)

@@ -13,8 +13,18 @@ from typing_extensions import override
 
 from hatespeech.formats.columns import LEVELS
 from hatespeech.formats.dialects import Dialect
-from hatespeech.formats.interface import BLOCK_ROWS, Block, Head, Inspector, Piece, Reader, Writer
+from hatespeech.formats.interface import (
+    BLOCK_ROWS,
+    SAMPLE_ROWS,
+    Block,
+    Head,
+    Inspector,
+    Piece,
+    Reader,
+    Writer,
+)
 from hatespeech.formats.parquet_batches import (
+    FIRST_ROWS,
     batches,
     holds_strings,
     memory_bytes,
@@ -87,21 +97,44 @@ class ParquetReader(Reader):
             raise self.error(f"can't be read as Parquet after row {seen}")
 
     @override
-    def count(self, progress: Callable[[int], object], inspect: Inspector | None = None) -> int:
-        size = self.source.size or 0
+    def count(
+        self,
+        progress: Callable[[int], object],
+        inspect: Inspector | None = None,
+        sample: Callable[[Any], object] | None = None,
+    ) -> int:
         verify = self.limits.verify_parquet
+        rows: int | None = None
+        most = FIRST_ROWS  # behind a URL a look at more rows would cost too much
         if verify is not None and self.source.local_path is not None:
-            rows = verify(self.source, progress)
-        else:
+            rows, most = verify(self.source, progress), SAMPLE_ROWS
+        if rows is None or sample is not None:
             with self._open() as source:
-                rows = source.metadata.num_rows
-            progress(size)
+                if rows is None:
+                    rows = int(source.metadata.num_rows)
+                    progress(self.source.size or 0)
+                if sample is not None:
+                    self._look(source, most, sample)
         if inspect is not None:
             seen = 1
             for block in self.blocks():
                 inspect(block.rows, seen)
                 seen += len(block.texts)
         return rows
+
+    def _look(self, source: Any, most: int, sample: Callable[[Any], object]) -> None:
+        """Call ``sample`` with the texts of the first rows of an open file."""
+        try:
+            for batch in batches(source, BLOCK_ROWS, [self.column]):
+                for text in _column_at(batch, self.column).slice(0, most).to_pylist():
+                    sample(text)
+                most -= len(batch)
+                if most <= 0:
+                    return
+        except MemoryError:
+            raise
+        except UNREADABLE:
+            raise self.error("can't be read as Parquet after row 0") from None
 
     @override
     def blocks(self) -> Iterator[Block]:
