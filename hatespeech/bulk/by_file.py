@@ -41,6 +41,7 @@ from hatespeech.bulk.workspace import (
     require_model,
     require_same_options,
 )
+from hatespeech.contract import Versions
 from hatespeech.errors import describe_exception
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Written:
     statistics: Statistics
     model: str | None  # None if there were no rows
     scored: int  # rows scored by this task
+    versions: Versions | None = None  # of what scored them
 
 
 @dataclass(frozen=True)
@@ -141,13 +143,13 @@ class FileTask(Task):
             reader = ScoreReader(files, self.chunks)
             statistics = write_outputs(plan, conversions, rows, reader, folder)
             reader.end()
-            outcome = Outcome(statistics, reader.model, 0, 0.0)
+            outcome = Outcome(statistics, reader.model, 0, 0.0, reader.versions)
         if self._changed(before):
             raise changed(plan, self._source)
         made = folder / self._output
         made.replace(plan.run_partial / "output" / self._output)
         folder.remove()
-        return Written(outcome.statistics, outcome.model, outcome.scored)
+        return Written(outcome.statistics, outcome.model, outcome.scored, outcome.versions)
 
     @property
     def _source(self) -> Input:
@@ -223,7 +225,8 @@ def _score_files(plan: Plan, make_engine: Callable[[], TaskEngine]) -> Outcome:
     source = first_changed(plan)
     if source is not None:
         raise RunError(f"{source.place}: changed after it was scored; run the same command again")
-    return Outcome(files.statistics, files.model, files.scored, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return Outcome(files.statistics, files.model, files.scored, seconds, files.versions)
 
 
 @dataclass
@@ -233,6 +236,7 @@ class _Files:
     plan: Plan
     statistics: Statistics = field(init=False)
     model: str | None = field(default=None, init=False)
+    versions: Versions | None = field(default=None, init=False)
     scored: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -269,6 +273,7 @@ class _Files:
             return 1
         self.scored += result.scored
         self.model = self.model or result.model
+        self.versions = self.versions or result.versions
         self._finish(task.number, result.statistics)
         return 1
 

@@ -23,6 +23,7 @@ from hatespeech.bulk.plan import Plan, RunOptions, make_plan
 from hatespeech.bulk.run import run
 from hatespeech.bulk.scoring import Outcome
 from hatespeech.bulk.standard_streams import STANDARD, standard_streams
+from hatespeech.bulk.thresholds import asked_thresholds
 from hatespeech.bulk.workspace import receipt_of
 from hatespeech.cli import make_parser, restored_signals, say, whole_number
 from hatespeech.errors import CheckpointError, SettingsError, describe_exception
@@ -154,6 +155,17 @@ def add_writing(parser: argparse.ArgumentParser) -> None:
         "a file, its name says it",
     )
     add(
+        "--thresholds",
+        metavar="NAME|LABEL=X,…",
+        help="add a column flagged: the labels, and toxic, whose score reaches its threshold; a "
+        "name, such as balanced, means what the model recommends, or THRESHOLDS_FILE",
+    )
+    add(
+        "--model-column",
+        action="store_true",
+        help="add a column model: the id of the model that scored the row",
+    )
+    add(
         "--chunk-rows",
         type=whole_number(1, 1_000_000),
         default=4096,
@@ -269,6 +281,10 @@ def plan_and_run(arguments: argparse.Namespace, settings: EngineSettings) -> int
     """Plan the run, run it, and print the summary; return the exit code."""
     if arguments.robust:
         settings = settings.model_copy(update={"robust": True})
+    thresholds = None
+    if arguments.thresholds is not None:
+        local_model = arguments.engine != "runpod"
+        thresholds = asked_thresholds(arguments.thresholds, settings, local_model)
     with standard_streams(
         arguments.source, arguments.out, arguments.input_format, arguments.output_format
     ) as (source, out):
@@ -283,6 +299,8 @@ def plan_and_run(arguments: argparse.Namespace, settings: EngineSettings) -> int
             columns_of(arguments),
             arguments.input_format,
             dialect_of(arguments),
+            thresholds,
+            arguments.model_column,
         )
         told = run_plan(make_plan(options, settings), arguments, settings)
     say(told)

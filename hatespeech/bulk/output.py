@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Generator, Iterator, Sequence
 from typing import BinaryIO, cast
 
+import pyarrow as pa
+
 from hatespeech.bars import progress_bar
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import Output, Plan, changed
@@ -16,6 +18,7 @@ from hatespeech.formats.choice import WRITERS
 from hatespeech.formats.compression import packed
 from hatespeech.formats.conversion import Conversion
 from hatespeech.formats.interface import Block, Head, Writer
+from hatespeech.formats.scores import made_by, with_flags, with_model
 
 
 def write_outputs(
@@ -70,8 +73,11 @@ def writing_outputs(
                 while (block := (yield)) is not None:
                     scores = reader.take(block.texts)
                     converted = conversion.block(table, block, first)
+                    more = _with_more(plan, reader, scores)
+                    # Known since the first scores are there, and written with the first rows.
+                    writer.describe(made_by(reader.model, reader.versions, plan.options.thresholds))
                     with place.named_in_errors():
-                        writer.write(converted, scores)
+                        writer.write(converted, more)
                     found = texts_in(conversion.head, converted.rows, columns.names)
                     number = file.rows + 1  # in the output, which may have several inputs
                     file.add(ScoredBlock(output.name, number, scores, block.texts, found))
@@ -80,6 +86,15 @@ def writing_outputs(
                     raise changed(plan, source)
         statistics.merge(file)
     return statistics
+
+
+def _with_more(plan: Plan, reader: ScoreReader, scores: pa.Table) -> pa.Table:
+    """Return scores with the columns that the command line asks for beside them."""
+    if plan.options.thresholds is not None:
+        scores = with_flags(scores, plan.options.thresholds)
+    if plan.options.model_column:
+        scores = with_model(scores, reader.model or "")
+    return scores
 
 
 @contextlib.contextmanager

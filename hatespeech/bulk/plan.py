@@ -38,6 +38,8 @@ class RunOptions:
     report_columns: Columns = NO_COLUMNS
     input_format: Format | None = None  # of every input, whatever its name says
     dialect: Dialect | None = None
+    thresholds: Mapping[str, Any] | None = None  # numbers by label, and any name, as in replies
+    model_column: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,15 @@ class Plan:
         """Return an input as a table."""
         reader = READERS[source.format.kind]
         options = self.options
-        return reader(source, options.text_column, options.prefix, limits, dialect=options.dialect)
+        return reader(
+            source,
+            options.text_column,
+            options.prefix,
+            limits,
+            options.thresholds is not None,
+            options.dialect,
+            options.model_column,
+        )
 
 
 def make_plan(options: RunOptions, settings: EngineSettings) -> Plan:
@@ -136,6 +146,10 @@ def make_plan(options: RunOptions, settings: EngineSettings) -> Plan:
         fixed["--input-format"] = [options.input_format.kind, options.input_format.compression]
     if options.dialect is not None:
         fixed.update(_said(options.dialect))
+    if options.thresholds is not None:
+        fixed["--thresholds"] = dict(options.thresholds)
+    if options.model_column:
+        fixed["--model-column"] = True
     plan = Plan(options, out, outputs, inputs, found.skipped, fixed, settings)
     _require_report_fits(plan)
     return plan

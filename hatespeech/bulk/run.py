@@ -34,6 +34,7 @@ from hatespeech.bulk.written_rows import require_columns
 from hatespeech.formats.conversion import Conversion
 from hatespeech.formats.foreign_parquet import ParquetVerifier
 from hatespeech.formats.interface import ReadLimits
+from hatespeech.formats.scores import made_by
 
 # Memory that a local Parquet file may need to be read.
 PARQUET_BYTES: Final = 1024 * 1024 * 1024
@@ -74,6 +75,7 @@ def carry_out(
         receipt = {
             "run": plan.fingerprint(),
             "model": outcome.model,
+            **made_by(outcome.model, outcome.versions, plan.options.thresholds),
             **described(outcome.model, plan.settings),
             "finished": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
             "scored": outcome.scored,

@@ -23,6 +23,7 @@ from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import Plan
 from hatespeech.bulk.statistics import Statistics
 from hatespeech.bulk.workspace import ScoreFiles, ScoreReader, hash_of, require_model
+from hatespeech.contract import Versions
 from hatespeech.formats.conversion import Conversion
 from hatespeech.formats.interface import Block, Piece, Reader
 
@@ -46,6 +47,7 @@ class Outcome:
     model: str | None  # None if there were no rows
     scored: int  # rows scored by this process, not by an earlier one
     seconds: float  # spent on them
+    versions: Versions | None = None  # of what scored the first rows
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,11 @@ class OnePass:
     def model(self) -> str | None:
         """The model that gave the scores, ``None`` if there were no rows."""
         return self._reader.model
+
+    @property
+    def versions(self) -> Versions | None:
+        """What the scores say of their versions."""
+        return self._reader.versions
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield all chunks, in order."""
@@ -253,7 +260,7 @@ def score_rows(
             plan, sum(rows), files, engine_for, rows_once.chunks(), rows_once.scored
         )
         statistics = rows_once.end()
-    return Outcome(statistics, rows_once.model, found.rows, found.seconds)
+    return Outcome(statistics, rows_once.model, found.rows, found.seconds, rows_once.versions)
 
 
 def score_missing(

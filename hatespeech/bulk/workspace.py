@@ -8,6 +8,7 @@ another's name, and scores of texts that have changed since are found before OUT
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -25,6 +26,7 @@ from hatespeech.bulk import RunError
 from hatespeech.bulk.engines.base import ScoredChunk
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import FORMAT, Plan
+from hatespeech.contract import Versions
 from hatespeech.formats.scores import SCORES, table_of
 from hatespeech.locks import FolderHeldError, held_folder
 
@@ -67,6 +69,7 @@ class KeptScores:
     scores: pa.Table  # with the columns of :data:`SCORES`
     model: str  # that gave the scores
     texts: str  # hash of the texts that were scored
+    versions: Versions | None = None  # of what scored them
 
 
 class ScoreFiles:
@@ -87,8 +90,13 @@ class ScoreFiles:
     def write(self, chunk: ScoredChunk, texts: str) -> None:
         """Write a chunk's scores to its file; ``texts`` is the hash of its texts."""
         table = table_of(chunk.rows)
-        part = KeptScores(table, chunk.model, texts)
-        note = {"model": part.model, "texts": texts, "checksum": _checksum(chunk.index, part)}
+        part = KeptScores(table, chunk.model, texts, chunk.versions)
+        note = {
+            "model": part.model,
+            "texts": texts,
+            "versions": part.versions and dataclasses.asdict(part.versions),
+            "checksum": _checksum(chunk.index, part),
+        }
         sink = pa.BufferOutputStream()
         pq.write_table(
             table.replace_schema_metadata({NOTE: json.dumps(note)}), sink, compression="zstd"
@@ -104,7 +112,9 @@ class ScoreFiles:
         try:
             table = pq.read_table(pa.BufferReader(place.read()))
             note = json.loads(table.schema.metadata[NOTE])
-            part = KeptScores(table.replace_schema_metadata(None), note["model"], note["texts"])
+            versions = note.get("versions") and Versions(**note["versions"])
+            scores = table.replace_schema_metadata(None)
+            part = KeptScores(scores, note["model"], note["texts"], versions)
             checksum = note["checksum"]
         except _UNREADABLE:
             raise _unreadable(place) from None
@@ -139,7 +149,8 @@ def _unreadable(place: Place) -> RunError:
 
 def _checksum(index: int, part: KeptScores) -> str:
     """Return the hash of all that is read from a file, as CSV: equal values give equal bytes."""
-    head = json.dumps([index, part.model, part.texts, len(part.scores)])
+    versions = dataclasses.astuple(part.versions) if part.versions else ()
+    head = json.dumps([index, part.model, part.texts, len(part.scores), *versions])
     sink = pa.BufferOutputStream()
     pyarrow.csv.write_csv(part.scores, sink)
     return hashlib.sha256(head.encode() + sink.getvalue()).hexdigest()
@@ -150,6 +161,7 @@ class ScoreReader:
 
     def __init__(self, files: ScoreFiles, chunks: Iterable[int]) -> None:
         self.model: str | None = None
+        self.versions: Versions | None = None  # of what scored the first part
         self._files = files
         self._parts = self._read(chunks)
         self._rest = SCORES.empty_table()  # of the part that is being taken
@@ -187,6 +199,7 @@ class ScoreReader:
         for index in chunks:
             part = self._files.read(index)
             self.model = self.model or part.model
+            self.versions = self.versions or part.versions
             require_model(part.model, self.model)
             yield part
 

@@ -66,6 +66,27 @@ Probabilities = list[list[float]]
 Reading = Generator[Sequences, Probabilities, Prediction]
 
 
+def own_thresholds(checkpoint: Checkpoint, settings: EngineSettings) -> NamedThresholds | None:
+    """Return the operator's thresholds, if there are any.
+
+    Raises :class:`SettingsError` if they are not for this checkpoint.
+    """
+    if settings.thresholds_file is None:
+        return None
+    return NamedThresholds.load(settings.thresholds_file, checkpoint.model_id)
+
+
+def named_thresholds(
+    checkpoint: Checkpoint, own: NamedThresholds | None
+) -> dict[str, NamedThresholds]:
+    """Return the thresholds that a checkpoint recommends, and the operator's, by name."""
+    recommended = {
+        name: NamedThresholds(name, version_of(numbers, checkpoint.model_id), numbers)
+        for name, numbers in checkpoint.thresholds.items()
+    }
+    return recommended | ({own.name: own} if own else {})
+
+
 class Predictor:
     """One model on one device. ``read`` and ``probabilities`` may run in different threads."""
 
@@ -81,10 +102,7 @@ class Predictor:
         self.model_id = checkpoint.model_id
         self.languages = checkpoint.languages
         self.versions = Versions(__version__, checkpoint.digits, NORMALIZER_VERSION)
-        self.thresholds = {
-            name: NamedThresholds(name, version_of(numbers, self.model_id), numbers)
-            for name, numbers in checkpoint.thresholds.items()
-        } | ({own.name: own} if own else {})
+        self.thresholds = named_thresholds(checkpoint, own)
         self.max_windows = max_windows
         self.device = model.linear1.weight.device
         self.dtype = checkpoints.dtype_name(model)
@@ -108,9 +126,7 @@ class Predictor:
         """
         began = time.perf_counter()
         checkpoint = checkpoints.describe(choose_folder(settings))
-        own = None
-        if settings.thresholds_file is not None:
-            own = NamedThresholds.load(settings.thresholds_file, checkpoint.model_id)
+        own = own_thresholds(checkpoint, settings)
         device = choose_device(settings)
         dtype = choose_dtype(settings, device)
         model = checkpoints.load_model(checkpoint, device, dtype, reorder=device.type == "cpu")

@@ -7,7 +7,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from hatespeech.contract import Reply, ScoreRequest, TextScore, Timing, build_reply, parse_request
+from hatespeech.contract import (
+    Reply,
+    ScoreRequest,
+    TextScore,
+    Timing,
+    Versions,
+    build_reply,
+    parse_request,
+)
 from hatespeech.engine.audit import AuditLog
 from hatespeech.engine.batcher import Batcher, Counters, Outcome
 from hatespeech.engine.pass_size import PassSize
@@ -57,6 +65,11 @@ class Scorer:
             "queue_texts": 0 if batcher is None else batcher.queued_texts,
             "audit_unwritten": self._audit.unwritten if self._audit else 0,
         }
+
+    @property
+    def versions(self) -> Versions:
+        """What replies say of the versions."""
+        return self._predictor.versions
 
     def read(self, body: object) -> ScoreRequest:
         """Read the contract's ``input``; raise the errors for the request as a whole."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
@@ -30,9 +30,9 @@ class ForeignParquet:
         arguments = [max_rows, dataclasses.asdict(options)]
         self.process = LimitedProcess(PROCESS, file, memory_bytes, arguments)
 
-    def check(self) -> int:
+    def check(self, made_by: Mapping[str, Any] | None = None) -> int:
         """See :meth:`ScoredFile.check`."""
-        rows: int = self.process.call("check")
+        rows: int = self.process.call("check", made_by)
         return rows
 
     def next(self) -> list[Any] | None:

@@ -114,7 +114,8 @@ class Reader(ABC):
     """Reads one file.
 
     The column ``column``, or the key at this path, has the texts. ``prefix`` begins the names of
-    the new columns, of which ``flagged`` is one if the caller asks for thresholds.
+    the new columns. ``flagged`` and ``model`` are among them if the caller asks for thresholds, or
+    for the model beside each row.
     """
 
     def __init__(
@@ -125,10 +126,11 @@ class Reader(ABC):
         limits: ReadLimits | None = None,
         flagged: bool = False,
         dialect: Dialect | None = None,
+        model: bool = False,
     ) -> None:
         self.source = source
         self.column = column
-        self.added = score_columns(flagged, prefix)
+        self.added = score_columns(flagged, prefix, model)
         self.limits = limits or ReadLimits()
         self.dialect = dialect or Dialect()
 
@@ -221,7 +223,11 @@ class Writer(ABC):
     """Writes one output file."""
 
     def __init__(
-        self, file: BinaryIO, head: Head, added: pa.Schema, dialect: Dialect | None = None
+        self,
+        file: BinaryIO,
+        head: Head,
+        added: pa.Schema,
+        dialect: Dialect | None = None,
     ) -> None:
         self._file = file
         self._head = head
@@ -231,6 +237,12 @@ class Writer(ABC):
     @abstractmethod
     def write(self, block: Block, scores: pa.Table) -> None:
         """Write rows with their scores, whose columns are the new ones in their order."""
+
+    def describe(self, made_by: Mapping[str, Any]) -> None:  # noqa: B027 - most formats can't
+        """Have the file say what made its scores, if its format has a place for it.
+
+        Only what is said before the first rows counts.
+        """
 
     @abstractmethod
     def close(self) -> None:

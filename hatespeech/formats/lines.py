@@ -429,7 +429,11 @@ class CsvWriter(Writer):
     kind: ClassVar[str] = "CSV"
 
     def __init__(
-        self, file: BinaryIO, head: Head, added: pa.Schema, dialect: Dialect | None = None
+        self,
+        file: BinaryIO,
+        head: Head,
+        added: pa.Schema,
+        dialect: Dialect | None = None,
     ) -> None:
         super().__init__(file, head, added, dialect)
         self._rows([[*head.columns, *added.names]])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
@@ -40,6 +41,9 @@ GROUP_ROWS: Final = 8192
 GROUP_BYTES: Final = 16 * 1024 * 1024
 # Tables that wait for it at most: each takes memory for each of its columns, however few its rows.
 WAITING_TABLES: Final = 8
+
+# In the schema's metadata, under this key, is what made the scores, as JSON.
+NOTE: Final = b"hatespeech"
 
 UNREADABLE: Final = (pa.ArrowException, OSError, UnicodeDecodeError)
 
@@ -241,13 +245,17 @@ class ParquetWriter(Writer):
     """Writes row groups of about ``GROUP_ROWS`` rows."""
 
     def __init__(
-        self, file: BinaryIO, head: Head, added: pa.Schema, dialect: Dialect | None = None
+        self,
+        file: BinaryIO,
+        head: Head,
+        added: pa.Schema,
+        dialect: Dialect | None = None,
     ) -> None:
         super().__init__(file, head, added, dialect)
         self._schema = head.columns
         for field in added:
             self._schema = self._schema.append(field)
-        self._writer = pq.ParquetWriter(file, self._schema)
+        self._writer: Any = None  # opened late: the schema's metadata are not known yet
         self._waiting: list[pa.Table] = []
         self._rows = self._bytes = 0  # of those that wait
 
@@ -265,18 +273,30 @@ class ParquetWriter(Writer):
             self._waiting = [pa.concat_tables(self._waiting).combine_chunks()]
 
     @override
+    def describe(self, made_by: Mapping[str, Any]) -> None:
+        if self._writer is None and made_by:
+            note = {NOTE: json.dumps(made_by, ensure_ascii=False).encode()}
+            self._schema = self._schema.with_metadata({**(self._schema.metadata or {}), **note})
+
+    @override
     def close(self) -> None:
         self._flush()
-        self._writer.close()
+        self._open().close()
 
     @override
     def abandon(self) -> None:
         # Otherwise pyarrow closes it during garbage collection, after the file has been closed.
-        with contextlib.suppress(Exception):
-            self._writer.close()
+        if self._writer is not None:
+            with contextlib.suppress(Exception):
+                self._writer.close()
 
     def _flush(self) -> None:
         if self._waiting:
-            self._writer.write_table(pa.concat_tables(self._waiting))
+            self._open().write_table(pa.concat_tables(self._waiting))
             self._waiting = []
             self._rows = self._bytes = 0
+
+    def _open(self) -> Any:
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._file, self._schema)
+        return self._writer

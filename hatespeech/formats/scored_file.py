@@ -73,15 +73,19 @@ class ScoredFile:
         self._sink = _Sink()
         self._out = packed(cast(BinaryIO, self._sink), options.compression)
 
-    def check(self) -> int:
+    def check(self, made_by: Mapping[str, Any] | None = None) -> int:
         """Read to the end; return the number of rows.
+
+        ``made_by`` is what the file with scores says of them.
 
         Raises :class:`ValidationError` if the file can't be scored, and :class:`TooLargeError` if
         it is over a limit.
         """
         rows = self._reader.check()
         writer = WRITERS[self._reader.source.format.kind]
-        self._writer = writer(self._out, self._reader.head(), self._reader.added)
+        reader = self._reader
+        self._writer = writer(self._out, reader.head(), reader.added, reader.dialect)
+        self._writer.describe(made_by or {})
         return rows
 
     def next(self) -> list[Any] | None:

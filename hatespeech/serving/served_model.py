@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hatespeech.contract import Reply, ScoreRequest, TextScore, Timing
 from hatespeech.errors import (
@@ -74,6 +74,15 @@ class ServedModel:
         self.require_ready()
         assert self.scorer is not None  # noqa: S101 - it is ready
         return self.scorer.read(body)
+
+    def made_by(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the model, its versions and the thresholds of a request with these options."""
+        from hatespeech.formats.scores import made_by  # loads Arrow
+
+        request = self.read({"text": "any", **options})
+        assert self.scorer is not None  # noqa: S101 - it is ready
+        named = request.named.to_dict() if request.named else request.thresholds
+        return made_by(self.model_id, self.scorer.versions, named)
 
     async def score(self, body: object, *, wait_for_room: bool, caller: str | None = None) -> Reply:
         """Score the contract's ``input``, and count the reply.

@@ -165,18 +165,18 @@ def test_no_rows_are_by_no_model(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", ["a::b.csv", "s3::b.csv", "zip::b.csv"])
 def test_colons_in_a_name_join_no_urls(name: str) -> None:
     Path(name).write_text(TEXT)
-    assert score.main([name, f"out-{name}", "--readers", "0"]) == 0
+    assert score.main([name, f"out-{name}"]) == 0
     assert len(Path(f"out-{name}").read_text().splitlines()) == 2
-    assert score.main([f"file://{Path(name).absolute()}", f"d-{name}/", "--readers", "0"]) == 0
+    assert score.main([f"file://{Path(name).absolute()}", f"d-{name}/"]) == 0
     assert [path.name for path in Path(f"d-{name}").iterdir()] == [name]
 
 
 def test_colons_between_urls_join_them(store: Any) -> None:
     with zipfile.ZipFile("all.zip", "w") as packed:
         packed.writestr("a.csv", TEXT)
-    assert score.main(["zip://a.csv::all.zip", "out.csv", "--readers", "0"]) == 0
+    assert score.main(["zip://a.csv::all.zip", "out.csv"]) == 0
     store.pipe_file("/all.zip", Path("all.zip").read_bytes())
-    assert score.main(["zip://a.csv::memory://all.zip", "memory://b::c.csv", "--readers", "0"]) == 0
+    assert score.main(["zip://a.csv::memory://all.zip", "memory://b::c.csv"]) == 0
     assert Place.of("memory://b::c.csv").read() == Path("out.csv").read_bytes()
 
 

@@ -42,7 +42,7 @@ def test_a_pipe_in_and_a_pipe_out(
     give: Callable[[bytes], None], temporary: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     give(TEXT)
-    assert score.main(["-", "-", "--input-format", "csv", "--readers", "0"]) == 0
+    assert score.main(["-", "-", "--input-format", "csv"]) == 0
     said = capsysbinary.readouterr()
     header, *rows = csv.reader(io.StringIO(said.out.decode()))
     assert (header[:2], [row[0] for row in rows]) == (
@@ -59,7 +59,7 @@ def test_standard_output_in_another_format(
     form: str, magic: bytes, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     Path("a.csv").write_bytes(TEXT)
-    assert score.main(["a.csv", "-", "--output-format", form, "--readers", "0"]) == 0
+    assert score.main(["a.csv", "-", "--output-format", form]) == 0
     written = capsysbinary.readouterr().out
     assert written.startswith(magic)
     if form == "parquet":
@@ -70,7 +70,7 @@ def test_what_fails_writes_nothing_to_standard_output(
     give: Callable[[bytes], None], temporary: Path, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     give(BROKEN)
-    assert score.main(["-", "-", "--input-format", "csv", "--readers", "0"]) == 1
+    assert score.main(["-", "-", "--input-format", "csv"]) == 1
     said = capsysbinary.readouterr()
     assert said.out == b""
     assert b"/standard input: row 2 has 3 fields, the header 1" in said.err
@@ -80,7 +80,7 @@ def test_what_fails_writes_nothing_to_standard_output(
 def test_the_same_standard_input_resumes_and_another_does_not(
     give: Callable[[bytes], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["-", "out.csv", "--input-format", "csv", "--readers", "0"]
+    command = ["-", "out.csv", "--input-format", "csv"]
     for data, code, message in (
         (TEXT, 0, "wrote "),
         (TEXT, 0, "is complete, scored by"),
@@ -107,7 +107,7 @@ def test_a_format_that_no_name_says_is_asked_for(
 ) -> None:
     Path("in").mkdir()
     Path("in/a.csv").write_bytes(TEXT)
-    assert score.main([*arguments, "--readers", "0"]) == 1
+    assert score.main([*arguments]) == 1
     assert capsys.readouterr().err == f"error: {message}\n"
 
 

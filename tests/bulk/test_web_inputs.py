@@ -79,7 +79,7 @@ def test_a_signed_url_is_scored_by_its_path(
 ) -> None:
     write(Path("served", name))
     url = f"{web}/{name.replace(' ', '%20')}{QUERY}"
-    assert score.main([url, "out/", "--readers", "0"]) == 0
+    assert score.main([url, "out/"]) == 0
     assert [path.name for path in Path("out").iterdir()] == [name]
     kept = [Path("out.run.json").read_text(), capsys.readouterr().err]
     assert SECRET not in "".join(kept)
@@ -90,7 +90,7 @@ def test_a_url_with_a_new_signature_is_the_same_input(
 ) -> None:
     write(Path("served/a.csv"))
     for query, said in ((f"?a{QUERY}", "wrote "), (f"?b{QUERY}", "is complete, scored by ")):
-        assert score.main([f"{web}/a.csv{query}", "out.csv", "--readers", "0"]) == 0
+        assert score.main([f"{web}/a.csv{query}", "out.csv"]) == 0
         assert said in capsys.readouterr().err
 
 
@@ -104,7 +104,7 @@ def test_what_a_server_says_of_a_url_is_told_without_its_query(
     ):
         write(Path("served/a.csv"))
         Path("served/a").write_text("text\n")
-        assert score.main([f"{web}/{name}{query}", "out.csv", "--readers", "0"]) == 1
+        assert score.main([f"{web}/{name}{query}", "out.csv"]) == 1
         said = capsys.readouterr().err
         assert f"error: {web}/{name}: {message}" in said
         assert "Signature" not in said
@@ -112,14 +112,14 @@ def test_what_a_server_says_of_a_url_is_told_without_its_query(
 
 def test_a_url_whose_name_says_no_format_has_it_said(web: str) -> None:
     Path("served/export").write_text("text\ngood morning\n")
-    command = [f"{web}/export{QUERY}", "out.csv", "--readers", "0", "--input-format", "csv"]
+    command = [f"{web}/export{QUERY}", "out.csv", "--input-format", "csv"]
     assert score.main(command) == 0
     assert len(Path("out.csv").read_text().splitlines()) == 2
 
 
 def test_a_url_cannot_be_out(web: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("a.csv").write_text("text\ngood morning\n")
-    assert score.main(["a.csv", f"{web}/b.csv{QUERY}", "--readers", "0"]) == 1
+    assert score.main(["a.csv", f"{web}/b.csv{QUERY}"]) == 1
     said = capsys.readouterr().err
     assert "/b.csv: can't be written over HTTP" in said
     assert SECRET not in said

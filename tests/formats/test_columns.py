@@ -23,7 +23,7 @@ PROCESS: Final = pytest.mark.slow  # which checks Parquet of this machine
 
 
 def scored(*arguments: str) -> None:
-    assert score.main([*arguments, "--readers", "0"]) == 0
+    assert score.main([*arguments]) == 0
 
 
 def written(path: str) -> list[dict[str, Any]]:
@@ -38,7 +38,7 @@ def refuse(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., 
     """Run, and return the one line of an error."""
 
     def run(*arguments: str) -> str:
-        assert score.main([*arguments, "--readers", "0"]) == 1
+        assert score.main([*arguments]) == 1
         said = capsys.readouterr().err
         assert SECRET not in said
         (line,) = (line for line in said.splitlines() if line.startswith("error: "))

@@ -23,7 +23,7 @@ def rows(path: str, **dialect: Any) -> list[list[str]]:
 
 
 def scored(*arguments: str) -> None:
-    assert score.main([*arguments, "--readers", "0"]) == 0
+    assert score.main([*arguments]) == 0
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def refuse(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., 
     """Run, and return the one line of an error."""
 
     def run(*arguments: str) -> str:
-        assert score.main([*arguments, "--readers", "0"]) == 1
+        assert score.main([*arguments]) == 1
         said = capsys.readouterr().err
         assert SECRET not in said
         (line,) = (line for line in said.splitlines() if line.startswith("error: "))

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("mini")
 
 
 def scored(*arguments: str) -> None:
-    assert score.main([*arguments, "--readers", "0"]) == 0
+    assert score.main([*arguments]) == 0
 
 
 def rows(path: str) -> list[dict[str, str]]:
@@ -148,10 +148,10 @@ def test_a_file_that_ends_too_soon_is_named(name: str, capsys: pytest.CaptureFix
     lines = "".join(f'{{"text": "tweet {number}"}}\n' for number in range(200_000)).encode()
     whole = bz2.compress(lines) if name.endswith("bz2") else lzma.compress(lines, preset=0)
     Path(name).write_bytes(whole[: len(whole) // 2])
-    assert score.main([name, "b.jsonl", "--readers", "0"]) == 1
+    assert score.main([name, "b.jsonl"]) == 1
     assert f"/{name}: can't be decompressed after row " in capsys.readouterr().err
     Path(name).write_bytes(b"not compressed at all, whatever its name says")
-    assert score.main([name, "b.jsonl", "--readers", "0"]) == 1
+    assert score.main([name, "b.jsonl"]) == 1
     assert f"/{name}: can't be decompressed after row 0" in capsys.readouterr().err
 
 
@@ -159,7 +159,7 @@ def test_a_window_of_xz_beyond_the_bound_is_named(capsys: pytest.CaptureFixture[
     large = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 512 * 1024 * 1024}]
     compressor = lzma.LZMACompressor(lzma.FORMAT_XZ, filters=large)
     Path("a.csv.xz").write_bytes(compressor.compress(b"text\ngood morning\n") + compressor.flush())
-    assert score.main(["a.csv.xz", "b.csv", "--readers", "0"]) == 1
+    assert score.main(["a.csv.xz", "b.csv"]) == 1
     needs = "needs a window of more than 128 MiB: xz -d it first"
     assert f"/a.csv.xz: {needs}" in capsys.readouterr().err
 
@@ -230,7 +230,7 @@ def test_a_sheet_is_chosen_where_there_are_several(capsys: pytest.CaptureFixture
         ([], "has 2 sheets: notes, tweets (--sheet)"),
         (["--sheet", "none"], "has no such sheet; it has notes, tweets (--sheet)"),
     ):
-        assert score.main(["a.xlsx", "b.csv", "--readers", "0", *options]) == 1
+        assert score.main(["a.xlsx", "b.csv", *options]) == 1
         assert f"/a.xlsx: {message}" in capsys.readouterr().err
     scored("a.xlsx", "b.csv", "--sheet", "tweets")
     assert [row["text"] for row in rows("b.csv")] == ["good morning"]
@@ -239,7 +239,7 @@ def test_a_sheet_is_chosen_where_there_are_several(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize("content", [b"", b"no workbook", b"PK\x05\x06" + b"\0" * 18])
 def test_what_is_no_workbook_is_named(content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     Path("a.xlsx").write_bytes(content)
-    assert score.main(["a.xlsx", "b.csv", "--readers", "0"]) == 1
+    assert score.main(["a.xlsx", "b.csv"]) == 1
     assert "/a.xlsx: can't be read as a workbook (" in capsys.readouterr().err
 
 
@@ -248,7 +248,7 @@ def test_a_workbook_that_unpacks_to_too_much_is_refused(
 ) -> None:
     workbook("a.xlsx", tweets=[["text"], *([f"tweet {number}"] for number in range(1000))])
     monkeypatch.setattr("hatespeech.formats.workbook_rows.MAX_UNPACKED", 2 << 10)
-    assert score.main(["a.xlsx", "b.csv", "--readers", "0"]) == 1
+    assert score.main(["a.xlsx", "b.csv"]) == 1
     assert "MiB; save it as CSV" in capsys.readouterr().err
 
 
@@ -261,5 +261,5 @@ def test_a_reader_of_workbooks_that_is_not_installed_is_named(
         "importlib.util.find_spec",
         lambda name, *more: None if name == "openpyxl" else real(name, *more),
     )
-    assert score.main(["a.xlsx", "b.csv", "--readers", "0"]) == 1
+    assert score.main(["a.xlsx", "b.csv"]) == 1
     assert "/a.xlsx: openpyxl reads it: pip install openpyxl" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hatespeech.contract import TextScore
+from hatespeech.contract import TextScore, Versions
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class ScoredChunk:
     index: int
     rows: list[TextScore]  # without their texts; an error names the field ``text``
     model: str  # id of the model that scored them, such as mini@0123456789ab
+    versions: Versions | None = None  # of what scored them, if it says so
 
 
 class EngineError(Exception):

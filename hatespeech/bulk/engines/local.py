@@ -129,4 +129,4 @@ class LocalEngine(BulkEngine):
         except DeviceError as error:
             raise EngineError(str(error)) from None
         rows = [row_of(next(scored) if isinstance(each, Readings) else each) for each in found]
-        return ScoredChunk(index, rows, self._predictor.model_id)
+        return ScoredChunk(index, rows, self._predictor.model_id, self._predictor.versions)

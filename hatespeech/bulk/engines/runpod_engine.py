@@ -46,8 +46,9 @@ class _OpenChunk:
     rows: list[TextScore | None]
     jobs: list[_JobRows] = field(default_factory=list)  # not finished
 
-    def scored(self, model: str) -> ScoredChunk:
-        return ScoredChunk(self.index, [row for row in self.rows if row is not None], model)
+    def scored(self, jobs: EndpointJobs) -> ScoredChunk:
+        rows = [row for row in self.rows if row is not None]
+        return ScoredChunk(self.index, rows, jobs.model, jobs.versions)
 
 
 class RunpodEngine(BulkEngine):
@@ -88,7 +89,7 @@ class RunpodEngine(BulkEngine):
                     self._running[self._pool.submit(self._jobs.score, job.texts)] = job
                 progress(len(opened.rows) - sum(len(job.places) for job in opened.jobs))
                 if not opened.jobs:
-                    yield opened.scored(self._jobs.model)
+                    yield opened.scored(self._jobs)
                 chunk = next(source, None)
                 continue
             finished, _ = wait(self._running, return_when=FIRST_COMPLETED)
@@ -99,7 +100,7 @@ class RunpodEngine(BulkEngine):
                 job.chunk.jobs.remove(job)
                 progress(len(job.places))
                 if not job.chunk.jobs:
-                    yield job.chunk.scored(self._jobs.model)
+                    yield job.chunk.scored(self._jobs)
 
     @override
     def close(self) -> None:

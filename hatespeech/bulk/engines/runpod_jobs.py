@@ -17,7 +17,7 @@ from typing import Any, Final
 from hatespeech.bulk.engines.base import EngineError
 from hatespeech.bulk.engines.rows import row_of
 from hatespeech.bulk.engines.runpod_client import Endpoint
-from hatespeech.contract import Prediction, TextScore
+from hatespeech.contract import Prediction, TextScore, Versions
 from hatespeech.errors import TooLargeError, ValidationError, read_error
 from hatespeech.labels import LABELS, WARNINGS
 
@@ -59,6 +59,7 @@ class EndpointJobs:
         self._worker_seen = -math.inf  # when a worker last had a job, by the endpoint's clock
         self._lock = threading.Lock()
         self._model: str | None = None
+        self.versions: Versions | None = None  # of the worker that answered first
 
     @property
     def model(self) -> str:
@@ -91,6 +92,7 @@ class EndpointJobs:
                 output = self._run(content)
                 rows, model = read_output(output, texts)
                 self._require_same_model(model)
+                self.versions = self.versions or versions_of(output)
                 return rows
             except _FailedError as exc:
                 reason = str(exc)
@@ -199,6 +201,16 @@ def read_output(output: Any, texts: Sequence[str]) -> tuple[list[TextScore], str
             "the endpoint's reply is not one of this service; does it run this version?"
         ) from None
     return rows, model
+
+
+def versions_of(output: Mapping[str, Any]) -> Versions | None:
+    """Return what a reply says of its versions; ``None`` if a worker's reply lacks them."""
+    found = output.get("versions")
+    names = [field.name for field in dataclasses.fields(Versions)]
+    values = [found.get(name) for name in names] if isinstance(found, dict) else [None]
+    if not all(isinstance(value, str) and re.fullmatch(r"[!-~]{1,64}", value) for value in values):
+        return None
+    return Versions(*map(str, values))
 
 
 def _read_item(item: Mapping[str, Any], text: str) -> TextScore:

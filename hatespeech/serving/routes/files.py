@@ -86,7 +86,7 @@ def file_routes(settings: ServerSettings) -> APIRouter:
             await file.close()
             raise
         try:
-            rows = await until_gone(request, room.run(table.check))
+            rows = await until_gone(request, room.run(table.check, model.made_by(options)))
             await request.app.state.rates.charge_texts(caller, rows)
         except BaseException:
             room.close(table)  # which also ends a check that still runs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -47,15 +47,17 @@ class UploadTable:
         self._scored: ScoredFile | ForeignParquet | None = None
         self._process: ForeignParquet | None = None
 
-    def check(self) -> int:
+    def check(self, made_by: Mapping[str, Any] | None = None) -> int:
         """Read to the end; return the number of rows.
+
+        ``made_by`` is what the reply's file says of its scores.
 
         Raises :class:`ValidationError` if the file can't be scored, and :class:`TooLargeError` if
         it has too many rows or characters or, as Parquet, needs too much memory. So do the other
         methods if the process that reads Parquet dies.
         """
         self._scored = self._open()
-        return self._scored.check()
+        return self._scored.check(made_by)
 
     def next(self) -> list[Any] | None:
         """Return the values of the next rows' text column, or ``None`` at the end."""

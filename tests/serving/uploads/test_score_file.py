@@ -299,7 +299,7 @@ def test_a_compressed_file_goes_in_and_out(
         ({"thresholds": "spam=2"}, "thresholds.spam: must be a number from 0 to 1"),
         ({"thresholds": "spam=a"}, "thresholds: must be a name, or label=number joined by commas"),
         ({"thresholds": "insult=1"}, "thresholds: may be set for hate"),
-        ({"text_column": "body"}, "file: its header must have one column body (text_column)"),
+        ({"text_column": "body"}, "file: its header has no column body (text_column)"),
         ({"prefix": "i"}, "file: already has ihate; prefix gives the new columns other names"),
     ],
 )
