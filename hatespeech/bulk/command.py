@@ -41,10 +41,15 @@ hate, abusing, neutral, spam, toxic (the sum of hate and abusing), label (the hi
 windows (how many parts a long text was read in), warnings (why the scores may mean nothing),
 read_as (folded if the text without its disguise speaks) and error (why a row has no scores).
 
-IN is a file, a folder, a glob in quotes, or a URL that fsspec can open (s3://… needs s3fs). It may
-be .csv or .tsv with a header, .jsonl or .ndjson, each also with .gz or .zst, or .parquet. OUT is a
-file, whose name chooses its format in the same way; IN may have another format. If OUT has no such
-ending, it is a folder, with a file of the same name and format for each input.
+IN is a file, a folder, a glob in quotes, a URL that fsspec can open (s3://… needs s3fs), or - for
+standard input. Its name says its format: .csv or .tsv with a header, .jsonl, .ndjson, .json (an
+array), .txt (a text on each line), each also with .gz, .zst, .bz2 or .xz, .xlsx or .parquet. OUT is
+a file, whose name chooses its format in the same way, except .txt and .xlsx; IN may have another
+format. If OUT has no such ending, it is a folder, with a file of the same name and format for each
+input. - is standard output.
+
+Text is UTF-8, CSV has commas and quotes, and TSV has tabs and no quotes. The options below say
+otherwise. Nothing is guessed: where a file looks different, a message names the option.
 
 Environment variables choose the model, the device and the limits: MODEL_DIR, DEVICE, DTYPE,
 MAX_BATCH_TOKENS, MAX_TEXT_CHARS, MAX_WINDOWS, ROBUST; ON_UNREAD=refuse makes an error of a row that
@@ -59,7 +64,10 @@ EPILOG = """\
 examples:
   COMMAND tweets.csv scored.csv
   COMMAND tweets.csv scored.parquet
-  COMMAND tweets.jsonl.zst scored.jsonl.gz --text-column body --report report.html
+  COMMAND tweets.jsonl.zst scored.jsonl.gz --text-column data.text --report report.html
+  COMMAND survey.csv scored.csv --delimiter ';' --encoding cp1252 --thresholds balanced
+  COMMAND from_pandas.tsv scored.parquet --quoting csv --model-column
+  cat tweets.jsonl | COMMAND - - --input-format jsonl > scored.jsonl
   COMMAND 'archive/2024-*.parquet' scored/
   MODEL_DIR=checkpoints/mine COMMAND s3://bucket/tweets/ s3://bucket/scored/
 
@@ -128,7 +136,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         choices=["csv", "none"],
         help="csv: fields of CSV and TSV are in double quotes where they need it, as pandas and R "
         "write both; none: quotes belong to the fields; also in OUT (default: csv for CSV, and for "
-        "TSV none, unless a field looks quoted: then the run asks)",
+        "TSV none, unless a field looks quoted: then the run ends and asks)",
     )
     add(
         "--no-header",

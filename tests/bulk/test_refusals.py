@@ -302,6 +302,8 @@ def test_help_teaches_and_loads_no_engine() -> None:
     assert done.returncode == 0
     for word in (
         "examples:",
+        "how IN is read:",
+        "how OUT is written:",
         "--engine",
         "--chunk-rows",
         "OUT.partial",
