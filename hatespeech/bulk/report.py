@@ -45,7 +45,7 @@ class Origin:
     inputs: Sequence[str]  # names
     model: str | None
     embedded: bool  # the model is the one for trying
-    thresholds: Mapping[str, Mapping[str, float]]  # recommended: name -> flag -> number
+    thresholds: Mapping[str, Mapping[str, float]]  # to mark: name -> flag -> number
     settings: Mapping[str, Any]
     finished: str | None  # UTC, in ISO 8601
     scored: int | None  # rows scored by the process that finished, not by earlier ones
@@ -61,12 +61,19 @@ def origin_of(receipt: Mapping[str, Any], settings: EngineSettings) -> Origin:
         [name for name, *_ in run["inputs"]],
         model,
         told["embedded"],
-        told["recommended"],
+        {**_given(run), **told["recommended"]},
         {name: value for name, value in run.items() if name not in ("format", "inputs")},
         receipt.get("finished"),
         receipt.get("scored"),
         receipt.get("seconds"),
     )
+
+
+def _given(run: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the thresholds that a run was given, by their name if they have one."""
+    found = run.get("--thresholds") or {}
+    numbers = {str(flag): found[flag] for flag in FLAGS if flag in found}
+    return {found.get("name", "given"): numbers} if numbers else {}
 
 
 def described(model: str | None, settings: EngineSettings) -> dict[str, Any]:
@@ -163,7 +170,11 @@ def _duration(origin: Origin) -> str:
 
 
 def _setting(value: Any) -> Html:
-    return Html("on" if value else "off") if isinstance(value, bool) else shown(value)
+    if isinstance(value, bool):
+        return Html("on" if value else "off")
+    if isinstance(value, Mapping):
+        return shown(" ".join(f"{name}={each}" for name, each in value.items()))
+    return shown(".".join(filter(None, value)) if isinstance(value, list) else value)
 
 
 def _name(flag: str) -> str:
@@ -197,7 +208,8 @@ def _figures(flag: str, drawings: Sequence[Html]) -> str:
 def _curves(statistics: Statistics, thresholds: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     yield "<h2>Share flagged by threshold</h2>"
     said = (
-        "The vertical lines are the thresholds that the model recommends."
+        "The vertical lines are the thresholds that the model recommends, and those that the run "
+        "was given."
         if thresholds
         else "No thresholds are known that the model recommends."
     )
@@ -222,7 +234,7 @@ def _curves(statistics: Statistics, thresholds: Mapping[str, Mapping[str, float]
                 [mark.name, flag, f"{mark.x:g}", f"{mark.share * scored:,.0f}", f"{mark.share:.2%}"]
                 for flag, mark in marks
             ],
-            "Rows flagged by the recommended thresholds",
+            "Rows flagged by the thresholds that are marked",
         )
     yield table(
         [Column("flag"), *_numbers(*(f"{each:g}" for each in TABLE_THRESHOLDS))],

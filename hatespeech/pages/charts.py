@@ -18,7 +18,7 @@ LEFT, RIGHT, TOP, BOTTOM = 56, 348, 22, 154  # of the area inside the axes
 LOG_SCALE: Final = "logarithmic"
 LINEAR_SCALE: Final = "linear"
 SCALES: Final = (LINEAR_SCALE, LOG_SCALE)
-DASHES: Final = ("6 3", "2 3")  # of the marks, by their order
+DASHES: Final = ("6 3", "2 3", "8 2 2 2")  # of the marks, by their order
 
 
 class Mark(NamedTuple):

@@ -103,6 +103,25 @@ def test_page_is_made_again_with_other_columns_or_by_a_finished_run() -> None:
     assert "<h2>By n</h2>" not in Path("out.csv.report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize(
+    ("given", "marks"),
+    [("hate=0.123,toxic=0.9", ["given 0.123", "balanced 0.46"]), ("balanced", ["balanced 0.46"])],
+)
+def test_thresholds_of_the_run_are_marked_and_no_header_or_separator_is_in_the_way(
+    given: str, marks: list[str]
+) -> None:
+    Path("in.csv").write_text("1;good morning;en\n2;you are scum;de\n")
+    reading = ["--no-header", "--delimiter", ";", "--text-column", "2"]
+    shown = ["--id-column", "1", "--group-by", "3", "--include-text"]
+    more = ["--thresholds", given, "--model-column", "--report", "r.html"]
+    run_here("in.csv", "out.csv", *reading, *more, *shown)
+    page = Path("r.html").read_text(encoding="utf-8")
+    hate = page[page.index("flagged as hate by threshold") : page.index("flagged as abusing")]
+    assert re.findall('class="mark" x=.*?>(.*?)<', hate) == 2 * marks
+    assert report_command.main(["out.csv", "again.html", *shown]) == 0
+    assert Path("again.html").read_text(encoding="utf-8") == page
+
+
 def receipt_without(*names: str) -> None:
     path = Path("out.csv.run.json")
     receipt: Mapping[str, Any] = json.loads(path.read_text())

@@ -33,7 +33,13 @@ ORIGIN = Origin(
     model="mini@1",
     embedded=True,
     thresholds={"balanced": {"hate": 0.25, "toxic": 0.5}, "strict": {"spam": 0.9}},
-    settings={"--text-column": "text", "--robust": False, "--prefix": ""},
+    settings={
+        "--text-column": "text",
+        "--robust": False,
+        "--prefix": "",
+        "--thresholds": {"hate": 0.3, "toxic": 0.9},
+        "--input-format": ["CSV", None],
+    },
     finished="2026-11-30T06:40:59Z",
     scored=5,
     seconds=2.04,
@@ -157,7 +163,7 @@ def test_a_score_is_flagged_by_every_threshold_that_it_reaches_in_float32() -> N
 
 def test_curves_mark_the_recommended_thresholds_and_a_table_has_their_figures() -> None:
     html = render(collected(), ORIGIN, "b.csv")
-    assert rows_of(html, "Rows flagged by the recommended") == [
+    assert rows_of(html, "Rows flagged by the thresholds") == [
         ["balanced", "hate", "0.25", "2", "66.67%"],
         ["balanced", "toxic", "0.5", "2", "66.67%"],
         ["strict", "spam", "0.9", "1", "33.33%"],
@@ -217,7 +223,8 @@ def test_the_header_has_inputs_model_its_warning_time_settings_and_duration() ->
         "model": "mini@1",
         "finished": "<time datetime='2026-11-30T06:40:59Z'>2026-11-30 06:40 UTC</time>",
         "duration": "2.0 s for the 5 rows that the last process scored",
-        "settings": "--text-column text, --robust off",
+        "settings": "--text-column text, --robust off, --thresholds hate=0.3 toxic=0.9, "
+        "--input-format CSV",
     }
     assert "For trying only." in html
     other = replace(ORIGIN, embedded=False, seconds=3700.0, inputs=[f"{n}.csv" for n in range(200)])
