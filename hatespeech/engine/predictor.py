@@ -101,6 +101,7 @@ class Predictor:
     ) -> None:
         self.model_id = checkpoint.model_id
         self.languages = checkpoint.languages
+        self.embedded = checkpoint.path.resolve() == paths.EMBEDDED.resolve()
         self.versions = Versions(__version__, checkpoint.digits, NORMALIZER_VERSION)
         self.thresholds = named_thresholds(checkpoint, own)
         self.max_windows = max_windows

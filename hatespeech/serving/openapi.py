@@ -299,6 +299,9 @@ class Health(Open):
         str | None,
         _about("The number format in which the model multiplies, such as float32."),
     ]
+    embedded: Annotated[
+        bool, _about("Whether the small embedded checkpoint serves, which is for trying only.")
+    ]
     jobs: Annotated[
         str,
         Field(

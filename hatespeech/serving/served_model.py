@@ -40,6 +40,7 @@ class ServedModel:
         self.state: Literal["loading", "ready", "broken"] = "loading"
         self.model_id: str | None = None
         self.dtype: str | None = None
+        self.embedded = False
         self.thresholds: Mapping[str, Mapping[str, float]] = {}  # by name
         self.languages: Sequence[str] = ()  # ISO 639 codes of what it was trained on
         self.scorer: Scorer | None = None
@@ -145,6 +146,7 @@ class ServedModel:
         self.scorer = scorer
         self.model_id = predictor.model_id
         self.dtype = predictor.dtype
+        self.embedded = predictor.embedded
         self.thresholds = {name: each.numbers for name, each in predictor.thresholds.items()}
         self.languages = predictor.languages
         self.state = "ready"

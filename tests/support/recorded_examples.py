@@ -143,7 +143,8 @@ def record_replies(server: HttpClient) -> Examples:
         "perspective_analyze": {"one": post("/v1alpha1/comments:analyze", PERSPECTIVE)},
     }
     found = {operation: {"200": replies} for operation, replies in ok.items()}
-    found["health"]["503"] = {"loading": {**get("/health"), "status": "loading", "model": None}}
+    nothing = {"status": "loading", "model": None, "dtype": None, "embedded": False}
+    found["health"]["503"] = {"loading": {**get("/health"), **nothing}}
     for operation, (method, path) in OTHERS.items():
         refused = server.request(method, path, json={}, headers={})
         found.setdefault(operation, {})["default"] = {"refused": refused.json()}

@@ -90,6 +90,7 @@ def service_routes(settings: ServerSettings, metrics: Metrics, version: str) -> 
             "status": model.state,
             "model": model.model_id,
             "dtype": model.dtype,
+            "embedded": model.embedded,
             "jobs": jobs_state(jobs),
         }
         return JSONResponse(body, 200 if model.state == "ready" else 503)

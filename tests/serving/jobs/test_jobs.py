@@ -719,8 +719,13 @@ def test_while_loading_it_answers_but_does_not_score(held: Held) -> None:
     with held.serve() as server:
         server.wait_ping(204)
         held.wait_held(server)
-        loading = {"status": "loading", "model": None, "dtype": None, "jobs": "ready"}
-        assert server.get("/health", headers={}).json() == loading
+        assert server.get("/health", headers={}).json() == {
+            "status": "loading",
+            "model": None,
+            "dtype": None,
+            "embedded": False,
+            "jobs": "ready",
+        }
         assert server.get("/").json()["model"] is None
         for path, body in (
             ("/score", {"text": "hello"}),
