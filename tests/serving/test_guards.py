@@ -79,6 +79,7 @@ OPEN: Final = (
     ("/openapi.json", 200),
     ("/demo", 200),
     ("/demo/demo.js", 200),
+    ("/demo/table.js", 200),
     ("/demo/demo.css", 200),
     ("/demo/icon.svg", 200),
     ("/demo/none", 404),

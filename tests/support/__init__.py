@@ -5,6 +5,7 @@ What runs:
 - ``processes``: the project's programs as processes of their own: start, watch, kill, ask
 - ``local_server``: the HTTP front in a thread of this process
 - ``http_client``, ``grpc_client``: who asks it, or the process
+- ``browsers``, ``demo_page``: a browser, and what tests do in the page that it opens
 - ``faulty_device``: a device under either that can be held, made to fail or broken
 - ``stand_ins``: what the project talks to: Runpod, SingularityNET's daemon, a file server
 

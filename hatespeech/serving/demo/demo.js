@@ -4,25 +4,9 @@
 // is inserted as text and shades are set through the element's style object. The token is read from
 // its field for every request and stored nowhere else.
 
-const LABELS = ["hate", "abusing", "neutral", "spam"];
-// Headings by status, before the service's own message.
-const TITLES = {
-  401: "Token needed",
-  413: "Too large",
-  422: "Not accepted",
-  429: "Too many requests",
-  503: "Not ready",
-};
-// What each warning means, in the order of the reply.
-const WARNINGS = {
-  unread: "The model can't read most of this text. The scores say nothing about it.",
-  language: "This text is in a language that the model was not trained on. Do not rely on the scores.",
-};
-// The influence, on a score from 0 to 1, that gets the full shade if no word has a stronger one. So
-// weak influences do not look strong when there are only weak ones.
-const FULL_SHADE = 0.05;
-const LEAST_SHADE = 0.1; // of the full shade; a weaker word is not shaded
-const NAMED_WORDS = 3;
+import { behind, inWords, LABELS, make, percent, result, WARNINGS } from "./items.js";
+import { program } from "./programs.js";
+import { csv, table } from "./table.js";
 
 const [form, text, explain, robust, token, submit, stop] = byIds(
   "form", "text", "explain", "robust", "token", "submit", "stop",
@@ -30,158 +14,34 @@ const [form, text, explain, robust, token, submit, stop] = byIds(
 const [status, error, results, title, legend, items, facts] = byIds(
   "status", "error", "results", "results-title", "legend", "items", "facts",
 );
+const [signIn, accepted, thresholds, own, download, code, copied] = byIds(
+  "sign-in", "accepted", "thresholds", "own", "download", "program", "copied",
+);
+const [trial, loading] = byIds("trial", "loading");
+const LOOK_AGAIN_MS = 2000;
+const FIELDS = { token, text, thresholds }; // each has a place for an error beside it
 
 let running = null; // the AbortController of the current request
+let shown = null; // the items on the page, and the request that brought them
 
 function byIds(...ids) {
   return ids.map((id) => document.getElementById(id));
 }
 
-/** Make an element with properties (not attributes) and children: nodes, or strings as text. */
-function make(name, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(name), properties);
-  element.append(...children);
-  return element;
-}
-
-/** Format a probability in percent; 0 and 100 only if it is exactly that. */
-function percent(probability) {
-  if (probability > 0 && probability < 0.0005) return "< 0.1 %";
-  if (probability < 1 && probability >= 0.9995) return "> 99.9 %";
-  return `${(probability * 100).toFixed(1)} %`;
-}
-
-/** Format an influence in percentage points, with its sign. */
-function points(influence) {
-  return `${influence < 0 ? "−" : "+"}${Math.abs(influence * 100).toFixed(1)}`;
-}
-
-/** Return which score the words are shaded by: what a moderator looks for, or spam in spam. */
-function shadedScore(item) {
-  return item.label === "spam" ? "spam" : "toxic";
-}
-
-/** Return the text with its words shaded by how much of that score they carry. */
-function shadedText(item) {
-  // Offsets are code points; indices of a string are UTF-16 code units.
-  const characters = Array.from(item.text);
-  const cut = (from, to) => characters.slice(from, to).join("");
-  const [from, to] = item.window ?? [0, characters.length];
-  const words = item.words ?? [];
-  const score = shadedScore(item);
-  const scale = Math.max(FULL_SHADE, ...words.map((word) => Math.abs(word[score])));
-  const shown = make("p", { className: "text", dir: "auto" });
-  if (from > 0) shown.append(make("span", { className: "outside" }, cut(0, from)));
-  let at = from;
-  for (const word of words) {
-    const influence = word[score];
-    const strength = Math.abs(influence) / scale;
-    shown.append(cut(at, word.start));
-    at = word.end;
-    if (strength < LEAST_SHADE) {
-      shown.append(cut(word.start, word.end));
-      continue;
-    }
-    const mark = make(
-      "mark",
-      { className: influence < 0 ? "against" : "for", title: `${score} ${points(influence)}` },
-      cut(word.start, word.end),
-    );
-    mark.style.setProperty("--strength", strength.toFixed(3));
-    shown.append(mark);
+/** An error that is shown beside a field, by default the one that it is about. */
+class FieldError extends Error {
+  constructor(about, message, field = FIELDS[about]) {
+    super(message);
+    this.place = document.getElementById(`${about}-error`);
+    this.field = field;
   }
-  shown.append(cut(at, to));
-  if (to < characters.length) {
-    shown.append(make("span", { className: "outside" }, cut(to)));
-  }
-  return shown;
-}
-
-/** Return one bar for each label; the winner's is marked. */
-function bars(item) {
-  const list = make("ul", { className: "bars" });
-  for (const label of LABELS) {
-    const meter = make("meter", { min: 0, max: 1, value: item[label], ariaLabel: label });
-    meter.ariaValueText = percent(item[label]);
-    const row = make(
-      "li",
-      { className: label === item.label ? "won" : "" },
-      make("span", { textContent: label, ariaHidden: "true" }), // the meter says it
-      meter,
-      make("output", { textContent: percent(item[label]), ariaHidden: "true" }),
-    );
-    row.dataset.label = label;
-    list.append(row);
-  }
-  return list;
-}
-
-/** Name the strongest words, for people who cannot see the shades. */
-function strongestWords(item) {
-  const score = shadedScore(item);
-  const side = (sign) =>
-    item.words
-      .filter((word) => word[score] * sign >= 0.0005) // smaller ones would show as 0.0
-      .sort((a, b) => (b[score] - a[score]) * sign)
-      .slice(0, NAMED_WORDS)
-      .map((word) => `“\u2068${word.word}\u2069” ${points(word[score])}`) // any direction
-      .join(", ") || "no word";
-  const said = `Raised by: ${side(1)}. Lowered by: ${side(-1)}.`;
-  return make("p", {
-    className: "words",
-    textContent: `Percentage points of ${score}. ${said}`,
-  });
-}
-
-/** Return a list item that shows the reply to one text; `behind` is the JSON to show with it. */
-function result(item, behind) {
-  const shown = make("li", { className: "card result" });
-  if ("error" in item) {
-    const text = make("p", { className: "text", dir: "auto", textContent: item.text });
-    shown.append(text, make("p", { className: "alert", textContent: item.error }));
-  } else {
-    shown.dataset.label = item.label;
-    const winner = make("strong", { className: "winner", textContent: item.label });
-    const toxic = make("p", {
-      className: "toxic",
-      textContent: `toxic, the sum of hate and abusing: ${percent(item.toxic)}`,
-    });
-    const warnings = (item.warnings ?? []).map((code) =>
-      make("p", { className: "warning", textContent: WARNINGS[code] }),
-    );
-    // Before the scores, so that nobody reads those first.
-    shown.append(shadedText(item), ...warnings, winner, bars(item), toxic);
-    if (item.words) shown.append(strongestWords(item));
-    if (item.read_as === "folded") {
-      shown.append(
-        make("p", {
-          className: "read-as",
-          textContent: "This text is disguised. The scores are those of what it spells.",
-        }),
-      );
-    }
-    if (item.windows > 1) {
-      const [from, to] = item.window;
-      shown.append(
-        make("p", {
-          className: "windows",
-          textContent:
-            `This text is too long to be read at once. Of ${item.windows} overlapping windows the ` +
-            `least neutral one speaks for it: characters ${from + 1} to ${to}.`,
-        }),
-      );
-    }
-  }
-  const json = make("pre", { textContent: JSON.stringify(behind, null, 2) });
-  shown.append(make("details", {}, make("summary", { textContent: "JSON" }), json));
-  return shown;
 }
 
 /** Describe the reply in one line, for the status that screen readers announce. */
 function summary(replies, many) {
   if (!many) {
     const [item] = replies;
-    const warnings = (item.warnings ?? []).map((code) => ` ${WARNINGS[code]}`).join("");
+    const warnings = (item.warnings ?? []).map((each) => ` ${WARNINGS[each]}`).join("");
     return `${item.label}, ${percent(item[item.label])}${warnings && "."}${warnings}`;
   }
   const counts = LABELS.map((label) => [label, replies.filter((r) => r.label === label).length]);
@@ -191,22 +51,78 @@ function summary(replies, many) {
   return `${replies.length} ${replies.length === 1 ? "text" : "texts"}: ${named.join(", ")}`;
 }
 
+/** Return the thresholds of the request: a name, numbers, or none. */
+function chosenThresholds() {
+  if (thresholds.value !== "own") return thresholds.value || undefined;
+  const numbers = {};
+  for (const field of own.querySelectorAll("input")) {
+    if (field.validity.badInput || field.validity.rangeOverflow || field.validity.rangeUnderflow) {
+      const told = `The threshold of ${field.dataset.flag} must be a number from 0 to 1.`;
+      throw new FieldError("thresholds", told, field);
+    }
+    if (field.value !== "") numbers[field.dataset.flag] = field.valueAsNumber;
+  }
+  return numbers;
+}
+
 /** Return the request's body: the text as it is, or its lines that are not empty. */
 function body() {
-  // Without the field the service's own setting applies.
-  const options = { explain: explain.checked, ...(robust.checked && { robust: true }) };
-  if (form.elements.mode.value === "one") return { text: text.value, ...options };
+  const many = form.elements.mode.value === "many";
   const texts = text.value.split("\n").filter((line) => line.trim() !== "");
-  return { texts, ...options };
+  if (texts.length === 0) throw new FieldError("text", "Type a text first.");
+  const flags = chosenThresholds();
+  return {
+    ...(many ? { texts } : { text: text.value }),
+    explain: explain.checked,
+    ...(robust.checked && { robust: true }), // without it the service's own setting applies
+    ...(flags !== undefined && { thresholds: flags }),
+  };
+}
+
+/** Return what a refusal means in a person's words, and which field it is about. */
+function refusal(response, reply) {
+  const said = reply?.error;
+  if (said === undefined) {
+    return new Error(`The reply (${response.status}) is not from this service, but perhaps from a proxy.`);
+  }
+  const wait = response.headers.get("Retry-After") ?? "";
+  const later = /^\d+$/.test(wait) ? `Try again in ${wait} s.` : "Try again later.";
+  switch (response.status) {
+    case 401: {
+      const given = token.value.trim() !== "";
+      const told = given ? "This token is not accepted." : "Give the token of this service first.";
+      return new FieldError("token", told);
+    }
+    case 429:
+      return new Error(
+        reply.error_type === "rate_limited"
+          ? `You have sent as much as one token may for now. ${later}`
+          : `The service has more to do than it can. ${later}`,
+      );
+    case 503:
+      return new Error(`The service can't score now: ${said}. ${later}`);
+    case 413:
+    case 422: {
+      const about = said.startsWith("thresholds") ? "thresholds" : "text";
+      return new FieldError(about, inWords(said));
+    }
+    default: {
+      const refused = response.status < 500;
+      const told = refused ? "The service refuses this" : "The service failed";
+      return new Error(`${told} (${response.status}): ${said}.`);
+    }
+  }
 }
 
 /** Call the service; return its reply, or throw an Error that can be shown. */
-async function ask(signal) {
+async function ask(request, signal) {
   const headers = { "Content-Type": "application/json" };
   const secret = token.value.trim();
-  if (!/^[\x21-\x7e]*$/.test(secret)) throw new Error("Token: only visible ASCII characters are allowed.");
+  if (!/^[\x21-\x7e]*$/.test(secret)) {
+    throw new FieldError("token", "A token has only visible ASCII characters.");
+  }
   if (secret !== "") headers["X-API-Key"] = secret;
-  const options = { method: "POST", headers, body: JSON.stringify(body()), signal };
+  const options = { method: "POST", headers, body: JSON.stringify(request), signal };
   let response;
   try {
     response = await fetch("score", { ...options, cache: "no-store", redirect: "error" });
@@ -218,24 +134,47 @@ async function ask(signal) {
     if (signal.aborted) throw reason;
     return null;
   });
-  if (response.ok && reply !== null) return reply;
-  if (response.status === 401) token.focus();
-  const said = reply?.error ?? "the reply is not from this service, but perhaps from a proxy";
-  const wait = response.headers.get("Retry-After") ?? "";
-  const later = /^\d+$/.test(wait) ? ` Try again in ${wait} s.` : "";
-  const heading = TITLES[response.status] ?? "Failed";
-  throw new Error(`${heading} (${response.status}): ${said}.${later}`);
+  if (!response.ok || reply === null) throw refusal(response, reply);
+  return reply;
 }
 
-function show(reply) {
+function show(reply, request) {
   const many = "items" in reply;
   const replies = many ? reply.items : [reply];
-  items.replaceChildren(...replies.map((item) => result(item, item)));
+  const numbers = reply.thresholds ?? (typeof request.thresholds === "object" ? request.thresholds : {});
+  items.replaceChildren(...(many ? [table(replies), behind(reply)] : [result(reply, numbers)]));
   title.textContent = many ? "Results" : "Result";
   legend.hidden = items.querySelector("mark") === null;
   facts.textContent = `Model ${reply.model}, ${Math.round(reply.timing.compute_ms)} ms`;
+  shown = { replies, request };
+  download.hidden = !many;
+  showProgram(null);
   results.hidden = false;
   status.textContent = summary(replies, many);
+  accepted.hidden = token.value.trim() === "";
+  signIn.open = false;
+}
+
+/** Show an error beside its field, or below the form. */
+function complain(reason) {
+  const { field, place = error } = reason;
+  place.textContent = reason.message;
+  place.hidden = false;
+  if (field === undefined) return;
+  if (field === token) {
+    signIn.open = true;
+    accepted.hidden = true;
+  }
+  field.ariaInvalid = "true";
+  field.focus();
+}
+
+function forgetComplaints() {
+  for (const place of [error, ...form.querySelectorAll(".wrong")]) {
+    place.textContent = "";
+    place.hidden = true;
+  }
+  for (const field of form.querySelectorAll("[aria-invalid]")) field.ariaInvalid = null;
 }
 
 async function score(event) {
@@ -244,18 +183,18 @@ async function score(event) {
   running = new AbortController();
   const { signal } = running;
   // Never show the result of another request.
-  results.hidden = error.hidden = true;
+  results.hidden = true;
   items.replaceChildren();
-  error.textContent = "";
+  forgetComplaints();
   status.textContent = "Scoring …";
   submit.ariaDisabled = "true";
   stop.hidden = false;
   try {
-    show(await ask(signal));
+    const request = body();
+    show(await ask(request, signal), request);
   } catch (reason) {
     status.textContent = signal.aborted ? "Stopped." : "";
-    error.textContent = signal.aborted ? "" : reason.message;
-    error.hidden = signal.aborted;
+    if (!signal.aborted) complain(reason);
   } finally {
     running = null;
     submit.ariaDisabled = null;
@@ -264,13 +203,57 @@ async function score(event) {
   }
 }
 
+/** Show the request in a language and copy it, where the browser lets a page do that. */
+async function showProgram(language) {
+  for (const button of document.querySelectorAll("button[data-language]")) {
+    button.ariaPressed = String(button.dataset.language === language);
+  }
+  copied.textContent = "";
+  code.hidden = language === null;
+  code.textContent = "";
+  if (language === null) return;
+  const needsToken = !signIn.hidden;
+  const url = new URL("score", document.baseURI).href;
+  code.textContent = program(language, url, shown.request, needsToken);
+  const told = needsToken ? "Set the environment variable TOKEN first." : "";
+  try {
+    await navigator.clipboard.writeText(code.textContent);
+    copied.textContent = `Copied. ${told}`;
+  } catch {
+    copied.textContent = told; // a page may copy over https and on this machine only
+  }
+}
+
+function save() {
+  const file = new Blob(["\ufeff", csv(shown.replies)], { type: "text/csv" }); // Excel needs the mark
+  const link = make("a", { href: URL.createObjectURL(file), download: "scores.csv" });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
+/** Say whether the model is for trying only, and whether it is still being loaded. */
+async function lookAtHealth() {
+  const reply = await fetch("health", { cache: "no-store" }).catch(() => null);
+  const health = await reply?.json().catch(() => null);
+  trial.hidden = !health?.embedded;
+  loading.hidden = health?.status !== "loading";
+  if (!loading.hidden) setTimeout(lookAtHealth, LOOK_AGAIN_MS);
+}
+
 form.addEventListener("submit", score);
 stop.addEventListener("click", () => running?.abort());
+download.addEventListener("click", save);
+thresholds.addEventListener("change", () => {
+  own.hidden = thresholds.value !== "own";
+});
 text.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
   event.preventDefault();
   form.requestSubmit();
 });
+for (const button of document.querySelectorAll("button[data-language]")) {
+  button.addEventListener("click", () => showProgram(button.dataset.language));
+}
 for (const example of document.querySelectorAll("button[data-text]")) {
   example.addEventListener("click", () => {
     text.value = example.dataset.text;
@@ -279,3 +262,4 @@ for (const example of document.querySelectorAll("button[data-text]")) {
     form.requestSubmit();
   });
 }
+lookAtHealth();

@@ -21,9 +21,12 @@ DEMO_POLICY: Final = (
 DEMO_FILES: Final = {
     "demo.css": "text/css",
     "demo.js": "text/javascript",
+    "items.js": "text/javascript",
+    "programs.js": "text/javascript",
+    "table.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
-SIGN_IN: Final = '<fieldset id="sign-in"'
+SIGN_IN: Final = '<details id="sign-in" open'
 
 
 def demo_routes(settings: ServerSettings) -> APIRouter:
@@ -32,7 +35,7 @@ def demo_routes(settings: ServerSettings) -> APIRouter:
     folder = resources.files("hatespeech.serving").joinpath("demo")
     page = folder.joinpath("index.html").read_text(encoding="utf-8")
     if not settings.tokens:
-        page = page.replace(SIGN_IN, f"{SIGN_IN} hidden disabled")
+        page = page.replace(SIGN_IN, f"{SIGN_IN} hidden")
 
     @router.get("/demo")
     async def demo() -> Response:
