@@ -250,6 +250,12 @@ def test_a_url_that_can_not_be_a_webhook_is_refused(public_only: HttpClient, url
         ("2002:a00:1::", False),
         ("2001:0:a00:1::", False),
         ("64:ff9b::a00:1", False),
+        ("64:ff9b:1::a00:1", False),
+        ("::ffff:0:a00:1", False),
+        ("fec0::1", False),
+        ("5f00::1", False),
+        ("192.0.0.192", False),
+        ("192.88.99.1", False),
     ],
 )
 def test_an_address_is_public_if_everyone_can_reach_it(text: str, public: bool) -> None:
