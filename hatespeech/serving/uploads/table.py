@@ -6,7 +6,7 @@ import io
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from typing_extensions import override
 
@@ -17,6 +17,11 @@ from hatespeech.formats.options import FileOptions
 if TYPE_CHECKING:
     from hatespeech.formats.foreign_parquet import ForeignParquet
     from hatespeech.formats.scored_file import ScoredFile
+
+
+# How many characters a compressed file may always have, and how many times its bytes.
+UNPACKED_CHARS: Final = 16 * 1024 * 1024
+UNPACKED_TIMES: Final = 100
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,15 @@ class UploadTable:
                 self._process = process
             return process
         source = SentFile(lambda: cast(BinaryIO, _Handle(self._file)), self.format)
-        own = ReadLimits(limits.max_rows, limits.max_chars)
+        own = ReadLimits(limits.max_rows, self._most_chars())
         return ScoredFile(source, options, own)
+
+    def _most_chars(self) -> int:
+        """Return how many characters the file may have: a compressed one could seem endless."""
+        if self.format.compression is None:
+            return self._limits.max_chars
+        packed = self._file.seek(0, io.SEEK_END)
+        return min(self._limits.max_chars, max(UNPACKED_CHARS, UNPACKED_TIMES * packed))
 
 
 class _Handle(io.RawIOBase):

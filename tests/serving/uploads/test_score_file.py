@@ -288,6 +288,15 @@ def test_a_compressed_file_goes_in_and_out(
     assert (row["text"], row["error"]) == ("good morning", "")
 
 
+def test_a_small_compressed_file_that_becomes_a_large_one_is_too_large(server: HttpClient) -> None:
+    rows = (b"x" * 999 + b"\n") * 17_000
+    content = pa.compress(b"text\n" + rows, codec="gzip", asbytes=True)
+    assert len(content) < 100_000
+    reply = upload(server, "a.csv.gz", content)
+    assert (reply.status_code, reply.json()["error_type"]) == (413, "too_large")
+    assert reply.json()["error"] == "file: has more than 16777216 characters"
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
