@@ -7,6 +7,7 @@ import errno
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -14,11 +15,12 @@ from typing import Any, BinaryIO, ClassVar, Final, Self, cast
 from urllib.parse import unquote, urlsplit
 
 import fsspec
+import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from hatespeech.bulk import RunError
 from hatespeech.formats.compression import unpacked
-from hatespeech.formats.names import INPUT_FORMATS, Format
+from hatespeech.formats.names import INPUT_FORMATS, PACKED, Format
 from hatespeech.urls import shown_url
 
 PARTIAL: Final = ".partial"
@@ -46,6 +48,7 @@ WRAPPERS: Final = (
     *("blockcache", "cached", "dir", "filecache"),
     *("libarchive", "reference", "simplecache", "tar", "zip"),
 )
+COPIED_BYTES: Final = 1024 * 1024
 # What Hive and Spark write for a null in the name of a folder.
 NULL_KEY: Final = "__HIVE_DEFAULT_PARTITION__"
 
@@ -264,8 +267,26 @@ class Input:
 
     def open(self) -> tuple[BinaryIO, BinaryIO]:
         """Return the raw file and its decompressed content, which are one if it is uncompressed."""
-        raw = cast(BinaryIO, self.place.fs.open(self.place.path, "rb"))
+        raw = self._open_web() if self.place.is_web else self._open()
         return raw, unpacked(raw, self.format.compression)
+
+    def _open(self, **how: Any) -> BinaryIO:
+        return cast(BinaryIO, self.place.fs.open(self.place.path, "rb", **how))
+
+    def _open_web(self) -> BinaryIO:
+        """Open a URL as a stream: a server need not know ranges of bytes, as fsspec expects.
+
+        A format that is read here and there needs them, or a copy.
+        """
+        if self.format.kind not in PACKED:
+            return self._open(block_size=0)
+        if self.place.fs.info(self.place.path).get("partial"):  # the server says that it does
+            return self._open()
+        with tempfile.NamedTemporaryFile(prefix="hatespeech-") as copy:
+            with self._open(block_size=0) as stream:
+                shutil.copyfileobj(stream, copy, COPIED_BYTES)
+            copy.flush()
+            return cast(BinaryIO, pa.OSFile(copy.name))  # which outlives the name
 
     def error(self, what: str) -> RunError:
         """Return an error that names this file."""

@@ -28,6 +28,21 @@ CANDIDATES: Final = [
 ]
 
 
+# What a file that is no text begins with, and what it is called.
+OTHERS: Final = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zX": "xz",
+    b"PAR1": "Parquet",
+    b"PK\x03\x04": "a ZIP file or a workbook",
+}
+
+
+class NotTextError(Exception):
+    """The file is not text; the message says what it is."""
+
+
 class UnmarkedError(Exception):
     """The file is UTF-16 without a byte order mark; the message names the encoding."""
 
@@ -46,11 +61,14 @@ def open_text(
     """Open a file's content as text. A byte order mark wins; without both, it is UTF-8.
 
     ``errors`` and ``newline`` are those of :class:`io.TextIOWrapper`. Raises
-    :class:`UnmarkedError`; reading raises :class:`UnicodeDecodeError`.
+    :class:`NotTextError` and :class:`UnmarkedError`; reading raises :class:`UnicodeDecodeError`.
     """
     stream = io.BufferedReader(cast(io.RawIOBase, content), BUFFER_BYTES)
     start = stream.peek(MARK_BYTES)[:MARK_BYTES]
     marked = next((name for mark, name in MARKS.items() if start.startswith(mark)), None)
+    other = next((name for sign, name in OTHERS.items() if start.startswith(sign)), None)
+    if other is not None:
+        raise NotTextError(f"is {other}, not text")
     if marked is None and encoding is None:
         # A text of which every other byte is zero: no UTF-8, whose NUL nobody writes, looks so.
         zeros = [byte == 0 for byte in start]

@@ -16,7 +16,7 @@ from typing_extensions import override
 from hatespeech.formats.columns import MISSING, is_header, paths_of, value_at
 from hatespeech.formats.compression import WindowTooLargeError
 from hatespeech.formats.dialects import SEPARATORS, Dialect, other_separator
-from hatespeech.formats.encodings import UnmarkedError, open_text, suggested
+from hatespeech.formats.encodings import NotTextError, UnmarkedError, open_text, suggested
 from hatespeech.formats.interface import (
     BLOCK_ROWS,
     SAMPLE_ROWS,
@@ -112,6 +112,8 @@ class TextReader(Reader):
             return self.source.too_large(f"has more than {self.limits.max_chars} characters")
         if isinstance(exc, WindowTooLargeError):
             return self.error(str(exc))
+        if isinstance(exc, NotTextError):
+            return self.error(f"{exc}: its name must say so" + self.hint("input-format"))
         if isinstance(exc, UnmarkedError):
             looks = "looks like UTF-16 without a byte order mark"
             return self.error(looks + self.hint("encoding", str(exc)))
@@ -148,6 +150,7 @@ UNREADABLE: Final = (
     csv.Error,
     pa.ArrowException,
     NotAnArrayError,
+    NotTextError,
     OSError,
     TooMuchTextError,
     UnicodeError,
@@ -182,7 +185,7 @@ class CsvReader(TextReader):
             with raw, self.open_text(content, "replace") as text:
                 reader = csv.reader(Lines(text), **self.dialect.arguments(self.kind))
                 first = next((row for row in reader if row), [])
-        except (UnmarkedError, WindowTooLargeError) as exc:
+        except (NotTextError, UnmarkedError, WindowTooLargeError) as exc:
             raise self.fault(exc, 0) from None
         except (csv.Error, pa.ArrowException, OSError):
             raise self.error("its header can't be read") from None
@@ -374,7 +377,8 @@ class JsonlReader(TextReader):
                 "write null instead"
             ) from None
         except (ValueError, RecursionError):
-            raise self.error(f"row {number} is not a JSON object") from None
+            array = self.hint("input-format", "json") if number == 1 and row[0] == "[" else ""
+            raise self.error(f"row {number} is not a JSON object{array}") from None
         self._has_texts = self._has_texts or value_at(record, self.column) is not MISSING
         self.refuse_keys(record)
         if not record.keys().isdisjoint(self.added.names):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import http.server
+import json
 import lzma
+import random
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +85,23 @@ def test_a_signed_url_is_scored_by_its_path(
     assert [path.name for path in Path("out").iterdir()] == [name]
     kept = [Path("out.run.json").read_text(), capsys.readouterr().err]
     assert SECRET not in "".join(kept)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl.gz", "a.parquet"])
+def test_a_server_need_not_know_ranges(name: str, web: str) -> None:
+    """The library for URLs reads 5 MB at once, and asks for the next ones by their range."""
+    noise = random.Random(0).randbytes(6_000_000).hex()
+    if name == "a.parquet":
+        table = pa.table({"text": ["good morning", None], "noise": [noise[::2], noise[1::2]]})
+        pq.write_table(table, "served/a.parquet", compression="none", use_dictionary=False)
+    elif name == "a.csv":
+        rows = (f",{noise[start : start + 500_000]}\n" for start in range(0, 12_000_000, 500_000))
+        Path("served", name).write_text("text,noise\ngood morning,\n" + "".join(rows))
+    else:
+        rows = (json.dumps({"text": None, "n": noise[at::24]}) + "\n" for at in range(24))
+        Path("served", name).write_bytes(gzip.compress("".join(rows).encode(), 1))
+    assert Path("served", name).stat().st_size > 5 * 2**20
+    assert score.main([f"{web}/{name}{QUERY}", "out.csv"]) == 0
 
 
 def test_a_url_with_a_new_signature_is_the_same_input(

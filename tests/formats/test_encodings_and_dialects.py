@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import pyarrow as pa
 import pytest
 
 from hatespeech.bulk import command as score
@@ -86,6 +90,34 @@ def test_another_encoding_is_suggested_and_never_guessed(
     )
     scored("a.csv", "b.csv", "--encoding", encoding)
     assert rows("b.csv")[2] == [text, "1"]
+
+
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        (gzip.compress(b"text\na\n", mtime=0), "gzip"),
+        (bz2.compress(b"text\na\n"), "bzip2"),
+        (lzma.compress(b"text\na\n"), "xz"),
+        (pa.compress(b"text\na\n", "zstd", asbytes=True), "zstd"),
+        (b"PAR1\x15\x04", "Parquet"),
+        (b"PK\x03\x04\x14", "a ZIP file or a workbook"),
+    ],
+    ids=["gzip", "bzip2", "xz", "zstd", "parquet", "zip"],
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.txt"])
+def test_what_is_no_text_is_named(
+    name: str, start: bytes, what: str, refuse: Callable[..., str]
+) -> None:
+    Path(name).write_bytes(start)
+    said = f"{name}: is {what}, not text: its name must say so (--input-format)"
+    assert refuse(name, "out.jsonl") == said
+
+
+def test_an_array_that_is_named_jsonl_is_told(refuse: Callable[..., str]) -> None:
+    Path("a.jsonl").write_text(f'[{{"text": "{SECRET}"}}]')
+    said = refuse("a.jsonl", "b.jsonl")
+    assert said == "a.jsonl: row 1 is not a JSON object (--input-format json)"
+    scored("a.jsonl", "b.jsonl", "--input-format", "json")
 
 
 def test_a_file_is_not_in_the_encoding_that_was_given(refuse: Callable[..., str]) -> None:
