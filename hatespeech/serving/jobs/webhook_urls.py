@@ -16,8 +16,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MAX_URL_CHARS: Final = 2048
 
-# All addresses of IPv6 that are given out to the public. What lies outside is for one network only:
-# such as fec0::/10, which sites used before fc00::/7, or 64:ff9b::/96, which holds addresses of IPv4.
+# All addresses of IPv6 that are given out to the public. What lies outside is for one network only,
+# such as fec0::/10, which sites used before fc00::/7, or holds addresses of IPv4: 64:ff9b::/96.
 _GIVEN_OUT: Final = ipaddress.IPv6Network("2000::/3")
 # Inside of it: addresses of IPv4, which a gateway on the way may turn them into.
 _TRANSLATED: Final = [ipaddress.IPv6Network(network) for network in ("2001::/32", "2002::/16")]

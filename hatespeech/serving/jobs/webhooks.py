@@ -16,9 +16,10 @@ import hmac
 import ipaddress
 import logging
 import socket
+import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -38,8 +39,8 @@ POST_SECONDS: Final = 10.0  # for everything from the look-up of the name to the
 CLAIM_SECONDS: Final = 60.0  # after which a server that claimed a delivery must have died
 MAX_TRIES: Final = 8
 BACKOFF: Final = Backoff(first=10.0, longest=600.0)
-# A name that is slow to look up occupies a thread; requests must not wait for those.
-LOOKUP_THREADS: Final = 4
+# A name that is slow to look up occupies a thread for longer than its delivery waits for it.
+LOOKUP_THREADS: Final = 64
 
 
 class DeliveryError(Exception):
@@ -58,6 +59,35 @@ def look_up(host: str, port: int) -> list[Address]:
     return [ipaddress.ip_address(str(place[0]).partition("%")[0]) for *_, place in found]
 
 
+class Names:
+    """Looks names up. Neither requests nor the end of the process wait for one that is slow."""
+
+    def __init__(self) -> None:
+        self._free = threading.Semaphore(LOOKUP_THREADS)
+
+    async def look_up(self, host: str, port: int) -> list[Address]:
+        """Return the addresses of a name; raise :class:`DeliveryError` if that fails."""
+        if not self._free.acquire(blocking=False):
+            raise DeliveryError("too many names are slow to look up")
+        found: Future[list[Address]] = Future()
+        found.set_running_or_notify_cancel()  # from here on it can't be cancelled
+
+        def ask() -> None:
+            try:
+                found.set_result(look_up(host, port))
+            except Exception as exc:
+                found.set_exception(exc)
+            finally:
+                self._free.release()
+
+        # A pool's threads are waited for when the process ends.
+        threading.Thread(target=ask, name="webhook-name", daemon=True).start()
+        try:
+            return await asyncio.wrap_future(found)
+        except (OSError, ValueError):  # UnicodeError, a ValueError, for labels that are too long
+            raise DeliveryError("its name is not known") from None
+
+
 class Webhooks:
     """Delivers what the store holds, for as long as :meth:`run` does."""
 
@@ -66,6 +96,7 @@ class Webhooks:
         self._key = key
         self._networks = networks
         self._due = asyncio.Event()
+        self._names = Names()
 
     def job_ended(self) -> None:
         """Look for jobs that have ended."""
@@ -87,12 +118,11 @@ class Webhooks:
             limits=httpx2.Limits(max_keepalive_connections=0),
             timeout=POST_SECONDS,
         )
-        names = ThreadPoolExecutor(LOOKUP_THREADS, "webhook-name")
         try:
             async with client:
                 while True:
                     for delivery in await self._take(AT_ONCE - len(running)):
-                        task = asyncio.create_task(self._deliver(client, names, delivery))
+                        task = asyncio.create_task(self._deliver(client, delivery))
                         running.add(task)
                         task.add_done_callback(ended)
                     with contextlib.suppress(TimeoutError):
@@ -103,7 +133,6 @@ class Webhooks:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
-            names.shutdown(wait=False, cancel_futures=True)
 
     async def _take(self, count: int) -> Sequence[Delivery]:
         if count:
@@ -111,14 +140,12 @@ class Webhooks:
                 return await self._store.take_deliveries(count, CLAIM_SECONDS)
         return ()
 
-    async def _deliver(
-        self, client: httpx2.AsyncClient, names: ThreadPoolExecutor, delivery: Delivery
-    ) -> None:
+    async def _deliver(self, client: httpx2.AsyncClient, delivery: Delivery) -> None:
         job, tries = delivery.job, delivery.tries
         again: float | None = None
         try:
             async with asyncio.timeout(POST_SECONDS):
-                await self._post(client, names, delivery.url, job)
+                await self._post(client, delivery.url, job)
         except Exception as exc:  # else it would be repeated without a limit
             reason = str(exc) if isinstance(exc, DeliveryError) else type(exc).__name__
             again = BACKOFF.seconds(tries) if tries < MAX_TRIES else None
@@ -127,11 +154,9 @@ class Webhooks:
         with contextlib.suppress(StoreError):  # then it is delivered once more
             await self._store.end_delivery(delivery, again)
 
-    async def _post(
-        self, client: httpx2.AsyncClient, names: ThreadPoolExecutor, url: str, job: StoredJob
-    ) -> None:
+    async def _post(self, client: httpx2.AsyncClient, url: str, job: StoredJob) -> None:
         parts = urlsplit(url)
-        address = await self._address(names, parts)
+        address = await self._address(parts)
         body = job.to_json().encode()
         # The same each time, so that a receiver can tell a repetition; another after a retry.
         message_id = f"{job.id}-{round((job.finished or 0) * 1000)}"
@@ -156,15 +181,10 @@ class Webhooks:
         if not reply.is_success:
             raise DeliveryError(f"HTTP {reply.status_code}")
 
-    async def _address(self, names: ThreadPoolExecutor, parts: SplitResult) -> Address:
+    async def _address(self, parts: SplitResult) -> Address:
         """Return an address that the URL's name leads to now, and that may receive webhooks."""
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        loop = asyncio.get_running_loop()
-        try:
-            found = await loop.run_in_executor(names, look_up, parts.hostname or "", port)
-        except (OSError, ValueError):  # UnicodeError, a ValueError, for labels that are too long
-            raise DeliveryError("its name is not known") from None
-        for address in found:
+        for address in await self._names.look_up(parts.hostname or "", port):
             if may_receive(address, parts.scheme, self._networks):
                 return address
         raise DeliveryError("its name does not lead to a public address")

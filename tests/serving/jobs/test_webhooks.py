@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import ssl
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -15,12 +16,13 @@ from aiohttp import web
 from hatespeech.retry import Backoff
 from hatespeech.serving.jobs import webhooks
 from hatespeech.serving.jobs.webhook_urls import is_public
+from tests.paths import ROOT
 from tests.support.bad_inputs import MARKER
 from tests.support.certificates import write_certificate
 from tests.support.http_client import HttpClient
 from tests.support.local_server import local_server, refusal
 from tests.support.other_clients import run_python
-from tests.support.processes.server import server_environment
+from tests.support.processes.server import http_server, server_environment
 from tests.support.processes.worker import wait_until
 from tests.support.stand_ins.app_thread import AppThread
 
@@ -304,6 +306,61 @@ def test_a_name_that_is_not_known_is_said(
     job_id = submit(public_only, "https://" + "x" * 64 + ".example")
     line = f"the webhook of job {job_id}: its name is not known; giving up"
     wait_until(lambda: line in public_only.stderr, "the refusal", watch=public_only.require_running)
+
+
+# A server whose names take minutes to look up.
+SLOW_NAMES: Final = """
+import socket, sys, time
+from hatespeech.serving.command import main
+look_up = socket.getaddrinfo
+def slow(host, *more, **named):
+    if host == "hooks.example":
+        print("looks up", flush=True)
+        time.sleep(600)
+    return look_up(host, *more, **named)
+socket.getaddrinfo = slow
+sys.exit(main([]))
+"""
+
+
+@pytest.mark.slow
+def test_the_end_of_the_server_does_not_wait_for_a_name(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    environment = {**PUBLIC_ONLY, "PYTHONPATH": str(ROOT)}
+    command = ("-c", SLOW_NAMES)
+    with http_server(tmp_path, small_checkpoint, environment, command) as server:
+        server.ready()
+        submit(server, "https://hooks.example/")
+        wait_until(lambda: "looks up" in server.stdout, "a name to be looked up")
+        server.terminate()
+        assert server.wait() == 0
+
+
+def test_a_name_is_not_looked_up_if_too_many_are_slow(
+    public_only: HttpClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "POST_SECONDS", 0.1)
+    monkeypatch.setattr(webhooks, "MAX_TRIES", 1)
+    ended = threading.Event()
+
+    def wait(_host: str, _port: int) -> list[Any]:
+        ended.wait()
+        return []
+
+    monkeypatch.setattr(webhooks, "look_up", wait)
+
+    def said(job_id: str, reason: str) -> None:
+        line = f"the webhook of job {job_id}: {reason}; giving up"
+        wait_until(lambda: line in public_only.stderr, reason, watch=public_only.require_running)
+
+    try:
+        slow = [submit(public_only, "https://x.example/") for _ in range(webhooks.LOOKUP_THREADS)]
+        for job_id in slow:
+            said(job_id, "TimeoutError")
+        said(submit(public_only, "https://y.example/"), "too many names are slow to look up")
+    finally:
+        ended.set()
 
 
 def test_the_address_that_was_checked_is_called_with_tls_for_the_name(
