@@ -7,14 +7,14 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from hatespeech import logs
-from hatespeech.errors import describe_exception
+from hatespeech.errors import SettingsError, describe_exception
 from hatespeech.serving.compat.openai import OpenAI, priced_openai_routes
 from hatespeech.serving.compat.served import protocol_routes, served_protocols
 from hatespeech.serving.guards.auth import OPEN_PATHS, TokenGuard, require_guard
@@ -79,8 +79,8 @@ def terminate() -> None:
 def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -> FastAPI:
     """Build the application. It calls ``stop``, once, if the model fails to load or breaks.
 
-    Opens ``JOBS_DB``. Raises :class:`SettingsError` if it cannot be opened, or if the settings do
-    not say who may call, or say by half what is sold.
+    Opens ``JOBS_DB``. Raises :class:`SettingsError` if it cannot be opened, if the settings do not
+    say who may call, or say by half what is sold, or if a proxy's prefix is a path of ours.
     """
     require_guard(settings)
     configure_logs(settings)
@@ -158,6 +158,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     for router in protocol_routes(settings, metrics, rates):
         app.include_router(router)
     app.state.path_templates = path_templates(app)
+    require_prefix(settings.root_path, [path for _, path in app.state.path_templates])
     install_error_handlers(app)
     install_openapi(app, settings, shop)
 
@@ -195,6 +196,17 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     elif any(len(token) < SAFE_TOKEN_CHARS for token in settings.tokens):
         log.warning("BEARER_TOKEN: a token shorter than %d characters is weak", SAFE_TOKEN_CHARS)
     return app
+
+
+def require_prefix(root_path: str, paths: Sequence[str]) -> None:
+    """Raise :class:`SettingsError` if a proxy's prefix is one of our own paths.
+
+    It would be taken off the path whether the proxy's prefix or the route is meant.
+    """
+    if root_path and any(f"{path}/".startswith(f"{root_path}/") for path in paths):
+        raise SettingsError(
+            f"ROOT_PATH={root_path!r} is not allowed: this server has a path of that name"
+        )
 
 
 def log_unhandled(_loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:

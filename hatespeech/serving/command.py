@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BACKLOG: Final = 2048
+PROXIES: Final = "TRUSTED_PROXIES"
+UVICORNS_PROXIES: Final = "FORWARDED_ALLOW_IPS"  # its own name for them
 # As nginx, gunicorn and uvicorn do it: the folder's rights say who may connect.
 SOCKET_MODE: Final = 0o666
 
@@ -87,8 +89,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "server.py") -> int
     options = server_parser(prog).parse_args(arguments)
     set_library_defaults(os.environ)
     given = {} if options.grpc is None else {"GRPC": options.grpc}
-    if not os.environ.get("TRUSTED_PROXIES"):
-        given["TRUSTED_PROXIES"] = os.environ.get("FORWARDED_ALLOW_IPS", "")  # uvicorn's name
+    uvicorns = "" if os.environ.get(PROXIES) else os.environ.get(UVICORNS_PROXIES, "")
+    if uvicorns:
+        given[PROXIES] = uvicorns
     try:
         settings = ServerSettings.from_environment({**os.environ, **given})
 
@@ -107,7 +110,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "server.py") -> int
             listen(host.strip("[]"), int(port), "GRPC").close()
         app = create_app(settings)
     except SettingsError as exc:
-        sys.stderr.write(f"error: {exc}\n")
+        # The variable that is set, not the one that it stands for.
+        message = str(exc).replace(f"{PROXIES}=", f"{UVICORNS_PROXIES}=") if uvicorns else exc
+        sys.stderr.write(f"error: {message}\n")
         return 1
     log_the_rest()
     serve(app, sockets, settings)

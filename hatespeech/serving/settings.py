@@ -146,7 +146,7 @@ class ServerSettings(PaymentSettings):
         Field(
             pattern=r"^(/[A-Za-z0-9._~-]+)*$",
             description="Path prefix at which a proxy serves this server, whether or not the proxy "
-            "takes it off.",
+            "takes it off. It can't be a path of the server itself, such as `/score`.",
             json_schema_extra={"allowed": "such as /moderation"},
         ),
     ] = ""

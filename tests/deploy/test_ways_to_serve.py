@@ -17,7 +17,7 @@ from hatespeech.serving import command
 from hatespeech.serving.route_path import route_path
 from tests.paths import ROOT
 from tests.support.http_client import BEARER, SECONDS, HttpClient
-from tests.support.local_server import local_server
+from tests.support.local_server import local_server, refusal
 from tests.support.ports import free_port
 from tests.support.processes.server import http_server, server_environment
 from tests.support.processes.worker import WorkerProcess, wait_until
@@ -125,6 +125,22 @@ def test_every_ipv6_network_includes_ipv4() -> None:
 def test_the_prefix_is_taken_off_the_path(path: str, root: str, expected: str) -> None:
     scope: Scope = {"type": "http", "path": path, "root_path": root}
     assert route_path(scope) == expected
+
+
+@pytest.mark.parametrize("prefix", ["/score", "/v2", "/docs", "/v1/moderations"])
+def test_a_prefix_that_is_a_path_of_the_server_is_refused(
+    small_checkpoint: Path, tmp_path: Path, prefix: str
+) -> None:
+    """``/score`` could be the route, or the prefix alone."""
+    given = server_environment(tmp_path, small_checkpoint, {"ROOT_PATH": prefix})
+    assert refusal(given).startswith(f"error: ROOT_PATH='{prefix}' is not allowed")
+
+
+def test_wrong_proxies_are_refused_by_the_name_that_was_given(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    given = server_environment(tmp_path, small_checkpoint, {"FORWARDED_ALLOW_IPS": "*"})
+    assert refusal(given).startswith("error: FORWARDED_ALLOW_IPS='*' is not allowed")
 
 
 @pytest.mark.slow
