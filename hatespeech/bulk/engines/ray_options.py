@@ -68,8 +68,8 @@ def add_arguments(group: Any) -> None:
         type=whole_number(1, 86_400),
         default=600,
         metavar="SECONDS",
-        help="stop if the actors have not loaded the model in this time; on a busy cluster they "
-        "wait for resources first (default: %(default)s)",
+        help="stop if no actor has loaded the model in this time; on a busy cluster they wait for "
+        "resources first (default: %(default)s)",
     )
     group.add_argument(
         "--part-timeout",

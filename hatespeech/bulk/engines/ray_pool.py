@@ -56,7 +56,7 @@ class Call:
 class Timeouts:
     """How long to wait, in seconds."""
 
-    start: int  # until every actor has loaded its model
+    start: int  # until the first actor has loaded its model
     part: int  # until the next call returns
 
 
@@ -70,32 +70,32 @@ class ActorPool:
         self._model: str | None = None
         self._starting: dict[Any, Any] = {}  # actors, by the reference to their model's id
         self._died_starting = 0  # one after the other
-        self._actors: set[Any] = set()  # that have loaded their model
-        self._free: deque[Any] = deque()  # an actor stands here once for each call it can take
+        # Actors that have loaded their model, and how many calls each can take.
+        self._free: dict[Any, int] = {}
         self._running: dict[Any, Call] = {}  # by the reference to the result
         self._again: deque[Call] = deque()  # whose actors died
 
     def start(self) -> None:
-        """Start the actors, and wait until each has loaded its model.
+        """Start the actors, and wait until one has loaded its model; the others join when they can.
 
-        Raises :class:`EngineError`, also if the actors have different models.
+        Raises :class:`EngineError`.
         """
         for _ in range(self._count):
             self._add()
         seconds = self._timeouts.start
         deadline = time.monotonic() + seconds
-        while self._starting:
+        while not self._free:
             done = self._wait(deadline - time.monotonic())
             if done is None:
                 raise EngineError(
-                    f"the actors were not ready within {seconds} s: do others use the cluster? "
+                    f"no actor was ready within {seconds} s: do others use the cluster? "
                     "Wait, ask for fewer resources, or raise --start-timeout"
                 )
             self._began(done)
 
     @property
     def model(self) -> str:
-        """The id of the actors' model; known when they have started."""
+        """The id of the actors' model; known when the first has started."""
         return self._model or ""
 
     def results(
@@ -107,8 +107,9 @@ class ActorPool:
         long as calls are being made. Raises :class:`EngineError`.
         """
         while True:
-            while self._free and (call := self._next(next_call)):
-                call.actor = self._free.popleft()
+            while (actor := self._freest()) and (call := self._next(next_call)):
+                call.actor = actor
+                self._free[actor] -= 1
                 method = getattr(call.actor, call.method)
                 self._running[method.remote(call.argument)] = call
             if not self._running and not self._again:
@@ -125,7 +126,8 @@ class ActorPool:
             call = self._running.pop(done)
             result = self._result(done)
             if result is not None:
-                self._free.append(call.actor)
+                if call.actor in self._free:
+                    self._free[call.actor] += 1
                 yield call, result
                 continue
             self._replace(call.actor)
@@ -135,6 +137,11 @@ class ActorPool:
                     f"{TRIES} actors died while scoring the same part: is memory short?"
                 )
             self._again.append(call)
+
+    def _freest(self) -> Any:
+        """Return the actor that can take the most calls, ``None`` if none can take any."""
+        actor = max(self._free, key=self._free.__getitem__, default=None)
+        return actor if actor is not None and self._free[actor] else None
 
     def _next(self, next_call: Callable[[], Call | None]) -> Call | None:
         return self._again.popleft() if self._again else next_call()
@@ -177,15 +184,12 @@ class ActorPool:
         self._died_starting = 0
         self._model = self._model or model
         require_one_model(self._model, model)
-        self._actors.add(actor)
-        self._free.extend([actor] * CALLS)
+        self._free[actor] = CALLS
 
     def _replace(self, actor: Any) -> None:
         """Start another actor in place of a dead one, whose calls all fail."""
-        if actor not in self._actors:
+        if self._free.pop(actor, None) is None:
             return
-        self._actors.remove(actor)
-        self._free = deque(each for each in self._free if each != actor)
         ray.kill(actor)  # it may live, out of reach
         self._add()
 

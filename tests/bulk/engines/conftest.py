@@ -20,3 +20,10 @@ def cluster() -> Iterator[RayCluster]:
             yield started
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder whose path leaves room for a socket's name."""
+    with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as name:
+        yield Path(name)

@@ -10,8 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,13 +40,6 @@ CHUNK_ROWS: Final = 100
 PARTS: Final = 20
 MARKER: Final = "xyzzyplugh"  # in every text; in no log
 RAY: Final = ("--engine", "ray", "--chunk-rows", CHUNK_ROWS)
-
-
-@pytest.fixture
-def short_folder() -> Iterator[Path]:
-    """A folder whose path leaves room for a socket's name."""
-    with tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as name:
-        yield Path(name)
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +261,7 @@ def test_actors_that_wait_for_room_give_up_and_those_of_a_run_that_is_ended_make
             watch=alive(other),
         )
         done = cluster.run(tmp_path, source, tmp_path / "out.jsonl", *RAY, "--start-timeout", 1)
-        assert message(done).startswith("error: the actors were not ready within 1 s: do")
+        assert message(done).startswith("error: no actor was ready within 1 s: do")
         # The one that has them has not noticed; it ends in order, though Ray takes up SIGTERM, too.
         other.terminate()
         _, errors = other.communicate(timeout=SECONDS)

@@ -20,51 +20,57 @@ ACTOR: Final = "ray::ScoringActor"  # what Ray calls the process of one
 LOOPBACK: Final = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 # Ray's processes would else give way to any other test, for minutes.
 NOT_NICE: Final = {"RAY_worker_niceness": "0"}
+# Machines of one core each. ``ray start`` can't put two on the loopback address.
+TWO_MACHINES: Final = """
+import os, sys, time
+from ray.cluster_utils import Cluster
+port, folder = sys.argv[1:]
+os.mkdir(folder)
+options = {"num_cpus": 1, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
+cluster = Cluster(
+    initialize_head=True,
+    head_node_args={**options, "gcs_server_port": int(port), "temp_dir": folder},
+)
+cluster.add_node(**options)
+print("Ray runtime started", flush=True)
+time.sleep(3600)
+"""
 
 
 class RayCluster:
-    """A cluster of this machine, as ``ray start`` makes it."""
+    """A cluster of this machine, as ``ray start`` makes it; with two, Ray itself plays two."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, machines: int = 1) -> None:
         self.folder = folder
         self.home = folder / "home"
         self.home.mkdir()
         self.address = f"127.0.0.1:{free_port()}"
-        self._machines: list[subprocess.Popen[bytes]] = []
-
-    def __enter__(self) -> Self:
-        head = ["--head", "--port", self.address.rpartition(":")[2], "--include-dashboard", "false"]
-        self._start(*head, "--temp-dir", self.folder / "ray", "--num-cpus", 2)
-        return self
-
-    def _start(self, *options: object) -> None:
-        """Start a machine, and wait until it is part of the cluster."""
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *options]
-        command += ["--object-store-memory", 200_000_000, "--disable-usage-stats"]
-        log = self.folder / f"output-{len(self._machines)}"
-        with log.open("wb") as output:
-            machine = subprocess.Popen(
-                [str(part) for part in command],
+        port = self.address.rpartition(":")[2]
+        options = ["--num-cpus", "2", "--object-store-memory", "200000000", "--disable-usage-stats"]
+        options += ["--temp-dir", str(folder / "ray"), "--include-dashboard", "false"]
+        command = ["-m", "ray.scripts.scripts", "start", "--head", "--block", "--port", port]
+        if machines == 2:
+            command, options = ["-c", TWO_MACHINES, port, str(folder / "ray")], []
+        with (folder / "output").open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, *command, *options],
                 # No project: a machine of a cluster needs the libraries, and gets the rest.
-                cwd=self.folder,
-                env={**environment(self.home), **LOOPBACK, **NOT_NICE},
+                cwd=folder,
+                env={**environment(self.home), **LOOPBACK, **NOT_NICE, "RAY_TMPDIR": str(folder)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
             )
-        self._machines.append(machine)
-        wait_until(lambda: "Ray runtime started" in log.read_text(), "Ray", seconds=SECONDS)
 
-    def join(self) -> int:
-        """Add a machine of one core to the cluster; return its Ray's process."""
-        before = set(processes(self.home, "raylet/raylet"))
-        self._start("--address", self.address, "--num-cpus", 1)
-        (raylet,) = set(processes(self.home, "raylet/raylet")) - before
-        return raylet
+    def __enter__(self) -> Self:
+        output = self.folder / "output"
 
-    def run(self, home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-        """Run score.py on the cluster."""
-        return run_score(home, *arguments, "--address", self.address, more=LOOPBACK)
+        def watch() -> None:
+            assert self.process.poll() is None, output.read_text()
+
+        started = "Ray runtime started"
+        wait_until(lambda: started in output.read_text(), "Ray", seconds=SECONDS, watch=watch)
+        return self
 
     def __exit__(self, *_exception: object) -> None:
         """End all that was started."""
@@ -72,10 +78,12 @@ class RayCluster:
             for pid in found:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            for machine in self._machines:
-                machine.poll()
-        for machine in self._machines:
-            machine.wait(60)
+            self.process.poll()
+        self.process.wait(60)
+
+    def run(self, home: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+        """Run score.py on the cluster."""
+        return run_score(home, *arguments, "--address", self.address, more=LOOPBACK)
 
 
 def processes(home: Path, name: str = "") -> list[int]:
