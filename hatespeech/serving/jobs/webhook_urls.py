@@ -19,12 +19,12 @@ MAX_URL_CHARS: Final = 2048
 # All addresses of IPv6 that are given out to the public. What lies outside is for one network only,
 # such as fec0::/10, which sites used before fc00::/7, or holds addresses of IPv4: 64:ff9b::/96.
 _GIVEN_OUT: Final = ipaddress.IPv6Network("2000::/3")
-# Inside of it: addresses of IPv4, which a gateway on the way may turn them into.
-_TRANSLATED: Final = [ipaddress.IPv6Network(network) for network in ("2001::/32", "2002::/16")]
-# Of IPv4: for protocols (a cloud had its metadata at 192.0.0.192), and for gateways to IPv6. Some
-# releases of Python take both for public.
-_PROTOCOLS: Final = [
-    ipaddress.IPv4Network(network) for network in ("192.0.0.0/24", "192.88.99.0/24")
+# Networks that lead elsewhere than to the public. Of IPv6: addresses of IPv4, which a gateway on the
+# way may turn them into. Of IPv4: for protocols (a cloud had its metadata at 192.0.0.192), and for
+# gateways to IPv6; some releases of Python take both for public.
+_ELSEWHERE: Final[Sequence[Network]] = [
+    ipaddress.ip_network(network)
+    for network in ("2001::/32", "2002::/16", "192.0.0.0/24", "192.88.99.0/24")
 ]
 
 
@@ -67,6 +67,6 @@ def is_public(address: Address) -> bool:
     """Return whether everyone can reach this address."""
     if isinstance(address, ipaddress.IPv6Address) and address not in _GIVEN_OUT:
         return False
-    if any(address in network for network in (*_TRANSLATED, *_PROTOCOLS)):
+    if any(address in network for network in _ELSEWHERE):
         return False
     return address.is_global and not address.is_multicast and not address.is_reserved
