@@ -19,9 +19,9 @@ MAX_URL_CHARS: Final = 2048
 # All addresses of IPv6 that are given out to the public. What lies outside is for one network only,
 # such as fec0::/10, which sites used before fc00::/7, or holds addresses of IPv4: 64:ff9b::/96.
 _GIVEN_OUT: Final = ipaddress.IPv6Network("2000::/3")
-# Networks that lead elsewhere than to the public. Of IPv6: addresses of IPv4, which a gateway on the
-# way may turn them into. Of IPv4: for protocols (a cloud had its metadata at 192.0.0.192), and for
-# gateways to IPv6; some releases of Python take both for public.
+# Networks that lead elsewhere than to the public. Of IPv6: addresses of IPv4, which a gateway on
+# the way may turn them into. Of IPv4: for protocols (a cloud had its metadata at 192.0.0.192), and
+# for gateways to IPv6; some releases of Python take both for public.
 _ELSEWHERE: Final[Sequence[Network]] = [
     ipaddress.ip_network(network)
     for network in ("2001::/32", "2002::/16", "192.0.0.0/24", "192.88.99.0/24")
