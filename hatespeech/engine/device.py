@@ -74,8 +74,6 @@ class Device:
                 self._require_device(self._fault)
             if rows or count == 1:
                 yield Pass(start, rows, seconds)
-            elif self._fitting(map(len, part)) < count:
-                waiting.append((start, start + count))
             else:
                 middle = start + count // 2
                 waiting += [(middle, start + count), (start, middle)]
