@@ -77,7 +77,7 @@ def refuse(mini: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ca
             "row 1 holds NaN or Infinity, which Python writes but JSON does not have; write null "
             "instead",
         ),
-        ("a.jsonl", "[" * 100_000, "row 1 is not a JSON object"),
+        ("a.jsonl", "[" * 100_000, "row 1 is not a JSON object (--input-format json)"),
         (
             "a.jsonl",
             '{"text": "a"}\n{"text": "b", "error": 1}\n',

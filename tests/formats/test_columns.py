@@ -12,18 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hatespeech.bulk import command as score
 from hatespeech.formats.columns import is_header, names_said, nearest
+from tests.formats.conftest import SECRET
+from tests.support.processes.score import run_here as scored
 
 pytestmark = pytest.mark.usefixtures("mini")
 
-SECRET: Final = "nobody-may-read-this"
 GREETING: Final = "good morning"
 PROCESS: Final = pytest.mark.slow  # which checks Parquet of this machine
-
-
-def scored(*arguments: str) -> None:
-    assert score.main([*arguments]) == 0
 
 
 def written(path: str) -> list[dict[str, Any]]:
@@ -31,20 +27,6 @@ def written(path: str) -> list[dict[str, Any]]:
         return list(pq.read_table(path).to_pylist())
     with Path(path).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file)) if path.endswith(".csv") else list(map(json.loads, file))
-
-
-@pytest.fixture
-def refuse(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
-    """Run, and return the one line of an error."""
-
-    def run(*arguments: str) -> str:
-        assert score.main([*arguments]) == 1
-        said = capsys.readouterr().err
-        assert SECRET not in said
-        (line,) = (line for line in said.splitlines() if line.startswith("error: "))
-        return line.removeprefix("error: ").replace(f"{tmp_path}/", "")
-
-    return run
 
 
 NESTED: Final[list[dict[str, Any]]] = [

@@ -14,34 +14,16 @@ import pyarrow as pa
 import pytest
 
 from hatespeech.bulk import command as score
+from tests.formats.conftest import SECRET
+from tests.support.processes.score import run_here as scored
 
 pytestmark = pytest.mark.usefixtures("mini")
-
-SECRET: Final = "nobody-may-read-this"
 
 
 def rows(path: str, **dialect: Any) -> list[list[str]]:
     """Return the first two fields of each row, and of the header."""
     with Path(path).open(encoding="utf-8", newline="") as file:
         return [row[:2] for row in csv.reader(file, **dialect)]
-
-
-def scored(*arguments: str) -> None:
-    assert score.main([*arguments]) == 0
-
-
-@pytest.fixture
-def refuse(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
-    """Run, and return the one line of an error."""
-
-    def run(*arguments: str) -> str:
-        assert score.main([*arguments]) == 1
-        said = capsys.readouterr().err
-        assert SECRET not in said
-        (line,) = (line for line in said.splitlines() if line.startswith("error: "))
-        return line.removeprefix("error: ").replace(f"{tmp_path}/", "")
-
-    return run
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])

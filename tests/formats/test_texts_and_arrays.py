@@ -21,12 +21,9 @@ from hypothesis import strategies as st
 from hatespeech.bulk import command as score
 from hatespeech.formats.compression import WindowTooLargeError, packed, unpacked, window_log
 from hatespeech.formats.json_arrays import NotAnArrayError, array_items
+from tests.support.processes.score import run_here as scored
 
 pytestmark = pytest.mark.usefixtures("mini")
-
-
-def scored(*arguments: str) -> None:
-    assert score.main([*arguments]) == 0
 
 
 def rows(path: str) -> list[dict[str, str]]:
