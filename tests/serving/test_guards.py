@@ -233,8 +233,11 @@ def raw_post(server: HttpClient, headers: str, *parts: bytes, path: str = "/scor
             f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
             f"Content-Type: application/json\r\nConnection: close\r\n{headers}\r\n\r\n"
         )
-        connection.sendall(head.encode())
-        for part in parts:
+        # The first part goes with the head: one that comes when the server has refused the head
+        # resets the connection, maybe before the reply is read.
+        first, *others = parts or (b"",)
+        connection.sendall(head.encode() + first)
+        for part in others:
             connection.sendall(part)
         return read_all(connection)
 
