@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -17,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
+from typing_extensions import override
 
 from hatespeech.bulk import RunError
 from hatespeech.formats.compression import unpacked
@@ -43,6 +46,9 @@ VERSIONS: Final = (
 # The signs of a glob; in a URL of the web, a ? begins the query.
 GLOBS: Final = {False: "*?[", True: "*["}
 WEB: Final = ("http://", "https://")
+# A URL that can be sent as it is. Of others the client escapes what it must; then it also resolves
+# escapes such as %2F in a query, and a server that signed the query as it was refuses it.
+ESCAPED: Final = re.compile(r"(?:[A-Za-z0-9!#$&'()*+,./:;=?@_~-]|%[0-9A-Fa-f]{2})+")
 # What fsspec reads out of another URL: after these, :: joins two URLs.
 WRAPPERS: Final = (
     *("blockcache", "cached", "dir", "filecache"),
@@ -67,6 +73,8 @@ class Place:
             fs, path = _split_url(url)
         except (ImportError, ValueError) as exc:
             raise RunError(f"{shown_url(url)}: {str(exc).splitlines()[0]}") from None
+        except OSError as exc:  # FTP and SFTP connect here
+            raise RunError(f"{shown_url(url)}: {exc.strerror or type(exc).__name__}") from None
         return cls(fs, path.rstrip("/") or "/")
 
     @property
@@ -80,10 +88,14 @@ class Place:
         return self.path.startswith(WEB)
 
     @property
+    def plain_path(self) -> str:
+        """The path without a URL's query, and with its escapes resolved."""
+        return unquote(urlsplit(self.path).path) if self.is_web else self.path
+
+    @property
     def name(self) -> str:
-        """The last part of the path, without a URL's query and with its escapes resolved."""
-        path = unquote(urlsplit(self.path).path) if self.is_web else self.path
-        return PurePosixPath(path).name
+        """The last part of the plain path."""
+        return PurePosixPath(self.plain_path).name
 
     def __truediv__(self, name: str) -> Place:
         return Place(self.fs, f"{self.path}/{name}")
@@ -220,7 +232,8 @@ def _split_url(url: str) -> tuple[Any, str]:
     protocol, found, _ = first.rpartition("://")
     joined = (protocol or first) in WRAPPERS or any("://" in other for other in others)
     if not others or (joined and not os.path.lexists(url)):
-        fs, path = fsspec.url_to_fs(url)
+        sent_as_it_is = {"encoded": True} if url.startswith(WEB) and ESCAPED.fullmatch(url) else {}
+        fs, path = fsspec.url_to_fs(url, **sent_as_it_is)
         return fs, path
     kind = fsspec.get_filesystem_class(protocol if found else "file")
     return kind(**kind._get_kwargs_from_urls(url)), kind._strip_protocol(url)
@@ -271,7 +284,8 @@ class Input:
         return raw, unpacked(raw, self.format.compression)
 
     def _open(self, **how: Any) -> BinaryIO:
-        return cast(BinaryIO, self.place.fs.open(self.place.path, "rb", **how))
+        file = cast(BinaryIO, self.place.fs.open(self.place.path, "rb", **how))
+        return cast(BinaryIO, _WebFile(file, self)) if self.place.is_web else file
 
     def _open_web(self) -> BinaryIO:
         """Open a URL as a stream: a server need not know ranges of bytes, as fsspec expects.
@@ -316,6 +330,45 @@ class Input:
         return replace(self, size=info.get("size"), version=_version(info))
 
 
+class _WebFile(io.RawIOBase):
+    """A file of a web server, whose errors name it; the client's own are of many types."""
+
+    def __init__(self, file: BinaryIO, source: Input) -> None:
+        self._file = file
+        self._source = source
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    @override
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._file.read(len(buffer))
+        except Exception as exc:  # the client's message may hold the query
+            broke = f"the server stopped sending it ({type(exc).__name__})"
+            raise self._source.error(broke) from None
+        buffer[: len(data)] = data
+        return len(data)
+
+    @override
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    @override
+    def tell(self) -> int:
+        return self._file.tell()
+
+    @override
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 @dataclass(frozen=True)
 class Found:
     """The files that IN names."""
@@ -337,7 +390,7 @@ def find_inputs(url: str, out: Place, form: Format | None = None) -> Found:
     fs.invalidate_cache()
     signs = any(sign in place.path for sign in GLOBS[place.is_web])
     if fs.isfile(place.path):
-        keys = _keys_of(_folders_that_say(place.path))
+        keys = _keys_of(place, _folders_that_say(place.plain_path))
         return Found([_input(place, place.name, fs.info(place.path), form, keys)], False, [])
     if place.is_web and (answer := _answer(place)) is not None:
         raise RunError(f"{place}: {answer}")
@@ -373,8 +426,9 @@ def find_inputs(url: str, out: Place, form: Format | None = None) -> Found:
         info = fs.info(path) if place.is_local else found[path]
         if place.is_local and not fs.isfile(path):
             raise not_a_file(Place(fs, path))
-        keys = _keys_of([*_folders_that_say(f"{root}/{folders[-1]}"), *folders[:-1]])
-        inputs.append(_input(Place(fs, path), name, info, form, keys))
+        file = Place(fs, path)
+        keys = _keys_of(file, [*_folders_that_say(f"{root}/{folders[-1]}"), *folders[:-1]])
+        inputs.append(_input(file, name, info, form, keys))
     if not inputs:
         raise RunError(f"{shown_url(url)}: holds no file whose name ends in {INPUT_FORMATS}")
     return Found(inputs, True, skipped)
@@ -432,7 +486,15 @@ def _folders_that_say(path: str) -> list[str]:
     return folders
 
 
-def _keys_of(folders: Sequence[str]) -> dict[str, str | None]:
+def _keys_of(file: Place, folders: Sequence[str]) -> dict[str, str | None]:
     """Return what folders named key=value say; Hive and Spark escape signs as URLs do."""
-    pairs = [folder.partition("=")[::2] for folder in folders if "=" in folder.strip("=")]
-    return {unquote(key): None if value == NULL_KEY else unquote(value) for key, value in pairs}
+    found: dict[str, str | None] = {}
+    for folder in folders:
+        if "=" not in folder.strip("="):
+            continue
+        key, _, value = folder.partition("=")
+        key = unquote(key)
+        if key in found:
+            raise RunError(f"{file}: is in two folders named {key}=")
+        found[key] = None if value == NULL_KEY else unquote(value)
+    return found

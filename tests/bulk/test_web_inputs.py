@@ -31,10 +31,16 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
 
     @override
     def do_GET(self) -> None:
-        if urlsplit(self.path).query.endswith(SECRET):
-            super().do_GET()
-        else:
+        if not urlsplit(self.path).query.endswith(SECRET):
             self.send_error(403)
+        elif self.path.startswith("/cut."):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(b"text\ngood morning\n")
+        else:
+            super().do_GET()
 
     do_HEAD = do_GET
 
@@ -141,4 +147,34 @@ def test_a_url_cannot_be_out(web: str, capsys: pytest.CaptureFixture[str]) -> No
     assert score.main(["a.csv", f"{web}/b.csv{QUERY}"]) == 1
     said = capsys.readouterr().err
     assert "/b.csv: can't be written over HTTP" in said
+    assert SECRET not in said
+
+
+def test_a_query_says_nothing_of_the_rows(web: str) -> None:
+    write(Path("served/a.csv"))
+    assert score.main([f"{web}/a.csv?part=1/x=2/y&{SECRET}", "out.csv"]) == 0
+    assert Path("out.csv").read_text().startswith("text,hate,")
+
+
+def test_a_folder_in_a_url_says_a_column(web: str) -> None:
+    Path("served/lang=pt br").mkdir()
+    write(Path("served/lang=pt br/a.csv"))
+    assert score.main([f"{web}/lang%3Dpt%20br/a.csv{QUERY}", "out.csv"]) == 0
+    assert Path("out.csv").read_text().splitlines()[1].startswith("good morning,pt br,")
+
+
+def test_a_signature_is_sent_as_it_is_written(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    signature = "a%2Fb%2Bc%3D"
+    monkeypatch.setattr(f"{__name__}.SECRET", signature)
+    write(Path("served/my tweets.csv"))
+    assert score.main([f"{web}/my%20tweets.csv?sig={signature}", "out.csv"]) == 0
+
+
+@pytest.mark.parametrize("name", ["cut.csv", "cut.jsonl.gz", "cut.parquet"])
+def test_a_server_that_stops_sending_is_told(
+    name: str, web: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score.main([f"{web}/{name}{QUERY}", "out.csv"]) == 1
+    said = capsys.readouterr().err
+    assert f"error: {web}/{name}: the server stopped sending it (ClientPayloadError)" in said
     assert SECRET not in said
