@@ -76,6 +76,10 @@ class Conversion:
         for table in alike[1:]:
             if table.head() != head:
                 raise self._differ(table, alike[0])
+        for table in self.tables:
+            for key, value in table.source.keys.items():
+                if fault := self._fault(f"{key}{value or ''}"):
+                    raise table.error(f"the name of its folder {key}= holds {fault}")
         if len(alike) == len(self.tables):
             return
         for table in self.tables:
@@ -86,10 +90,6 @@ class Conversion:
         self._first.require_few(self._columns)
         if self._kind in ("JSONL", "Parquet") and len(set(self._columns)) < len(self._columns):
             raise self._first.error(f"has two columns with one name, which {self._kind} can't hold")
-        for table in self.tables:
-            for key, value in table.source.keys.items():
-                if fault := self._fault(value or ""):
-                    raise table.error(f"the name of its folder {key}= holds {fault}")
         for name in self._columns:
             if fault := self._fault(name):
                 raise self._first.error(f"the name of a column holds {fault}")

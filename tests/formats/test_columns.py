@@ -184,6 +184,22 @@ def test_what_folders_say_stays_in_the_names_of_a_folder() -> None:
     assert pq.read_table("out").column("lang").to_pylist() == [None, "de", "en"]
 
 
+def test_a_name_that_two_folders_have_is_refused(refuse: Callable[..., str]) -> None:
+    Path("in/lang=de/lang=en").mkdir(parents=True)
+    Path("in/lang=de/lang=en/a.csv").write_text("text\na\n")
+    said = refuse("in", "b.csv")
+    assert said == "in/lang=de/lang=en/a.csv: is in two folders named lang="
+
+
+def test_what_a_folder_says_must_fit_into_out(refuse: Callable[..., str]) -> None:
+    Path("in/lang=a%09b").mkdir(parents=True)
+    Path("in/lang=a%09b/a.tsv").write_text("text\na\n")
+    said = refuse("in", "b.tsv")
+    assert said.endswith(
+        "the name of its folder lang= holds a tab or a line break, which TSV can't hold"
+    )
+
+
 def test_what_a_folder_says_must_be_new_and_the_same_for_all(refuse: Callable[..., str]) -> None:
     partition("csv")
     Path("in/lang=de/day=2024-01-01 12%3A00/part.csv").write_text("text,day\na,b\n")
