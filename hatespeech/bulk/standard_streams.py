@@ -40,6 +40,11 @@ def standard_streams(
     if STANDARD not in (source, out):
         yield source, out
         return
+    # A shell can close them (<&- and >&-), as can what starts this program.
+    if source == STANDARD and sys.stdin is None:
+        raise RunError("standard input: is closed")
+    if out == STANDARD and sys.stdout is None:
+        raise RunError("standard output: is closed")
     if source == STANDARD and input_format is None:
         raise RunError("IN is standard input, which has no name: --input-format says its format")
     with tempfile.TemporaryDirectory(prefix="hatespeech-") as name:
@@ -71,6 +76,9 @@ def _copy_input(copy: Path) -> None:
 
 
 def _copy_output(file: Path) -> None:
-    with file.open("rb") as done:
-        shutil.copyfileobj(done, sys.stdout.buffer, COPIED_BYTES)
-    sys.stdout.buffer.flush()
+    try:
+        with file.open("rb") as done:
+            shutil.copyfileobj(done, sys.stdout.buffer, COPIED_BYTES)
+        sys.stdout.buffer.flush()
+    except OSError as exc:  # what follows in the pipe has ended, or the disk is full
+        raise RunError(f"standard output: {exc.strerror}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import tempfile
@@ -115,3 +116,24 @@ def test_a_format_that_is_unknown_is_refused(capsys: pytest.CaptureFixture[str])
     with pytest.raises(SystemExit):
         score.main(["-", "b.csv", "--input-format", "pdf"])
     assert "--input-format: must be one of .csv, .tsv" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "what"), [("stdin", "input"), ("stdout", "output")])
+def test_a_stream_that_is_closed_is_named(
+    name: str, what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(f"sys.{name}", None)
+    assert score.main(["-", "-", "--input-format", "csv"]) == 1
+    assert capsys.readouterr().err == f"error: standard {what}: is closed\n"
+
+
+def test_a_full_disk_behind_standard_output_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("a.csv").write_bytes(TEXT)
+    full = io.TextIOWrapper(io.BufferedWriter(io.FileIO("/dev/full", "w")))
+    monkeypatch.setattr("sys.stdout", full)
+    assert score.main(["a.csv", "-"]) == 1
+    assert "error: standard output: No space left on device\n" in capsys.readouterr().err
+    with contextlib.suppress(OSError):
+        full.close()
