@@ -24,12 +24,18 @@ def value_at(record: Mapping[str, Any], column: str) -> Any:
     """Return the value of a key, or of one below another; :data:`MISSING` if there is none."""
     if column in record:
         return record[column]
-    value: Any = record
-    for key in column.split("."):
-        if not isinstance(value, dict) or key not in value:
-            return MISSING
-        value = value[key]
-    return value
+    for key, rest in splits(column):
+        below = record.get(key)
+        if isinstance(below, dict) and (value := value_at(below, rest)) is not MISSING:
+            return value
+    return MISSING
+
+
+def splits(path: str) -> Iterator[tuple[str, str]]:
+    """Yield the first key of a path with the rest, for each dot: a key may hold dots, too."""
+    keys = path.split(".")
+    for place in range(1, len(keys)):
+        yield ".".join(keys[:place]), ".".join(keys[place:])
 
 
 def paths_of(record: Mapping[str, Any], levels: int = LEVELS) -> Iterator[str]:
@@ -43,12 +49,13 @@ def paths_of(record: Mapping[str, Any], levels: int = LEVELS) -> Iterator[str]:
 
 def names_said(column: str, names: Sequence[str]) -> str:
     """Return what a message says of the columns that there are, and which one is the nearest."""
-    named = [_shown(name) for name in names if name]  # pandas gives its index no name
+    there = [name for name in names if name]  # pandas gives its index no name
+    named = [_shown(name) for name in there]
     if not named:
         return ""
     more = f" and {len(named) - SHOWN_NAMES:,} more" if len(named) > SHOWN_NAMES else ""
-    near = nearest(column, named)
-    hint = f"; is {near} meant?" if near else ""
+    near = nearest(column, there)
+    hint = f"; is {_shown(near)} meant?" if near else ""
     return f"; it has {', '.join(named[:SHOWN_NAMES])}{more}{hint}"
 
 
@@ -57,13 +64,15 @@ def is_header(names: Sequence[str]) -> bool:
     blanks = 0 if len(names) == 1 else 1  # a single column may well hold short texts
     return all(
         len(name) <= SHOWN_CHARS and NAME.fullmatch(name) and name.count(" ") <= blanks
-        for name in names
+        for name in map(str.strip, names)  # blanks follow a comma here and there
         if name
     )
 
 
 def _shown(name: str) -> str:
     printable = "".join(sign if sign.isprintable() else "?" for sign in name)
+    if printable != printable.strip():
+        printable = f"'{printable}'"  # or its blanks would not be seen
     return printable if len(printable) <= SHOWN_CHARS else f"{printable[:SHOWN_CHARS]}…"
 
 

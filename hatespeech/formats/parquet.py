@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from typing_extensions import override
 
-from hatespeech.formats.columns import LEVELS
+from hatespeech.formats.columns import LEVELS, splits
 from hatespeech.formats.dialects import Dialect
 from hatespeech.formats.interface import (
     BLOCK_ROWS,
@@ -202,21 +202,33 @@ def _type_at(schema: pa.Schema, column: str) -> Any:
     """Return the type of a column, or of a field of a struct; ``None`` if there is none."""
     if column in schema.names:
         return schema.field(column).type
-    first, *rest = column.split(".")
-    found = schema.field(first).type if schema.names.count(first) == 1 else None
-    for name in rest:
-        fields: dict[str, Any] = {}
-        if found is not None and pa.types.is_struct(found):
-            fields = {field.name: field.type for field in found}
-        found = fields.get(name)
-    return found if rest else None
+    path = _path_in(schema, column)
+    if path is None:
+        return None
+    found = schema.field(path[0]).type
+    for name in path[1:]:
+        found = found.field(name).type
+    return found
+
+
+def _path_in(fields: Any, column: str) -> list[str] | None:
+    """Return the names that lead to a column of a schema, or of a struct; ``None`` if none do."""
+    there: list[str] = [field.name for field in fields]
+    if there.count(column) == 1:
+        return [column]
+    for first, rest in splits(column):
+        if there.count(first) == 1 and pa.types.is_struct(kind := fields.field(first).type):
+            below = _path_in(kind, rest)
+            if below is not None:
+                return [first, *below]
+    return None
 
 
 def _column_at(batch: pa.RecordBatch, column: str) -> Any:
     """Return a column, or a field of a struct: null where the struct is."""
     if column in batch.schema.names:
         return batch.column(column)
-    first, *rest = column.split(".")
+    first, *rest = _path_in(batch.schema, column) or [column]
     return pc.struct_field(batch.column(first), rest)
 
 

@@ -60,6 +60,17 @@ def test_a_column_whose_own_name_has_a_dot_comes_first() -> None:
         assert written(f"out-{name}")[0]["label"] == "neutral"
 
 
+@PROCESS
+def test_keys_with_dots_have_others_below_them() -> None:
+    row = {"v1.data": {"text": "good morning", "old.v0": {"text": "you are scum"}}}
+    pq.write_table(pa.Table.from_pylist([row]), "a.parquet")
+    Path("a.jsonl").write_text(json.dumps(row) + "\n")
+    for name in ("a.parquet", "a.jsonl"):
+        scored(name, f"1-{name}", "--text-column", "v1.data.text")
+        scored(name, f"2-{name}", "--text-column", "v1.data.old.v0.text")
+        assert [written(f"{n}-{name}")[0]["label"] for n in (1, 2)] == ["neutral", "abusing"]
+
+
 def test_a_key_that_is_missing_is_said_with_those_that_there_are(
     refuse: Callable[..., str],
 ) -> None:
@@ -88,6 +99,7 @@ def test_the_nearest_name(wanted: str, names: list[str], near: str | None) -> No
 
 def test_names_in_a_message_are_few_short_and_printable() -> None:
     names = ["", "a\x1b[31m", "b" * 100, *(f"c{number}" for number in range(30))]
+    assert names_said("text", ["id", " text"]) == "; it has id, ' text'; is ' text' meant?"
     said = names_said("text", names)
     assert said.startswith(f"; it has a?[31m, {'b' * 40}…, c0, ")
     assert said.endswith("c17 and 12 more")
@@ -97,6 +109,7 @@ def test_names_in_a_message_are_few_short_and_printable() -> None:
     ("first", "names"),
     [
         (["id", "Tweet text", "created_at", ""], True),
+        (["id", " text"], True),
         (["1", "hello"], False),
         (["bob", "you are scum"], False),
         (["you are"], False),
