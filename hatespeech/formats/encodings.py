@@ -28,6 +28,10 @@ CANDIDATES: Final = [
 ]
 
 
+# Codecs of Python that are for names of hosts, not for files.
+NOT_FOR_FILES: Final = ("idna", "punycode")
+# By the mark these know the order of bytes.
+NEED_A_MARK: Final = ("utf-16", "utf-32")
 # What a file that is no text begins with, and what it is called.
 OTHERS: Final = {
     b"\x1f\x8b": "gzip",
@@ -50,7 +54,8 @@ class UnmarkedError(Exception):
 def is_encoding(name: str) -> bool:
     """Say whether Python knows a text encoding by this name."""
     try:
-        return isinstance("".encode(name), bytes)
+        is_text = isinstance("".encode(name), bytes)
+        return is_text and codecs.lookup(name).name not in NOT_FOR_FILES
     except (LookupError, ValueError):
         return False
 
@@ -61,7 +66,8 @@ def open_text(
     """Open a file's content as text. A byte order mark wins; without both, it is UTF-8.
 
     ``errors`` and ``newline`` are those of :class:`io.TextIOWrapper`. Raises
-    :class:`NotTextError` and :class:`UnmarkedError`; reading raises :class:`UnicodeDecodeError`.
+    :class:`NotTextError`, :class:`UnmarkedError`, and :class:`UnicodeError` if the encoding that is
+    given needs a mark and there is none; reading raises :class:`UnicodeDecodeError`.
     """
     stream = io.BufferedReader(cast(io.RawIOBase, content), BUFFER_BYTES)
     start = stream.peek(MARK_BYTES)[:MARK_BYTES]
@@ -69,13 +75,15 @@ def open_text(
     other = next((name for sign, name in OTHERS.items() if start.startswith(sign)), None)
     if other is not None:
         raise NotTextError(f"is {other}, not text")
-    if marked is None and encoding is None:
+    if marked is None and encoding in (None, *NEED_A_MARK):
         # A text of which every other byte is zero: no UTF-8, whose NUL nobody writes, looks so.
         zeros = [byte == 0 for byte in start]
         if zeros == [False, True, False, True]:
             raise UnmarkedError("utf-16-le")
         if zeros == [True, False, True, False]:
             raise UnmarkedError("utf-16-be")
+    if marked is None and encoding in NEED_A_MARK and start:
+        raise UnicodeError("the byte order mark is missing")
     return io.TextIOWrapper(stream, marked or encoding or UTF_8, errors, newline)
 
 
@@ -84,12 +92,22 @@ def suggested(fault: UnicodeDecodeError) -> str | None:
     import charset_normalizer
 
     sample = bytes(fault.object[:BUFFER_BYTES])
+    # Another encoding would spoil all the other texts. And of a file that ends within a character,
+    # these bytes are all that the decoder still has.
+    if _is_mostly_utf_8(sample) or fault.reason == "unexpected end of data":
+        return None
     found = charset_normalizer.from_bytes(sample, cp_isolation=CANDIDATES)
     names = [match.encoding for match in found]
     if not names:
         return None
     # Western text often fits several of Windows' encodings; this one is by far the most used.
     return "cp1252" if "cp1252" in names or _as_cp1252(sample) == str(found[0]) else names[0]
+
+
+def _is_mostly_utf_8(sample: bytes) -> bool:
+    """Say whether more signs beyond ASCII fit into UTF-8 than don't."""
+    signs = [sign for sign in sample.decode(UTF_8, "replace") if sign > "\x7f"]
+    return signs.count("\ufffd") * 2 < len(signs)
 
 
 def _as_cp1252(sample: bytes) -> str | None:

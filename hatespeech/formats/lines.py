@@ -119,6 +119,10 @@ class TextReader(Reader):
             return self.error(looks + self.hint("encoding", str(exc)))
         if isinstance(exc, UnicodeError):
             encoding = (self.dialect.encoding or "UTF-8").upper()
+            used = exc.encoding[:6].upper() if isinstance(exc, UnicodeDecodeError) else ""
+            if used in ("UTF-16", "UTF-32") and not encoding.startswith(used):
+                where = f"row {number + 1}, or a row soon after it,"
+                return self.error(f"{where} is not {used}, which its byte order mark says")
             other = suggested(exc) if isinstance(exc, UnicodeDecodeError) else None
             other = other and self.hint("encoding", other)
             return self.error(
@@ -130,7 +134,8 @@ class TextReader(Reader):
                 f"row {number + 1} can't be read: its quotes are wrong, or it is longer than "
                 f"{MAX_RECORD_CHARS} characters"
             )
-        return self.error(f"can't be decompressed after row {number}")
+        doubt = "" if number else f"; is it {self.source.format.compression}?"
+        return self.error(f"can't be decompressed after row {number}{doubt}")
 
     def _rows(self) -> Iterator[tuple[Any, int]]:
         """Yield each row with the reader's position in the file, in bytes."""
@@ -185,9 +190,11 @@ class CsvReader(TextReader):
             with raw, self.open_text(content, "replace") as text:
                 reader = csv.reader(Lines(text), **self.dialect.arguments(self.kind))
                 first = next((row for row in reader if row), [])
-        except (NotTextError, UnmarkedError, WindowTooLargeError) as exc:
+        except (NotTextError, UnicodeError, UnmarkedError, WindowTooLargeError) as exc:
             raise self.fault(exc, 0) from None
-        except (csv.Error, pa.ArrowException, OSError):
+        except (csv.Error, pa.ArrowException, OSError) as exc:
+            if isinstance(exc, OSError) and self.source.format.compression is not None:
+                raise self.fault(exc, 0) from None
             raise self.error("its header can't be read") from None
         self._refuse_quotes(first, "its header")
         return first

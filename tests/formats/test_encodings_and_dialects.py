@@ -109,7 +109,37 @@ def test_a_file_is_not_in_the_encoding_that_was_given(refuse: Callable[..., str]
     )
 
 
-@pytest.mark.parametrize("value", ["klingon", "base64", "rot13", ""])
+@pytest.mark.parametrize("rest", [b"9,caf\xe9 noir\n", b"9,caf\xc3"])
+def test_nothing_is_suggested_for_a_file_that_is_mostly_utf_8(
+    rest: bytes, refuse: Callable[..., str]
+) -> None:
+    Path("a.csv").write_bytes(b"id,text\n" + "1,größer café\n".encode() * 5 + rest)
+    assert refuse("a.csv", "b.csv").endswith("is not UTF-8")
+
+
+def test_a_file_that_is_not_as_its_mark_says(refuse: Callable[..., str]) -> None:
+    Path("a.csv").write_bytes("id,text\n1,hello\n".encode("utf-16") + b"x")
+    said = refuse("a.csv", "b.csv")
+    assert said.endswith("is not UTF-16, which its byte order mark says")
+
+
+def test_an_encoding_that_needs_a_mark(refuse: Callable[..., str]) -> None:
+    text = "id,text\n1,hello\n"
+    Path("a.csv").write_bytes(text.encode("utf-16-be"))
+    assert refuse("a.csv", "b.csv", "--encoding", "utf-16").endswith("(--encoding utf-16-be)")
+    Path("a.csv").write_text(text)
+    assert refuse("a.csv", "b.csv", "--encoding", "utf-16").endswith("is not UTF-16")
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.tsv.xz", "a.jsonl.zst"])
+def test_a_file_that_is_not_compressed_as_its_name_says(
+    name: str, refuse: Callable[..., str]
+) -> None:
+    Path(name).write_bytes(b'{"text": "a"}')
+    assert "can't be decompressed after row 0; is it " in refuse(name, "b.csv")
+
+
+@pytest.mark.parametrize("value", ["klingon", "base64", "rot13", "idna", ""])
 def test_an_encoding_that_is_none_is_refused(
     value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
