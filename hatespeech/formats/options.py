@@ -13,3 +13,4 @@ class FileOptions:
     prefix: str = ""  # of the new columns' names
     flagged: bool = False  # whether thresholds are asked for
     compression: str | None = None  # of what comes back, by pyarrow's name
+    quoted: bool | None = None  # whether fields of CSV or TSV are; None asks where TSV looks so

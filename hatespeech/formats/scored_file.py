@@ -14,12 +14,13 @@ from typing_extensions import override
 from hatespeech.errors import TooLargeError, ValidationError
 from hatespeech.formats.choice import READERS, WRITERS
 from hatespeech.formats.compression import packed, unpacked
+from hatespeech.formats.dialects import Dialect
 from hatespeech.formats.interface import Block, FileSource, ReadLimits
 from hatespeech.formats.names import Format
 from hatespeech.formats.options import FileOptions
 
 FIELD: Final = "file"
-OPTIONS: Final = ("text-column", "prefix")
+OPTIONS: Final = ("text-column", "prefix", "quoting")
 
 
 class SentFile:
@@ -65,8 +66,9 @@ class ScoredFile:
         options: FileOptions,
         limits: ReadLimits,
     ) -> None:
+        dialect = Dialect(quoted=options.quoted, asks=True)
         self._reader = READERS[source.format.kind](
-            source, options.column, options.prefix, limits, options.flagged
+            source, options.column, options.prefix, limits, options.flagged, dialect
         )
         self._blocks = self._reader.blocks()
         self._unscored: deque[Block] = deque()

@@ -15,6 +15,7 @@ PACKINGS: Final[Mapping[str, str | None]] = {
     "none": None,
     **{ending.removeprefix("."): name for ending, name in COMPRESSIONS.items()},
 }
+QUOTINGS: Final[Mapping[str, bool]] = {"csv": True, "none": False}
 FIELDS: Final[Mapping[str, dict[str, Any]]] = {
     "text_column": {
         "type": "string",
@@ -34,6 +35,12 @@ FIELDS: Final[Mapping[str, dict[str, Any]]] = {
         "description": "Adds a column `flagged` with the labels that reach their threshold: the "
         "name of thresholds, or `label=number` joined by commas.",
         "examples": ["balanced", "toxic=0.7,spam=0.9"],
+    },
+    "quoting": {
+        "type": "string",
+        "enum": list(QUOTINGS),
+        "description": "Whether fields of TSV are in double quotes where they need it, as pandas "
+        "and R write them. A TSV file whose fields look so is refused without it.",
     },
     "compression": {
         "type": "string",
@@ -65,8 +72,12 @@ def read_fields(pairs: Iterable[tuple[str, Any]]) -> dict[str, str]:
 def file_options(fields: Mapping[str, str], form: Format) -> FileOptions:
     """Return what the fields ask of a file of this format.
 
-    Raises :class:`ValidationError` for a compression that is unknown, or that Parquet can't have.
+    Raises :class:`ValidationError` for a value that is unknown, and for a compression that Parquet
+    can't have.
     """
+    quoting = fields.get("quoting")
+    if quoting is not None and quoting not in QUOTINGS:
+        raise ValidationError(f"must be one of {', '.join(QUOTINGS)}", field="quoting")
     packing = fields.get("compression")
     if packing is not None and packing not in PACKINGS:
         raise ValidationError(f"must be one of {', '.join(PACKINGS)}", field="compression")
@@ -77,6 +88,7 @@ def file_options(fields: Mapping[str, str], form: Format) -> FileOptions:
         fields.get("prefix", ""),
         "thresholds" in fields,
         form.compression if packing is None else PACKINGS[packing],
+        None if quoting is None else QUOTINGS[quoting],
     )
 
 

@@ -88,12 +88,33 @@ def test_a_csv_comes_back_with_every_column_and_scores_beside(
 
 def test_a_tsv_is_taken_as_it_stands(server: HttpClient) -> None:
     lines = ["id\ttext", '1\t"not a quote', "2\tplain", '3\t""']
-    reply = upload(server, "a.tsv", "\n".join(lines).encode())
+    reply = upload(server, "a.tsv", "\n".join(lines).encode(), {"quoting": "none"})
     assert reply.headers["Content-Type"].startswith("text/tab-separated-values")
     scored = reply.content.decode().splitlines()
     assert scored[0] == "\t".join(["id", "text", *ADDED])
     assert [line.split("\t")[:2] for line in scored] == [line.split("\t") for line in lines]
     assert all(len(line.split("\t")) == 2 + len(ADDED) for line in scored)
+
+
+def test_a_tsv_that_looks_quoted_is_scored_once_the_caller_says_what_its_quotes_are(
+    server: HttpClient, small_classifier: Predictor
+) -> None:
+    file = b'id\ttext\n1\t"she said ""good morning"" to me"\n'
+    refused = upload(server, "a.tsv", file)
+    assert (refused.status_code, refused.json()["error"]) == (
+        422,
+        "file: row 1 has a field in quotes, as pandas and R write TSV: say quoting csv if the "
+        "quotes are not part of the text, quoting none if they are",
+    )
+    texts = {"csv": 'she said "good morning" to me', "none": '"she said ""good morning"" to me"'}
+    for quoting, text in texts.items():
+        reply = upload(server, "a.tsv", file, {"quoting": quoting})
+        line = reply.content.decode().splitlines()[1]
+        (expected,) = small_classifier.score([text])
+        assert isinstance(expected, Prediction)
+        assert float(line.split("\t")[2]) == pytest.approx(expected.scores[0], abs=1e-5)
+    wrong = upload(server, "a.tsv", file, {"quoting": "maybe"})
+    assert wrong.json()["error"] == "quoting: must be one of csv, none"
 
 
 def test_a_jsonl_line_goes_out_as_it_came_with_keys_added(
@@ -300,7 +321,7 @@ def test_a_small_compressed_file_that_becomes_a_large_one_is_too_large(server: H
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"column": "a"}, "body: fields are file, text_column, prefix, thresholds, compression"),
+        ({"column": "a"}, "body: fields are file, text_column, prefix, thresholds, quoting, "),
         ({"text_column": "a\nb"}, "text_column: must be at most 200 printable characters"),
         ({"prefix": "x" * 51}, "prefix: must be at most 50 printable characters"),
         ({"compression": "rar"}, "compression: must be one of none, gz, zst"),
