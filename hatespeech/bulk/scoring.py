@@ -91,8 +91,8 @@ class Cutter:
 def pieces_of(plan: Plan) -> Iterator[tuple[Reader, Piece | None]]:
     """Yield the pieces of all inputs, in order.
 
-    A chunk holds rows of one piece of one file, whoever scores it, so that a file's scores do not
-    depend on the others.
+    A chunk holds rows of one piece of one file, whichever engine scores it, so that a file's scores
+    do not depend on the others.
     """
     for source in plan.inputs:
         table = plan.table(source)

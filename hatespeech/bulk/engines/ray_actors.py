@@ -61,11 +61,11 @@ class ScoringActor:
         return self._loaded
 
     def score(self, chunk: Chunk) -> ScoredChunk | Fault:
-        """Score a part. Ray calls this in several threads at once."""
+        """Score a part. Ray calls this in several threads."""
         return self._guarded(lambda: next(self._engine.score([chunk], lambda _rows: None)))
 
     def do(self, task: Task) -> Any:
-        """Do a task, and return what it returns. Ray calls this in several threads at once."""
+        """Do a task, and return what it returns. Ray calls this in several threads."""
         return self._guarded(lambda: task.do(self._engine))
 
     def _guarded(self, work: Callable[[], Result]) -> Result | Fault:

@@ -36,8 +36,8 @@ BODY_BYTES_PER_SECOND: Final = 8 * 1024
 UNCOUNTED_BYTES: Final = 64 * 1024
 
 
-# What costs nothing: asking how the service or a job is. Whoever asks too often is answered all the
-# same, because a monitor that is refused sees an outage, and a poll of a job does no work.
+# What costs nothing: asking how the service or a job is. A caller that asks too often is answered,
+# too, because a monitor that is refused sees an outage, and a poll of a job does no work.
 UNCOUNTED_PATHS: Final = re.compile(r"(/v2/[^/]+)?/(metrics|ping|health|status(-sync)?(/.*)?)")
 
 

@@ -31,7 +31,7 @@ from hatespeech.serving.uploads.table import UploadLimits, UploadTable
 MAX_FIELD_BYTES: Final = 4096
 # Texts in one request to the model.
 ROWS: Final = 256
-# Blocks in the queue at once: while one is scored, another is read or written.
+# Blocks in the queue at a time: while one is scored, another is read or written.
 AHEAD: Final = 2
 # Files that are read or written at the same moment. They have threads of their own, so that a file
 # that takes long holds up other files only.
