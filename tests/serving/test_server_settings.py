@@ -49,7 +49,7 @@ def log_lines(server: HttpServer) -> list[dict[str, Any]]:
         ("GET", f"/{MARKER}?text={MARKER}", None, BEARER, "unmatched", 404, "not_found"),
         ("GET", f"/status/{MARKER}", None, BEARER, "/status/{job_id}", 404, "not_found"),
         ("PUT", "/score", {"text": MARKER}, BEARER, "/score", 405, "method_not_allowed"),
-        ("GET", "/", None, {"X-API-Key": MARKER}, "unmatched", 401, "unauthorized"),
+        ("GET", "/", None, {"X-API-Key": MARKER}, "/", 401, "unauthorized"),
     ],
 )
 def test_a_json_log_has_one_object_for_each_request(
@@ -74,17 +74,29 @@ def test_a_json_log_has_one_object_for_each_request(
     milliseconds = line["milliseconds"]
     assert isinstance(milliseconds, float)
     assert 0 <= milliseconds < 60_000
+    work = {}
+    told = "" if error is None else f": {error}"
+    if status == 200:
+        work = {name: line[name] for name in ("tokens", "queue_ms", "compute_ms", "labels")}
+        (label,) = work["labels"]
+        told = (
+            f": 1 text, {work['tokens']} tokens, queue {work['queue_ms']} ms, "
+            f"compute {work['compute_ms']} ms, {label} 1"
+        )
+        work |= {"texts": 1}
     assert line == {
         "time": line["time"],
         "level": "INFO",
         "logger": "hatespeech.serving.guards.envelope",
-        "message": f"request {request_id} {method} {route} {status} {milliseconds:.1f} ms",
+        "message": f"request {request_id} {method} {route} {status} {milliseconds:.1f} ms{told}",
         "request_id": request_id,
+        "protocol": "http",
         "method": method,
         "route": route,
         "status": status,
         "milliseconds": milliseconds,
         "error_type": error,
+        **work,
     }
     assert not [secret for secret in (MARKER, TOKEN, "text=") if secret in server.stderr]
 
