@@ -100,7 +100,7 @@ def refuse(mini: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ca
             "after row 1: holds something else than an object",
         ),
         ("a.parquet", SECRET, "can't be read as Parquet"),
-        ("a.csv.gz", SECRET, "its header can't be read"),
+        ("a.csv.gz", SECRET, "can't be decompressed after row 0; is it gzip?"),
     ],
 )
 def test_a_file_that_cannot_be_scored(
