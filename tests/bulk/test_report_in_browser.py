@@ -16,6 +16,7 @@ from hatespeech.bulk.report import render
 from hatespeech.bulk.statistics import Columns, ScoredBlock, Statistics
 from tests.bulk.test_report import HOSTILE, ORIGIN, scores
 from tests.support.browsers import chromium
+from tests.support.processes.worker import wait_until
 
 Scheme = Literal["light", "dark"]
 
@@ -160,5 +161,6 @@ def test_a_reader_of_the_page_finds_headings_tables_and_drawings_by_their_names(
     assert wide.get_attribute("tabindex") == "0"  # not every browser can focus it otherwise
     wide.focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("document.activeElement.scrollLeft > 0")  # a smooth movement
+    # A smooth movement. The policy of the page forbids Playwright's own waiting: a script in it.
+    wait_until(lambda: page.evaluate("document.activeElement.scrollLeft") > 0, "the table to move")
     page.context.close()
