@@ -5,10 +5,10 @@
     standard_streams.py  standard input as IN, standard output as OUT
     places.py            paths and URLs through fsspec; finds the input files
     run.py               the run: check, score and write, finish
-    scoring.py           reads rows once, has them scored, and writes them behind their scores
+    row_scoring.py       reads rows once, has them scored, and writes them behind their scores
     by_file.py           the run in which a cluster's machines do these steps, file by file
     reach.py             whether another machine finds the files of a run
-    thresholds.py        what --thresholds asks for
+    flagging.py          what --thresholds asks for
     text_sample.py       a warning if the first texts are none
     output.py            writes rows and scores side by side
     workspace.py         all that a run keeps in OUT.partial: parts, notes, receipt, lock

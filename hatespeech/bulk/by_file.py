@@ -25,14 +25,14 @@ from hatespeech.bulk.engines.base import BulkEngine, EngineError, Task, TaskEngi
 from hatespeech.bulk.output import write_outputs
 from hatespeech.bulk.places import Input
 from hatespeech.bulk.plan import Output, Plan, changed, first_changed
-from hatespeech.bulk.run import begin, carry_out
-from hatespeech.bulk.scoring import (
+from hatespeech.bulk.row_scoring import (
     Outcome,
     chunks_of_piece,
     pieces_of,
     score_missing,
     score_rows,
 )
+from hatespeech.bulk.run import begin, carry_out
 from hatespeech.bulk.statistics import Statistics
 from hatespeech.bulk.workspace import (
     ScoreFiles,
@@ -59,7 +59,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Cut:
-    """A file is checked, and is to be scored in pieces."""
+    """A file is checked; its pieces are scored next."""
 
     pieces: int
 
@@ -86,8 +86,8 @@ Result = Written | Cut | PieceScored | Failed
 class FileTask(Task):
     """A step of one file, for whichever machine is free; each may be done again, anywhere.
 
-    Without ``piece`` and ``chunks`` it does all, unless the file is to be cut. With ``piece`` it
-    scores that piece. With ``chunks``, which are those of all pieces, it writes the output.
+    Without ``piece`` and ``chunks`` it does all, unless the file is large enough to be cut. With
+    ``piece`` it scores that piece. With ``chunks``, those of all pieces, it writes the output.
     """
 
     plan: Plan  # of this file alone
@@ -231,7 +231,7 @@ def _score_files(plan: Plan, make_engine: Callable[[], TaskEngine]) -> Outcome:
 
 @dataclass
 class _Files:
-    """Which steps are to be done, and what the finished ones have counted."""
+    """The steps that are left, and what the finished ones have counted."""
 
     plan: Plan
     statistics: Statistics = field(init=False)

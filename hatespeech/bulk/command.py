@@ -18,12 +18,12 @@ from hatespeech.bulk import RunError
 from hatespeech.bulk.by_file import run_by_file
 from hatespeech.bulk.engines.base import EngineError
 from hatespeech.bulk.finished_page import add_page_options, columns_of, make_page
+from hatespeech.bulk.flagging import asked_thresholds
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import Plan, RunOptions, make_plan
+from hatespeech.bulk.row_scoring import Outcome
 from hatespeech.bulk.run import run
-from hatespeech.bulk.scoring import Outcome
 from hatespeech.bulk.standard_streams import STANDARD, standard_streams
-from hatespeech.bulk.thresholds import asked_thresholds
 from hatespeech.bulk.workspace import receipt_of
 from hatespeech.cli import make_parser, restored_signals, say, whole_number
 from hatespeech.errors import CheckpointError, SettingsError, describe_exception

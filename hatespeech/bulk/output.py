@@ -15,9 +15,9 @@ from hatespeech.bulk.statistics import ScoredBlock, Statistics
 from hatespeech.bulk.workspace import ScoreReader
 from hatespeech.bulk.written_rows import texts_in
 from hatespeech.formats.choice import WRITERS
-from hatespeech.formats.compression import packed
 from hatespeech.formats.conversion import Conversion
 from hatespeech.formats.interface import Block, Head, Writer
+from hatespeech.formats.packing_codecs import packed
 from hatespeech.formats.scores import made_by, with_flags, with_model
 
 

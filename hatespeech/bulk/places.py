@@ -22,8 +22,8 @@ from fsspec.implementations.local import LocalFileSystem
 from typing_extensions import override
 
 from hatespeech.bulk import RunError
-from hatespeech.formats.compression import unpacked
 from hatespeech.formats.names import INPUT_FORMATS, PACKED, Format
+from hatespeech.formats.packing_codecs import unpacked
 from hatespeech.urls import shown_url
 
 PARTIAL: Final = ".partial"

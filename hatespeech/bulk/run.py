@@ -18,7 +18,7 @@ from hatespeech.bulk.engines.base import BulkEngine, EngineError
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import Plan, require_free, require_unchanged
 from hatespeech.bulk.report import described, origin_of, render
-from hatespeech.bulk.scoring import Outcome, score_rows
+from hatespeech.bulk.row_scoring import Outcome, score_rows
 from hatespeech.bulk.text_sample import SAMPLED_FILES, TextSample
 from hatespeech.bulk.workspace import (
     ScoreFiles,
@@ -118,7 +118,7 @@ def unchanged(plan: Plan) -> Iterator[None]:
         yield
     except EngineError:
         raise
-    except Exception:
+    except Exception:  # whatever it is, it is raised again, unless a change explains it
         with contextlib.suppress(OSError):
             require_unchanged(plan)
         raise

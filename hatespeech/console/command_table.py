@@ -56,8 +56,8 @@ COMMANDS: Final[Mapping[str, Command]] = {
     ),
     "upload": Command(
         "upload a checkpoint folder to Hugging Face's hub",
-        "hatespeech.fetching.upload:main",
-        "hatespeech.fetching.upload:upload_parser",
+        "hatespeech.fetching.hub_upload:main",
+        "hatespeech.fetching.hub_upload:upload_parser",
     ),
     "evaluate": Command(
         "measure a model on labelled texts, and choose thresholds",

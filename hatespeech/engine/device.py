@@ -52,7 +52,7 @@ class Device:
 
         Raises :class:`DeviceError` if the device is broken.
         """
-        waiting = [(0, len(sequences))]  # a stack of what is to be scored, from and to
+        waiting = [(0, len(sequences))]  # a stack of ranges that have no scores yet
         while waiting:
             start, end = waiting.pop()
             count = self._fitting(map(len, sequences[start:end]))

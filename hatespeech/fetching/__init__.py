@@ -6,7 +6,7 @@
     http.py        the resumable download of one file
     tokenizer.py   the tokenizer's files, fetched and made into tokenizer.json
     folder.py      the checkpoint folder: converted, checked, recognised on a second run
-    upload.py      a checkpoint folder, uploaded to Hugging Face's hub
+    hub_upload.py  a checkpoint folder, uploaded to Hugging Face's hub
     pickle/        reads the published pickle without running it
 
 The image build copies __init__, http and workplace, and the modules that they import, into a layer

@@ -1,7 +1,7 @@
 """Files of texts: one reader and one writer for each format, for uploads and bulk scoring alike.
 
     names.py            a file's format, by its name
-    options.py          what a caller can ask of a file
+    file_options.py     what a caller can ask of a file
     interface.py        a source, a reader, a writer, and a block of rows
     choice.py           the reader and the writer of each format
     dialects.py         separators, quotes and headers, as the caller says them
@@ -13,7 +13,7 @@
     workbook_rows.py    the rows of an .xlsx file
     parquet.py          Parquet
     parquet_batches.py  Parquet in batches of limited size
-    compression.py      gzip, Zstandard, bzip2 and xz
+    packing_codecs.py   gzip, Zstandard, bzip2 and xz
     scores.py           the columns that scoring adds
     conversion.py       rows of one format, written as another
     json_values.py      single values on their way between formats

@@ -9,9 +9,9 @@ from typing import Any, BinaryIO, Final
 import pyarrow as pa
 
 from hatespeech.errors import ServiceError, TooLargeError
+from hatespeech.formats.file_options import FileOptions
 from hatespeech.formats.interface import FileSource
 from hatespeech.formats.limited_process import LimitedProcess
-from hatespeech.formats.options import FileOptions
 
 PROCESS: Final = "hatespeech.formats.parquet_process"
 

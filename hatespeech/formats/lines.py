@@ -14,7 +14,6 @@ import pyarrow as pa
 from typing_extensions import override
 
 from hatespeech.formats.columns import MISSING, is_header, paths_of, value_at
-from hatespeech.formats.compression import WindowTooLargeError
 from hatespeech.formats.dialects import SEPARATORS, Dialect, other_separator
 from hatespeech.formats.encodings import NotTextError, UnmarkedError, open_text, suggested
 from hatespeech.formats.interface import (
@@ -28,6 +27,7 @@ from hatespeech.formats.interface import (
 )
 from hatespeech.formats.json_arrays import NotAnArrayError, array_items
 from hatespeech.formats.json_values import to_json
+from hatespeech.formats.packing_codecs import WindowTooLargeError
 from hatespeech.formats.records import (
     MAX_RECORD_CHARS,
     Lines,

@@ -15,10 +15,10 @@ from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 
+from hatespeech.formats.file_options import FileOptions
 from hatespeech.formats.interface import ReadLimits
 from hatespeech.formats.limited_process import Method, answer_calls
 from hatespeech.formats.names import Format
-from hatespeech.formats.options import FileOptions
 from hatespeech.formats.parquet import ParquetReader
 from hatespeech.formats.scored_file import ScoredFile, SentFile
 from hatespeech.formats.scores import score_columns

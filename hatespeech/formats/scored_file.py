@@ -13,11 +13,11 @@ from typing_extensions import override
 
 from hatespeech.errors import TooLargeError, ValidationError
 from hatespeech.formats.choice import READERS, WRITERS
-from hatespeech.formats.compression import packed, unpacked
 from hatespeech.formats.dialects import Dialect
+from hatespeech.formats.file_options import FileOptions
 from hatespeech.formats.interface import Block, FileSource, ReadLimits
 from hatespeech.formats.names import Format
-from hatespeech.formats.options import FileOptions
+from hatespeech.formats.packing_codecs import packed, unpacked
 
 FIELD: Final = "file"
 OPTIONS: Final = ("text-column", "prefix", "quoting")

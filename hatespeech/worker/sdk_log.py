@@ -49,7 +49,7 @@ def install() -> None:
 
 
 def keep_handlers_of_uvicorn() -> None:
-    """Have the SDK's development server leave uvicorn's log as it is set up by then."""
+    """Keep the SDK's development server from changing uvicorn's log."""
     from uvicorn.config import LOGGING_CONFIG  # a queue worker has no uvicorn
 
     LOGGING_CONFIG.update(formatters={}, handlers={}, loggers={})

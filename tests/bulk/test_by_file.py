@@ -21,8 +21,8 @@ from hatespeech.bulk.by_file import Cut, FileTask, run_by_file
 from hatespeech.bulk.engines.base import EngineError, TaskEngine
 from hatespeech.bulk.engines.local import LocalEngine
 from hatespeech.bulk.plan import Plan, RunOptions, make_plan
+from hatespeech.bulk.row_scoring import Outcome, score_rows
 from hatespeech.bulk.run import run
-from hatespeech.bulk.scoring import Outcome, score_rows
 from hatespeech.bulk.statistics import Columns
 from hatespeech.engine.predictor import Predictor
 from hatespeech.settings import EngineSettings

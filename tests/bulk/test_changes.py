@@ -48,7 +48,7 @@ def once_before(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], ob
     monkeypatch.setattr(target, staged)
 
 
-@pytest.mark.parametrize("stage", ["scoring:score_missing", "scoring:OnePass.end"])
+@pytest.mark.parametrize("stage", ["row_scoring:score_missing", "row_scoring:OnePass.end"])
 @pytest.mark.parametrize("after", CHANGES.values(), ids=CHANGES.keys())
 def test_an_input_that_changes_while_it_is_scored_ends_the_run(
     stage: str,
@@ -121,7 +121,7 @@ def test_a_change_that_leaves_no_trace_on_the_file_shows_in_its_rows(
         source.write_text("id,text\n1,good morning\n2,you\n3,scum\n".ljust(known.st_size, "\n"))
         os.utime(source, ns=(known.st_atime_ns, known.st_mtime_ns))
 
-    once_before(monkeypatch, "scoring:score_missing", change)
+    once_before(monkeypatch, "row_scoring:score_missing", change)
     assert score.main(["a.csv", "b.csv"]) == 1
     assert "a.csv: changed while it was being scored" in capsys.readouterr().err.splitlines()[-1]
 
@@ -131,7 +131,7 @@ def test_a_file_that_comes_to_the_folder_meanwhile_does_no_harm(
 ) -> None:
     Path("in").mkdir()
     Path("in/a.csv").write_text(BEFORE)
-    once_before(monkeypatch, "scoring:OnePass.end", lambda: Path("in/b.csv").write_text(BEFORE))
+    once_before(monkeypatch, "row_scoring:OnePass.end", lambda: Path("in/b.csv").write_text(BEFORE))
     assert score.main(["in", "out"]) == 0
     assert [path.name for path in Path("out").iterdir()] == ["a.csv"]
 
@@ -139,7 +139,7 @@ def test_a_file_that_comes_to_the_folder_meanwhile_does_no_harm(
 def test_a_text_that_changes_without_a_trace_on_the_file_is_not_given_old_scores(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("hatespeech.bulk.scoring.WAITING_BYTES", 0)  # rows are read once more
+    monkeypatch.setattr("hatespeech.bulk.row_scoring.WAITING_BYTES", 0)  # rows are read once more
     source = Path("a.csv")
     source.write_text(BEFORE)
     known = source.stat()
@@ -148,14 +148,14 @@ def test_a_text_that_changes_without_a_trace_on_the_file_is_not_given_old_scores
         source.write_text(BEFORE.replace("you are scum", "are you scum"))
         os.utime(source, ns=(known.st_atime_ns, known.st_mtime_ns))
 
-    once_before(monkeypatch, "scoring:OnePass.end", change)
+    once_before(monkeypatch, "row_scoring:OnePass.end", change)
     assert score.main(["a.csv", "b.csv"]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == "error: a text is not the one that was scored: has the input changed?"
     assert not Path("b.csv").exists()
 
 
-@pytest.mark.parametrize("stage", ["scoring:score_missing", "run:finish"])
+@pytest.mark.parametrize("stage", ["row_scoring:score_missing", "run:finish"])
 def test_an_output_that_appears_meanwhile_is_not_replaced(
     stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

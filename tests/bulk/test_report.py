@@ -13,7 +13,7 @@ import pytest
 
 from hatespeech.bulk.command import run_summary
 from hatespeech.bulk.report import Origin, render
-from hatespeech.bulk.scoring import Outcome
+from hatespeech.bulk.row_scoring import Outcome
 from hatespeech.bulk.statistics import (
     EXAMPLES,
     GROUPS,

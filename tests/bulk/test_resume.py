@@ -162,7 +162,7 @@ def begun_once(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment(folder).items():
             patch.setenv(name, value)
-        patch.setattr("hatespeech.bulk.scoring.OnePass.end", interrupt)
+        patch.setattr("hatespeech.bulk.row_scoring.OnePass.end", interrupt)
         assert score.main(command_in(folder)) == 130
     shutil.copytree(folder, folder.with_name("kept"))
     return folder

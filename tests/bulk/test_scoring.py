@@ -16,8 +16,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from hatespeech.bulk.engines.base import BulkEngine, Chunk, ScoredChunk
 from hatespeech.bulk.plan import Plan, RunOptions, make_plan
+from hatespeech.bulk.row_scoring import chunks_of_piece, pieces_of
 from hatespeech.bulk.run import run
-from hatespeech.bulk.scoring import chunks_of_piece, pieces_of
 from hatespeech.contract import Prediction, TextScore
 from hatespeech.settings import EngineSettings
 
@@ -149,7 +149,7 @@ def test_scores_in_any_order_reach_their_rows(
         Path(f"in/{name}.csv").write_bytes(content("csv"))
     Path("in/empty.csv").write_text("id,text,other\n")
     assert run(plan_of("in", f"expected.{out}"), lambda: Scores(1)) is not None
-    monkeypatch.setattr("hatespeech.bulk.scoring.WAITING_BYTES", waiting)
+    monkeypatch.setattr("hatespeech.bulk.row_scoring.WAITING_BYTES", waiting)
     engine = Scores(1000)
     assert run(plan_of("in", f"out.{out}"), lambda: engine) is not None
     assert [chunk.index for chunk in engine.given] == [

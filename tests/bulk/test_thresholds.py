@@ -15,7 +15,7 @@ import pytest
 
 from hatespeech import Classifier
 from hatespeech.bulk import command as score
-from hatespeech.bulk.thresholds import asked_thresholds
+from hatespeech.bulk.flagging import asked_thresholds
 from hatespeech.formats.parquet import NOTE
 from hatespeech.formats.scores import SCORE_TYPES, with_flags
 from hatespeech.settings import EngineSettings

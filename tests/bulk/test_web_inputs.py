@@ -95,7 +95,7 @@ def test_a_signed_url_is_scored_by_its_path(
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl.gz", "a.parquet"])
 def test_a_server_need_not_know_ranges(name: str, web: str) -> None:
-    """The library for URLs reads 5 MB at once, and asks for the next ones by their range."""
+    """The library for URLs reads 5 MB in one piece, and asks for the next ones by their range."""
     noise = random.Random(0).randbytes(6_000_000).hex()
     if name == "a.parquet":
         table = pa.table({"text": ["good morning", None], "noise": [noise[::2], noise[1::2]]})

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hatespeech.engine.predictor import choose_folder
-from hatespeech.fetching.upload import card_with_metadata
+from hatespeech.fetching.hub_upload import card_with_metadata
 from hatespeech.model.checkpoint import describe, verify
 from hatespeech.settings import EngineSettings
 from tests.paths import ROOT
@@ -50,7 +50,7 @@ def python(
     )
 
 
-UPLOAD = ("-c", "import sys; from hatespeech.fetching.upload import main; sys.exit(main())")
+UPLOAD = ("-c", "import sys; from hatespeech.fetching.hub_upload import main; sys.exit(main())")
 DOWNLOAD = "import huggingface_hub; huggingface_hub.snapshot_download('org/name')"
 
 

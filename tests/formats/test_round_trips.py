@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hatespeech.bulk.engines.base import Chunk
 from hatespeech.bulk.places import Input, Place
 from hatespeech.bulk.plan import Plan, RunOptions, make_plan
-from hatespeech.bulk.scoring import CHUNK_CHARS, PIECE, chunks_of_piece, pieces_of
+from hatespeech.bulk.row_scoring import CHUNK_CHARS, PIECE, chunks_of_piece, pieces_of
 from hatespeech.formats.interface import Block, Head
 from hatespeech.formats.lines import (
     CsvReader,

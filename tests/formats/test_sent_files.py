@@ -17,10 +17,10 @@ import pytest
 
 from hatespeech.contract import Prediction, TextScore
 from hatespeech.errors import TooLargeError, ValidationError
+from hatespeech.formats.file_options import FileOptions
 from hatespeech.formats.foreign_parquet import ForeignParquet
 from hatespeech.formats.interface import BLOCK_ROWS, ReadLimits
 from hatespeech.formats.names import Format
-from hatespeech.formats.options import FileOptions
 from hatespeech.formats.parquet import BLOCK_TEXT_BYTES, parts_of
 from hatespeech.formats.parquet_batches import BATCH_BYTES, batches, open_parquet, text_bytes
 from hatespeech.formats.records import BLOCK_CHARS

@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hatespeech.bulk import command as score
-from hatespeech.formats.compression import WindowTooLargeError, packed, unpacked, window_log
 from hatespeech.formats.json_arrays import NotAnArrayError, array_items
+from hatespeech.formats.packing_codecs import WindowTooLargeError, packed, unpacked, window_log
 from tests.support.processes.score import run_here as scored
 
 pytestmark = pytest.mark.usefixtures("mini")

@@ -1,7 +1,7 @@
 """Tells a caller's URL that its job has ended, by a POST of what ``/status`` returns.
 
 The POST is signed as https://www.standardwebhooks.com says, and repeated until it is answered with
-2xx. What is to be told is in the store, so a restart loses nothing, and with several servers each
+2xx. The store holds what is still untold, so a restart loses nothing, and with several servers each
 job is told by one. The caller chooses the URL, so it must lead to a public address: else it could
 reach what only this machine can. No log holds a URL or a body.
 """

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from hatespeech.errors import ValidationError
+from hatespeech.formats.file_options import FileOptions
 from hatespeech.formats.names import COMPRESSIONS, Format
-from hatespeech.formats.options import FileOptions
 from hatespeech.named_thresholds import read_thresholds
 
 # What a reply can be compressed with; the names are the endings of files.

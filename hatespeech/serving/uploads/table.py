@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 from typing_extensions import override
 
 from hatespeech.contract import TextScore
+from hatespeech.formats.file_options import FileOptions
 from hatespeech.formats.names import Format
-from hatespeech.formats.options import FileOptions
 
 if TYPE_CHECKING:
     from hatespeech.formats.foreign_parquet import ForeignParquet

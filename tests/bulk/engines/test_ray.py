@@ -194,13 +194,13 @@ def test_run_that_is_killed_or_interrupted_leaves_no_process_and_goes_on(
 
 REFUSING = """
 import sys
-import hatespeech.bulk.scoring, score
+import hatespeech.bulk.row_scoring, score
 parts = []
 def refuse(*_arguments):
     parts.append(1)
     if len(parts) == 2:
         raise hatespeech.bulk.RunError("refused")
-hatespeech.bulk.scoring.require_model = refuse
+hatespeech.bulk.row_scoring.require_model = refuse
 sys.exit(score.main(sys.argv[1:]))
 """
 

@@ -1,4 +1,4 @@
-"""Many calls of every kind at once, while the facilitator is slow, broken or gone by turns.
+"""Many calls of every kind, mixed, while the facilitator is slow, broken or gone by turns.
 
     python -m tests.serving.payments.storm --calls 1000
 
@@ -60,7 +60,7 @@ WEATHER: Final[tuple[dict[str, Any], ...]] = (
 
 @dataclass
 class Call:
-    """One call: its payment, and what came of it."""
+    """One call: its payment, and how it ended."""
 
     kind: str
     payment: str
@@ -86,7 +86,7 @@ class Call:
         return self.kind == "replayed"
 
     def send(self, server: HttpClient) -> None:
-        """Send it, and note what came of it."""
+        """Send it, and note how it ended."""
         try:
             reply = pay(server, self.payment, self.body)
         except requests.ConnectionError:
@@ -231,7 +231,7 @@ def impatient() -> Iterator[None]:
 
 
 def main() -> int:
-    """Run a storm, print what came of it; return 1 if something is wrong."""
+    """Run a storm, print how it ended; return 1 if something is wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)

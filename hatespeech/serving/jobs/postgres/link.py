@@ -228,7 +228,7 @@ class Link:
             elif self._pool is pool:
                 self._pool = None
                 self._note(reason)
-                # A statement on another connection would wait in vain.
+                # A statement on another connection would wait without end.
                 for each in (*self._busy, *([] if self._ears is None else [self._ears])):
                     cut(each)
             raise StoreError(reason) from None
