@@ -25,6 +25,9 @@ pytestmark = pytest.mark.usefixtures("mini")
 SECRET: Final = "c2lnbmF0dXJl"
 QUERY: Final = f"?response-content-disposition=x.txt&X-Amz-Signature={SECRET}#part"
 
+# A true start: a reader that gets other bytes before the cut rightly says that they are not gzip.
+CUT_GZIP: Final = gzip.compress(b'{"text": "good morning"}\n')[:20]
+
 
 class _Handler(http.server.SimpleHTTPRequestHandler):
     """Serves a folder to queries with the signature, as an object store does."""
@@ -38,7 +41,8 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
             self.send_header("Content-Length", "1000")
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(b"text\ngood morning\n")
+                name = urlsplit(self.path).path
+                self.wfile.write(CUT_GZIP if name.endswith(".gz") else b"text\ngood morning\n")
         else:
             super().do_GET()
 
