@@ -8,8 +8,9 @@ HTTP and over gRPC. The embedded checkpoint goes through every front, BERTweet-l
 random weights through the handler, once. gRPC takes one text a call, so its bulk goes over HTTP.
 All in float32 on the CPU.
 
-A pass is the time of the run divided by the number of passes. The throughput counts all texts. The
-script also counts the passes that end while a lone text waits, which other processes disturb less.
+A pass is the time of the run divided by the number of passes, times the number of lanes in which
+they run beside each other. The throughput counts all texts. The script also counts the passes that
+end while a lone text waits, which other processes disturb less.
 With ``--sizes`` it measures instead what a token costs in passes of different sizes, in seconds of
 processor time.
 
@@ -43,6 +44,7 @@ from hatespeech import Classifier
 from hatespeech.engine import pass_size
 from hatespeech.engine.predictor import Predictor
 from hatespeech.engine.scorer import Scorer
+from hatespeech.model import threads
 from hatespeech.serving.grpc.messages import METHOD, SERVICE
 from hatespeech.settings import EngineSettings
 from hatespeech.telemetry.families import PREFIX
@@ -187,7 +189,7 @@ async def measure(opened: Any, texts: int, side: Side) -> None:
         passes = await front.passes() - passes
         alone.cancel()
     side.rates.append((scored + len(lone)) / seconds)
-    side.pass_ms.append(seconds / passes * 1e3)
+    side.pass_ms.append(seconds * threads.lanes() / passes * 1e3)
     side.lone_ms += lone
 
 

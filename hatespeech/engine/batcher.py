@@ -1,10 +1,14 @@
 """Many callers, one device: shared batches without artificial delay.
 
-Two threads serve all callers of an event loop. The *reader* normalises and tokenises ahead. The
+A few threads serve all callers of an event loop. The *reader* normalises and tokenises ahead. A
 *device* thread takes the sequences that wait, as many as :class:`PassSize` allows, and runs them in
-one forward pass, so batches grow by themselves under load. In both threads callers take turns, one
+one forward pass, so batches grow by themselves under load. Everywhere callers take turns, one
 sequence each, and so do the requests of one caller. So a single tweet does not wait for a job of a
 thousand texts, nor for a thousand requests of another caller.
+
+On a CPU there are two device threads. What fits into one pass has the whole device, so that a lone
+text is answered soon. While more waits, each thread runs passes in a lane of its own
+(:mod:`hatespeech.model.threads`), and none waits for the other's to end.
 
 An error reaches exactly the texts it concerns (:mod:`hatespeech.engine.device`). If the device is
 broken, every request from then on gets :class:`UnhealthyError`, and the owner is told, so that it
@@ -19,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from hatespeech.contract import Prediction, Timing
 from hatespeech.engine.device import Device, DeviceError
@@ -35,9 +40,13 @@ from hatespeech.errors import (
     describe_exception,
 )
 from hatespeech.labels import Explanation
+from hatespeech.model import threads
 from hatespeech.model.packing import padding
 
 log = logging.getLogger(__name__)
+
+# Texts of one request that the reader gets in one go.
+TEXTS_AT_ONCE: Final = 16
 
 Outcome = Prediction | ServiceError
 
@@ -69,6 +78,8 @@ class _Request:
     left: int
     submitted: float
     unread: int  # texts that the reader has not begun
+    passed_on: int = 0  # texts that the reader has begun or will
+    waiting: int = 0  # tokens that wait for the device
     tokens: int = 0  # to be read for the texts that it has begun, in all their readings
     held: list[_Text] = field(default_factory=list)  # begun, but not yet queued for the device
     scored: int = 0  # tokens that the device has read
@@ -111,7 +122,7 @@ class Batcher:
         self._max_request_tokens = max_request_tokens
         self._on_broken = on_broken
         self._loop = asyncio.get_running_loop()
-        self._device = Device(predictor, pass_size)
+        self._lanes = threads.lanes() if predictor.device.type == "cpu" else 1
         self._max_queue_texts = max_queue_texts
         self._room = Room(max_queue_texts)  # needs no lock: only the event loop uses it
         # Hold the lock to use anything below.
@@ -119,12 +130,22 @@ class Batcher:
         self._work_to_read = threading.Condition(self._lock)
         self._work_for_device = threading.Condition(self._lock)
         self._to_read: FairQueue[_Request, _Text] = FairQueue(_caller_of)
-        self._to_score: FairQueue[_Request, _Sequence] = FairQueue(_caller_of)
+        self._to_score: FairQueue[_Request, _Sequence] = FairQueue(_caller_of, _tokens_of)
+        self._passes = 0  # that run now
+        self._whole_device = False  # has the one pass that runs
         self._open: set[_Request] = set()
         self._closed = False
         self._threads = [
             threading.Thread(target=self._read_loop, name="reader", daemon=True),
-            threading.Thread(target=self._device_loop, name="device", daemon=True),
+            *(
+                threading.Thread(
+                    target=self._device_loop,
+                    args=[Device(predictor, pass_size)],
+                    name="device",
+                    daemon=True,
+                )
+                for _ in range(self._lanes)
+            ),
         ]
         for thread in self._threads:
             thread.start()
@@ -179,8 +200,7 @@ class Batcher:
                 self._open.add(request)
                 self.counters.requests += 1
                 self.counters.texts += len(texts)
-                self._to_read.put(request, [_Text(request, i) for i in range(len(texts))])
-                self._work_to_read.notify()
+                self._read_on(request)
             await request.done
         finally:
             with self._lock:
@@ -192,13 +212,30 @@ class Batcher:
         return request.results, timing
 
     def close(self) -> None:
-        """Stop both threads after their current text or batch."""
+        """Stop all threads after their current text or batch."""
         with self._lock:
             self._closed = True
             self._work_to_read.notify_all()
             self._work_for_device.notify_all()
         for thread in self._threads:
             thread.join()
+
+    def _read_on(self, request: _Request) -> None:
+        """Give the reader more of a request, unless enough of it waits already. Hold the lock.
+
+        A reader that ran ahead through a thousand texts would hold Python meanwhile, and each
+        operation of the passes that run would wait for it.
+        """
+        place = request.passed_on
+        if request.dropped or place > len(request.texts) - request.unread:
+            return
+        if request.explain is None and request.waiting >= self._pass_size.tokens:
+            return
+        count = len(request.texts) if request.explain else TEXTS_AT_ONCE
+        indexes = range(place, min(place + count, len(request.texts)))
+        self._to_read.put(request, [_Text(request, index) for index in indexes])
+        request.passed_on = indexes.stop
+        self._work_to_read.notify()
 
     # The reader thread.
 
@@ -235,7 +272,7 @@ class Batcher:
         if begins:
             self._begun(text)
         elif text.sequences:
-            self._queue([text])
+            self._queue(text.request, [text])
 
     def _begun(self, text: _Text) -> None:
         """Count what a text will need; queue it, or refuse its request.
@@ -260,60 +297,73 @@ class Batcher:
             with self._lock:
                 self._finish(request, error)
         elif not (request.explain and request.unread):
-            self._queue(request.held)
+            self._queue(request, request.held)
             request.held = []
 
-    def _queue(self, texts: Sequence[_Text]) -> None:
+    def _queue(self, request: _Request, texts: Sequence[_Text]) -> None:
         """Queue what texts of one request have yielded for the device."""
         for text in texts:
             text.rows = [None] * len(text.sequences)
             text.missing = len(text.sequences)
         with self._lock:
+            if request.dropped:
+                return
             for text in texts:
-                if not text.request.dropped:
-                    self._to_score.put(
-                        text.request, [(text, index) for index in range(text.missing)]
-                    )
-                    self._work_for_device.notify()
+                self._to_score.put(request, [(text, index) for index in range(text.missing)])
+                request.waiting += sum(map(len, text.sequences))
+                self._work_for_device.notify()
+            self._read_on(request)
 
-    # The device thread.
+    # The device threads.
 
-    def _device_loop(self) -> None:
+    def _device_loop(self, device: Device) -> None:
         while True:
             with self._lock:
-                while not self._to_score and not self._closed:
+                while (self._whole_device or not self._to_score) and not self._closed:
                     self._work_for_device.wait()
                 if self._closed:
                     return
-                batch = self._take_batch()
+                whole = not self._passes and self._to_score.size <= self._pass_size.tokens
+                lanes = 1 if whole else self._lanes
+                batch = self._take_batch(lanes)
+                self._whole_device = whole
+                self._passes += 1
+                if self._to_score:
+                    self._work_for_device.notify()
             try:
-                self._run(batch)
+                self._run(device, batch, lanes)
             except Exception as exc:
-                # Only this thread scores: if it died, every caller would wait forever.
+                # Only these threads score: if they died, every caller would wait forever.
                 log.error("the device thread failed: %s", describe_exception(exc))
                 self._break()
+            with self._lock:
+                self._whole_device = False
+                self._passes -= 1
 
-    def _take_batch(self) -> list[_Sequence]:
+    def _take_batch(self, lanes: int) -> list[_Sequence]:
         batch: list[_Sequence] = []
         tokens = 0
-        budget = self._pass_size.tokens
+        budget = self._pass_size.tokens // lanes
         now = time.perf_counter()
         while self._to_score:
-            text, index = self._to_score.peek()
-            length = len(text.sequences[index])
+            text, _ = following = self._to_score.peek()
+            length = _tokens_of(following)
             if batch and tokens + length > budget:
                 break
             batch.append(self._to_score.take())
             tokens += length
+            text.request.waiting -= length
             if text.request.started is None:
                 text.request.started = now
+        for request in {text.request for text, _ in batch}:
+            self._read_on(request)
         return batch
 
-    def _run(self, batch: list[_Sequence]) -> None:
+    def _run(self, device: Device, batch: list[_Sequence], lanes: int) -> None:
         if self.broken:
             return
         try:
-            for found in self._device.run([text.sequences[i] for text, i in batch]):
+            for found in device.run([text.sequences[i] for text, i in batch], lanes):
                 part = batch[found.start :][: max(1, len(found.rows))]
                 if found.rows:
                     self._take_rows(part, found.rows)
@@ -325,38 +375,43 @@ class Batcher:
 
     def _take_rows(self, batch: list[_Sequence], rows: Probabilities) -> None:
         """Hand out what one pass gave."""
-        counters = self.counters
-        counters.batches += 1
-        counters.sequences += len(batch)
-        lengths = [len(text.sequences[i]) for text, i in batch]
-        counters.tokens += sum(lengths)
-        counters.padding += padding(lengths, self._predictor.device)
-        counters.shared_batches += len({text.request for text, _ in batch}) > 1
-        counters.largest_batch = max(counters.largest_batch, len(batch))
-        for (text, index), length, row in zip(batch, lengths, rows, strict=True):
-            text.rows[index] = row
-            text.request.scored += length
-            text.missing -= 1
-            if text.missing:
-                continue
-            if text.request.explain or len(text.rows) > 1:
-                # The next step normalises and tokenises again, which is the reader's work.
-                with self._lock:
-                    if not text.request.dropped:
-                        self._to_read.put(text.request, [text])
-                        self._work_to_read.notify()
-            else:
-                self._advance(text)
+        lengths = list(map(_tokens_of, batch))
+        padded = padding(lengths, self._predictor.device)
+        complete = []
+        with self._lock:
+            counters = self.counters
+            counters.batches += 1
+            counters.sequences += len(batch)
+            counters.tokens += sum(lengths)
+            counters.padding += padded
+            counters.shared_batches += len({text.request for text, _ in batch}) > 1
+            counters.largest_batch = max(counters.largest_batch, len(batch))
+            for (text, index), length, row in zip(batch, lengths, rows, strict=True):
+                text.rows[index] = row
+                text.request.scored += length
+                text.missing -= 1
+                if text.missing:
+                    continue
+                if not (text.request.explain or len(text.rows) > 1):
+                    complete.append(text)
+                elif not text.request.dropped:
+                    # The next step normalises and tokenises again, which is the reader's work.
+                    self._to_read.put(text.request, [text])
+                    self._work_to_read.notify()
+        for text in complete:
+            self._advance(text)
 
     def _break(self) -> None:
         with self._lock:
+            if self.broken:
+                return
             self.broken = True
             for request in list(self._open):
                 error = UnhealthyError("the device failed; this worker is being replaced")
                 self._finish(request, error)
         self._on_broken()
 
-    # Results, from either thread.
+    # Results, from any thread.
 
     def _settle(self, text: _Text, result: Outcome) -> None:
         """Keep a text's result; answer the request if it was the last one."""
@@ -386,6 +441,11 @@ class Batcher:
 
 def _caller_of(request: _Request) -> str | None:
     return request.caller
+
+
+def _tokens_of(sequence: _Sequence) -> int:
+    text, index = sequence
+    return len(text.sequences[index])
 
 
 def _resolve(done: asyncio.Future[None], error: ServiceError | None) -> None:

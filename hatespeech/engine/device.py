@@ -20,6 +20,7 @@ from hatespeech.engine.encoder import Readings
 from hatespeech.engine.pass_size import PassSize
 from hatespeech.engine.predictor import Predictor, Probabilities, Sequences, spoken_for
 from hatespeech.errors import InternalError, ServiceError, describe_exception
+from hatespeech.model import threads
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,10 @@ class Pass:
 
 
 class Device:
-    """Scores token sequences on the device of a predictor. Call it from one thread."""
+    """Scores token sequences on the device of a predictor. Call it from one thread.
+
+    Several may share a predictor and the size of its passes.
+    """
 
     def __init__(self, predictor: Predictor, pass_size: PassSize) -> None:
         self._predictor = predictor
@@ -47,9 +51,10 @@ class Device:
         self._fault = ""  # of the last pass that failed
         self._out_of_memory = False
 
-    def run(self, sequences: Sequences) -> Iterator[Pass]:
+    def run(self, sequences: Sequences, lanes: int = 1) -> Iterator[Pass]:
         """Score sequences in a pass or, if that is too large or fails, in several, in order.
 
+        They run in one of so many equal ``lanes`` of the device, beside which others may run.
         Raises :class:`DeviceError` if the device is broken.
         """
         waiting = [(0, len(sequences))]  # a stack of ranges that have no scores yet
@@ -60,12 +65,13 @@ class Device:
                 waiting.append((start + count, end))
             part = sequences[start : start + count]
             began = time.perf_counter()
-            rows = self._try(part)
+            with threads.lane_of(lanes):
+                rows = self._try(part)
             seconds = time.perf_counter() - began
             if rows and not any(map(_is_finite, rows)):
                 self._require_device("no score is finite")
             if rows:
-                self._pass_size.passed(sum(map(len, part)), seconds)
+                self._pass_size.passed(lanes * sum(map(len, part)), seconds)
             elif self._out_of_memory and count > 1:
                 self._pass_size.out_of_memory(sum(map(len, part)))
                 if torch.cuda.is_available():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from typing import Final
 
 log = logging.getLogger(__name__)
@@ -26,20 +27,21 @@ WEIGHT: Final = 0.25
 
 
 class PassSize:
-    """The size of the next pass. One thread feeds and asks it.
+    """The size of the next pass. Any thread may feed and ask it.
 
     ``max_tokens`` is the most that any pass may read. ``speed``, in tokens a second, is a first
     measurement, such as the warm-up's. Without one, the first pass is the smallest. ``seconds`` is
-    how long a pass may take; if that is infinite, because nobody waits, each pass is as large as
-    memory allows.
+    how long a pass may take, ``PASS_SECONDS`` by default; if that is infinite, because nobody
+    waits, each pass is as large as memory allows.
     """
 
     def __init__(
-        self, max_tokens: int, speed: float | None = None, seconds: float = PASS_SECONDS
+        self, max_tokens: int, speed: float | None = None, seconds: float | None = None
     ) -> None:
         self._max_tokens = max_tokens
         self._speed = speed
-        self._seconds = seconds
+        self._seconds = PASS_SECONDS if seconds is None else seconds
+        self._lock = threading.Lock()  # of what a pass changes
 
     @property
     def tokens(self) -> int:
@@ -54,11 +56,13 @@ class PassSize:
         if tokens < self.tokens // 2 and seconds < self._seconds:
             return  # a small pass is slow for each of its tokens, and says little of a full one
         speed = tokens / seconds
-        before = speed if self._speed is None else self._speed
-        self._speed = before + WEIGHT * (speed - before)
+        with self._lock:
+            before = speed if self._speed is None else self._speed
+            self._speed = before + WEIGHT * (speed - before)
 
     def out_of_memory(self, tokens: int) -> None:
         """Take note, and log, that a pass of so many tokens did not fit into memory."""
         # The minimum, because both halves of a batch may fail, too.
-        self._max_tokens = max(min(self._max_tokens, tokens // 2), SMALLEST_BUDGET)
+        with self._lock:
+            self._max_tokens = max(min(self._max_tokens, tokens // 2), SMALLEST_BUDGET)
         log.warning("out of memory: a batch now reads at most %d tokens", self._max_tokens)

@@ -61,8 +61,8 @@ class _Turns(Generic[Key]):
 class FairQueue(Generic[Request, Item]):
     """A queue for each request. Callers take turns, and so do each caller's requests.
 
-    ``caller_of`` names the caller of a request; a request without one is its own caller. Not
-    thread-safe.
+    ``caller_of`` names the caller of a request; a request without one is its own caller.
+    ``size_of`` says how much work an item is. Not thread-safe.
 
     Every second turn goes to a caller that has had none yet, and the same holds among a caller's
     requests. So a request of one text, however many others there are, waits for about two items of
@@ -70,8 +70,14 @@ class FairQueue(Generic[Request, Item]):
     A caller with a thousand requests gets as many turns as a caller with one.
     """
 
-    def __init__(self, caller_of: Callable[[Request], Hashable | None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        caller_of: Callable[[Request], Hashable | None] = lambda _: None,
+        size_of: Callable[[Item], int] = lambda _: 1,
+    ) -> None:
+        self.size = 0  # of all items that wait
         self._caller_of = caller_of
+        self._size_of = size_of
         self._callers: _Turns[Hashable] = _Turns()
         self._requests: dict[Hashable, _Turns[Request]] = {}  # by caller
         self._items: dict[Request, deque[Item]] = {}
@@ -86,6 +92,7 @@ class FairQueue(Generic[Request, Item]):
             self._callers.wait(caller)
             self._requests.setdefault(caller, _Turns()).wait(request)
             self._items.setdefault(request, deque()).extend(items)
+            self.size += sum(map(self._size_of, items))
 
     def peek(self) -> Item:
         """Return the item that ``take`` would return."""
@@ -98,6 +105,7 @@ class FairQueue(Generic[Request, Item]):
         request = requests.next()
         items = self._items[request]
         item = items.popleft()
+        self.size -= self._size_of(item)
         if not items:
             del self._items[request]
         requests.pass_on(request, again=bool(items))
@@ -110,7 +118,7 @@ class FairQueue(Generic[Request, Item]):
         requests = self._requests.get(caller)
         if requests is None:
             return
-        self._items.pop(request, None)
+        self.size -= sum(map(self._size_of, self._items.pop(request, ())))
         requests.leave(request)
         if requests.forgotten:
             del self._requests[caller]

@@ -1,6 +1,7 @@
-"""How torch's threads share a pass: all of them each product, or each of them parts of its own.
+"""How torch's threads share the work: each product, parts of one pass, or several passes.
 
-A pass that is too short to share has one thread.
+A pass that is too short to share has one thread. While more waits than one pass takes, passes run
+in *lanes* beside each other, each with its share of the threads, so that none waits for another.
 
 A pass of a small model over a short text takes about a millisecond. OpenMP wakes its second thread
 for each of some twenty products, and each waits for the slower thread: after a pause, or beside
@@ -22,6 +23,8 @@ import torch
 
 # A core does this in about two milliseconds.
 SHORT_PASS_OPERATIONS: Final = 500_000_000
+# More would make each pass of many threads take longer, and a lone text with it.
+LANES: Final = 2
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
@@ -34,16 +37,26 @@ def as_many_as_useful(operations: int) -> Iterator[None]:
 
     This holds for the calling thread only.
     """
-    threads = torch.get_num_threads()
-    setter = _setter() if threads > 1 and operations <= SHORT_PASS_OPERATIONS else None
-    if setter is None:
+    with _at_most(1 if operations <= SHORT_PASS_OPERATIONS else torch.get_num_threads()):
         yield
-        return
-    setter(1)
-    try:
+
+
+def lanes() -> int:
+    """Return how many passes had better run beside each other than one after another.
+
+    While one lane packs its pass or hands out what it gave, the other computes.
+    """
+    return LANES if torch.get_num_threads() >= LANES and _setter() is not None else 1
+
+
+@contextmanager
+def lane_of(lanes: int) -> Iterator[None]:
+    """Compute meanwhile in the share of the threads that one of so many lanes has.
+
+    This holds for the calling thread only.
+    """
+    with _at_most(max(1, torch.get_num_threads() // lanes)):
         yield
-    finally:
-        setter(threads)
 
 
 def independent() -> int:
@@ -66,6 +79,21 @@ def apart(function: Callable[[Item], Found], items: Sequence[Item], workers: int
         return list(map(function, items))
     with ThreadPoolExecutor(workers, thread_name_prefix="part") as pool:
         return list(pool.map(alone, items))
+
+
+@contextmanager
+def _at_most(count: int) -> Iterator[None]:
+    """Let the calling thread compute meanwhile in at most so many threads."""
+    threads = torch.get_num_threads()
+    setter = _setter() if count < threads else None
+    if setter is None:
+        yield
+        return
+    setter(count)
+    try:
+        yield
+    finally:
+        setter(threads)
 
 
 @cache

@@ -56,6 +56,20 @@ def test_a_request_that_had_nothing_waiting_for_a_while_is_not_new() -> None:
         queue.drop("lone")
 
 
+def test_the_size_is_that_of_the_items_that_wait() -> None:
+    queue: FairQueue[str, str] = FairQueue(size_of=len)
+    queue.put("a", ["one", "three", "seven"])
+    queue.put("b", ["two"])
+    assert queue.size == 16
+    queue.take()
+    assert queue.size == 13
+    queue.drop("b")
+    queue.drop("never came")
+    assert queue.size == 10
+    queue.drop("a")
+    assert queue.size == 0
+
+
 def test_a_request_that_ends_is_forgotten() -> None:
     queue = queue_of({"a": 2, "b": 2})
     taken(queue, 1)

@@ -15,7 +15,7 @@ from hatespeech.engine.pass_size import PassSize
 from hatespeech.engine.predictor import Predictor
 from hatespeech.errors import ServiceError, TooLargeError
 from hatespeech.text.folding import fold
-from tests.engine.test_batcher import running
+from tests.support.batchers import running
 
 DISGUISED = (
     "you are an 1d10t",

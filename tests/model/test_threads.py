@@ -67,6 +67,21 @@ def test_a_model_shares_only_what_is_worth_it() -> None:
     assert torch.get_num_threads() == 3
 
 
+@needs_openmp
+@pytest.mark.usefixtures("three_threads")
+def test_a_lane_has_its_share_of_the_threads() -> None:
+    assert threads.lanes() == 2
+    with threads.lane_of(1):
+        assert torch.get_num_threads() == 3
+    with threads.lane_of(2):
+        assert torch.get_num_threads() == 1
+        with as_many_as_useful(SHORT_PASS_OPERATIONS + 1):
+            assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(1)
+    assert threads.lanes() == 1
+
+
 # A pass that is long enough for each thread to read parts of its own.
 
 SMALL = ModelConfig(

@@ -1,0 +1,234 @@
+"""Passes that run beside each other while more waits than one pass takes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+import torch
+from typing_extensions import override
+
+from hatespeech.contract import Prediction
+from hatespeech.engine.predictor import Predictor, Sequences
+from hatespeech.errors import InternalError, UnhealthyError
+from hatespeech.model import threads
+from tests.support.batchers import (
+    TEXTS,
+    HeldDevice,
+    OfOneSpeed,
+    alone,
+    close_to,
+    running,
+    settle,
+)
+
+pytestmark = [
+    pytest.mark.skipif(
+        threads._setter() is None, reason="torch's OpenMP is not found on this system"
+    ),
+    pytest.mark.usefixtures("four_threads"),
+]
+
+
+THREADS: Final = 4
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(before)
+
+
+class Meeting:
+    """Lets passes in lanes go on only once two have begun, and counts the threads of each."""
+
+    def __init__(self) -> None:
+        self.threads: list[int] = []
+        self._lock = threading.Lock()
+        self._both = threading.Event()
+
+    def __call__(self, _sequences: Sequences) -> None:
+        if torch.get_num_threads() == THREADS:  # a pass that has the whole device
+            return
+        with self._lock:
+            self.threads.append(torch.get_num_threads())
+            if len(self.threads) == 2:
+                self._both.set()
+        assert self._both.wait(30)
+
+
+def test_two_passes_run_beside_each_other_while_more_waits_than_one_takes(
+    small_classifier: Predictor, device: HeldDevice
+) -> None:
+    expected = alone(small_classifier, TEXTS * 3)
+    device.batches.clear()
+
+    async def main() -> None:
+        async with running(small_classifier, max_batch_tokens=512) as batcher:
+            held = await device.hold(batcher)
+            meeting = device.fault = Meeting()
+            task = asyncio.create_task(batcher.score(TEXTS * 3))
+            await settle(batcher, len(TEXTS))
+            device.open.set()
+            results, timing = await task
+            await held
+            assert close_to(results, expected)
+            assert meeting.threads[:2] == [2, 2]
+            sizes = [sum(map(len, batch)) for batch in device.batches[1:]]
+            assert max(sizes[:-1]) <= 256
+            assert (batcher.counters.batches, batcher.counters.sequences) == (len(sizes) + 1, 121)
+            assert timing.tokens == sum(sizes)
+
+    asyncio.run(main())
+
+
+def test_what_fits_into_one_pass_has_every_thread_and_the_device_for_itself(
+    small_classifier: Predictor, device: HeldDevice
+) -> None:
+    seen: list[int] = []
+
+    async def main() -> None:
+        async with running(small_classifier) as batcher:
+            device.fault = lambda _sequences: seen.append(torch.get_num_threads())
+            held = await device.hold(batcher)
+            callers = [asyncio.create_task(batcher.score([text])) for text in TEXTS]
+            await asyncio.sleep(0)
+            await settle(batcher, len(TEXTS))  # none of them has begun beside the held one
+            device.open.set()
+            await asyncio.gather(held, *callers)
+            assert [len(batch) for batch in device.batches] == [1, len(TEXTS)]
+
+    asyncio.run(main())
+    assert seen == [THREADS, THREADS]
+
+
+def test_a_lone_text_is_in_the_next_pass_of_either_lane(
+    small_classifier: Predictor, device: HeldDevice
+) -> None:
+    tweet = small_classifier.encode("good morning").windows[0]
+    passes = threading.Semaphore(0)
+
+    def fault(_sequences: Sequences) -> None:
+        assert torch.get_num_threads() == THREADS or passes.acquire(timeout=30)
+
+    async def main() -> None:
+        async with running(small_classifier, max_batch_tokens=512, max_queue_texts=2000) as batcher:
+            held = await device.hold(batcher)
+            many = asyncio.create_task(batcher.score(TEXTS * 25))
+            await settle(batcher, len(TEXTS))
+            device.fault = fault
+            device.open.set()
+            await held
+            while batcher._passes < 2:
+                await asyncio.sleep(0.001)
+            lone = asyncio.create_task(batcher.score(["good morning"]))
+            while batcher._to_read:
+                await asyncio.sleep(0.001)
+            passes.release(4)  # the two that it found, and the next in each lane
+            await lone
+            assert any(tweet in batch for batch in device.batches[1:5])
+            assert not many.done()
+            passes.release(1000)
+            await many
+
+    asyncio.run(main())
+
+
+def test_windows_of_one_text_in_both_lanes_make_one_result(
+    small_classifier: Predictor, device: HeldDevice
+) -> None:
+    long = " ".join(TEXTS * 5)
+    (expected,) = alone(small_classifier, [long])
+    windows = small_classifier.encode(long).windows
+    assert len(windows) > 2
+
+    async def main() -> None:
+        async with running(small_classifier, max_batch_tokens=2 * len(windows[0])) as batcher:
+            meeting = device.fault = Meeting()
+            device.open.clear()
+            task = asyncio.create_task(batcher.score([long]))
+            await asyncio.to_thread(device.entered.wait, 30)
+            device.open.set()
+            results, _ = await task
+            assert close_to(results, [expected])
+            assert meeting.threads[:2] == [2, 2]
+
+    asyncio.run(main())
+
+
+def test_a_culprit_in_one_lane_fails_alone(small_classifier: Predictor, device: HeldDevice) -> None:
+    culprit = small_classifier.encode(TEXTS[17]).windows[0]
+
+    def fault(sequences: Sequences) -> None:
+        if culprit in sequences:
+            raise ValueError("this one")
+
+    async def main() -> None:
+        async with running(small_classifier, max_batch_tokens=128) as batcher:
+            device.fault = fault
+            results, _ = await batcher.score(TEXTS)
+            assert isinstance(results.pop(17), InternalError)
+            assert all(isinstance(result, Prediction) for result in results)
+            assert not batcher.broken
+
+    asyncio.run(main())
+
+
+def test_a_device_that_fails_in_both_lanes_is_told_of_once(
+    small_classifier: Predictor, device: HeldDevice
+) -> None:
+    told: list[str] = []
+    meeting = Meeting()
+
+    def fault(sequences: Sequences) -> None:
+        meeting(sequences)
+        raise RuntimeError("device-side assert triggered")
+
+    async def main() -> None:
+        async with running(
+            small_classifier, max_batch_tokens=128, on_broken=lambda: told.append("broken")
+        ) as batcher:
+            held = await device.hold(batcher)
+            many = asyncio.create_task(batcher.score(TEXTS))
+            await settle(batcher, 16)
+            device.fault = fault
+            device.open.set()
+            outcomes = await asyncio.gather(held, many, return_exceptions=True)
+            assert all(isinstance(outcome, UnhealthyError) for outcome in outcomes)
+
+    asyncio.run(main())
+    assert told == ["broken"]
+
+
+def test_a_pass_in_a_lane_tells_of_the_speed_of_all_lanes(
+    small_classifier: Predictor, device: HeldDevice
+) -> None:
+    class Noting(OfOneSpeed):
+        @override
+        def passed(self, tokens: int, seconds: float) -> None:
+            told.append(tokens)
+            super().passed(tokens, seconds)
+
+    told: list[int] = []
+    expected: list[int] = []
+
+    def fault(sequences: Sequences) -> None:
+        expected.append(sum(map(len, sequences)) * THREADS // torch.get_num_threads())
+
+    async def main() -> None:
+        async with running(small_classifier, pass_size=Noting(512, 1e9)) as batcher:
+            held = await device.hold(batcher)
+            task = asyncio.create_task(batcher.score(TEXTS * 3))
+            await settle(batcher, len(TEXTS))
+            device.fault = fault
+            device.open.set()
+            await asyncio.gather(held, task)
+
+    asyncio.run(main())
+    assert sorted(told) == sorted(expected)
+    assert max(told) > 400
