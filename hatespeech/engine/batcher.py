@@ -6,9 +6,9 @@ one forward pass, so batches grow by themselves under load. Everywhere callers t
 sequence each, and so do the requests of one caller. So a single tweet does not wait for a job of a
 thousand texts, nor for a thousand requests of another caller.
 
-On a CPU there are two device threads. What fits into one pass has the whole device, so that a lone
-text is answered soon. While more waits, each thread runs passes in a lane of its own
-(:mod:`hatespeech.model.threads`), and none waits for the other's to end.
+What fits into one pass has the whole device, so that a lone text is answered soon. While more
+waits, a CPU's passes run in lanes beside each other (:mod:`hatespeech.model.threads`): a second
+device thread comes, and goes when nothing is left for it.
 
 An error reaches exactly the texts it concerns (:mod:`hatespeech.engine.device`). If the device is
 broken, every request from then on gets :class:`UnhealthyError`, and the owner is told, so that it
@@ -133,19 +133,13 @@ class Batcher:
         self._to_score: FairQueue[_Request, _Sequence] = FairQueue(_caller_of, _tokens_of)
         self._passes = 0  # that run now
         self._whole_device = False  # has the one pass that runs
+        self._second: threading.Thread | None = None  # device thread
         self._open: set[_Request] = set()
         self._closed = False
+        self._devices = [Device(predictor, pass_size) for _ in range(self._lanes)]
         self._threads = [
             threading.Thread(target=self._read_loop, name="reader", daemon=True),
-            *(
-                threading.Thread(
-                    target=self._device_loop,
-                    args=[Device(predictor, pass_size)],
-                    name="device",
-                    daemon=True,
-                )
-                for _ in range(self._lanes)
-            ),
+            threading.Thread(target=self._device_loop, name="device", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -217,7 +211,8 @@ class Batcher:
             self._closed = True
             self._work_to_read.notify_all()
             self._work_for_device.notify_all()
-        for thread in self._threads:
+            second = [] if self._second is None else [self._second]
+        for thread in self._threads + second:
             thread.join()
 
     def _read_on(self, request: _Request) -> None:
@@ -311,36 +306,52 @@ class Batcher:
             for text in texts:
                 self._to_score.put(request, [(text, index) for index in range(text.missing)])
                 request.waiting += sum(map(len, text.sequences))
-                self._work_for_device.notify()
+            self._work_for_device.notify()
+            self._call_second()
             self._read_on(request)
 
     # The device threads.
 
-    def _device_loop(self, device: Device) -> None:
+    def _device_loop(self) -> None:
         while True:
             with self._lock:
-                while (self._whole_device or not self._to_score) and not self._closed:
+                while not self._to_score and not self._closed:
                     self._work_for_device.wait()
                 if self._closed:
                     return
-                whole = not self._passes and self._to_score.size <= self._pass_size.tokens
-                lanes = 1 if whole else self._lanes
+                fits = self._to_score.size <= self._pass_size.tokens
+                self._whole_device = fits and not self._passes
+                lanes = 1 if self._whole_device else self._lanes
                 batch = self._take_batch(lanes)
-                self._whole_device = whole
-                self._passes += 1
-                if self._to_score:
-                    self._work_for_device.notify()
-            try:
-                self._run(device, batch, lanes)
-            except Exception as exc:
-                # Only these threads score: if they died, every caller would wait forever.
-                log.error("the device thread failed: %s", describe_exception(exc))
-                self._break()
+                self._call_second()
+            self._run(self._devices[0], batch, lanes)
+
+    def _second_loop(self) -> None:
+        """Run passes beside those of the other thread while there is work for both.
+
+        It may end while the other thread waits: the last pass of the two leaves nothing.
+        """
+        while True:
             with self._lock:
-                self._whole_device = False
-                self._passes -= 1
+                if not self._needs_second() or self._closed:
+                    self._second = None
+                    return
+                batch = self._take_batch(self._lanes)
+            self._run(self._devices[1], batch, self._lanes)
+
+    def _call_second(self) -> None:
+        """Start the second device thread if it has work. The caller holds the lock."""
+        if self._second is None and self._needs_second():
+            self._second = threading.Thread(target=self._second_loop, name="device 2", daemon=True)
+            self._second.start()
+
+    def _needs_second(self) -> bool:
+        """Return whether a pass may begin beside that of the other device thread."""
+        beside = self._passes > 0 and not self._whole_device
+        return self._lanes > 1 and bool(self._to_score) and beside
 
     def _take_batch(self, lanes: int) -> list[_Sequence]:
+        """Take what the next pass reads. The caller holds the lock."""
         batch: list[_Sequence] = []
         tokens = 0
         budget = self._pass_size.tokens // lanes
@@ -357,11 +368,22 @@ class Batcher:
                 text.request.started = now
         for request in {text.request for text, _ in batch}:
             self._read_on(request)
+        self._passes += 1
         return batch
 
     def _run(self, device: Device, batch: list[_Sequence], lanes: int) -> None:
-        if self.broken:
-            return
+        try:
+            if not self.broken:
+                self._score(device, batch, lanes)
+        except Exception as exc:
+            # Only these threads score: if they died, every caller would wait forever.
+            log.error("the device thread failed: %s", describe_exception(exc))
+            self._break()
+        with self._lock:
+            self._whole_device = False
+            self._passes -= 1
+
+    def _score(self, device: Device, batch: list[_Sequence], lanes: int) -> None:
         try:
             for found in device.run([text.sequences[i] for text, i in batch], lanes):
                 part = batch[found.start :][: max(1, len(found.rows))]

@@ -38,7 +38,7 @@ from hatespeech.labels import LABELS, Explanation
 from hatespeech.logs import FIELDS
 from hatespeech.memory import MIB, resident_bytes
 from hatespeech.model import checkpoint as checkpoints
-from hatespeech.model import hub_cache, int8
+from hatespeech.model import hub_cache, int8, threads
 from hatespeech.model.checkpoint import Checkpoint
 from hatespeech.model.linear import ROW_STEP
 from hatespeech.model.network import CustomModel
@@ -125,6 +125,10 @@ class Predictor:
         :class:`SettingsError` if this machine does not have the device or the dtype, or if
         ``thresholds_file`` is not for this checkpoint.
         """
+        return threads.in_passing(partial(cls._from_settings, settings))
+
+    @classmethod
+    def _from_settings(cls, settings: EngineSettings) -> Self:
         began = time.perf_counter()
         checkpoint = checkpoints.describe(choose_folder(settings))
         own = own_thresholds(checkpoint, settings)
@@ -253,6 +257,9 @@ class Predictor:
         allow; on a GPU its kernels and the memory of a full batch. If the model cannot score,
         raises :class:`ServiceError` or the device's own exception.
         """
+        threads.in_passing(partial(self._warm_up, max_batch_tokens))
+
+    def _warm_up(self, max_batch_tokens: int) -> None:
         language.known_languages()  # loads the identifier
         # Not by score(): a checkpoint of other languages may refuse English.
         require_finite(self.probabilities(self.encode("good morning").windows))

@@ -318,7 +318,8 @@ class CustomModel(nn.Module):
         workers = threads.independent()
         parts = parts_of(sequences, ROWS_AT_ONCE, workers)
         if len(parts) < 2:
-            return self._logits(sequences, device, ROW_STEP)
+            with threads.spread():
+                return self._logits(sequences, device, ROW_STEP)
 
         def read(part: list[int]) -> Tensor:
             return self._logits([sequences[i] for i in part], device, ROW_STEP)

@@ -11,9 +11,11 @@ other processes, the pass then takes many times as long (``benchmarks/lone_tweet
 from __future__ import annotations
 
 import ctypes
+import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -29,6 +31,7 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 MAPPED_FILES: Final = Path("/proc/self/maps")
+_C_LIBRARY: Final = ctypes.PyDLL(None)
 
 
 @contextmanager
@@ -39,6 +42,38 @@ def as_many_as_useful(operations: int) -> Iterator[None]:
     """
     with _at_most(1 if operations <= SHORT_PASS_OPERATIONS else torch.get_num_threads()):
         yield
+
+
+@contextmanager
+def spread() -> Iterator[None]:
+    """Compute meanwhile on one core, and keep the threads that help this one off it.
+
+    After a pause Linux wakes OpenMP's threads on the core of the thread that wakes them, and leaves
+    them there for the pass, which then takes twice as long and more. Threads that are bound for
+    good could not give way to other processes. This binds for a pass: afterwards this thread may
+    run anywhere, and its helpers, which then sleep, have a new place in the next pass.
+
+    It does nothing where there is one thread or one core, or where torch's OpenMP is not found. A
+    thread that starts meanwhile would stay on this core.
+    """
+    count = torch.get_num_threads()
+    library = _library() if count > 1 else None
+    if library is None:
+        yield
+        return
+    core, allowed = {_current_core()}, os.sched_getaffinity(0)
+    if not core < allowed:
+        yield
+        return
+    if getattr(_team, "count", None) != count or not all(map(_is_ours, _team.helpers)):
+        _team.helpers, _team.count = _helpers(library, count), count
+    for helper in _team.helpers:
+        os.sched_setaffinity(helper, allowed - core)
+    os.sched_setaffinity(0, core)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def lanes() -> int:
@@ -57,6 +92,26 @@ def lane_of(lanes: int) -> Iterator[None]:
     """
     with _at_most(max(1, torch.get_num_threads() // lanes)):
         yield
+
+
+def in_passing(function: Callable[[], Found]) -> Found:
+    """Call a function in a thread that ends with it, and return what it returns.
+
+    Each thread that computes has OpenMP threads of its own, until it ends. If they are more than
+    the cores, none waits in a short loop for its next product any more: each sleeps, and a lone
+    text's pass takes two or three times as long.
+    """
+    done: Future[Found] = Future()
+
+    def call() -> None:
+        try:
+            done.set_result(function())
+        except BaseException as exc:
+            done.set_exception(exc)
+
+    # A daemon: an interrupted program need not wait for it.
+    threading.Thread(target=call, name="passing", daemon=True).start()
+    return done.result()
 
 
 def independent() -> int:
@@ -89,6 +144,8 @@ def _at_most(count: int) -> Iterator[None]:
     if setter is None:
         yield
         return
+    if count > 1:
+        _team.count = None  # a smaller team ends threads
     setter(count)
     try:
         yield
@@ -96,21 +153,60 @@ def _at_most(count: int) -> Iterator[None]:
         setter(threads)
 
 
-@cache
+# Of the calling thread: ``count``, how many threads it computes in, and ``helpers``, the ids that
+# the system gives those besides itself.
+_team: Final = threading.local()
+
+
+def _helpers(library: str, count: int) -> list[int]:
+    """Return the ids of the threads that OpenMP gives the calling thread, besides its own."""
+    found: list[int] = []
+    note = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(
+        lambda _data: found.append(threading.get_native_id())
+    )
+    # Unlike PyDLL, CDLL lets go of Python meanwhile, which the other threads need.
+    ctypes.CDLL(library).GOMP_parallel(note, None, count, 0)
+    return [each for each in found if each != threading.get_native_id()]
+
+
+def _is_ours(thread: int) -> bool:
+    """Return whether a thread of this process has this id; OpenMP ends threads, too."""
+    return Path(f"/proc/self/task/{thread}").exists()
+
+
+def _current_core() -> int:
+    core: int = _C_LIBRARY.sched_getcpu()
+    return core
+
+
 def _setter() -> Callable[[int], Any] | None:
-    """Return ``omp_set_num_threads`` of the OpenMP that torch uses; ``None`` if it is not found.
+    """Return ``omp_set_num_threads`` of torch's OpenMP; ``None`` if it is not found.
 
     ``torch.set_num_threads`` would also set the number for threads that start meanwhile.
     """
+    library = _library()
+    return None if library is None else _function(library)
+
+
+@cache
+def _function(library: str) -> Callable[[int], Any]:
+    setter: Callable[[int], Any] = ctypes.PyDLL(library).omp_set_num_threads
+    return setter
+
+
+@cache
+def _library() -> str | None:
+    """Return the file of the OpenMP that torch uses; ``None`` if it is not found."""
     if not MAPPED_FILES.exists():
         return None
     mapped = MAPPED_FILES.read_text(encoding="utf-8", errors="replace")
     before = torch.get_num_threads()
-    for path in sorted(set(re.findall(r"/\S*/lib(?:g|i)?omp\S*\.so\S*", mapped))):
-        setter = ctypes.PyDLL(path).omp_set_num_threads
+    paths: list[str] = re.findall(r"/\S*/lib(?:g|i)?omp\S*\.so\S*", mapped)
+    for path in sorted(set(paths)):
+        setter = _function(path)
         setter(before + 1)
         found = torch.get_num_threads() == before + 1
         setter(before)
         if found:
-            return setter
+            return path
     return None

@@ -7,6 +7,7 @@ import csv
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from hatespeech.errors import (
     TooLargeError,
     ValidationError,
 )
+from hatespeech.model import checkpoint as checkpoints
 from hatespeech.model.linear import onednn_dtypes
 from hatespeech.settings import EngineSettings
 from hatespeech.text.normalizer import normalize_tweet
@@ -301,6 +303,27 @@ def test_on_a_gpu_a_full_batch_that_does_not_fit_is_no_reason_not_to_start(
     small_classifier.warm_up(16_384)
     assert 0.9 * 16_384 < max(sizes) <= 16_384
     assert "does not fit" in caplog.text
+
+
+def test_loading_and_warming_up_leave_no_openmp_threads_in_the_thread_that_asks(
+    small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that stayed would make all others sleep; see :func:`threads.in_passing`."""
+    seen: list[str] = []
+
+    def noted(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **named: object) -> object:
+            seen.append(threading.current_thread().name)
+            return function(*arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(checkpoints, "load_model", noted(checkpoints.load_model))
+    monkeypatch.setattr(Predictor, "probabilities", noted(Predictor.probabilities))
+    environ = {"DEVICE": "cpu", "MODEL_DIR": str(small_checkpoint)}
+    Predictor.from_settings(EngineSettings.from_environment(environ)).warm_up(16_384)
+    assert len(seen) > 3
+    assert set(seen) == {"passing"}
 
 
 def test_the_first_pass_for_callers_follows_the_speed_of_the_warm_up(

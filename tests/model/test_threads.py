@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -13,6 +18,10 @@ from hatespeech.model import threads
 from hatespeech.model.network import ModelConfig
 from hatespeech.model.threads import SHORT_PASS_OPERATIONS, as_many_as_useful
 from tests.support.checkpoints import random_model
+
+SMALL = ModelConfig(
+    vocab_size=50, hidden_size=192, num_hidden_layers=2, num_attention_heads=2, classifier_size=8
+)
 
 needs_openmp = pytest.mark.skipif(
     threads._setter() is None, reason="torch's OpenMP is not found on this system"
@@ -82,11 +91,84 @@ def test_a_lane_has_its_share_of_the_threads() -> None:
     assert threads.lanes() == 1
 
 
-# A pass that is long enough for each thread to read parts of its own.
-
-SMALL = ModelConfig(
-    vocab_size=50, hidden_size=192, num_hidden_layers=2, num_attention_heads=2, classifier_size=8
+needs_cores = pytest.mark.skipif(
+    threads._library() is None or len(os.sched_getaffinity(0)) < 2,
+    reason="torch's OpenMP is not found on this system, or there is one core only",
 )
+
+
+def helpers() -> list[int]:
+    """Return the ids of the threads that help this one in a pass."""
+    with threads.spread():
+        found: list[int] = threads._team.helpers
+        return list(found)
+
+
+@needs_cores
+@pytest.mark.usefixtures("three_threads")
+def test_the_threads_that_help_keep_off_the_core_of_the_one_they_help() -> None:
+    before = os.sched_getaffinity(0)
+    with contextlib.suppress(ZeroDivisionError), threads.spread():
+        own = os.sched_getaffinity(0)
+        assert len(own) == 1
+        assert len(set(threads._team.helpers)) == 2
+        for helper in threads._team.helpers:
+            assert Path(f"/proc/self/task/{helper}").exists()
+            assert os.sched_getaffinity(helper) == before - own
+        1 / 0  # noqa: B018 - a pass that fails
+    assert os.sched_getaffinity(0) == before
+    assert helpers() == threads._team.helpers
+
+
+@needs_cores
+@pytest.mark.usefixtures("three_threads")
+def test_threads_that_ended_are_not_taken_for_those_that_help_now() -> None:
+    first = helpers()
+    with threads._at_most(2):
+        torch.ones(1_000_000).sum()  # in a team of two, so one of the three ends
+    second = helpers()
+    assert len(set(second)) == 2
+    assert second != first
+    torch.set_num_threads(2)
+    assert len(helpers()) == 1
+
+
+@needs_cores
+@pytest.mark.usefixtures("three_threads")
+def test_only_a_pass_whose_products_are_shared_stays_on_one_core() -> None:
+    model = random_model(SMALL)
+    seen: list[int] = []
+    model.linear1.register_forward_pre_hook(
+        lambda _module, _inputs: seen.append(len(os.sched_getaffinity(0)))
+    )
+    short = SHORT_PASS_OPERATIONS // SMALL.operations_per_token
+    with torch.inference_mode():
+        for sequences in ([[5] * short], [[5] * (short + 1)], [[5] * 30] * 80):
+            model.forward_sequences(sequences)
+    assert seen[:2] == [len(os.sched_getaffinity(0)), 1]
+    assert len(seen) > 4, "the last pass has parts for all threads"
+    assert 1 not in seen[2:]
+
+
+@needs_cores
+@pytest.mark.usefixtures("three_threads")
+def test_with_a_passing_thread_those_that_helped_it_end() -> None:
+    left = [Path(f"/proc/self/task/{helper}") for helper in threads.in_passing(helpers)]
+    assert len(left) == 2
+    for _ in range(3_000):  # they end a moment after it
+        left = [task for task in left if task.exists()]
+        time.sleep(0.01 if left else 0)
+    assert not left
+
+
+def test_what_fails_in_a_passing_thread_fails_its_caller() -> None:
+    with pytest.raises(ZeroDivisionError):
+        threads.in_passing(lambda: 1 / 0)
+    with pytest.raises(SystemExit, match="7"):
+        threads.in_passing(lambda: sys.exit(7))
+
+
+# A pass that is long enough for each thread to read parts of its own.
 
 
 @needs_openmp
