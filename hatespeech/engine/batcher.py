@@ -354,7 +354,7 @@ class Batcher:
         """Take what the next pass reads. The caller holds the lock."""
         batch: list[_Sequence] = []
         tokens = 0
-        budget = self._pass_size.tokens // lanes
+        budget = self._pass_size.tokens_of_lane(lanes)
         now = time.perf_counter()
         while self._to_score:
             text, _ = following = self._to_score.peek()

@@ -11,6 +11,8 @@ import math
 import threading
 from typing import Final
 
+from hatespeech.model.linear import ROWS_AT_ONCE
+
 log = logging.getLogger(__name__)
 
 # Of work in one pass, on every device. A GPU works on a batch of this much time at its full speed,
@@ -22,6 +24,8 @@ PASS_SECONDS: Final = 0.05
 SMALLEST_PASS: Final = 256
 # After running out of memory the size is halved, but not below the longest sequence.
 SMALLEST_BUDGET: Final = 512
+# Tokens of a part of ``ROWS_AT_ONCE`` when the next tweet, of 30 or so, does not fit any more.
+FULL_PART: Final = ROWS_AT_ONCE - 32
 # What one pass counts for in the mean speed.
 WEIGHT: Final = 0.25
 
@@ -50,6 +54,16 @@ class PassSize:
             return self._max_tokens
         timely = 0.0 if self._speed is None else self._speed * self._seconds
         return int(min(self._max_tokens, max(timely, SMALLEST_PASS)))
+
+    def tokens_of_lane(self, lanes: int) -> int:
+        """How many tokens the next pass may read in one of so many equal lanes of a CPU.
+
+        A lane reads in parts. A small one behind full ones would cost as much as it takes to start.
+        """
+        share = self.tokens // lanes
+        if lanes == 1 or share < FULL_PART:
+            return share
+        return round(share / FULL_PART) * FULL_PART
 
     def passed(self, tokens: int, seconds: float) -> None:
         """Take note of a pass that succeeded."""

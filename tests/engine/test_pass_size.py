@@ -81,3 +81,13 @@ def test_what_did_not_fit_is_not_tried_again_however_fast_the_device_is() -> Non
         pass_size.out_of_memory(pass_size.tokens)
     run(pass_size, 10_000_000, 60)
     assert pass_size.tokens == SMALLEST_BUDGET
+
+
+@pytest.mark.parametrize(
+    ("tokens", "of_two"),
+    [(256, 128), (900, 450), (960, 480), (1_400, 480), (1_500, 960), (16_384, 17 * 480)],
+)
+def test_a_lane_reads_full_parts(tokens: int, of_two: int) -> None:
+    pass_size = PassSize(tokens, speed=1e9)
+    assert pass_size.tokens_of_lane(1) == tokens
+    assert pass_size.tokens_of_lane(2) == of_two

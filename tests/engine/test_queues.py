@@ -70,6 +70,13 @@ def test_the_size_is_that_of_the_items_that_wait() -> None:
     assert queue.size == 0
 
 
+def test_the_smallest_item_of_a_request_comes_first_and_of_equals_the_first() -> None:
+    queue: FairQueue[str, str] = FairQueue(size_of=len)
+    queue.put("a", ["seven", "one", "three"])
+    queue.put("a", ["two", "fifty"])
+    assert taken(queue, 5) == "one two seven three fifty"
+
+
 def test_a_request_that_ends_is_forgotten() -> None:
     queue = queue_of({"a": 2, "b": 2})
     taken(queue, 1)
