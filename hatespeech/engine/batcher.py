@@ -18,6 +18,7 @@ can end the process.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -78,6 +79,7 @@ class _Request:
     left: int
     submitted: float
     unread: int  # texts that the reader has not begun
+    read_whole: bool  # before what is read has been scored, since it may have to be refused
     passed_on: int = 0  # texts that the reader has begun or will
     waiting: int = 0  # tokens that wait for the device
     tokens: int = 0  # to be read for the texts that it has begun, in all their readings
@@ -186,6 +188,7 @@ class Batcher:
             len(texts),
             submitted,
             len(texts),
+            explain is not None or sum(map(len, texts)) > self._max_request_tokens,
         )
         try:
             with self._lock:
@@ -224,9 +227,9 @@ class Batcher:
         place = request.passed_on
         if request.dropped or place > len(request.texts) - request.unread:
             return
-        if request.explain is None and request.waiting >= self._pass_size.tokens:
+        if not request.read_whole and request.waiting >= self._pass_size.tokens:
             return
-        count = len(request.texts) if request.explain else TEXTS_AT_ONCE
+        count = len(request.texts) if request.read_whole else TEXTS_AT_ONCE
         indexes = range(place, min(place + count, len(request.texts)))
         self._to_read.put(request, [_Text(request, index) for index in indexes])
         request.passed_on = indexes.stop
@@ -342,8 +345,10 @@ class Batcher:
     def _call_second(self) -> None:
         """Start the second device thread if it has work. The caller holds the lock."""
         if self._second is None and self._needs_second():
-            self._second = threading.Thread(target=self._second_loop, name="device 2", daemon=True)
-            self._second.start()
+            second = threading.Thread(target=self._second_loop, name="device 2", daemon=True)
+            with contextlib.suppress(RuntimeError):  # no thread left: the first goes on alone
+                second.start()
+                self._second = second
 
     def _needs_second(self) -> bool:
         """Return whether a pass may begin beside that of the other device thread."""

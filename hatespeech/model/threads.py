@@ -10,6 +10,7 @@ other processes, the pass then takes many times as long (``benchmarks/lone_tweet
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -31,7 +32,8 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 MAPPED_FILES: Final = Path("/proc/self/maps")
-_C_LIBRARY: Final = ctypes.PyDLL(None)
+# Settings of the environment that bind OpenMP's threads.
+BINDINGS: Final = frozenset({"GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND"})
 
 
 @contextmanager
@@ -53,27 +55,28 @@ def spread() -> Iterator[None]:
     good could not give way to other processes. This binds for a pass: afterwards this thread may
     run anywhere, and its helpers, which then sleep, have a new place in the next pass.
 
-    It does nothing where there is one thread or one core, or where torch's OpenMP is not found. A
-    thread that starts meanwhile would stay on this core.
+    It does nothing where there is one thread or one core, where torch's OpenMP is not found, and
+    where the environment says how OpenMP binds its threads. A thread that starts meanwhile would
+    stay on this core.
     """
     count = torch.get_num_threads()
-    library = _library() if count > 1 else None
+    library = _library() if count > 1 and BINDINGS.isdisjoint(os.environ) else None
     if library is None:
         yield
         return
-    core, allowed = {_current_core()}, os.sched_getaffinity(0)
+    core, allowed = {_core_number()()}, os.sched_getaffinity(0)
     if not core < allowed:
         yield
         return
     if getattr(_team, "count", None) != count or not all(map(_is_ours, _team.helpers)):
         _team.helpers, _team.count = _helpers(library, count), count
     for helper in _team.helpers:
-        os.sched_setaffinity(helper, allowed - core)
-    os.sched_setaffinity(0, core)
+        _bind(helper, allowed - core)
+    _bind(0, core)
     try:
         yield
     finally:
-        os.sched_setaffinity(0, allowed)
+        _bind(0, allowed)
 
 
 def lanes() -> int:
@@ -174,9 +177,17 @@ def _is_ours(thread: int) -> bool:
     return Path(f"/proc/self/task/{thread}").exists()
 
 
-def _current_core() -> int:
-    core: int = _C_LIBRARY.sched_getcpu()
-    return core
+def _bind(thread: int, cores: set[int]) -> None:
+    """Let a thread, 0 for the calling one, run on these cores, if the system allows it."""
+    with contextlib.suppress(OSError):  # a sandbox may not, and cores may just have been taken away
+        os.sched_setaffinity(thread, cores)
+
+
+@cache
+def _core_number() -> Callable[[], int]:
+    """Return what says on which core the calling thread runs."""
+    asked: Callable[[], int] = ctypes.PyDLL(None).sched_getcpu
+    return asked
 
 
 def _setter() -> Callable[[int], Any] | None:

@@ -111,6 +111,22 @@ def test_of_a_long_request_no_more_is_read_than_a_pass_takes(
     asyncio.run(main())
 
 
+def test_a_request_that_may_need_too_many_tokens_is_refused_before_it_is_scored(
+    small_classifier: Predictor, device: HeldDevice
+) -> None:
+    async def main() -> None:
+        async with running(
+            small_classifier, max_batch_tokens=512, max_request_tokens=2_000
+        ) as batcher:
+            held = await device.hold(batcher)
+            with pytest.raises(TooLargeError, match="over 2000 tokens"):
+                await batcher.score(TEXTS * 5)
+            device.open.set()
+            await held
+
+    asyncio.run(main())
+
+
 def test_one_text_behind_a_thousand_takes_its_turn(
     small_classifier: Predictor, device: HeldDevice
 ) -> None:

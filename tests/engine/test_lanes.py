@@ -232,3 +232,28 @@ def test_a_pass_in_a_lane_tells_of_the_speed_of_all_lanes(
     asyncio.run(main())
     assert sorted(told) == sorted(expected)
     assert max(told) > 400
+
+
+def test_where_no_thread_is_left_all_passes_run_in_the_first(
+    small_classifier: Predictor, device: HeldDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = alone(small_classifier, TEXTS * 3)
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "device 2":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    async def main() -> None:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        async with running(small_classifier, max_batch_tokens=512) as batcher:
+            held = await device.hold(batcher)
+            task = asyncio.create_task(batcher.score(TEXTS * 3))
+            await settle(batcher, 32)
+            device.open.set()
+            results, _ = await task
+            await held
+            assert close_to(results, expected)
+
+    asyncio.run(main())
