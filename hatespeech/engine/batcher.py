@@ -6,9 +6,9 @@ one forward pass, so batches grow by themselves under load. Everywhere callers t
 sequence each, and so do the requests of one caller. So a single tweet does not wait for a job of a
 thousand texts, nor for a thousand requests of another caller.
 
-What fits into one pass has the whole device, so that a lone text is answered soon. While more
-waits, a CPU's passes run in lanes beside each other (:mod:`hatespeech.model.threads`): a second
-device thread comes, and goes when nothing is left for it.
+What fits into one pass has the whole device if nothing else runs, so that a lone text is answered
+soon. While more waits, a CPU's passes run in lanes beside each other
+(:mod:`hatespeech.model.threads`): a second device thread comes, and goes when nothing is left.
 
 An error reaches exactly the texts it concerns (:mod:`hatespeech.engine.device`). If the device is
 broken, every request from then on gets :class:`UnhealthyError`, and the owner is told, so that it
@@ -91,7 +91,7 @@ class _Request:
 
 @dataclass(eq=False)
 class _Text:
-    """One text of a request, on its way between the two threads."""
+    """One text of a request, on its way between reader and device."""
 
     request: _Request
     index: int
@@ -188,7 +188,7 @@ class Batcher:
             len(texts),
             submitted,
             len(texts),
-            explain is not None or sum(map(len, texts)) > self._max_request_tokens,
+            explain is not None or most_tokens(texts, robust) > self._max_request_tokens,
         )
         try:
             with self._lock:
@@ -464,6 +464,17 @@ class Batcher:
         self._open.discard(request)
         self._to_read.drop(request)
         self._to_score.drop(request)
+
+
+def most_tokens(texts: Sequence[str], robust: bool) -> int:
+    """Return more tokens than texts have, in all their readings.
+
+    A token has at least one character. But an emoji, of three or four bytes, becomes its name,
+    which has up to 15 tokens. Two more are the special ones.
+    """
+    sizes = ((len(text), len(text.encode("utf-8", "surrogatepass"))) for text in texts)
+    most = sum(2 + chars + 8 * (size - chars) for chars, size in sizes)
+    return 2 * most if robust else most
 
 
 def _caller_of(request: _Request) -> str | None:

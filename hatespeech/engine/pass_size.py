@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 # because the time to launch its kernels is a fifth of it. A fast GPU reads ``MAX_BATCH_TOKENS`` in
 # less, and then memory is the limit.
 PASS_SECONDS: Final = 0.05
-# However slow the device is: with fewer rows than this, a CPU multiplies less efficiently
-# (benchmarks/beside_bulk.py).
+# However slow the device is: with fewer rows than this, or half of it in each of two lanes, a CPU
+# multiplies less efficiently (benchmarks/beside_bulk.py).
 SMALLEST_PASS: Final = 256
 # After running out of memory the size is halved, but not below the longest sequence.
 SMALLEST_BUDGET: Final = 512
@@ -58,12 +58,13 @@ class PassSize:
     def tokens_of_lane(self, lanes: int) -> int:
         """How many tokens the next pass may read in one of so many equal lanes of a CPU.
 
-        A lane reads in parts. A small one behind full ones would cost as much as it takes to start.
+        A lane reads in parts, and a small last part costs nearly as much as a full one.
         """
         share = self.tokens // lanes
         if lanes == 1 or share < FULL_PART:
             return share
-        return round(share / FULL_PART) * FULL_PART
+        parts = min(round(share / FULL_PART), self._max_tokens // lanes // FULL_PART)
+        return parts * FULL_PART
 
     def passed(self, tokens: int, seconds: float) -> None:
         """Take note of a pass that succeeded."""

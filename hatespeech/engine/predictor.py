@@ -125,7 +125,9 @@ class Predictor:
         :class:`SettingsError` if this machine does not have the device or the dtype, or if
         ``thresholds_file`` is not for this checkpoint.
         """
-        return threads.in_passing(partial(cls._from_settings, settings))
+        load = partial(cls._from_settings, settings)
+        # Which GPU is the current one, a new thread would not know.
+        return load() if choose_device(settings).type == "cuda" else threads.in_passing(load)
 
     @classmethod
     def _from_settings(cls, settings: EngineSettings) -> Self:
@@ -257,7 +259,8 @@ class Predictor:
         allow; on a GPU its kernels and the memory of a full batch. If the model cannot score,
         raises :class:`ServiceError` or the device's own exception.
         """
-        threads.in_passing(partial(self._warm_up, max_batch_tokens))
+        warm_up = partial(self._warm_up, max_batch_tokens)
+        warm_up() if self.device.type == "cuda" else threads.in_passing(warm_up)
 
     def _warm_up(self, max_batch_tokens: int) -> None:
         language.known_languages()  # loads the identifier

@@ -28,6 +28,8 @@ import torch
 SHORT_PASS_OPERATIONS: Final = 500_000_000
 # More would make each pass of many threads take longer, and a lone text with it.
 LANES: Final = 2
+# Threads that :func:`spread` keeps on cores of their own.
+SPREAD: Final = 2
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
@@ -48,19 +50,21 @@ def as_many_as_useful(operations: int) -> Iterator[None]:
 
 @contextmanager
 def spread() -> Iterator[None]:
-    """Compute meanwhile on one core, and keep the threads that help this one off it.
+    """Compute meanwhile on one core, and keep the thread that helps this one off it.
 
-    After a pause Linux wakes OpenMP's threads on the core of the thread that wakes them, and leaves
-    them there for the pass, which then takes twice as long and more. Threads that are bound for
-    good could not give way to other processes. This binds for a pass: afterwards this thread may
-    run anywhere, and its helpers, which then sleep, have a new place in the next pass.
+    After a pause Linux wakes OpenMP's second thread on the core of the thread that wakes it, and
+    leaves both there for the pass, which then takes twice as long and more. Threads that are bound
+    for good could not give way to other processes. This binds for a pass: afterwards this thread
+    may run anywhere, and its helper, which sleeps, has a new place in the next pass.
 
-    It does nothing where there is one thread or one core, where torch's OpenMP is not found, and
-    where the environment says how OpenMP binds its threads. A thread that starts meanwhile would
-    stay on this core.
+    It does nothing but for two threads: of more, OpenMP ends some for a small product, and those
+    that it starts for the next one would stay on this core. Nor in a lane, where the other lane may
+    be on the same core; with one core; where torch's OpenMP is not found; or where the environment
+    says how OpenMP binds its threads.
     """
     count = torch.get_num_threads()
-    library = _library() if count > 1 and BINDINGS.isdisjoint(os.environ) else None
+    may = count == SPREAD and not getattr(_own, "lane", False)
+    library = _library() if may and BINDINGS.isdisjoint(os.environ) else None
     if library is None:
         yield
         return
@@ -68,12 +72,15 @@ def spread() -> Iterator[None]:
     if not core < allowed:
         yield
         return
-    if getattr(_team, "count", None) != count or not all(map(_is_ours, _team.helpers)):
-        _team.helpers, _team.count = _helpers(library, count), count
-    for helper in _team.helpers:
-        _bind(helper, allowed - core)
-    _bind(0, core)
+    helper = getattr(_own, "helper", None)
+    if helper is None or not _is_ours(helper):
+        helper = _own.helper = _helper(library)
+    if helper is None:
+        yield
+        return
+    _bind(helper, allowed - core)
     try:
+        _bind(0, core)
         yield
     finally:
         _bind(0, allowed)
@@ -84,7 +91,8 @@ def lanes() -> int:
 
     While one lane packs its pass or hands out what it gave, the other computes.
     """
-    return LANES if torch.get_num_threads() >= LANES and _setter() is not None else 1
+    even = torch.get_num_threads() % LANES == 0  # otherwise a core would have no lane
+    return LANES if even and _setter() is not None else 1
 
 
 @contextmanager
@@ -94,7 +102,11 @@ def lane_of(lanes: int) -> Iterator[None]:
     This holds for the calling thread only.
     """
     with _at_most(max(1, torch.get_num_threads() // lanes)):
-        yield
+        _own.lane = lanes > 1
+        try:
+            yield
+        finally:
+            _own.lane = False
 
 
 def in_passing(function: Callable[[], Found]) -> Found:
@@ -147,8 +159,6 @@ def _at_most(count: int) -> Iterator[None]:
     if setter is None:
         yield
         return
-    if count > 1:
-        _team.count = None  # a smaller team ends threads
     setter(count)
     try:
         yield
@@ -156,20 +166,20 @@ def _at_most(count: int) -> Iterator[None]:
         setter(threads)
 
 
-# Of the calling thread: ``count``, how many threads it computes in, and ``helpers``, the ids that
-# the system gives those besides itself.
-_team: Final = threading.local()
+# Of the calling thread: ``lane``, whether it has a share of the threads only, and ``helper``, the
+# id that the system gives its second thread.
+_own: Final = threading.local()
 
 
-def _helpers(library: str, count: int) -> list[int]:
-    """Return the ids of the threads that OpenMP gives the calling thread, besides its own."""
+def _helper(library: str) -> int | None:
+    """Return the id of the thread that OpenMP gives the calling thread, if it gives any."""
     found: list[int] = []
     note = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(
         lambda _data: found.append(threading.get_native_id())
     )
     # Unlike PyDLL, CDLL lets go of Python meanwhile, which the other threads need.
-    ctypes.CDLL(library).GOMP_parallel(note, None, count, 0)
-    return [each for each in found if each != threading.get_native_id()]
+    ctypes.CDLL(library).GOMP_parallel(note, None, SPREAD, 0)
+    return next((each for each in found if each != threading.get_native_id()), None)
 
 
 def _is_ours(thread: int) -> bool:
@@ -214,6 +224,8 @@ def _library() -> str | None:
     before = torch.get_num_threads()
     paths: list[str] = re.findall(r"/\S*/lib(?:g|i)?omp\S*\.so\S*", mapped)
     for path in sorted(set(paths)):
+        if not hasattr(ctypes.CDLL(path), "GOMP_parallel"):
+            continue
         setter = _function(path)
         setter(before + 1)
         found = torch.get_num_threads() == before + 1

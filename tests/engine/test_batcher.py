@@ -10,10 +10,12 @@ import threading
 import weakref
 from collections.abc import Iterator
 
+import emoji
 import pytest
 import torch
 
 from hatespeech.contract import Prediction
+from hatespeech.engine.batcher import most_tokens
 from hatespeech.engine.pass_size import PASS_SECONDS, SMALLEST_BUDGET
 from hatespeech.engine.predictor import Predictor, Sequences
 from hatespeech.errors import (
@@ -24,6 +26,8 @@ from hatespeech.errors import (
     ValidationError,
 )
 from hatespeech.labels import Explanation
+from hatespeech.settings import EngineSettings
+from tests.paths import MINI
 from tests.support.batchers import (
     TEXTS,
     HeldDevice,
@@ -111,20 +115,34 @@ def test_of_a_long_request_no_more_is_read_than_a_pass_takes(
     asyncio.run(main())
 
 
-def test_a_request_that_may_need_too_many_tokens_is_refused_before_it_is_scored(
+def test_a_request_that_may_need_too_many_tokens_is_refused_before_all_of_it_is_scored(
     small_classifier: Predictor, device: HeldDevice
 ) -> None:
     async def main() -> None:
-        async with running(
-            small_classifier, max_batch_tokens=512, max_request_tokens=2_000
-        ) as batcher:
-            held = await device.hold(batcher)
-            with pytest.raises(TooLargeError, match="over 2000 tokens"):
-                await batcher.score(TEXTS * 5)
-            device.open.set()
-            await held
+        for texts in (TEXTS * 5, ["\U0001f602" * 60] * 5):
+            windows = [small_classifier.encode(text).windows[0] for text in texts]
+            limit = sum(map(len, windows)) - 1
+            async with running(
+                small_classifier, max_batch_tokens=512, max_request_tokens=limit
+            ) as batcher:
+                held = await device.hold(batcher)
+                with pytest.raises(TooLargeError, match=f"over {limit} tokens"):
+                    await batcher.score(texts)
+                device.open.set()
+                await held
 
     asyncio.run(main())
+
+
+def test_no_text_has_more_tokens_than_are_counted_before_it_is_read() -> None:
+    predictor = Predictor.from_settings(
+        EngineSettings.from_environment({"DEVICE": "cpu", "MODEL_DIR": str(MINI)})
+    )
+    texts = [*emoji.EMOJI_DATA, "a", "!?", "\u00e9", "\u4e2d", "\ud800", "can't", ":)", "a" * 200]
+    for text in texts:
+        needed = sum(map(len, predictor.encode(text).windows))
+        assert needed <= most_tokens([text], robust=False), ascii(text)
+    assert most_tokens(texts, robust=True) == 2 * most_tokens(texts, robust=False)
 
 
 def test_one_text_behind_a_thousand_takes_its_turn(

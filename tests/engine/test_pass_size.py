@@ -88,6 +88,10 @@ def test_what_did_not_fit_is_not_tried_again_however_fast_the_device_is() -> Non
     [(256, 128), (900, 450), (960, 480), (1_400, 480), (1_500, 960), (16_384, 17 * 480)],
 )
 def test_a_lane_reads_full_parts(tokens: int, of_two: int) -> None:
-    pass_size = PassSize(tokens, speed=1e9)
+    pass_size = PassSize(16_384, speed=tokens / PASS_SECONDS)
     assert pass_size.tokens_of_lane(1) == tokens
     assert pass_size.tokens_of_lane(2) == of_two
+
+
+def test_all_lanes_together_read_no_more_than_the_maximum() -> None:
+    assert PassSize(1_500, speed=1e9).tokens_of_lane(2) == 480

@@ -322,7 +322,7 @@ def test_loading_and_warming_up_leave_no_openmp_threads_in_the_thread_that_asks(
     monkeypatch.setattr(Predictor, "probabilities", noted(Predictor.probabilities))
     environ = {"DEVICE": "cpu", "MODEL_DIR": str(small_checkpoint)}
     Predictor.from_settings(EngineSettings.from_environment(environ)).warm_up(16_384)
-    assert len(seen) > 3
+    assert len(seen) >= 3
     assert set(seen) == {"passing"}
 
 
