@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Iterator
 from typing import Final
@@ -12,8 +13,10 @@ import torch
 from typing_extensions import override
 
 from hatespeech.contract import Prediction
+from hatespeech.engine.pass_size import PassSize
 from hatespeech.engine.predictor import Predictor, Sequences
 from hatespeech.errors import InternalError, UnhealthyError
+from hatespeech.labels import Explanation
 from hatespeech.model import threads
 from tests.support.batchers import (
     TEXTS,
@@ -259,5 +262,54 @@ def test_where_no_thread_is_left_all_passes_run_in_the_first(
             results, _ = await task
             await held
             assert close_to(results, expected)
+
+    asyncio.run(main())
+
+
+def test_in_a_storm_every_request_that_stays_is_answered_with_its_own_scores(
+    small_classifier: Predictor,
+) -> None:
+    choose = random.Random(7)
+    long = " ".join(TEXTS * 3)
+    kinds: dict[str, tuple[list[str], Explanation | None, bool]] = {
+        "one": (TEXTS[:1], None, False),
+        "many": (TEXTS * 3, None, False),
+        "long": ([long, *TEXTS[:5]], None, False),
+        "robust": (["h\u0430te n1gh7", *TEXTS[5:9]], None, True),
+        "explained": (TEXTS[9:11], "leave_one_out", False),
+        "unreadable": (["\u200b", *TEXTS[11:14], "\u200b"], None, False),
+    }
+    expected = {
+        name: small_classifier.score(texts, explain, robust)
+        for name, (texts, explain, robust) in kinds.items()
+    }
+
+    async def main() -> None:
+        async with running(
+            small_classifier, pass_size=PassSize(512), max_queue_texts=10_000
+        ) as batcher:
+
+            async def caller(name: str, leaves: bool) -> None:
+                await asyncio.sleep(choose.random() / 5)
+                texts, explain, robust = kinds[name]
+                scoring = asyncio.ensure_future(batcher.score(texts, explain, robust))
+                if leaves:
+                    await asyncio.sleep(choose.random() / 50)
+                    scoring.cancel()
+                    await asyncio.wait([scoring])
+                    return
+                results, _ = await scoring
+                for result, wanted in zip(results, expected[name], strict=True):
+                    assert type(result) is type(wanted)
+                    if isinstance(result, Prediction) and isinstance(wanted, Prediction):
+                        assert result.scores == pytest.approx(wanted.scores, abs=1e-5)
+
+            names = choose.choices(list(kinds), k=150)
+            await asyncio.gather(*(caller(name, choose.random() < 0.2) for name in names))
+            assert batcher.queued_texts == 0
+            assert not batcher._open
+            assert (batcher._to_read.size, batcher._to_score.size) == (0, 0)
+            while batcher._passes or batcher._second:
+                await asyncio.sleep(0.001)
 
     asyncio.run(main())
