@@ -160,9 +160,11 @@ def _at_most(count: int) -> Iterator[None]:
         yield
         return
     setter(count)
+    _mkl_setter()(count)
     try:
         yield
     finally:
+        _mkl_setter()(0)  # as many as elsewhere
         setter(threads)
 
 
@@ -207,6 +209,21 @@ def _setter() -> Callable[[int], Any] | None:
     """
     library = _library()
     return None if library is None else _function(library)
+
+
+@cache
+def _mkl_setter() -> Callable[[int], Any]:
+    """Return what sets the number of MKL's threads for the calling thread.
+
+    torch's MKL multiplies attention's float32 matrices. It has a number of its own, and would wake
+    a second thread for each of them.
+    """
+    try:
+        library = ctypes.PyDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        setter: Callable[[int], Any] = library.MKL_Set_Num_Threads_Local
+    except (AttributeError, OSError):  # a build without MKL
+        return lambda _count: None
+    return setter
 
 
 @cache

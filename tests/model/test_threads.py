@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Thread
 
@@ -87,6 +88,19 @@ def test_a_lane_has_half_of_the_threads_and_an_odd_one_would_have_none() -> None
             with as_many_as_useful(SHORT_PASS_OPERATIONS + 1):
                 assert torch.get_num_threads() == count // lanes
         assert torch.get_num_threads() == count
+
+
+@needs_openmp
+@pytest.mark.skipif(not torch._C.has_mkl, reason="this build of torch has no MKL")
+@pytest.mark.usefixtures("three_threads")
+def test_mkl_has_no_more_threads_than_the_pass() -> None:
+    library = ctypes.PyDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+    most: Callable[[], int] = library.MKL_Get_Max_Threads
+    before, elsewhere = most(), threads.in_passing(most)
+    with threads.lane_of(3):
+        assert most() == 1
+        assert threads.in_passing(most) == elsewhere
+    assert most() == before
 
 
 needs_cores = pytest.mark.skipif(
