@@ -38,8 +38,7 @@ BENCHMARKS: Final[Mapping[str, Sequence[str]]] = {
     "idle_latency": (),
     "lone_tweets": (),
     "busy_neighbour": (),
-    # In one thread each: with two, what else the machine does moves the sides by a third.
-    "int8_runtimes": ("--threads", "1", "--shapes", "base"),
+    "int8_runtimes": ("--shapes", "base"),
     "int8_agreement": (),
     "beside_bulk": (),
     "scaling": (),
