@@ -154,12 +154,15 @@ def test_a_thread_that_ended_is_not_taken_for_the_one_that_helps_now() -> None:
 
 @needs_cores
 @pytest.mark.usefixtures("two_threads")
-def test_where_openmp_is_told_how_to_bind_or_may_not_nothing_is_bound(
+def test_in_a_lane_and_where_openmp_is_told_how_to_bind_or_may_not_nothing_is_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = os.sched_getaffinity(0)
-    with threads.lane_of(2), threads._at_most(2), threads.spread():
+    torch.set_num_threads(4)
+    with threads.lane_of(2), threads.spread():
+        assert torch.get_num_threads() == 2
         assert os.sched_getaffinity(0) == before
+    torch.set_num_threads(2)
     monkeypatch.setenv("OMP_PROC_BIND", "false")
     with threads.spread():
         assert os.sched_getaffinity(0) == before
