@@ -57,10 +57,10 @@ def spread() -> Iterator[None]:
     for good could not give way to other processes. This binds for a pass: afterwards this thread
     may run anywhere, and its helper, which sleeps, has a new place in the next pass.
 
-    It does nothing but for two threads: of more, OpenMP ends some for a small product, and those
-    that it starts for the next one would stay on this core. Nor in a lane, where the other lane may
-    be on the same core; with one core; where torch's OpenMP is not found; or where the environment
-    says how OpenMP binds its threads.
+    Two threads are bound, and never more: of those, OpenMP ends some for a small product, and what
+    it starts for the next one would stay on this core. In a lane nothing is bound, because the
+    other lane may be on the same core. Nor is it with one core, where torch's OpenMP is not found,
+    or where the environment says how OpenMP binds its threads.
     """
     count = torch.get_num_threads()
     may = count == SPREAD and not getattr(_own, "lane", False)
@@ -160,11 +160,11 @@ def _at_most(count: int) -> Iterator[None]:
         yield
         return
     setter(count)
-    _mkl_setter()(count)
+    of_mkl = _mkl_setter()(count)
     try:
         yield
     finally:
-        _mkl_setter()(0)  # as many as elsewhere
+        _mkl_setter()(of_mkl)
         setter(threads)
 
 
@@ -213,7 +213,7 @@ def _setter() -> Callable[[int], Any] | None:
 
 @cache
 def _mkl_setter() -> Callable[[int], Any]:
-    """Return what sets the number of MKL's threads for the calling thread.
+    """Return what sets the number of MKL's threads for the calling thread, and returns the last.
 
     torch's MKL multiplies attention's float32 matrices. It has a number of its own, and would wake
     a second thread for each of them.
@@ -222,7 +222,7 @@ def _mkl_setter() -> Callable[[int], Any]:
         library = ctypes.PyDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         setter: Callable[[int], Any] = library.MKL_Set_Num_Threads_Local
     except (AttributeError, OSError):  # a build without MKL
-        return lambda _count: None
+        return lambda _count: 0
     return setter
 
 
