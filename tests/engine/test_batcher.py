@@ -39,15 +39,14 @@ from tests.support.batchers import (
     settle,
     waiting,
 )
+from tests.support.torch_threads import torch_threads
 
 
 @pytest.fixture(autouse=True)
 def _one_lane() -> Iterator[None]:
     """Let passes run one after another, whatever this machine's threads allow."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(1):
+        yield
 
 
 def test_everyone_gets_their_own_scores_from_shared_batches(

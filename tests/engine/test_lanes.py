@@ -28,6 +28,7 @@ from tests.support.batchers import (
     settle,
     waiting,
 )
+from tests.support.torch_threads import torch_threads
 
 pytestmark = [
     pytest.mark.skipif(
@@ -42,10 +43,8 @@ THREADS: Final = 4
 
 @pytest.fixture
 def four_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(THREADS):
+        yield
 
 
 class Meeting:

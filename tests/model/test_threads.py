@@ -19,6 +19,7 @@ from hatespeech.model import threads
 from hatespeech.model.network import ModelConfig
 from hatespeech.model.threads import SHORT_PASS_OPERATIONS, as_many_as_useful
 from tests.support.checkpoints import random_model
+from tests.support.torch_threads import torch_threads
 
 SMALL = ModelConfig(
     vocab_size=50, hidden_size=192, num_hidden_layers=2, num_attention_heads=2, classifier_size=8
@@ -31,10 +32,8 @@ needs_openmp = pytest.mark.skipif(
 
 @pytest.fixture
 def three_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(3):
+        yield
 
 
 @needs_openmp
@@ -113,10 +112,8 @@ needs_cores = pytest.mark.skipif(
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(2):
+        yield
 
 
 def helper() -> int:
