@@ -16,6 +16,7 @@ import torch
 from hatespeech import paths
 from hatespeech.engine.predictor import Predictor
 from hatespeech.model import checkpoint as checkpoints
+from hatespeech.model import prepared
 from hatespeech.model.checkpoint import Checkpoint
 from hatespeech.model.network import CustomModel, ModelConfig
 from hatespeech.text.normalizer import normalize_tweet
@@ -69,8 +70,7 @@ def classifier(dtype: torch.dtype, shape: ModelConfig = BASE) -> Predictor:
     config = dataclasses.replace(shape, vocab_size=mini.model.vocab_size)
     int8 = dtype == torch.int8
     model = random_model(config).to(torch.float32 if int8 else dtype)
-    for index in range(shape.num_hidden_layers):  # as it is loaded on a CPU
-        model.model.encoder.prepare(index, int8=int8)
+    prepared.prepare(model, quantized=int8)  # as it is loaded on a CPU
     checkpoint = dataclasses.replace(mini, model=config)
     return Predictor(checkpoint, model, checkpoints.load_tokenizer(mini), max_windows=32)
 

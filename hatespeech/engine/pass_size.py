@@ -11,7 +11,7 @@ import math
 import threading
 from typing import Final
 
-from hatespeech.model.linear import ROWS_AT_ONCE
+from hatespeech.model.packing import ROWS_AT_ONCE
 
 log = logging.getLogger(__name__)
 

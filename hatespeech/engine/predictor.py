@@ -40,8 +40,8 @@ from hatespeech.memory import MIB, resident_bytes
 from hatespeech.model import checkpoint as checkpoints
 from hatespeech.model import hub_cache, int8, threads
 from hatespeech.model.checkpoint import Checkpoint
-from hatespeech.model.linear import ROW_STEP
 from hatespeech.model.network import CustomModel
+from hatespeech.model.packing import ROW_STEP
 from hatespeech.named_thresholds import NamedThresholds, version_of
 from hatespeech.settings import EngineSettings
 from hatespeech.text import language

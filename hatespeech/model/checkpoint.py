@@ -41,6 +41,7 @@ from hatespeech.model.identity import WEIGHTS as WEIGHTS
 from hatespeech.model.identity import model_id_of, thresholds_of
 from hatespeech.model.int8 import Int8Embedding, dequantize, quantize
 from hatespeech.model.network import CustomModel, ModelConfig
+from hatespeech.model.prepared import PreparedLayers
 from hatespeech.paths import file_sha256
 
 # What the published model was trained on, and a checkpoint whose file does not say.
@@ -127,16 +128,16 @@ def load_model(
     """Load the weights strictly, straight to ``device`` and ``dtype``, in evaluation mode.
 
     The file is mapped into memory. With ``reorder`` the encoder's layers are prepared for
-    inference: they keep a copy of their weights, query, key and value joined, in oneDNN's order
-    (see :meth:`LayerStack.prepare`). The file is then mapped again for each layer, so that only one
-    layer at a time is in memory twice. With ``torch.int8``, which needs ``reorder``, these layers
-    and the word embeddings become int8, everything else float32; scores do not depend on whether
-    the folder was int8. Raises :class:`CheckpointError` for a file that is damaged or does not fit
-    its configuration.
+    inference (see :mod:`hatespeech.model.prepared`): they keep a copy of their weights. The file is
+    then mapped again for each layer, so that only one layer at a time is in memory twice. With
+    ``torch.int8``, which needs ``reorder``, these layers and the word embeddings become int8,
+    everything else float32; scores do not depend on whether the folder was int8. Raises
+    :class:`CheckpointError` for a file that is damaged or does not fit its configuration.
     """
     kept = torch.float32 if dtype == torch.int8 else dtype
     with torch.device("meta"):
         model = CustomModel(checkpoint.model)
+    prepared = PreparedLayers(checkpoint.model) if reorder else None
     path = checkpoint.path / WEIGHTS
     try:
         with safe_open(path, framework="pt") as file:
@@ -156,18 +157,20 @@ def load_model(
                     table = Int8Embedding(*_read_int8(file, WORD_EMBEDDINGS))
                     model.model.embeddings.add_module("word_embeddings", table)
                 state = {key: _read(file, key).to(device, kept) for key in keys}
-            if reorder and layer:
+            if prepared and layer:
                 # Small tensors would keep their layer's part of the file mapped.
                 state = {k: t.clone() if t.dim() == 1 else t for k, t in state.items()}
             model.load_state_dict(state, strict=False, assign=True)
-            if reorder and layer:
+            if prepared and layer:
                 index = int(layer.rpartition(".")[2])
-                model.model.encoder.prepare(index, int8=dtype == torch.int8)
+                prepared.take(model, index, quantized=dtype == torch.int8)
             del state  # before the next layer is read
             give_back()
     except (OSError, SafetensorError, RuntimeError, ValueError) as exc:
         reason = str(exc).splitlines()[0]
         raise CheckpointError(f"{checkpoint.path}: {WEIGHTS} does not load: {reason}") from exc
+    if prepared:
+        model.model.add_module("encoder", prepared.finish())
     return model.requires_grad_(False).eval()
 
 

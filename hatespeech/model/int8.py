@@ -58,39 +58,41 @@ class Int8Embedding(nn.Module):
         return dequantize(self.numbers[ids], self.scales[ids])
 
 
-class Int8Weight:
-    """A weight matrix ``[outputs, inputs]`` in int8, in the order that oneDNN multiplies."""
+def pack(weight: Tensor, bias: Tensor) -> list[Tensor]:
+    """Return what :func:`product` reads for a weight ``[outputs, inputs]`` and its bias.
 
-    def __init__(self, weight: Tensor) -> None:
-        numbers, self._scales = quantize(weight)
-        self._packed = torch.ops.onednn.qlinear_prepack(numbers, None)
-        self._zero_points = torch.zeros(len(numbers), dtype=torch.int32)
-        self._sums = numbers.sum(1, dtype=torch.int32) * self._scales
+    These are the weight in int8 in the order that oneDNN multiplies, the scale and the zero point
+    of each output, the bias, and the sum of each output's weights.
+    """
+    numbers, scales = quantize(weight)
+    packed: Tensor = torch.ops.onednn.qlinear_prepack(numbers, None)
+    zero_points = torch.zeros(len(numbers), dtype=torch.int32)
+    return [packed, scales, zero_points, bias, numbers.sum(1, dtype=torch.int32) * scales]
 
-    def product(self, rows: Tensor, bias: Tensor, activation: str) -> Tensor:
-        """Return float32 ``[rows, outputs]``; ``activation`` is ``none`` or ``gelu``."""
-        # Made for tables of embeddings, and the only operator that quantises by row in one go:
-        # behind a row's bytes stand its scale and its lowest value.
-        quantized = torch.ops.quantized.embedding_bag_byte_prepack(rows)
-        width = rows.shape[1]
-        scales, lowest = quantized[:, width:].contiguous().view(torch.float32).split(1, 1)
-        product = _multiply(
-            quantized[:, :width].contiguous(), self._packed, self._scales, self._zero_points
-        )
-        torch.addcmul(bias, product, scales, out=product).addr_(lowest[:, 0], self._sums)
-        # In place: a second matrix of this size leaves less of the caches to the next product.
-        return torch.ops.aten.gelu_(product) if activation == "gelu" else product
+
+def product(rows: Tensor, weights: list[Tensor], gelu: bool) -> Tensor:
+    """Return float32 ``[rows, outputs]`` for float32 ``[rows, inputs]``, or the GELU of it.
+
+    TorchScript compiles this. The number of inputs is a multiple of four.
+    """
+    # Made for tables of embeddings, and the only operator that quantises by row in one go:
+    # behind a row's bytes stand its scale and its lowest value.
+    quantized = torch.ops.quantized.embedding_bag_byte_prepack(rows)
+    width = rows.size(1)
+    steps = torch.view_copy(quantized[:, width:], dtype=torch.float32)
+    result = _multiply(quantized[:, :width].contiguous(), weights[0], weights[1], weights[2])
+    torch.addcmul(weights[3], result, steps[:, :1], out=result).addr_(steps[:, 1], weights[4])
+    # In place: a second matrix of this size leaves less of the caches to the next product.
+    return torch.ops.aten.gelu_(result) if gelu else result
 
 
 def _multiply(rows: Tensor, packed: Tensor, scales: Tensor, zero_points: Tensor) -> Tensor:
     """Return uint8 rows times a packed matrix times the scale of each output, in float32."""
-    product: Tensor = torch.ops.onednn.qlinear_pointwise(
-        *(rows, 1.0, 0),  # the rows' own scale and zero point follow later
-        *(packed, scales, zero_points),
-        *(None, 1.0, 0, torch.float32),  # without a bias; what the result is
-        *("none", [], ""),  # nothing fused
+    # Scale and zero point of the rows follow later, as does the bias; nothing is fused.
+    result: Tensor = torch.ops.onednn.qlinear_pointwise(
+        rows, 1.0, 0, packed, scales, zero_points, None, 1.0, 0, torch.float32, "none", [], ""
     )
-    return product
+    return result
 
 
 @cache

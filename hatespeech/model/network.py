@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hatespeech.model import threads
-from hatespeech.model.linear import ROW_STEP, ROWS_AT_ONCE, Linear
-from hatespeech.model.packing import PackedBatch, parts_of
+from hatespeech.model.packing import ROW_STEP, ROWS_AT_ONCE, PackedBatch, parts_of
 
 
 @dataclass(frozen=True)
@@ -113,23 +112,9 @@ class SelfAttention(nn.Module):
         self.heads = config.num_attention_heads
         self.head_size = config.hidden_size // config.num_attention_heads
         self.dropout_prob = config.attention_probs_dropout_prob
-        # The outputs of all submodules, side by side, are query, key and value.
-        self.query = Linear(config.hidden_size, config.hidden_size)
-        self.key = Linear(config.hidden_size, config.hidden_size)
-        self.value = Linear(config.hidden_size, config.hidden_size)
-
-    def join(self, last: bool) -> None:
-        """Join three products into one for inference, since each call costs a short text time.
-
-        The ``last`` layer keeps the query apart: not every token needs it there. Afterwards the
-        state dict has other keys.
-        """
-        if last:
-            self.key_value = Linear.join([self.key, self.value])
-        else:
-            self.query_key_value = Linear.join([self.query, self.key, self.value])
-            del self.query
-        del self.key, self.value
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden: Tensor, batch: PackedBatch, first_only: bool) -> Tensor:
         """Return the attention's context, ``[tokens, hidden]``.
@@ -137,10 +122,9 @@ class SelfAttention(nn.Module):
         With ``first_only``, only the first token of each sequence is a query:
         ``[sequences, hidden]``.
         """
-        layers = list(self.children())
-        first = layers.pop(0)(hidden[batch.first]) if first_only else None
-        products = [layer(hidden) for layer in layers]
-        projected = products[0] if len(products) == 1 else torch.cat(products, dim=1)
+        first = self.query(hidden[batch.first]) if first_only else None
+        products = [self.key(hidden), self.value(hidden)]
+        projected = torch.cat(products if first_only else [self.query(hidden), *products], dim=1)
         contexts = []
         asked = 0
         for group in batch.groups:
@@ -173,7 +157,7 @@ class ResidualOutput(nn.Module):
 
     def __init__(self, config: ModelConfig, input_size: int) -> None:
         super().__init__()
-        self.dense = Linear(input_size, config.hidden_size)
+        self.dense = nn.Linear(input_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -200,11 +184,11 @@ class Intermediate(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.dense = Linear(config.hidden_size, config.intermediate_size)
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Return ``[tokens, intermediate]``."""
-        return self.dense.gelu(hidden)
+        return F.gelu(self.dense(hidden))
 
 
 class Layer(nn.Module):
@@ -239,26 +223,13 @@ class LayerStack(nn.Module):
             hidden = layer(hidden, batch, first_only and index == last)
         return hidden
 
-    def prepare(self, index: int, *, int8: bool = False) -> None:
-        """Make a layer faster for inference; its weights can then be neither moved nor saved.
-
-        With ``int8`` it multiplies in int8.
-        """
-        layer = self.layer[index]
-        for module in list(layer.modules()):
-            if isinstance(module, SelfAttention):
-                module.join(last=index == len(self.layer) - 1)
-        for module in layer.modules():
-            if isinstance(module, Linear):
-                module.quantize() if int8 else module.reorder()
-
 
 class Pooler(nn.Module):
     """Not used, as in the original model: the published checkpoint has its keys."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.dense = Linear(config.hidden_size, config.hidden_size)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
 
 class RobertaEncoder(nn.Module):
@@ -288,9 +259,9 @@ class CustomModel(nn.Module):
         super().__init__()
         self.config = config
         self.model = RobertaEncoder(config)
-        self.linear1 = Linear(config.hidden_size, config.classifier_size)
+        self.linear1 = nn.Linear(config.hidden_size, config.classifier_size)
         self.dropout = nn.Dropout(0.3)
-        self.linear2 = Linear(config.classifier_size, config.num_labels)
+        self.linear2 = nn.Linear(config.classifier_size, config.num_labels)
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return logits ``[sequences, labels]``, in the order in which the caller packed them."""

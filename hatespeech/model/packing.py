@@ -22,6 +22,13 @@ from torch import Tensor
 GROUP_STRETCH: Final = 1.15
 GROUP_SLACK: Final = 4
 
+# oneDNN builds a primitive for every new shape, which takes about as long as scoring a short text.
+# So on a CPU the number of rows is rounded up to a multiple of ``ROW_STEP``, and at most
+# ``ROWS_AT_ONCE`` rows go in one call: at most 64 shapes for each product.
+ROW_STEP: Final = 8
+# This also keeps a layer's widest intermediate result within a processor's caches.
+ROWS_AT_ONCE: Final = 512
+
 # By this share of itself a part grows until the parts are few enough.
 LIMIT_STEPS: Final = 32
 

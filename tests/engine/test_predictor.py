@@ -35,7 +35,7 @@ from hatespeech.errors import (
     ValidationError,
 )
 from hatespeech.model import checkpoint as checkpoints
-from hatespeech.model.linear import onednn_dtypes
+from hatespeech.model.prepared import PreparedLayers, onednn_dtypes
 from hatespeech.settings import EngineSettings
 from hatespeech.text.normalizer import normalize_tweet
 from tests.paths import ROOT
@@ -360,6 +360,7 @@ def test_a_cpu_serves_weights_in_the_order_of_onednn(small_checkpoint: Path) -> 
     settings = EngineSettings.from_environment(
         {"MODEL_DIR": str(small_checkpoint), "DEVICE": "cpu", "DTYPE": "float32"}
     )
-    encoder = Predictor.from_settings(settings)._model.model.encoder.state_dict()
-    assert encoder
-    assert not any(key.endswith("dense.weight") for key in encoder)
+    encoder = Predictor.from_settings(settings)._model.model.get_submodule("encoder")
+    assert isinstance(encoder, PreparedLayers)
+    products = [weights[:4] for weights in encoder._weights]
+    assert all(product[0].is_mkldnn for layer in products for product in layer)

@@ -16,7 +16,6 @@ from hatespeech.errors import CheckpointError
 from hatespeech.model import checkpoint as checkpoints
 from hatespeech.model import identity
 from hatespeech.model.checkpoint import CONFIG, TOKENIZER, WEIGHTS
-from hatespeech.model.linear import onednn_dtypes
 from hatespeech.paths import file_sha256
 from tests.support.checkpoints import THRESHOLDS
 
@@ -207,14 +206,14 @@ def test_the_command_says_sound_or_why_not(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @torch.inference_mode()
-def test_a_reordered_model_scores_the_same(folder: Path, dtype: torch.dtype) -> None:
+def test_a_prepared_model_scores_the_same(folder: Path, dtype: torch.dtype) -> None:
     checkpoint = checkpoints.describe(folder)
     plain = checkpoints.load_model(checkpoint, dtype=dtype)
     reordered = checkpoints.load_model(checkpoint, dtype=dtype, reorder=True)
     sequences = [[0, *range(5, 5 + length), 2] for length in (1, 30, 7, 200)]
-    torch.testing.assert_close(
-        reordered.forward_sequences(sequences), plain.forward_sequences(sequences)
+    exact = checkpoints.load_model(checkpoint).double().forward_sequences(sequences)
+    error, as_modules = (
+        (model.forward_sequences(sequences) - exact).abs().max() for model in (reordered, plain)
     )
-    encoder = reordered.model.encoder.state_dict()
-    kept = any(key.endswith("dense.weight") for key in encoder)
-    assert kept == (dtype not in onednn_dtypes())
+    assert error < 2 * as_modules
+    assert not reordered.model.encoder.state_dict()

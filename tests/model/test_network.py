@@ -12,9 +12,9 @@ from torch import nn
 from transformers import RobertaConfig, RobertaModel
 
 from hatespeech.model import packing
-from hatespeech.model.linear import ROW_STEP, ROWS_AT_ONCE, Linear
 from hatespeech.model.network import CustomModel, ModelConfig
-from hatespeech.model.packing import PackedBatch
+from hatespeech.model.packing import ROW_STEP, ROWS_AT_ONCE, PackedBatch
+from hatespeech.model.prepared import prepare
 from tests.support.checkpoints import random_model
 
 PAD = 1
@@ -36,10 +36,9 @@ def model() -> CustomModel:
 @pytest.fixture(scope="module")
 def prepared(model: CustomModel) -> CustomModel:
     """The same model as the service loads it on a CPU."""
-    prepared = copy.deepcopy(model).requires_grad_(False)
-    for index in range(SIZES.num_hidden_layers):
-        prepared.model.encoder.prepare(index)
-    return prepared
+    prepared = copy.deepcopy(model)
+    prepare(prepared)
+    return prepared.requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
@@ -103,19 +102,16 @@ def grouped_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     return kind
 
 
-@pytest.mark.parametrize("kind", ["model", "prepared"])
 @pytest.mark.parametrize("padded", [False, True], ids=["unpadded", "padded"])
 @pytest.mark.parametrize("lengths", MIXTURES.values(), ids=MIXTURES.keys())
 @torch.inference_mode()
 def test_hidden_states_equal_those_of_transformers(
-    kind: str,
-    request: pytest.FixtureRequest,
+    model: CustomModel,
     reference: nn.Module,
     lengths: list[int],
     padded: bool,
     grouped_for: str,
 ) -> None:
-    model: CustomModel = request.getfixturevalue(kind)
     sequences = sequences_of(lengths)
     expected = expected_states(reference, sequences, padded)
     batch = PackedBatch.pack(sequences, PAD, "cpu")
@@ -129,6 +125,21 @@ def test_hidden_states_equal_those_of_transformers(
         states = packed[start : start + lengths[original]]
         torch.testing.assert_close(states, expected[original], rtol=0, atol=1e-5)
         torch.testing.assert_close(first_only[place], expected[original][0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("row_step", [1, ROW_STEP])
+@pytest.mark.parametrize("lengths", MIXTURES.values(), ids=MIXTURES.keys())
+@torch.inference_mode()
+def test_first_states_of_prepared_layers_equal_those_of_transformers(
+    prepared: CustomModel, reference: nn.Module, lengths: list[int], row_step: int
+) -> None:
+    sequences = sequences_of(lengths)
+    expected = expected_states(reference, sequences, padded=False)
+    batch = PackedBatch.pack(sequences, PAD, "cpu", row_step)
+    found = prepared.model(batch, first_only=True)
+    assert len(found) == len(batch.first)
+    wanted = torch.stack([expected[index][0] for index in batch.order])
+    torch.testing.assert_close(found[: len(sequences)], wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.usefixtures("grouped_for")
@@ -169,16 +180,22 @@ def test_logits_come_in_the_order_given_and_do_not_depend_on_company(
     assert len({tuple(row) for row in together.round(decimals=3).tolist()}) == len(sequences)
 
 
+@pytest.mark.parametrize("lengths", [[3, 9, 17, 400, 13, 255], [3], [512], [30] * 40], ids=str)
 @torch.inference_mode()
-def test_layers_of_a_cpu_get_rows_that_need_no_padding(model: CustomModel) -> None:
+def test_prepared_layers_get_few_shapes_of_rows(prepared: CustomModel, lengths: list[int]) -> None:
     rows: list[int] = []
-    hook = nn.modules.module.register_module_forward_pre_hook(
-        lambda module, inputs: rows.append(len(inputs[0])) if isinstance(module, Linear) else None
-    )
-    model.forward_sequences(sequences_of([3, 9, 17, 400, 13, 255]))
+    firsts: list[int] = []
+
+    def note(_module: nn.Module, inputs: tuple[torch.Tensor, PackedBatch, bool]) -> None:
+        rows.append(len(inputs[0]))
+        firsts.append(len(inputs[1].first))
+
+    hook = prepared.model.encoder.register_forward_pre_hook(note)
+    prepared.forward_sequences(sequences_of(lengths))
     hook.remove()
-    assert all(count % ROW_STEP == 0 for count in rows)
-    assert set(rows) == {8, 304, 400}
+    assert sum(rows) >= sum(lengths)
+    assert all(count % ROW_STEP == 0 for count in rows + firsts)
+    assert max(rows) <= ROWS_AT_ONCE
 
 
 def test_linear_layers_see_only_tokens_that_exist(model: CustomModel) -> None:
