@@ -41,7 +41,7 @@ from hatespeech.model.identity import WEIGHTS as WEIGHTS
 from hatespeech.model.identity import model_id_of, thresholds_of
 from hatespeech.model.int8 import Int8Embedding, dequantize, quantize
 from hatespeech.model.network import CustomModel, ModelConfig
-from hatespeech.model.prepared import PreparedLayers
+from hatespeech.model.prepared import PreparedModel
 from hatespeech.paths import file_sha256
 
 # What the published model was trained on, and a checkpoint whose file does not say.
@@ -127,9 +127,9 @@ def load_model(
 ) -> CustomModel:
     """Load the weights strictly, straight to ``device`` and ``dtype``, in evaluation mode.
 
-    The file is mapped into memory. With ``reorder`` the encoder's layers are prepared for
-    inference (see :mod:`hatespeech.model.prepared`): they keep a copy of their weights. The file is
-    then mapped again for each layer, so that only one layer at a time is in memory twice. With
+    The file is mapped into memory. With ``reorder`` the model is prepared for inference (see
+    :mod:`hatespeech.model.prepared`): its layers keep a copy of their weights. The file is then
+    mapped again for each layer, so that only one layer at a time is in memory twice. With
     ``torch.int8``, which needs ``reorder``, these layers and the word embeddings become int8,
     everything else float32; scores do not depend on whether the folder was int8. Raises
     :class:`CheckpointError` for a file that is damaged or does not fit its configuration.
@@ -137,7 +137,7 @@ def load_model(
     kept = torch.float32 if dtype == torch.int8 else dtype
     with torch.device("meta"):
         model = CustomModel(checkpoint.model)
-    prepared = PreparedLayers(checkpoint.model) if reorder else None
+    prepared = PreparedModel(checkpoint.model) if reorder else None
     path = checkpoint.path / WEIGHTS
     try:
         with safe_open(path, framework="pt") as file:
@@ -163,14 +163,14 @@ def load_model(
             model.load_state_dict(state, strict=False, assign=True)
             if prepared and layer:
                 index = int(layer.rpartition(".")[2])
-                prepared.take(model, index, quantized=dtype == torch.int8)
+                prepared.take_layer(model, index, quantized=dtype == torch.int8)
             del state  # before the next layer is read
             give_back()
     except (OSError, SafetensorError, RuntimeError, ValueError) as exc:
         reason = str(exc).splitlines()[0]
         raise CheckpointError(f"{checkpoint.path}: {WEIGHTS} does not load: {reason}") from exc
     if prepared:
-        model.model.add_module("encoder", prepared.finish())
+        prepared.finish(model)
     return model.requires_grad_(False).eval()
 
 

@@ -262,9 +262,14 @@ class CustomModel(nn.Module):
         self.linear1 = nn.Linear(config.hidden_size, config.classifier_size)
         self.dropout = nn.Dropout(0.3)
         self.linear2 = nn.Linear(config.classifier_size, config.num_labels)
+        # On a CPU, what computes the logits (see :mod:`hatespeech.model.prepared`).
+        self.prepared: nn.Module | None = None
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return logits ``[sequences, labels]``, in the order in which the caller packed them."""
+        if self.prepared is not None:
+            prepared: Tensor = self.prepared(batch)
+            return prepared
         first = self.model(batch, first_only=True)
         logits = self.linear2(self.dropout(F.relu(self.linear1(first))))
         restored: Tensor = logits[batch.places]

@@ -1,9 +1,9 @@
-"""The encoder's layers, prepared for inference on a CPU.
+"""A model prepared for inference on a CPU.
 
-Their weights are in oneDNN's order or in int8, and query, key and value are one product. All layers
-run in one call of TorchScript, which lets go of Python: neither Python's speed nor its other
-threads hold up a product. With Python between the operators a lone tweet took up to a sixth longer,
-and two passes beside each other an eighth.
+Its layers' weights are in oneDNN's order or in int8, and query, key and value are one product. The
+forward pass is one call of TorchScript, which lets go of Python: neither Python's speed nor its
+other threads hold up a product. With Python between the operators a lone tweet took up to a sixth
+longer, and two passes beside each other an eighth.
 
 ``torch.nn.functional.linear`` computes float32 with MKL, which does not use AVX-512 on processors
 not made by Intel. oneDNN, which torch includes and its compiler uses, took half the time
@@ -33,68 +33,86 @@ OPERATORS: Final = [
     "_reorder_linear_weight",
     "_is_mkldnn_bf16_supported",
 ]
-# A layer's weights in this order: the products of attention's input and output, of widening and
-# of narrowing, each as :func:`_product` reads it, then weight and bias of both normalisations. The
-# last layer, of which only first tokens are asked, has its query first, and last a product of key
-# and value.
-Weights = list[list[Tensor]]
+# The tensors of a layer, in this order: the products of attention's input and output, of widening
+# and of narrowing, each as :func:`_product` reads it, then weight and bias of both normalisations.
+# The last layer, of which only first tokens are asked, has its query first, and last a product of
+# key and value.
+Layered = list[list[Tensor]]
 
 
 def prepare(model: CustomModel, *, quantized: bool = False) -> None:
-    """Prepare all layers of a model; with ``quantized`` they multiply in int8."""
-    prepared = PreparedLayers(model.config)
+    """Prepare a model; with ``quantized`` its layers multiply in int8."""
+    prepared = PreparedModel(model.config)
     for index in range(model.config.num_hidden_layers):
-        prepared.take(model, index, quantized=quantized)
-    model.model.add_module("encoder", prepared.finish())
+        prepared.take_layer(model, index, quantized=quantized)
+    prepared.finish(model)
 
 
-class PreparedLayers(nn.Module):
-    """Takes the place of the encoder's layers. It cannot be moved, cast, trained or saved."""
+class PreparedModel(nn.Module):
+    """Computes a model's logits in its place. It cannot be moved, cast, trained or saved."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self._heads = config.num_attention_heads
         self._eps = config.layer_norm_eps
-        self._weights: list[Weights] = [[] for _ in range(config.num_hidden_layers)]
-        self._held: Any = None
+        self._layers: list[Layered] = [[] for _ in range(config.num_hidden_layers)]
+        self._by_product = False
+        self._tensors: Any = None
 
     @torch.no_grad()
-    def take(self, model: CustomModel, index: int, *, quantized: bool) -> None:
+    def take_layer(self, model: CustomModel, index: int, *, quantized: bool) -> None:
         """Prepare a layer of the model, which loses it; with ``quantized`` it becomes int8."""
-        last = index == len(self._weights) - 1
+        last = index == len(self._layers) - 1
         layers = model.model.encoder.layer
-        self._weights[index] = _weights_of(cast(Layer, layers[index]), last, quantized)
+        self._layers[index] = _tensors_of(cast(Layer, layers[index]), last, quantized)
         layers[index] = nn.Identity()
 
-    def finish(self) -> PreparedLayers:
-        """Hold the weights where TorchScript need not convert them for each call."""
-        self._held = _script(self._weights) if onednn_dtypes() else self._weights
-        _encoder()  # the first text need not wait until it is compiled
-        return self
-
-    @override
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PreparedLayers:
-        raise RuntimeError("prepared layers cannot be moved or cast")
-
-    @override
-    def forward(self, hidden: Tensor, batch: PackedBatch, first_only: bool) -> Tensor:
-        """Return ``[sequences, hidden]`` of the first tokens; others are not computed to the end.
-
-        Raises :class:`ValueError` without ``first_only``, and for a batch whose groups are padded.
-        """
-        if not first_only or any(group.present is not None for group in batch.groups):
-            raise ValueError("prepared layers compute first tokens, without padding")
-        groups = [[group.start, group.end, group.count] for group in batch.groups]
+    def finish(self, model: CustomModel) -> None:
+        """Take the place of a model of which all layers are taken."""
         # In bfloat16 oneDNN multiplies batches of matrices, too. For a tweet that takes a third of
         # the time of torch's own attention.
-        by_product = hidden.dtype == torch.bfloat16 and hidden.dtype in onednn_dtypes()
-        encoded: Tensor = _encoder()(
-            hidden, batch.first, groups, self._heads, self._eps, by_product, self._held
+        dtype = model.linear1.weight.dtype
+        self._by_product = dtype == torch.bfloat16 and dtype in onednn_dtypes()
+        embeddings = model.model.embeddings
+        words: Any = embeddings.word_embeddings
+        in_int8 = isinstance(words, int8.Int8Embedding)
+        norm = embeddings.LayerNorm
+        tensors = [
+            [
+                [words.numbers, words.scales] if in_int8 else [words.weight],
+                [embeddings.token_type_embeddings.weight[0], embeddings.position_embeddings.weight],
+                [norm.weight, norm.bias],
+            ],
+            *self._layers,
+            [list(each.parameters()) for each in (model.linear1, model.linear2)],
+        ]
+        tensors = [[[t.detach() for t in group] for group in layer] for layer in tensors]
+        # Otherwise TorchScript would convert them for each call.
+        self._tensors = _script(tensors) if onednn_dtypes() else tensors
+        _logits()  # the first text need not wait until it is compiled
+        model.prepared = self
+
+    @override
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PreparedModel:
+        raise RuntimeError("a prepared model cannot be moved or cast")
+
+    @override
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Return logits ``[sequences, labels]``, in the order in which the caller packed them.
+
+        Raises :class:`ValueError` for a batch whose groups are padded, as for a GPU.
+        """
+        if any(group.present is not None for group in batch.groups):
+            raise ValueError("a prepared model reads groups without padding")
+        groups = [[group.start, group.end, group.count] for group in batch.groups]
+        logits: Tensor = _logits()(
+            *(batch.input_ids, batch.position_ids, batch.first, batch.places, groups),
+            *(self._heads, self._eps, self._by_product, self._tensors),
         )
-        return encoded
+        return logits
 
 
-def _weights_of(layer: Layer, last: bool, quantized: bool) -> Weights:
+def _tensors_of(layer: Layer, last: bool, quantized: bool) -> Layered:
     own, output = layer.attention.self, layer.attention.output
     pack = int8.pack if quantized else _pack
     return [
@@ -102,11 +120,7 @@ def _weights_of(layer: Layer, last: bool, quantized: bool) -> Weights:
         pack(*_joined([output.dense])),
         pack(*_joined([layer.intermediate.dense])),
         pack(*_joined([layer.output.dense])),
-        [
-            each.detach()
-            for norm in (output.LayerNorm, layer.output.LayerNorm)
-            for each in (norm.weight, norm.bias)
-        ],
+        [*output.LayerNorm.parameters(), *layer.output.LayerNorm.parameters()],
         *([pack(*_joined([own.key, own.value]))] if last else []),
     ]
 
@@ -139,9 +153,9 @@ def onednn_dtypes() -> frozenset[torch.dtype]:
 
 
 @cache
-def _encoder() -> Callable[..., Any]:
-    """Return :func:`_encode`, compiled where its operators exist."""
-    compiled: Callable[..., Any] = _script(_encode) if onednn_dtypes() else _encode
+def _logits() -> Callable[..., Any]:
+    """Return :func:`_forward`, compiled where its operators exist."""
+    compiled: Callable[..., Any] = _script(_forward) if onednn_dtypes() else _forward
     return compiled
 
 
@@ -156,6 +170,36 @@ def _script(thing: Any) -> Any:
 # TorchScript compiles what follows, and :func:`hatespeech.model.int8.product`.
 
 
+def _forward(
+    ids: Tensor,
+    positions: Tensor,
+    first: Tensor,
+    places: Tensor,
+    groups: list[list[int]],
+    heads: int,
+    eps: float,
+    by_product: bool,
+    tensors: list[list[list[Tensor]]],
+) -> Tensor:
+    """Return logits ``[len(places), labels]``.
+
+    A group is its first token, one past its last, and its number of sequences. Attention over few
+    tokens is computed ``by_product``, not by torch's own operator. ``tensors`` are those of the
+    embeddings, of each layer, and of the head.
+    """
+    words, others, norm = tensors[0]
+    if len(words) > 1:
+        hidden = int8.dequantize(words[0][ids], words[1][ids])
+    else:
+        hidden = torch.embedding(words[0], ids)
+    hidden = hidden + others[0] + torch.embedding(others[1], positions)
+    hidden = torch.layer_norm(hidden, [hidden.size(1)], norm[0], norm[1], eps)
+    encoded = _encode(hidden, first, groups, heads, eps, by_product, tensors[1:-1])
+    wide, narrow = tensors[-1]
+    logits = F.linear(F.relu(F.linear(encoded, wide[0], wide[1])), narrow[0], narrow[1])
+    return logits[places]
+
+
 def _encode(
     hidden: Tensor,
     first: Tensor,
@@ -165,11 +209,7 @@ def _encode(
     by_product: bool,
     layers: list[list[list[Tensor]]],
 ) -> Tensor:
-    """Return ``[len(first), hidden]`` for ``[tokens, hidden]``.
-
-    A group is its first token, one past its last, and its number of sequences.
-    Attention over few tokens is computed ``by_product``, not by torch's own operator.
-    """
+    """Return the states of the first tokens, ``[len(first), hidden]``."""
     for weights in layers[:-1]:
         projected = _product(hidden, weights[0], False)
         contexts: list[Tensor] = []

@@ -64,7 +64,7 @@ def spread() -> Iterator[None]:
     """
     count = torch.get_num_threads()
     may = count == SPREAD and not getattr(_own, "lane", False)
-    library = _library() if may and BINDINGS.isdisjoint(os.environ) else None
+    library = _library() if may and not _binds() else None
     if library is None:
         yield
         return
@@ -73,8 +73,9 @@ def spread() -> Iterator[None]:
         yield
         return
     helper = getattr(_own, "helper", None)
-    if helper is None or not _is_ours(helper):
+    if helper is None or not _own.task_of_helper.exists():
         helper = _own.helper = _helper(library)
+        _own.task_of_helper = Path(f"/proc/self/task/{helper}")
     if helper is None:
         yield
         return
@@ -168,8 +169,9 @@ def _at_most(count: int) -> Iterator[None]:
         setter(threads)
 
 
-# Of the calling thread: ``lane``, whether it has a share of the threads only, and ``helper``, the
-# id that the system gives its second thread.
+# Of the calling thread: ``lane``, whether it has a share of the threads only, ``helper``, the id
+# that the system gives its second thread, and ``task_of_helper``, a file that is there while that
+# thread is: OpenMP ends threads, too.
 _own: Final = threading.local()
 
 
@@ -184,15 +186,16 @@ def _helper(library: str) -> int | None:
     return next((each for each in found if each != threading.get_native_id()), None)
 
 
-def _is_ours(thread: int) -> bool:
-    """Return whether a thread of this process has this id; OpenMP ends threads, too."""
-    return Path(f"/proc/self/task/{thread}").exists()
-
-
 def _bind(thread: int, cores: set[int]) -> None:
     """Let a thread, 0 for the calling one, run on these cores, if the system allows it."""
     with contextlib.suppress(OSError):  # a sandbox may not, and cores may just have been taken away
         os.sched_setaffinity(thread, cores)
+
+
+@cache
+def _binds() -> bool:
+    """Return whether the environment says how OpenMP binds its threads, which it read long ago."""
+    return not BINDINGS.isdisjoint(os.environ)
 
 
 @cache

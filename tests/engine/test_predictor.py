@@ -35,7 +35,7 @@ from hatespeech.errors import (
     ValidationError,
 )
 from hatespeech.model import checkpoint as checkpoints
-from hatespeech.model.prepared import PreparedLayers, onednn_dtypes
+from hatespeech.model.prepared import PreparedModel, onednn_dtypes
 from hatespeech.settings import EngineSettings
 from hatespeech.text.normalizer import normalize_tweet
 from tests.paths import ROOT
@@ -360,7 +360,7 @@ def test_a_cpu_serves_weights_in_the_order_of_onednn(small_checkpoint: Path) -> 
     settings = EngineSettings.from_environment(
         {"MODEL_DIR": str(small_checkpoint), "DEVICE": "cpu", "DTYPE": "float32"}
     )
-    encoder = Predictor.from_settings(settings)._model.model.get_submodule("encoder")
-    assert isinstance(encoder, PreparedLayers)
-    products = [weights[:4] for weights in encoder._weights]
+    model = Predictor.from_settings(settings)._model.prepared
+    assert isinstance(model, PreparedModel)
+    products = [layer[:4] for layer in model._layers]
     assert all(product[0].is_mkldnn for layer in products for product in layer)

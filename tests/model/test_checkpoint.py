@@ -216,4 +216,5 @@ def test_a_prepared_model_scores_the_same(folder: Path, dtype: torch.dtype) -> N
         (model.forward_sequences(sequences) - exact).abs().max() for model in (reordered, plain)
     )
     assert error < 2 * as_modules
+    assert reordered.prepared is not None
     assert not reordered.model.encoder.state_dict()

@@ -127,19 +127,16 @@ def test_hidden_states_equal_those_of_transformers(
         torch.testing.assert_close(first_only[place], expected[original][0], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("row_step", [1, ROW_STEP])
 @pytest.mark.parametrize("lengths", MIXTURES.values(), ids=MIXTURES.keys())
 @torch.inference_mode()
-def test_first_states_of_prepared_layers_equal_those_of_transformers(
-    prepared: CustomModel, reference: nn.Module, lengths: list[int], row_step: int
+def test_prepared_logits_are_those_of_transformers_states(
+    prepared: CustomModel, reference: nn.Module, lengths: list[int]
 ) -> None:
     sequences = sequences_of(lengths)
-    expected = expected_states(reference, sequences, padded=False)
-    batch = PackedBatch.pack(sequences, PAD, "cpu", row_step)
-    found = prepared.model(batch, first_only=True)
-    assert len(found) == len(batch.first)
-    wanted = torch.stack([expected[index][0] for index in batch.order])
-    torch.testing.assert_close(found[: len(sequences)], wanted, rtol=0, atol=1e-5)
+    first = torch.stack([s[0] for s in expected_states(reference, sequences, padded=False)])
+    expected = prepared.linear2(torch.relu(prepared.linear1(first)))
+    found = prepared.forward_sequences(sequences)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.usefixtures("grouped_for")
@@ -182,15 +179,17 @@ def test_logits_come_in_the_order_given_and_do_not_depend_on_company(
 
 @pytest.mark.parametrize("lengths", [[3, 9, 17, 400, 13, 255], [3], [512], [30] * 40], ids=str)
 @torch.inference_mode()
-def test_prepared_layers_get_few_shapes_of_rows(prepared: CustomModel, lengths: list[int]) -> None:
+def test_a_prepared_model_gets_few_shapes_of_rows(
+    prepared: CustomModel, lengths: list[int]
+) -> None:
     rows: list[int] = []
     firsts: list[int] = []
 
-    def note(_module: nn.Module, inputs: tuple[torch.Tensor, PackedBatch, bool]) -> None:
-        rows.append(len(inputs[0]))
-        firsts.append(len(inputs[1].first))
+    def note(_module: nn.Module, inputs: tuple[PackedBatch]) -> None:
+        rows.append(len(inputs[0].input_ids))
+        firsts.append(len(inputs[0].first))
 
-    hook = prepared.model.encoder.register_forward_pre_hook(note)
+    hook = prepared.register_forward_pre_hook(note)
     prepared.forward_sequences(sequences_of(lengths))
     hook.remove()
     assert sum(rows) >= sum(lengths)

@@ -142,8 +142,9 @@ def test_the_thread_that_helps_keeps_off_the_core_of_the_one_it_helps() -> None:
 def test_a_thread_that_ended_is_not_taken_for_the_one_that_helps_now() -> None:
     def work() -> tuple[int, int]:
         first = helper()
-        threads._own.helper = threads.in_passing(helper)  # which ends with its thread
-        while Path(f"/proc/self/task/{threads._own.helper}").exists():
+        ended = threads._own.helper = threads.in_passing(helper)  # which ends with its thread
+        threads._own.task_of_helper = Path(f"/proc/self/task/{ended}")
+        while threads._own.task_of_helper.exists():
             time.sleep(0.01)
         return first, helper()
 
@@ -162,10 +163,10 @@ def test_in_a_lane_and_where_openmp_is_told_how_to_bind_or_may_not_nothing_is_bo
         assert torch.get_num_threads() == 2
         assert os.sched_getaffinity(0) == before
     torch.set_num_threads(2)
-    monkeypatch.setenv("OMP_PROC_BIND", "false")
+    monkeypatch.setattr(threads, "_binds", lambda: True)
     with threads.spread():
         assert os.sched_getaffinity(0) == before
-    monkeypatch.delenv("OMP_PROC_BIND")
+    monkeypatch.undo()
 
     def refuse(_thread: int, _cores: set[int]) -> None:
         raise PermissionError
@@ -173,6 +174,15 @@ def test_in_a_lane_and_where_openmp_is_told_how_to_bind_or_may_not_nothing_is_bo
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
     with threads.spread():
         assert os.sched_getaffinity(0) == before
+
+
+def test_openmps_own_settings_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in threads.BINDINGS:
+        monkeypatch.delenv(name, raising=False)
+    asked = threads._binds.__wrapped__
+    assert not asked()
+    monkeypatch.setenv("OMP_PROC_BIND", "false")
+    assert asked()
 
 
 @needs_cores
