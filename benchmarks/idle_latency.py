@@ -22,7 +22,7 @@ from hatespeech.engine.predictor import Predictor
 from hatespeech.engine.scorer import Scorer
 from hatespeech.model.checkpoint import load_model
 from hatespeech.model.network import CustomModel
-from hatespeech.model.packing import PackedBatch
+from hatespeech.model.packing import ROW_STEP, PackedBatch
 from hatespeech.settings import EngineSettings
 from hatespeech.worker.handler import JobHandler
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scorer = Scorer(classifier, settings)
     handler = JobHandler(scorer)
     sequences = [classifier.encode(text).windows for text in texts]
-    batches = [PackedBatch.pack(windows, 1, "cpu") for windows in sequences]
+    batches = [PackedBatch.pack(windows, 1, "cpu", ROW_STEP) for windows in sequences]
 
     @torch.inference_mode()
     def bare() -> float:

@@ -73,13 +73,16 @@ def pack(weight: Tensor, bias: Tensor) -> list[Tensor]:
 def product(rows: Tensor, weights: list[Tensor], gelu: bool) -> Tensor:
     """Return float32 ``[rows, outputs]`` for float32 ``[rows, inputs]``, or the GELU of it.
 
-    TorchScript compiles this. The number of inputs is a multiple of four.
+    TorchScript compiles this, :func:`dequantize` and what they call.
     """
     # Made for tables of embeddings, and the only operator that quantises by row in one go:
     # behind a row's bytes stand its scale and its lowest value.
     quantized = torch.ops.quantized.embedding_bag_byte_prepack(rows)
     width = rows.size(1)
-    steps = torch.view_copy(quantized[:, width:], dtype=torch.float32)
+    steps = quantized[:, width:]
+    if width % 4:  # no float32 may begin there
+        steps = steps.clone(memory_format=torch.contiguous_format)
+    steps = torch.view_copy(steps, dtype=torch.float32)
     result = _multiply(quantized[:, :width].contiguous(), weights[0], weights[1], weights[2])
     torch.addcmul(weights[3], result, steps[:, :1], out=result).addr_(steps[:, 1], weights[4])
     # In place: a second matrix of this size leaves less of the caches to the next product.

@@ -10,13 +10,14 @@ work, see only real tokens. On a CPU a few rows are added, because oneDNN wants 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import override
 
 from hatespeech.model import threads
 from hatespeech.model.packing import ROW_STEP, ROWS_AT_ONCE, PackedBatch, parts_of
@@ -265,6 +266,14 @@ class CustomModel(nn.Module):
         # On a CPU, what computes the logits (see :mod:`hatespeech.model.prepared`).
         self.prepared: nn.Module | None = None
 
+    @override
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        if self.prepared is not None:
+            raise RuntimeError("a prepared model cannot be moved or cast")
+        moved: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
+        return moved
+
+    @override
     def forward(self, batch: PackedBatch) -> Tensor:
         """Return logits ``[sequences, labels]``, in the order in which the caller packed them."""
         if self.prepared is not None:

@@ -24,7 +24,8 @@ GROUP_SLACK: Final = 4
 
 # oneDNN builds a primitive for every new shape, which takes about as long as scoring a short text.
 # So on a CPU the number of rows is rounded up to a multiple of ``ROW_STEP``, and at most
-# ``ROWS_AT_ONCE`` rows go in one call: at most 64 shapes for each product.
+# ``ROWS_AT_ONCE`` rows go in one call: at most 64 shapes for each product. BERTweet reads no longer
+# text; another model's goes in one call.
 ROW_STEP: Final = 8
 # This also keeps a layer's widest intermediate result within a processor's caches.
 ROWS_AT_ONCE: Final = 512

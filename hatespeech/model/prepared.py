@@ -1,9 +1,10 @@
 """A model prepared for inference on a CPU.
 
-Its layers' weights are in oneDNN's order or in int8, and query, key and value are one product. The
-forward pass is one call of TorchScript, which lets go of Python: neither Python's speed nor its
-other threads hold up a product. With Python between the operators a lone tweet took up to a sixth
-longer, and two passes beside each other an eighth.
+Its layers' weights are in oneDNN's order or in int8. Query, key and value are one product, except
+in the last layer. The forward pass is one call of TorchScript, which lets go of Python: neither
+Python's speed nor its other threads hold up a product. With Python between the operators a lone
+tweet took up to a sixth longer, and two passes beside each other an eighth. Where TorchScript
+cannot compile the pass, it runs in Python and gives the same.
 
 ``torch.nn.functional.linear`` computes float32 with MKL, which does not use AVX-512 on processors
 not made by Intel. oneDNN, which torch includes and its compiler uses, took half the time
@@ -13,7 +14,9 @@ used only if they exist. ``torch.backends.mkldnn.enabled = False`` turns them of
 
 from __future__ import annotations
 
+import logging
 import platform
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -24,15 +27,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from hatespeech.errors import describe_exception
 from hatespeech.model import int8
 from hatespeech.model.network import CustomModel, Layer, ModelConfig
 from hatespeech.model.packing import ROWS_AT_ONCE, PackedBatch
+
+log = logging.getLogger(__name__)
 
 OPERATORS: Final = [
     "_linear_pointwise",
     "_reorder_linear_weight",
     "_is_mkldnn_bf16_supported",
 ]
+# Held while the filters of warnings change, which all threads share.
+_scripting: Final = threading.Lock()
 # The tensors of a layer, in this order: the products of attention's input and output, of widening
 # and of narrowing, each as :func:`_product` reads it, then weight and bias of both normalisations.
 # The last layer, of which only first tokens are asked, has its query first, and last a product of
@@ -49,7 +57,7 @@ def prepare(model: CustomModel, *, quantized: bool = False) -> None:
 
 
 class PreparedModel(nn.Module):
-    """Computes a model's logits in its place. It cannot be moved, cast, trained or saved."""
+    """Computes a model's logits in its place, without gradients. It has no state to save."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -72,7 +80,7 @@ class PreparedModel(nn.Module):
         # In bfloat16 oneDNN multiplies batches of matrices, too. For a tweet that takes a third of
         # the time of torch's own attention.
         dtype = model.linear1.weight.dtype
-        self._by_product = dtype == torch.bfloat16 and dtype in onednn_dtypes()
+        self._by_product = dtype == torch.bfloat16 and _by_onednn(dtype)
         embeddings = model.model.embeddings
         words: Any = embeddings.word_embeddings
         in_int8 = isinstance(words, int8.Int8Embedding)
@@ -87,14 +95,10 @@ class PreparedModel(nn.Module):
             [list(each.parameters()) for each in (model.linear1, model.linear2)],
         ]
         tensors = [[[t.detach() for t in group] for group in layer] for layer in tensors]
-        # Otherwise TorchScript would convert them for each call.
-        self._tensors = _script(tensors) if onednn_dtypes() else tensors
-        _logits()  # the first text need not wait until it is compiled
+        self._layers = []
+        # A list of Python's would be converted for each call.
+        self._tensors = tensors if _logits() is _forward else _script(tensors)
         model.prepared = self
-
-    @override
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PreparedModel:
-        raise RuntimeError("a prepared model cannot be moved or cast")
 
     @override
     def forward(self, batch: PackedBatch) -> Tensor:
@@ -105,10 +109,12 @@ class PreparedModel(nn.Module):
         if any(group.present is not None for group in batch.groups):
             raise ValueError("a prepared model reads groups without padding")
         groups = [[group.start, group.end, group.count] for group in batch.groups]
-        logits: Tensor = _logits()(
-            *(batch.input_ids, batch.position_ids, batch.first, batch.places, groups),
-            *(self._heads, self._eps, self._by_product, self._tensors),
-        )
+        # Optimising fuses nothing on a CPU, and would cost the first two passes 50 ms.
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # not in its stubs
+            logits: Tensor = _logits()(
+                *(batch.input_ids, batch.position_ids, batch.first, batch.places, groups),
+                *(self._heads, self._eps, self._by_product, self._tensors),
+            )
         return logits
 
 
@@ -134,7 +140,7 @@ def _joined(layers: Sequence[nn.Linear]) -> tuple[Tensor, Tensor]:
 
 def _pack(weight: Tensor, bias: Tensor) -> list[Tensor]:
     """Return what :func:`_product` reads, the weight in oneDNN's order where that is used."""
-    if weight.dtype in onednn_dtypes() and torch.backends.mkldnn.enabled:
+    if _by_onednn(weight.dtype):
         weight = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS_AT_ONCE)
     return [weight, bias]
 
@@ -152,22 +158,32 @@ def onednn_dtypes() -> frozenset[torch.dtype]:
     return frozenset({torch.float32})
 
 
+def _by_onednn(dtype: torch.dtype) -> bool:
+    return dtype in onednn_dtypes() and bool(torch.backends.mkldnn.enabled)
+
+
 @cache
 def _logits() -> Callable[..., Any]:
     """Return :func:`_forward`, compiled where its operators exist."""
-    compiled: Callable[..., Any] = _script(_forward) if onednn_dtypes() else _forward
+    if not onednn_dtypes():
+        return _forward
+    try:
+        compiled: Callable[..., Any] = _script(_forward)
+    except (OSError, RuntimeError) as exc:  # no sources, as in a frozen program; another torch
+        log.warning("passes run in Python, which is slower: %s", describe_exception(exc))
+        return _forward
     return compiled
 
 
 def _script(thing: Any) -> Any:
-    with warnings.catch_warnings():
+    with _scripting, warnings.catch_warnings():
         # torch advises torch.compile or torch.export instead. The one needs a C++ compiler where
         # the service runs, the other leaves the loop over operators to Python.
         warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
         return torch.jit.script(thing)
 
 
-# TorchScript compiles what follows, and :func:`hatespeech.model.int8.product`.
+# TorchScript compiles what follows, and what it calls of :mod:`hatespeech.model.int8`.
 
 
 def _forward(

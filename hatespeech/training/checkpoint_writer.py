@@ -120,7 +120,7 @@ def write_folder(
         # A small model is stored small, a large one as exactly as it was trained.
         dtype=torch.float16 if options.encoder in SHAPES else torch.float32,
     )
-    model = checkpoint.load_model(written, result.device)
+    model = checkpoint.load_model(written, result.device, reorder=result.device.type == "cpu")
     corpus_name, corpus = ("test", result.test) if result.test else ("dev", result.dev)
     labels = np.array(corpus.labels)
     logits = compute_logits(model, tokenizer, corpus.texts)

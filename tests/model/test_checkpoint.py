@@ -213,8 +213,8 @@ def test_a_prepared_model_scores_the_same(folder: Path, dtype: torch.dtype) -> N
     sequences = [[0, *range(5, 5 + length), 2] for length in (1, 30, 7, 200)]
     exact = checkpoints.load_model(checkpoint).double().forward_sequences(sequences)
     error, as_modules = (
-        (model.forward_sequences(sequences) - exact).abs().max() for model in (reordered, plain)
+        (model.forward_sequences(sequences) - exact).norm() for model in (reordered, plain)
     )
-    assert error < 2 * as_modules
+    assert error < 3 * as_modules
     assert reordered.prepared is not None
     assert not reordered.model.encoder.state_dict()
