@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = report.parser(__doc__, rounds=3)
     parser.add_argument(
-        "--texts", type=report.positive, default=2048, help="in bulk, of mini (%(default)s)"
+        "--texts", type=report.positive, default=6144, help="in bulk, of mini (%(default)s)"
     )
     parser.add_argument("--fronts", nargs="+", choices=FRONTS, default=FRONTS, help="(all)")
     parser.add_argument("--sizes", choices=("mini", "large"), help="measure this shape's passes")
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for front in options.fronts:
             texts, rounds, shape = options.texts, options.rounds, "mini"
             if front == "large":
-                texts, rounds, shape = texts // 2, 1, "large shape"
+                texts, rounds, shape = texts // 6, 1, "large shape"
             title, opened = FRONTS[front]
             figures += compare(f"{title}, {shape}", opened(folder), texts, rounds)
             print("\n".join(f"{each.name}: {each.ratio:.3f}" for each in figures[-2:]), flush=True)

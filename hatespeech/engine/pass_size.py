@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 PASS_SECONDS: Final = 0.05
 # However slow the device is: with fewer rows than this, or half of it in each of two lanes, a CPU
 # multiplies less efficiently (benchmarks/beside_bulk.py).
-SMALLEST_PASS: Final = 256
+SMALLEST_PASS: Final = 320
 # After running out of memory the size is halved, but not below the longest sequence.
 SMALLEST_BUDGET: Final = 512
 # Tokens of a part of ``ROWS_AT_ONCE`` when the next tweet, of 30 or so, does not fit any more.

@@ -85,7 +85,7 @@ def test_what_did_not_fit_is_not_tried_again_however_fast_the_device_is() -> Non
 
 @pytest.mark.parametrize(
     ("tokens", "of_two"),
-    [(256, 128), (900, 450), (960, 480), (1_400, 480), (1_500, 960), (16_384, 17 * 480)],
+    [(320, 160), (900, 450), (960, 480), (1_400, 480), (1_500, 960), (16_384, 17 * 480)],
 )
 def test_a_lane_reads_full_parts(tokens: int, of_two: int) -> None:
     pass_size = PassSize(16_384, speed=tokens / PASS_SECONDS)
