@@ -37,6 +37,7 @@ BENCHMARKS: Final[Mapping[str, Sequence[str]]] = {
     "handler_concurrency": (),
     "idle_latency": (),
     "lone_tweets": (),
+    "compiled_pass": (),
     "busy_neighbour": (),
     "int8_runtimes": ("--shapes", "base"),
     "int8_agreement": (),

@@ -1,10 +1,10 @@
 """A model prepared for inference on a CPU.
 
 Its layers' weights are in oneDNN's order or in int8. Query, key and value are one product, except
-in the last layer. The forward pass is one call of TorchScript, which lets go of Python: neither
-Python's speed nor its other threads hold up a product. With Python between the operators a lone
-tweet took up to a sixth longer, and two passes beside each other an eighth. Where TorchScript
-cannot compile the pass, it runs in Python and gives the same.
+in the last layer. The forward pass is one call of TorchScript, which lets go of Python: beside a
+busy thread of Python a lone tweet takes a tenth of the time that the same function takes in Python.
+In int8, which has the most operators, it takes less everywhere (``benchmarks/compiled_pass.py``).
+Where TorchScript cannot compile the pass, it runs in Python and gives the same.
 
 ``torch.nn.functional.linear`` computes float32 with MKL, which does not use AVX-512 on processors
 not made by Intel. oneDNN, which torch includes and its compiler uses, took half the time

@@ -20,6 +20,7 @@ Json = Mapping[str, Any]
 # Little to measure; FEW and SMALL stand for a short file and a checkpoint that is quick.
 ARGUMENTS = {
     "checkpoints": ("SMALL", "SMALL", "--data", "FEW"),
+    "compiled_pass": ("--only", "mini,float32", "--texts", "2"),
     "idle_latency": ("--texts", "3"),
     "normalizer": ("FEW",),
     "original_way": ("--texts", "1"),
