@@ -124,7 +124,7 @@ def busy_thread() -> Iterator[None]:
 
 def in_python() -> AbstractContextManager[object]:
     """Prepare models, and run their passes, as where TorchScript cannot compile them."""
-    return patch.object(prepared, "_logits", lambda: prepared._forward)
+    return patch.object(prepared, "_compiled", lambda: prepared._forward)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ class PreparedModel(nn.Module):
         tensors = [[[t.detach() for t in group] for group in layer] for layer in tensors]
         self._layers = []
         # A list of Python's would be converted for each call.
-        self._tensors = tensors if _logits() is _forward else _script(tensors)
+        self._tensors = tensors if _compiled() is _forward else _script(tensors)
         model.prepared = self
 
     @override
@@ -111,7 +111,7 @@ class PreparedModel(nn.Module):
         groups = [[group.start, group.end, group.count] for group in batch.groups]
         # Optimising fuses nothing on a CPU, and would cost the first two passes 50 ms.
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # not in its stubs
-            logits: Tensor = _logits()(
+            logits: Tensor = _compiled()(
                 *(batch.input_ids, batch.position_ids, batch.first, batch.places, groups),
                 *(self._heads, self._eps, self._by_product, self._tensors),
             )
@@ -163,7 +163,7 @@ def _by_onednn(dtype: torch.dtype) -> bool:
 
 
 @cache
-def _logits() -> Callable[..., Any]:
+def _compiled() -> Callable[..., Any]:
     """Return :func:`_forward`, compiled where its operators exist."""
     if not onednn_dtypes():
         return _forward
