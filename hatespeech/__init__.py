@@ -12,6 +12,7 @@ The rooms, from the ground up; nothing imports what stands below it in this list
     cli, bars, locks           command lines, progress bars, one process for a folder
     retry, urls, memory        waits between tries, URLs without secrets, resident memory
     libraries, version         variables that torch reads, the version
+    collector                  when Python's garbage collector runs
     settings, contract, logs   what can be set, what callers send and get back, the log
     journal                    files that lines are only appended to
     named_thresholds           a file of thresholds that someone chose for a checkpoint

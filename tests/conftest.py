@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -58,6 +59,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for fixture, kind in KIND_BY_FIXTURE.items():
             if fixture in getattr(item, "fixturenames", ()):
                 item.add_marker(kind)
+
+
+@pytest.fixture(autouse=True)
+def _collect_everything() -> Iterator[None]:
+    """Undo what a command of ours did in this process, which is not its own."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.hookimpl(wrapper=True)

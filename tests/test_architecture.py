@@ -20,6 +20,7 @@ FLOORS: Final = [
     {
         "bars",
         "cli",
+        "collector",
         "errors",
         "labels",
         "libraries",

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from hatespeech.collector import starting
 from hatespeech.contract import parse_request
 from hatespeech.errors import (
     CheckpointError,
@@ -66,10 +67,11 @@ def score(body: Mapping[str, Any], settings: EngineSettings) -> dict[str, Any]:
     Raises :class:`ServiceError`, :class:`SettingsError` or :class:`CheckpointError`.
     """
     show_warnings()
-    from hatespeech.engine.predictor import Predictor
-    from hatespeech.engine.scorer import Scorer
+    with starting():
+        from hatespeech.engine.predictor import Predictor
+        from hatespeech.engine.scorer import Scorer
 
-    scorer = Scorer(Predictor.from_settings(settings), settings)
+        scorer = Scorer(Predictor.from_settings(settings), settings)
     try:
         return asyncio.run(scorer.score(body)).to_dict()
     finally:

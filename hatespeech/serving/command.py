@@ -19,6 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from hatespeech.cli import make_parser
+from hatespeech.collector import starting
 from hatespeech.errors import SettingsError
 from hatespeech.libraries import set_library_defaults
 from hatespeech.logs import log_the_rest
@@ -63,7 +64,8 @@ def load_app() -> FastAPI:
     try:
         settings = ServerSettings.from_environment(os.environ)
 
-        from hatespeech.serving.app import create_app
+        with starting():
+            from hatespeech.serving.app import create_app
 
         app = create_app(settings)
     except SettingsError as exc:
@@ -95,7 +97,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "server.py") -> int
     try:
         settings = ServerSettings.from_environment({**os.environ, **given})
 
-        from hatespeech.serving.app import create_app
+        with starting():
+            from hatespeech.serving.app import create_app
 
         if settings.unix_socket is None:
             sockets = [listen(settings.host, settings.port, "PORT")]

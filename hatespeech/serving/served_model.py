@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from hatespeech.collector import starting
 from hatespeech.contract import Reply, ScoreRequest, TextScore, Timing
 from hatespeech.errors import (
     CheckpointError,
@@ -124,13 +125,14 @@ class ServedModel:
 
     def _load(self) -> None:
         try:
-            # Imported here because torch takes seconds, and the port must be bound before that.
-            from hatespeech.engine.predictor import Predictor
-            from hatespeech.engine.scorer import Scorer
+            with starting():
+                # Here because torch takes seconds, and the port must be bound before that.
+                from hatespeech.engine.predictor import Predictor
+                from hatespeech.engine.scorer import Scorer
 
-            predictor = Predictor.from_settings(self._settings)
-            predictor.warm_up(self._settings.max_batch_tokens)
-            scorer = Scorer(predictor, self._settings, self._on_broken)
+                predictor = Predictor.from_settings(self._settings)
+                predictor.warm_up(self._settings.max_batch_tokens)
+                scorer = Scorer(predictor, self._settings, self._on_broken)
         except (CheckpointError, SettingsError, ServiceError) as exc:
             self._report(str(exc))
         except Exception as exc:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hatespeech.cli import make_parser
+from hatespeech.collector import starting
 from hatespeech.contract import parse_request
 from hatespeech.errors import CheckpointError, ServiceError, SettingsError, ValidationError
 from hatespeech.libraries import set_library_defaults
@@ -91,13 +92,14 @@ def main(arguments: Sequence[str] | None = None, prog: str = "app.py") -> int:
             print_reply(refusal)
             return 1
 
-        from hatespeech import logs
-        from hatespeech.engine.predictor import Predictor
-        from hatespeech.telemetry.recorder import Recorder
+        with starting():
+            from hatespeech import logs
+            from hatespeech.engine.predictor import Predictor
+            from hatespeech.telemetry.recorder import Recorder
 
-        logs.configure(settings, "asyncio")
-        recorder = Recorder(settings)
-        classifier = Predictor.from_settings(settings)
+            logs.configure(settings, "asyncio")
+            recorder = Recorder(settings)
+            classifier = Predictor.from_settings(settings)
         if local:
             return run_once(classifier, settings, recorder, job)
         return serve(classifier, settings, recorder, options)
@@ -202,21 +204,19 @@ def serve(
         host, port = options.rp_api_host, options.rp_api_port
         sys.argv[1:] = ["--rp_serve_api", f"--rp_api_host={host}", f"--rp_api_port={port}"]
 
-    with no_processor_info():
+    with starting(), no_processor_info():
         import runpod
 
-    from hatespeech import logs
-    from hatespeech.engine.scorer import Scorer
-    from hatespeech.worker import sdk_log, sdk_shape
-    from hatespeech.worker.handler import JobHandler
+        from hatespeech import logs
+        from hatespeech.engine.scorer import Scorer
+        from hatespeech.worker import job_loop, sdk_log, sdk_shape
+        from hatespeech.worker.handler import JobHandler
 
     if not options.rp_serve_api:
         difference = sdk_shape.difference()
         if difference is not None:
             sys.stderr.write(f"error: {difference}\n")
             return 1
-
-        from hatespeech.worker import job_loop
 
         job_loop.install(settings.stop_seconds)
     else:

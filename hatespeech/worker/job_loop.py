@@ -38,6 +38,8 @@ FULL_SHARE: Final = 0.75
 FULL_SECONDS: Final = 1.0
 BUSY_SECONDS: Final = 5.0  # after a 429, as in the SDK
 FAILED_SECONDS: Final = 1.0  # after a poll that failed; the SDK does not wait
+# So long after a job begins or ends, the process that pings gets the ids. It pings every 10 s.
+MIRROR_SECONDS: Final = 0.1
 
 # How long replies are tried: in all, and after the time for scoring has run out.
 POST_SECONDS: Final = 600.0
@@ -68,6 +70,9 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         self._deadline: float | None = None  # of scoring, in the event loop's time, once it stops
         self._limits: dict[asyncio.Timeout, float] = {}  # each with its seconds after the deadline
         self._taking = True  # jobs may still arrive
+        # The SDK's: the ids of the jobs that run, for the process that pings.
+        self._mirror: Any = None
+        self._mirroring: asyncio.TimerHandle | None = None
 
     @override
     async def run(self) -> None:
@@ -75,6 +80,9 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         self._loop = asyncio.get_running_loop()
         if self._signals:
             self._stop()
+        # The SDK would write down the ids of all jobs whenever one begins or ends.
+        self._mirror = self.job_progress._mirror
+        self.job_progress.set_mirror(None)
         async with AsyncClientSession() as session:
             # To the end: a caller may cancel a job that is being finished.
             stops = asyncio.create_task(self.monitor_stop_signals(session))
@@ -83,6 +91,9 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
                 await asyncio.gather(*self._tasks, return_exceptions=True)
             finally:
                 self._loop = None
+                if self._mirroring is not None:
+                    self._mirroring.cancel()
+                self.job_progress.set_mirror(self._mirror)  # and writes the last time
                 stops.cancel()
                 await asyncio.gather(stops, return_exceptions=True)
 
@@ -144,13 +155,25 @@ class JobLoop(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has no types
         self._tasks.add(task)
         self.jobs_tasks[job["id"]] = task  # for stop_job
         task.add_done_callback(self._ended)
+        self._mirror_soon()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._mirror_soon()
         if not task.cancelled():
             task.exception()  # handle_job has logged it
         if self.current_occupancy() <= self.current_concurrency * FULL_SHARE:
             self._room.set()
+
+    def _mirror_soon(self) -> None:
+        """Write the mirror once for all jobs that begin or end within a moment."""
+        if self._mirror is not None and self._mirroring is None and self._loop is not None:
+            self._mirroring = self._loop.call_later(MIRROR_SECONDS, self._write_mirror)
+
+    def _write_mirror(self) -> None:
+        """Tell the process that pings which jobs run."""
+        self._mirroring = None
+        self._mirror.set(self.job_progress.get_job_list())
 
     async def _wait_for_room(self) -> None:
         """Wait until enough jobs have ended, but not longer than until told to stop."""

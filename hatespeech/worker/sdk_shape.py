@@ -29,6 +29,7 @@ class SdkPart:
 
 
 _SCALE: Final = "serverless.modules.rp_scale"
+_STATE: Final = "serverless.modules.worker_state"
 _SELF: Final = ("self",)
 _SESSION: Final = ("self", "session")
 
@@ -54,6 +55,9 @@ PARTS: Final = (
         (*_SESSION, "job"),
         ("jobs_handler", "kill_worker", "jobs_queue", "task_done", "job_progress", "jobs_tasks"),
     ),
+    # Which jobs run, for the process that pings.
+    SdkPart(_STATE, "JobsProgress.set_mirror", ("self", "mirror"), ("_mirror",)),
+    SdkPart(_STATE, "JobsProgress._notify_mirror", _SELF, ("_mirror", "set", "get_job_list")),
     SdkPart("serverless.modules.rp_job", "get_job", ("session", "num_jobs"), ("TooManyRequests",)),
     SdkPart("serverless.modules.rp_job", "run_job", ("handler", "job")),
     # What the SDK logs goes to our log.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from runpod.http_client import AsyncClientSession
 from runpod.serverless.modules import rp_http, rp_job, rp_scale
+from runpod.serverless.modules.worker_state import JobsProgress, PingJobMirror
 from typing_extensions import override
 
 from hatespeech.engine.predictor import Predictor
@@ -39,6 +41,23 @@ def test_a_hundred_stops_lose_no_job_and_answer_none_twice(tmp_path: Path) -> No
     assert any(each.given_up < each.handed for each in stops)
 
 
+@pytest.fixture
+def queue(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[JobQueue]:
+    """A queue that the SDK in this process asks for jobs."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with JobQueue() as queue:
+        environment = queue.environment()
+        pod = environment["RUNPOD_POD_ID"]
+        monkeypatch.setenv("RUNPOD_AI_API_KEY", environment["RUNPOD_AI_API_KEY"])
+        for module, name, variable, placeholder in (
+            (rp_job, "JOB_GET_URL", "RUNPOD_WEBHOOK_GET_JOB", "$ID"),
+            (rp_http, "JOB_DONE_URL", "RUNPOD_WEBHOOK_POST_OUTPUT", "$RUNPOD_POD_ID"),
+        ):
+            monkeypatch.setattr(module, name, environment[variable].replace(placeholder, pod))
+        yield queue
+        assert not queue.problems
+
+
 class Watched(JobLoop):
     """Says when it pauses."""
 
@@ -52,7 +71,7 @@ class Watched(JobLoop):
 
 @pytest.mark.parametrize("status", [429, 500])
 def test_a_worker_that_pauses_between_polls_stops_at_once(
-    status: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    status: int, queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("BUSY_SECONDS", "FAILED_SECONDS"):
         monkeypatch.setattr(job_loop, name, 3600.0)
@@ -68,19 +87,13 @@ def test_a_worker_that_pauses_between_polls_stops_at_once(
             await asyncio.wait_for(taking, 60)
         assert not loop.is_alive()
 
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with JobQueue() as queue:
-        environment = queue.environment()
-        monkeypatch.setenv("RUNPOD_AI_API_KEY", environment["RUNPOD_AI_API_KEY"])
-        url = environment["RUNPOD_WEBHOOK_GET_JOB"].replace("$ID", environment["RUNPOD_POD_ID"])
-        monkeypatch.setattr(rp_job, "JOB_GET_URL", url)
-        queue.fail("job-take", Fault(status))
-        asyncio.run(pause_and_stop())
-        assert queue.takes == 0
+    queue.fail("job-take", Fault(status))
+    asyncio.run(pause_and_stop())
+    assert queue.takes == 0
 
 
 def test_a_full_worker_looks_for_jobs_again_when_some_have_ended(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_loop, "FULL_SECONDS", 3600.0)
     together: list[int] = []
@@ -93,7 +106,7 @@ def test_a_full_worker_looks_for_jobs_again_when_some_have_ended(
         running.remove(job["id"])
         return {"label": "neutral"}
 
-    async def answer_all(queue: JobQueue, job_ids: list[str]) -> None:
+    async def answer_all(job_ids: list[str]) -> None:
         config = {"handler": handle, "concurrency_modifier": lambda _current: 4}
         loop = JobLoop(config, stop_seconds=8.0)
         working = asyncio.create_task(loop.run())
@@ -104,19 +117,57 @@ def test_a_full_worker_looks_for_jobs_again_when_some_have_ended(
             queue.drain()
             await working
 
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with JobQueue() as queue:
-        environment = queue.environment()
-        pod = environment["RUNPOD_POD_ID"]
-        monkeypatch.setenv("RUNPOD_AI_API_KEY", environment["RUNPOD_AI_API_KEY"])
-        for module, name, variable, placeholder in (
-            (rp_job, "JOB_GET_URL", "RUNPOD_WEBHOOK_GET_JOB", "$ID"),
-            (rp_http, "JOB_DONE_URL", "RUNPOD_WEBHOOK_POST_OUTPUT", "$RUNPOD_POD_ID"),
-        ):
-            monkeypatch.setattr(module, name, environment[variable].replace(placeholder, pod))
-        asyncio.run(answer_all(queue, queue.submit(*({"prompt": "hi"} for _ in range(14)))))
-        assert not queue.problems
+    asyncio.run(answer_all(queue.submit(*({"prompt": "hi"} for _ in range(14)))))
     assert max(together) == 4
+
+
+class Mirror(PingJobMirror):  # type: ignore[misc]  # the SDK has no types
+    """The SDK's, which counts how often it is written."""
+
+    written = 0
+
+    @override
+    def set(self, job_ids: str | None) -> None:
+        self.written += 1
+        super().set(job_ids)
+
+    def ids(self) -> list[str]:
+        return sorted(filter(None, (self.get() or "").split(",")))
+
+
+def test_the_process_that_pings_is_told_of_many_jobs_at_once(queue: JobQueue) -> None:
+    release = asyncio.Event()
+
+    async def handle(_job: dict[str, Any]) -> dict[str, Any]:
+        await release.wait()
+        return {"label": "neutral"}
+
+    async def follow(job_ids: list[str], mirror: Mirror) -> None:
+        async def become(expected: list[str]) -> None:
+            async with asyncio.timeout(60):
+                while mirror.ids() != expected:
+                    await asyncio.sleep(0.01)
+
+        config = {"handler": handle, "concurrency_modifier": lambda _current: 100}
+        loop = JobLoop(config, stop_seconds=8.0)
+        working = asyncio.create_task(loop.run())
+        await become(sorted(job_ids))
+        assert mirror.written < len(job_ids)
+        release.set()
+        await become([])
+        loop.kill_worker()
+        queue.drain()
+        await asyncio.wait_for(working, 60)
+        loop.job_progress.add("another")  # the SDK's own writing is back
+        assert mirror.ids() == ["another"]
+
+    mirror = Mirror()
+    JobsProgress().set_mirror(mirror)
+    try:
+        asyncio.run(follow(queue.submit(*({"prompt": "hi"} for _ in range(50))), mirror))
+    finally:
+        JobsProgress().clear()
+        JobsProgress().set_mirror(None)
 
 
 @pytest.mark.slow

@@ -314,6 +314,11 @@ def test_one_tweet_behind_a_thousand_is_answered_first(
         tweet = {"prompt": "a single tweet"}
         (small,) = endpoint.submit(tweet)
         wait_begun(held.worker, [small])
+        wait_until(
+            lambda: {big, small} <= set(endpoint.pings[-1].get("job_id", "").split(",")),
+            "a ping that names both",
+            watch=held.worker.require_running,
+        )
         held.release()
         wait_answered(endpoint, held.worker, [big, small])
         assert endpoint.answered.index(small) < endpoint.answered.index(big)

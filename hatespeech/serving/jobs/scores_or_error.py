@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from starlette.datastructures import Headers
 
+from hatespeech.collector import without_garbage_collection
 from hatespeech.contract import FIELDS
 from hatespeech.errors import (
     InternalError,
@@ -25,7 +26,6 @@ from hatespeech.errors import (
 )
 from hatespeech.serving.http_errors import UnfinishedError
 from hatespeech.serving.jobs.store import CANCELLED, COMPLETED, FAILED, StoredJob
-from hatespeech.serving.reading import without_garbage_collection
 
 HEADER: Final = "Scores-Or-Error"
 REPLY: Final = "reply"  # the field that an error names if it is too large
