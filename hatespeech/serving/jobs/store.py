@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -85,6 +85,7 @@ class Delivery:
     """A job that has ended, and the URL to tell."""
 
     job: StoredJob
+    owner: bytes
     url: str
     tries: int  # with this one
 
@@ -207,11 +208,18 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def take_deliveries(self, count: int, seconds: float) -> Sequence[Delivery]:
-        """Return up to ``count`` webhooks that are due, and keep them from others for so long.
+    async def count_due(self, most: int) -> Mapping[bytes, int]:
+        """Return how many webhooks of each owner are due, as far as ``most``.
 
         A webhook is due when its job has ended, until :meth:`end_delivery` says otherwise, or the
-        job's result expires.
+        job's result expires. The time that this takes does not grow with what one owner has.
+        """
+
+    @abstractmethod
+    async def take_deliveries(self, owner: bytes, count: int, seconds: float) -> Sequence[Delivery]:
+        """Return up to ``count`` webhooks of an owner that are due.
+
+        For so many seconds they are then due to no other server.
         """
 
     @abstractmethod

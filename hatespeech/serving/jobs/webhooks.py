@@ -3,7 +3,8 @@
 The POST is signed as https://www.standardwebhooks.com says, and repeated until it is answered with
 2xx. The store holds what is still untold, so a restart loses nothing, and with several servers each
 job is told by one. The caller chooses the URL, so it must lead to a public address: else it could
-reach what only this machine can. No log holds a URL or a body.
+reach what only this machine can. And it may be slow, so the owners of jobs take turns, and none can
+use every place. No log holds a URL or a body.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import contextlib
 import hashlib
 import hmac
 import ipaddress
+import itertools
 import logging
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
@@ -26,14 +29,15 @@ from urllib.parse import SplitResult, urlsplit
 import httpx2
 
 from hatespeech.retry import Backoff
-from hatespeech.serving.jobs.store import Delivery, Store, StoredJob, StoreError
+from hatespeech.serving.jobs.store import Delivery, Store, StoreError
 from hatespeech.serving.jobs.webhook_urls import Address, Network, may_receive
 from hatespeech.version import __version__
 
 log = logging.getLogger(__name__)
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # at INFO it logs every URL
 
-AT_ONCE: Final = 8
+AT_ONCE: Final = 10
+OF_ONE_OWNER: Final = 8  # of those, so that others need not wait for the end of one that is slow
 LOOK_SECONDS: Final = 5.0  # between looks for what is due again, or was left by another server
 POST_SECONDS: Final = 10.0  # for everything from the look-up of the name to the status
 CLAIM_SECONDS: Final = 60.0  # after which a server that claimed a delivery must have died
@@ -41,6 +45,7 @@ MAX_TRIES: Final = 8
 BACKOFF: Final = Backoff(first=10.0, longest=600.0)
 # A name that is slow to look up occupies a thread for longer than its delivery waits for it.
 LOOKUP_THREADS: Final = 64
+LOOKUPS_OF_ONE_OWNER: Final = 48
 
 
 class DeliveryError(Exception):
@@ -63,12 +68,16 @@ class Names:
     """Looks names up. Neither requests nor the end of the process wait for one that is slow."""
 
     def __init__(self) -> None:
-        self._free = threading.Semaphore(LOOKUP_THREADS)
+        self._asking: Counter[bytes] = Counter()  # threads for each owner
+        self._lock = threading.Lock()
 
-    async def look_up(self, host: str, port: int) -> list[Address]:
+    async def look_up(self, owner: bytes, host: str, port: int) -> list[Address]:
         """Return the addresses of a name; raise :class:`DeliveryError` if that fails."""
-        if not self._free.acquire(blocking=False):
-            raise DeliveryError("too many names are slow to look up")
+        with self._lock:
+            threads = self._asking.total()
+            if threads >= LOOKUP_THREADS or self._asking[owner] >= LOOKUPS_OF_ONE_OWNER:
+                raise DeliveryError("too many names are slow to look up")
+            self._asking[owner] += 1
         found: Future[list[Address]] = Future()
         found.set_running_or_notify_cancel()  # from here on it can't be cancelled
 
@@ -78,7 +87,8 @@ class Names:
             except Exception as exc:
                 found.set_exception(exc)
             finally:
-                self._free.release()
+                with self._lock:
+                    self._asking[owner] -= 1
 
         # A pool's threads are waited for when the process ends.
         threading.Thread(target=ask, name="webhook-name", daemon=True).start()
@@ -86,6 +96,35 @@ class Names:
             return await asyncio.wrap_future(found)
         except (OSError, ValueError):  # UnicodeError, a ValueError, for labels that are too long
             raise DeliveryError("its name is not known") from None
+
+
+class Turns:
+    """Whose webhooks go next."""
+
+    def __init__(self) -> None:
+        self._turns = itertools.count(1)
+        self._last: dict[bytes, int] = {}  # turn of each owner
+
+    def next(self, due: Mapping[bytes, int], running: Counter[bytes]) -> Counter[bytes]:
+        """Return how many of the webhooks that are due may start beside those that run.
+
+        Each place goes to the owner who then has the fewest; of several, to the one whose last
+        turn is the longest ago.
+        """
+        started: Counter[bytes] = Counter()
+        for _ in range(AT_ONCE - running.total()):
+            taken = running + started
+            able = [
+                owner
+                for owner, count in due.items()
+                if started[owner] < count and taken[owner] < OF_ONE_OWNER
+            ]
+            if not able:
+                break
+            owner = min(able, key=lambda owner: (taken[owner], self._last.get(owner, 0)))
+            started[owner] += 1
+            self._last[owner] = next(self._turns)
+        return started
 
 
 class Webhooks:
@@ -97,6 +136,7 @@ class Webhooks:
         self._networks = networks
         self._due = asyncio.Event()
         self._names = Names()
+        self._turns = Turns()
 
     def job_ended(self) -> None:
         """Look for jobs that have ended."""
@@ -104,10 +144,10 @@ class Webhooks:
 
     async def run(self) -> None:
         """Deliver until cancelled. What is not delivered then is delivered after the next start."""
-        running: set[asyncio.Task[None]] = set()
+        running: dict[asyncio.Task[None], bytes] = {}  # whose each is
 
         def ended(task: asyncio.Task[None]) -> None:
-            running.discard(task)
+            del running[task]
             self._due.set()  # there is room for another
 
         # Without a proxy, which would look names up itself. A connection is not used again: it
@@ -121,9 +161,9 @@ class Webhooks:
         try:
             async with client:
                 while True:
-                    for delivery in await self._take(AT_ONCE - len(running)):
+                    for delivery in await self._take(Counter(running.values())):
                         task = asyncio.create_task(self._deliver(client, delivery))
-                        running.add(task)
+                        running[task] = delivery.owner
                         task.add_done_callback(ended)
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(LOOK_SECONDS):
@@ -134,18 +174,21 @@ class Webhooks:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
-    async def _take(self, count: int) -> Sequence[Delivery]:
-        if count:
+    async def _take(self, running: Counter[bytes]) -> Sequence[Delivery]:
+        taken: list[Delivery] = []
+        if running.total() < AT_ONCE:
             with contextlib.suppress(StoreError):  # the next look tries again
-                return await self._store.take_deliveries(count, CLAIM_SECONDS)
-        return ()
+                due = await self._store.count_due(OF_ONE_OWNER)
+                for owner, count in self._turns.next(due, running).items():
+                    taken += await self._store.take_deliveries(owner, count, CLAIM_SECONDS)
+        return taken
 
     async def _deliver(self, client: httpx2.AsyncClient, delivery: Delivery) -> None:
         job, tries = delivery.job, delivery.tries
         again: float | None = None
         try:
             async with asyncio.timeout(POST_SECONDS):
-                await self._post(client, delivery.url, job)
+                await self._post(client, delivery)
         except Exception as exc:  # else it would be repeated without a limit
             reason = str(exc) if isinstance(exc, DeliveryError) else type(exc).__name__
             again = BACKOFF.seconds(tries) if tries < MAX_TRIES else None
@@ -154,9 +197,9 @@ class Webhooks:
         with contextlib.suppress(StoreError):  # then it is delivered once more
             await self._store.end_delivery(delivery, again)
 
-    async def _post(self, client: httpx2.AsyncClient, url: str, job: StoredJob) -> None:
-        parts = urlsplit(url)
-        address = await self._address(parts)
+    async def _post(self, client: httpx2.AsyncClient, delivery: Delivery) -> None:
+        job, parts = delivery.job, urlsplit(delivery.url)
+        address = await self._address(delivery.owner, parts)
         body = job.to_json().encode()
         # The same each time, so that a receiver can tell a repetition; another after a retry.
         message_id = f"{job.id}-{round((job.finished or 0) * 1000)}"
@@ -164,7 +207,7 @@ class Webhooks:
         request = client.build_request(
             "POST",
             # To the address that was checked: another look-up might lead elsewhere.
-            httpx2.URL(url).copy_with(host=str(address)),
+            httpx2.URL(delivery.url).copy_with(host=str(address)),
             content=body,
             headers={
                 "Host": parts.netloc,
@@ -181,10 +224,10 @@ class Webhooks:
         if not reply.is_success:
             raise DeliveryError(f"HTTP {reply.status_code}")
 
-    async def _address(self, parts: SplitResult) -> Address:
+    async def _address(self, owner: bytes, parts: SplitResult) -> Address:
         """Return an address that the URL's name leads to now, and that may receive webhooks."""
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        for address in await self._names.look_up(parts.hostname or "", port):
+        for address in await self._names.look_up(owner, parts.hostname or "", port):
             if may_receive(address, parts.scheme, self._networks):
                 return address
         raise DeliveryError("its name does not lead to a public address")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -20,6 +21,7 @@ from hatespeech.serving.jobs.store import (
     FAILED,
     IN_QUEUE,
     TIMED_OUT,
+    Delivery,
     Lease,
     Store,
     StoredJob,
@@ -322,26 +324,68 @@ def test_a_webhook_is_due_once_its_job_has_ended_and_until_it_is_delivered(
         await store.add(new_job("plain"), 10)
         await store.add(new_job("told", webhook="https://a.example/x"), 10)
         await store.add(new_job("refused", input=None, error="e: no", webhook="https://b"), 10)
-        (refused,) = await store.take_deliveries(5, 600)
-        assert (refused.job.id, refused.url, refused.tries) == ("refused", "https://b", 1)
+        (refused,) = await store.take_deliveries(OWNER, 5, 600)
+        assert refused == Delivery(refused.job, OWNER, "https://b", 1)
+        assert refused.job.id == "refused"
         assert refused.job == await store.get("refused", OWNER)
-        assert list(await store.take_deliveries(5, 600)) == []  # it is on its way
+        assert list(await store.take_deliveries(OWNER, 5, 600)) == []  # it is on its way
         await store.end_delivery(refused, None)
         for lease, _ in await store.take(5, idle=True):
             await store.finish(lease, FAILED, error="internal: no", keep_input=True)
-        (first,) = await store.take_deliveries(5, 600)
+        (first,) = await store.take_deliveries(OWNER, 5, 600)
         await store.end_delivery(first, 0)
-        (second,) = await store.take_deliveries(5, 600)
+        (second,) = await store.take_deliveries(OWNER, 5, 600)
         assert (second.job.id, second.tries) == ("told", 2)
         await store.end_delivery(first, None)  # too late: it counts no more
         await store.end_delivery(second, 600)
-        assert list(await store.take_deliveries(5, 600)) == []
+        assert list(await store.take_deliveries(OWNER, 5, 600)) == []
         # A job that runs again is told of again.
         assert await store.retry("told", OWNER, 10)
-        assert list(await store.take_deliveries(5, 600)) == []
+        assert list(await store.take_deliveries(OWNER, 5, 600)) == []
         await store.cancel("told")
-        (again,) = await store.take_deliveries(5, 600)
+        (again,) = await store.take_deliveries(OWNER, 5, 600)
         assert (again.job.status, again.tries) == (CANCELLED, 1)
+
+    run(open_store, scene)
+
+
+def test_each_owners_webhooks_are_counted_and_taken_apart(open_store: OpenStore) -> None:
+    async def scene(store: Store) -> None:
+        assert await store.count_due(3) == {}
+        for owner, jobs in ((b"\0many", 5), (OWNER, 2), (b"\xff", 1)):
+            for number in range(jobs):
+                ended = new_job(
+                    f"{owner!r}{number}", input=None, error="e: no", webhook="https://b"
+                )
+                await store.add(dataclasses.replace(ended, owner=owner), 99)
+        await store.add(new_job("waits", owner=b"another", webhook="https://b"), 99)
+        await store.add(new_job("plain", owner=b"a third", input=None, error="e: no"), 99)
+        assert await store.count_due(3) == {b"\0many": 3, OWNER: 2, b"\xff": 1}
+        told, again = await store.take_deliveries(OWNER, 5, 600)
+        assert {told.owner, again.owner} == {OWNER}
+        assert {told.job.id, again.job.id} == {f"{OWNER!r}0", f"{OWNER!r}1"}
+        assert await store.count_due(9) == {b"\0many": 5, b"\xff": 1}
+        await store.end_delivery(told, None)
+        await store.end_delivery(again, 0)
+        assert await store.count_due(9) == {b"\0many": 5, OWNER: 1, b"\xff": 1}
+
+    run(open_store, scene)
+
+
+def test_what_waited_longest_is_delivered_first_and_what_was_never_sent_before_all(
+    open_store: OpenStore,
+) -> None:
+    async def scene(store: Store) -> None:
+        for name in "abc":
+            await store.add(new_job(name, input=None, error="e: no", webhook="https://b"), 9)
+        tried = {each.job.id: each for each in await store.take_deliveries(OWNER, 2, 600)}
+        (fresh,) = {"a", "b", "c"} - tried.keys()
+        first, second = tried
+        await store.end_delivery(tried[second], 0.001)
+        await asyncio.sleep(0.01)
+        await store.end_delivery(tried[first], 0)
+        order = [(await store.take_deliveries(OWNER, 1, 600))[0].job.id for _ in "abc"]
+        assert order == [fresh, second, first]
 
     run(open_store, scene)
 
@@ -349,11 +393,11 @@ def test_a_webhook_is_due_once_its_job_has_ended_and_until_it_is_delivered(
 def test_what_a_server_that_died_wanted_to_deliver_is_due_later(open_store: OpenStore) -> None:
     async def first(store: Store) -> None:
         await store.add(new_job("a", input=None, error="e: no", webhook="https://b"), 10)
-        assert len(await store.take_deliveries(5, 0.001)) == 1
+        assert len(await store.take_deliveries(OWNER, 5, 0.001)) == 1
 
     async def second(store: Store) -> None:
         await asyncio.sleep(0.01)  # longer than the claim
-        (delivery,) = await store.take_deliveries(5, 600)
+        (delivery,) = await store.take_deliveries(OWNER, 5, 600)
         assert delivery.tries == 2
 
     run(open_store, first)
@@ -365,7 +409,7 @@ def test_several_servers_never_deliver_the_same_at_once(open_store: OpenStore) -
         for number in range(20):
             name = f"job-{number}"
             await store.add(new_job(name, input=None, error="e: no", webhook="https://b"), 99)
-        taken = await asyncio.gather(*(store.take_deliveries(5, 600) for _ in range(6)))
+        taken = await asyncio.gather(*(store.take_deliveries(OWNER, 5, 600) for _ in range(6)))
         ids = [delivery.job.id for some in taken for delivery in some]
         assert len(ids) == len(set(ids)) == 20
 

@@ -343,7 +343,7 @@ def test_a_file_of_an_older_release_keeps_its_jobs_and_gives_room_back(path: Pat
         old, new = [lease for lease, _ in await store.take(2, idle=True)]
         assert ((old.id, old.seconds), (new.id, new.seconds)) == (("old", None), ("new", 2.5))
         await store.finish(new, COMPLETED, output="{}")
-        assert len(await store.take_deliveries(9, 600)) == 1
+        assert len(await store.take_deliveries(OWNER, 9, 600)) == 1
 
     run(path, scene)
     assert execute(path, "PRAGMA auto_vacuum") == [(2,)]

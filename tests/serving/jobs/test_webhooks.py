@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
 import ssl
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +21,7 @@ from hatespeech.serving.jobs.webhook_urls import is_public
 from tests.paths import ROOT
 from tests.support.bad_inputs import MARKER
 from tests.support.certificates import write_certificate
-from tests.support.http_client import HttpClient
+from tests.support.http_client import OTHER_TOKEN, TOKEN, HttpClient
 from tests.support.local_server import local_server, refusal
 from tests.support.other_clients import run_python
 from tests.support.processes.server import http_server, server_environment
@@ -29,6 +31,7 @@ from tests.support.stand_ins.app_thread import AppThread
 SECRET: Final = "whsec_dGVzdHMgbmVlZCBhIHNlY3JldCBvZiAzMiBieXRlcy4="
 ALLOWED: Final = {"WEBHOOK_SECRET": SECRET, "WEBHOOK_NETWORKS": "127.0.0.0/8"}
 PUBLIC_ONLY: Final = {"WEBHOOK_SECRET": SECRET}
+TWO_TOKENS: Final = {**ALLOWED, "BEARER_TOKEN": f"{TOKEN},{OTHER_TOKEN}"}
 
 
 class Receiver(AppThread):
@@ -39,6 +42,7 @@ class Receiver(AppThread):
         self.tls = tls
         self.told: list[tuple[str, Mapping[str, str], bytes]] = []
         self.statuses: list[int] = []
+        self.slow = 0  # requests to /slow, which are not answered
 
     def make_app(self) -> web.Application:
         app = web.Application(client_max_size=10_000_000)
@@ -46,6 +50,9 @@ class Receiver(AppThread):
         return app
 
     async def _note(self, request: web.Request) -> web.Response:
+        if request.path == "/slow":
+            self.slow += 1
+            await asyncio.Event().wait()
         self.told.append((request.path_qs, dict(request.headers), await request.read()))
         status = self.statuses.pop(0) if self.statuses else 204
         return web.Response(status=status, headers={"Location": f"{self.url}/elsewhere"})
@@ -66,9 +73,9 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webhooks, "LOOK_SECONDS", 0.05)
 
 
-def submit(server: HttpClient, url: str, job_input: Any = None) -> str:
+def submit(server: HttpClient, url: str, job_input: Any = None, token: str = TOKEN) -> str:
     body = {"input": job_input or {"prompt": "good morning"}, "webhook": url}
-    reply = server.post("/run", json=body)
+    reply = server.post("/run", json=body, headers={"Authorization": f"Bearer {token}"})
     assert reply.status_code == 200, reply.text
     job_id: str = reply.json()["id"]
     return job_id
@@ -165,6 +172,79 @@ def test_what_was_not_delivered_is_delivered_after_a_restart(
     with local_server(tmp_path, small_checkpoint, ALLOWED) as server:
         receiver.wait(2, server)
         assert job_id.encode() in receiver.told[1][2]
+
+
+# Whose go first.
+
+
+def test_one_tokens_slow_webhooks_do_not_hold_up_those_of_another(
+    small_checkpoint: Path, tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "POST_SECONDS", 600.0)
+    with local_server(tmp_path, small_checkpoint, TWO_TOKENS) as server:
+        server.ready()
+        for _ in range(webhooks.AT_ONCE + 2):
+            submit(server, f"{receiver.url}/slow")
+        wait_until(lambda: receiver.slow >= webhooks.OF_ONE_OWNER, "the slow ones")
+        for number in range(3):
+            submit(server, f"{receiver.url}/other", token=OTHER_TOKEN)
+            receiver.wait(number + 1, server)
+        assert receiver.slow == webhooks.OF_ONE_OWNER
+
+
+def test_one_tokens_slow_names_do_not_keep_those_of_another_from_being_looked_up(
+    small_checkpoint: Path, tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "POST_SECONDS", 600.0)
+    monkeypatch.setattr(webhooks, "LOOKUPS_OF_ONE_OWNER", 3)
+    monkeypatch.setattr(webhooks, "LOOKUP_THREADS", 4)
+    ended = threading.Event()
+
+    def wait_for_some(host: str, _port: int) -> list[Any]:
+        if host == "slow.example":
+            ended.wait()
+        return [ipaddress.ip_address("127.0.0.1")]
+
+    monkeypatch.setattr(webhooks, "look_up", wait_for_some)
+    port = receiver.url.rpartition(":")[2]
+    with local_server(tmp_path, small_checkpoint, TWO_TOKENS) as server:
+        server.ready()
+        try:
+            for _ in range(4):
+                submit(server, f"http://slow.example:{port}/")
+            wait_until(lambda: "too many names are slow to look up" in server.stderr, "a refusal")
+            submit(server, f"http://other.example:{port}/other", token=OTHER_TOKEN)
+            receiver.wait(1, server)
+        finally:
+            ended.set()
+
+
+A, B, C, D = (name.encode() for name in "abcd")
+
+
+@pytest.mark.parametrize(
+    ("due", "running", "started"),
+    [
+        ({A: 99}, {}, {A: webhooks.OF_ONE_OWNER}),
+        ({A: 99}, {A: webhooks.OF_ONE_OWNER}, {}),
+        ({A: 99, B: 99}, {}, {A: 5, B: 5}),
+        ({A: 99, B: 1}, {}, {A: 8, B: 1}),
+        ({A: 99, B: 99, C: 99}, {A: 5, B: 4}, {C: 1}),
+        ({A: 99, B: 2}, {A: 7}, {A: 1, B: 2}),
+        ({B: 2}, {A: 10}, {}),
+    ],
+)
+def test_each_place_goes_to_the_owner_who_has_the_fewest(
+    due: dict[bytes, int], running: dict[bytes, int], started: dict[bytes, int]
+) -> None:
+    assert webhooks.Turns().next(due, Counter(running)) == started
+
+
+def test_of_owners_with_as_few_the_one_who_waits_longest_is_next() -> None:
+    turns = webhooks.Turns()
+    due = {A: 9, B: 9, C: 9, D: 9}
+    one_place = Counter({b"another": webhooks.AT_ONCE - 1})
+    assert [list(turns.next(due, one_place)) for _ in range(6)] == [[A], [B], [C], [D], [A], [B]]
 
 
 # Where it may go.
@@ -354,8 +434,9 @@ def test_a_name_is_not_looked_up_if_too_many_are_slow(
         line = f"the webhook of job {job_id}: {reason}; giving up"
         wait_until(lambda: line in public_only.stderr, reason, watch=public_only.require_running)
 
+    most = webhooks.LOOKUPS_OF_ONE_OWNER
     try:
-        slow = [submit(public_only, "https://x.example/") for _ in range(webhooks.LOOKUP_THREADS)]
+        slow = [submit(public_only, "https://x.example/") for _ in range(most)]
         for job_id in slow:
             said(job_id, "TimeoutError")
         said(submit(public_only, "https://y.example/"), "too many names are slow to look up")

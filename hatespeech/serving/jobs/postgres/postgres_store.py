@@ -13,7 +13,7 @@ import contextlib
 import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from typing_extensions import override
@@ -199,14 +199,33 @@ SELECT {_COLUMNS}
 FROM hatespeech_jobs WHERE id = %s AND owner = %s AND (expires IS NULL OR expires > now())
 """  # noqa: S608 - constants
 
+_TO_TELL: Final = "webhook IS NOT NULL AND NOT webhook_done AND expires IS NOT NULL"
+_WHEN: Final = "coalesce(webhook_due, '-infinity')"
+_DUE: Final = f"{_TO_TELL} AND expires > now() AND {_WHEN} <= now()"
+# The owners one after the other, each by a look into the index, however many jobs each has. All
+# that is asked for in the index's order is read from it, whatever the planner knows of the table.
+_COUNT_DUE: Final = f"""
+WITH RECURSIVE owners (owner) AS (
+    (SELECT owner FROM hatespeech_jobs WHERE {_TO_TELL} ORDER BY owner, {_WHEN} LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT jobs.owner FROM hatespeech_jobs AS jobs
+        WHERE {_TO_TELL} AND jobs.owner > owners.owner ORDER BY jobs.owner, {_WHEN} LIMIT 1
+    ) FROM owners WHERE owner IS NOT NULL
+)
+SELECT owner, (
+    SELECT count(*) FROM (
+        SELECT FROM hatespeech_jobs AS jobs WHERE jobs.owner = owners.owner AND {_DUE}
+        ORDER BY {_WHEN} LIMIT %s
+    ) AS due
+) FROM owners WHERE owner IS NOT NULL
+"""  # noqa: S608 - constants
 _TAKE_DELIVERIES: Final = f"""
 WITH due AS MATERIALIZED (
-    SELECT id AS due_id FROM hatespeech_jobs
-    WHERE webhook IS NOT NULL AND NOT webhook_done AND expires > now()
-        AND (webhook_due IS NULL OR webhook_due <= now())
-    ORDER BY webhook_due NULLS FIRST LIMIT %s FOR UPDATE SKIP LOCKED
+    SELECT id AS due_id FROM hatespeech_jobs WHERE owner = %(owner)s AND {_DUE}
+    ORDER BY {_WHEN} LIMIT %(count)s FOR UPDATE SKIP LOCKED
 )
-UPDATE hatespeech_jobs SET webhook_due = now() + %s * interval '1 second',
+UPDATE hatespeech_jobs SET webhook_due = now() + %(seconds)s * interval '1 second',
     webhook_tries = webhook_tries + 1
 FROM due WHERE id = due_id
 RETURNING webhook, webhook_tries, {_COLUMNS}
@@ -417,11 +436,17 @@ class PostgresStore(Store):
                 return ended
 
     @override
-    async def take_deliveries(self, count: int, seconds: float) -> Sequence[Delivery]:
+    async def count_due(self, most: int) -> Mapping[bytes, int]:
+        return {owner: due for owner, due in await self._link.fetch(_COUNT_DUE, (most,)) if due}
+
+    @override
+    async def take_deliveries(self, owner: bytes, count: int, seconds: float) -> Sequence[Delivery]:
         rows = await self._link.fetch(
-            _TAKE_DELIVERIES, (count, seconds), size=count * LARGEST_OUTPUT
+            _TAKE_DELIVERIES,
+            {"owner": owner, "count": count, "seconds": seconds},
+            size=count * LARGEST_OUTPUT,
         )
-        return [Delivery(StoredJob(*row), url, tries) for url, tries, *row in rows]
+        return [Delivery(StoredJob(*job), owner, url, tries) for url, tries, *job in rows]
 
     @override
     async def end_delivery(self, delivery: Delivery, again: float | None) -> None:

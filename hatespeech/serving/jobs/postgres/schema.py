@@ -52,6 +52,12 @@ MIGRATIONS: Final = (
     CREATE INDEX hatespeech_jobs_webhooks ON hatespeech_jobs (webhook_due)
         WHERE webhook IS NOT NULL AND NOT webhook_done;
     """,
+    """
+    DROP INDEX hatespeech_jobs_webhooks;
+    CREATE INDEX hatespeech_jobs_to_tell
+        ON hatespeech_jobs (owner, coalesce(webhook_due, '-infinity'))
+        WHERE webhook IS NOT NULL AND NOT webhook_done AND expires IS NOT NULL;
+    """,
 )
 LOCK: Final = 0x68617465_6A6F6273  # of PostgreSQL's advisory locks; two servers may start together
 

@@ -8,7 +8,7 @@ import math
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,7 +65,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     webhook_tries INTEGER NOT NULL DEFAULT 0,
     webhook_done INTEGER NOT NULL DEFAULT 0
 );
-DROP INDEX IF EXISTS jobs_by_status;  -- of the version before
+DROP INDEX IF EXISTS jobs_by_status;  -- these two are of versions before
+DROP INDEX IF EXISTS jobs_by_webhook;
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (status, attempts);
 CREATE INDEX IF NOT EXISTS jobs_by_end ON jobs (finished) WHERE finished IS NOT NULL;
 CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_retry_key ON jobs (owner, retry_key)
@@ -83,8 +84,8 @@ _ADDED: Final = {
 }
 _ADDED_INDEXES: Final = """
 CREATE INDEX IF NOT EXISTS jobs_by_deadline ON jobs (deadline) WHERE deadline IS NOT NULL;
-CREATE INDEX IF NOT EXISTS jobs_by_webhook ON jobs (webhook_due)
-    WHERE webhook IS NOT NULL AND webhook_done = 0;
+CREATE INDEX IF NOT EXISTS jobs_by_owner_to_tell ON jobs (owner, coalesce(webhook_due, 0))
+    WHERE webhook IS NOT NULL AND webhook_done = 0 AND finished IS NOT NULL;
 """
 
 # Deleting may hold up other operations for this long at a time.
@@ -93,6 +94,28 @@ EXPIRED_AT_ONCE: Final = 256
 # Jobs that one operation cancels or times out.
 ENDED_AT_ONCE: Final = 256
 _COLUMNS: Final = "id, status, output, error, created, started, finished"
+_TO_TELL: Final = "webhook IS NOT NULL AND webhook_done = 0 AND finished IS NOT NULL"
+_DUE: Final = f"{_TO_TELL} AND finished > :ended AND coalesce(webhook_due, 0) <= :now"
+# The owners one after the other, each by a look into the index, however many jobs each has.
+_COUNT_DUE: Final = f"""
+WITH RECURSIVE owners (owner) AS (
+    SELECT min(owner) FROM jobs WHERE {_TO_TELL}
+    UNION ALL
+    SELECT (SELECT min(owner) FROM jobs WHERE {_TO_TELL} AND owner > owners.owner)
+    FROM owners WHERE owner IS NOT NULL
+)
+SELECT owner, (
+    SELECT count(*) FROM (SELECT 1 FROM jobs WHERE owner = owners.owner AND {_DUE} LIMIT :most)
+) FROM owners WHERE owner IS NOT NULL
+"""  # noqa: S608 - constants
+_TAKE_DELIVERIES: Final = f"""
+UPDATE jobs SET webhook_due = :now + :seconds, webhook_tries = webhook_tries + 1
+WHERE rowid IN (
+    SELECT rowid FROM jobs WHERE owner = :owner AND {_DUE}
+    ORDER BY coalesce(webhook_due, 0) LIMIT :count
+)
+RETURNING webhook, webhook_tries, {_COLUMNS}
+"""  # noqa: S608 - constants
 _WAITING: Final = (
     "SELECT id, attempts + 1, owner, input, run_limit, deadline FROM jobs"
     " WHERE status = ? AND (deadline IS NULL OR deadline > ?)"
@@ -349,18 +372,23 @@ class SqliteStore(Store):
                 return ended
 
     @override
-    async def take_deliveries(self, count: int, seconds: float) -> Sequence[Delivery]:
+    async def count_due(self, most: int) -> Mapping[bytes, int]:
+        def count(connection: sqlite3.Connection) -> dict[bytes, int]:
+            now = self._now()
+            values = {"now": now, "ended": now - self._ttl, "most": most}
+            return {owner: due for owner, due in connection.execute(_COUNT_DUE, values) if due}
+
+        return await self._database.run(count, needs_room=False)
+
+    @override
+    async def take_deliveries(self, owner: bytes, count: int, seconds: float) -> Sequence[Delivery]:
         def take(connection: sqlite3.Connection) -> list[Delivery]:
             now = self._now()
+            values = {"now": now, "ended": now - self._ttl, "seconds": seconds}
             rows = connection.execute(
-                "UPDATE jobs SET webhook_due = ?, webhook_tries = webhook_tries + 1"  # noqa: S608 - constant
-                " WHERE rowid IN (SELECT rowid FROM jobs WHERE webhook IS NOT NULL"
-                " AND webhook_done = 0 AND finished > ?"
-                " AND (webhook_due IS NULL OR webhook_due <= ?) ORDER BY webhook_due LIMIT ?)"
-                f" RETURNING webhook, webhook_tries, {_COLUMNS}",
-                (now + seconds, now - self._ttl, now, count),
+                _TAKE_DELIVERIES, {**values, "owner": owner, "count": count}
             ).fetchall()
-            return [Delivery(StoredJob(*row), url, tries) for url, tries, *row in rows]
+            return [Delivery(StoredJob(*job), owner, url, tries) for url, tries, *job in rows]
 
         return await self._database.run(take)
 
