@@ -264,11 +264,14 @@ class JobRunner:
         self._work.set()
         return await self.get(job_id, owner)
 
-    async def count(self) -> dict[str, int]:
-        """Return the number of jobs of each status; raise :class:`StoreError` if that fails."""
+    async def count(self, owner: bytes) -> dict[str, int]:
+        """Return the number of this owner's jobs of each status."""
+        return await self._store.count(owner)
+
+    async def count_unfinished(self) -> None:
+        """Count the jobs of all that wait or run; raise :class:`StoreError` if that fails."""
         counts = await self._store.count()
         self.unfinished = counts.get(IN_QUEUE, 0) + counts.get(IN_PROGRESS, 0)
-        return counts
 
     def owner(self, caller: Caller) -> bytes:
         """Return the keyed hash that stands for a caller in the store."""

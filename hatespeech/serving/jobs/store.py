@@ -197,8 +197,8 @@ class Store(ABC):
         """Return this owner's job, or ``None`` if there is none or its result has expired."""
 
     @abstractmethod
-    async def count(self) -> dict[str, int]:
-        """Return the number of jobs of each status."""
+    async def count(self, owner: bytes | None = None) -> dict[str, int]:
+        """Return the number of jobs of each status: of this owner, or of all."""
 
     @abstractmethod
     async def expire(self) -> Sequence[str]:

@@ -235,7 +235,8 @@ def endpoint_routes(jobs: APIRouter) -> APIRouter:
 
     @router.get("/health")
     async def endpoint_health(request: Request) -> Response:
-        counts = await jobs_of(request).count()
+        # Runpod's endpoint has one owner. Here each token has its own jobs, and sees them alone.
+        counts = await jobs_of(request).count(owner_of(request))
         state = request.app.state.model.state
         ready, running = state == "ready", counts.get(IN_PROGRESS, 0) > 0
         return JSONResponse(
@@ -248,7 +249,8 @@ def endpoint_routes(jobs: APIRouter) -> APIRouter:
                     "inQueue": counts.get(IN_QUEUE, 0),
                     "retried": 0,
                 },
-                # This server is the only worker that it knows.
+                # This server is the only worker that it knows. While it runs the jobs of other
+                # tokens alone, it counts as idle.
                 "workers": {
                     "idle": int(ready and not running),
                     "initializing": int(state == "loading"),

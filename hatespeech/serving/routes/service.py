@@ -116,7 +116,7 @@ def _add_metrics(router: APIRouter, metrics: Metrics, *, is_open: bool) -> None:
         """Requests, latency, errors, batches, windows, queues."""
         jobs: JobRunner = request.app.state.jobs
         with contextlib.suppress(StoreError):  # the count stays as it was
-            await jobs.count()
+            await jobs.count_unfinished()
         # CONTENT_TYPE_LATEST names a charset; Starlette would add a second one.
         return Response(
             generate_latest(metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST}

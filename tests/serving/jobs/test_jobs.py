@@ -37,6 +37,7 @@ from tests.support.processes.server import FAULTY_SERVER, HttpServer, http_serve
 from tests.support.processes.worker import wait_until
 
 OTHER = {"Authorization": f"Bearer {OTHER_TOKEN}"}
+NO_JOBS = dict.fromkeys(("completed", "failed", "cancelled", "inProgress", "inQueue", "retried"), 0)
 
 
 @pytest.fixture(scope="module")
@@ -599,6 +600,22 @@ def test_without_tokens_nobody_purges_the_jobs_of_all(
     with local_server(tmp_path, small_checkpoint, environment) as server:
         reply = server.post("/purge-queue", headers={})
         assert (reply.status_code, reply.json()["error_type"]) == (401, "unauthorized")
+
+
+def test_an_endpoints_health_tells_a_token_of_its_own_jobs_alone(held: Held) -> None:
+    with held.serve(MAX_CONCURRENCY="1") as server:
+        server.ready()
+        held.hold()
+        server.run({"prompt": "keeps the device busy"})
+        held.wait_held(server)
+        server.run({"prompt": "hello"})
+        server.run({"colour": "blue"})
+        mine = server.get("/v2/any/health").json()
+        assert mine["jobs"] == {**NO_JOBS, "inProgress": 1, "inQueue": 1, "failed": 1}
+        assert (mine["workers"]["running"], mine["workers"]["idle"]) == (1, 0)
+        theirs = server.get("/v2/any/health", headers=OTHER).json()
+        assert theirs["jobs"] == NO_JOBS
+        assert (theirs["workers"]["running"], theirs["workers"]["idle"]) == (0, 1)
 
 
 def test_a_client_that_hangs_up_is_not_worked_for(held: Held) -> None:

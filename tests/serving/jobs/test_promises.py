@@ -416,6 +416,20 @@ def test_several_servers_never_deliver_the_same_at_once(open_store: OpenStore) -
     run(open_store, scene)
 
 
+def test_jobs_are_counted_of_all_or_of_one_owner(open_store: OpenStore) -> None:
+    async def scene(store: Store) -> None:
+        for name in "abc":
+            await store.add(new_job(name), 10)
+        await store.add(new_job("theirs", owner=b"another"), 10)
+        await store.cancel("c")
+        assert await store.count() == {IN_QUEUE: 3, CANCELLED: 1}
+        assert await store.count(OWNER) == {IN_QUEUE: 2, CANCELLED: 1}
+        assert await store.count(b"another") == {IN_QUEUE: 1}
+        assert await store.count(b"nobody") == {}
+
+    run(open_store, scene)
+
+
 def test_a_full_queue_refuses_jobs_that_wait(open_store: OpenStore) -> None:
     async def scene(store: Store) -> None:
         for name in "ab":

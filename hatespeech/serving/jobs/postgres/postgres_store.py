@@ -238,6 +238,9 @@ WHERE id = %(id)s AND webhook_tries = %(tries)s
 """
 
 _COUNT: Final = "SELECT status, count(*) FROM hatespeech_jobs GROUP BY status"
+_COUNT_OF_OWNER: Final = (
+    "SELECT status, count(*) FROM hatespeech_jobs WHERE owner = %s GROUP BY status"
+)
 
 _EXPIRE: Final = f"""
 WITH expired AS MATERIALIZED (
@@ -415,8 +418,10 @@ class PostgresStore(Store):
         return StoredJob(*rows[0]) if rows else None
 
     @override
-    async def count(self) -> dict[str, int]:
-        return dict(await self._link.fetch(_COUNT))
+    async def count(self, owner: bytes | None = None) -> dict[str, int]:
+        if owner is None:
+            return dict(await self._link.fetch(_COUNT))
+        return dict(await self._link.fetch(_COUNT_OF_OWNER, (owner,)))
 
     @override
     async def expire(self) -> Sequence[str]:

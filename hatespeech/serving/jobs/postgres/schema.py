@@ -57,6 +57,7 @@ MIGRATIONS: Final = (
     CREATE INDEX hatespeech_jobs_to_tell
         ON hatespeech_jobs (owner, coalesce(webhook_due, '-infinity'))
         WHERE webhook IS NOT NULL AND NOT webhook_done AND expires IS NOT NULL;
+    CREATE INDEX hatespeech_jobs_owners ON hatespeech_jobs (owner, status);
     """,
 )
 LOCK: Final = 0x68617465_6A6F6273  # of PostgreSQL's advisory locks; two servers may start together

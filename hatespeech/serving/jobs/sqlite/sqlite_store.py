@@ -68,6 +68,7 @@ CREATE TABLE IF NOT EXISTS jobs (
 DROP INDEX IF EXISTS jobs_by_status;  -- these two are of versions before
 DROP INDEX IF EXISTS jobs_by_webhook;
 CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (status, attempts);
+CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (owner, status);
 CREATE INDEX IF NOT EXISTS jobs_by_end ON jobs (finished) WHERE finished IS NOT NULL;
 CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_retry_key ON jobs (owner, retry_key)
     WHERE retry_key IS NOT NULL;
@@ -338,9 +339,15 @@ class SqliteStore(Store):
         return await self._database.run(get, needs_room=False)
 
     @override
-    async def count(self) -> dict[str, int]:
+    async def count(self, owner: bytes | None = None) -> dict[str, int]:
         def count(connection: sqlite3.Connection) -> dict[str, int]:
-            return dict(connection.execute("SELECT status, count(*) FROM jobs GROUP BY status"))
+            of_owner, values = ("", ()) if owner is None else ("WHERE owner = ?", (owner,))
+            return dict(
+                connection.execute(
+                    f"SELECT status, count(*) FROM jobs {of_owner} GROUP BY status",  # noqa: S608 - constants
+                    values,
+                )
+            )
 
         return await self._database.run(count, needs_room=False)
 
