@@ -73,7 +73,7 @@ class PreparedModel(nn.Module):
         last = index == len(self._layers) - 1
         layers = model.model.encoder.layer
         self._layers[index] = _tensors_of(cast(Layer, layers[index]), last, quantized)
-        layers[index] = nn.Identity()
+        layers[index] = _Taken()
 
     def finish(self, model: CustomModel) -> None:
         """Take the place of a model of which all layers are taken."""
@@ -116,6 +116,16 @@ class PreparedModel(nn.Module):
                 *(self._heads, self._eps, self._by_product, self._tensors),
             )
         return logits
+
+
+class _Taken(nn.Module):
+    """Stands where a layer was."""
+
+    @override
+    def forward(self, *_: object) -> Tensor:
+        raise RuntimeError(
+            "a prepared model computes logits, model(batch): its encoder has no layers of its own"
+        )
 
 
 def _tensors_of(layer: Layer, last: bool, quantized: bool) -> Layered:

@@ -230,6 +230,16 @@ def test_it_is_neither_moved_nor_cast() -> None:
     assert model.linear1.weight.dtype == torch.float32
 
 
+@pytest.mark.parametrize("first_only", [True, False])
+@torch.inference_mode()
+def test_its_encoder_alone_says_that_it_has_no_layers(
+    sequences: list[list[int]], first_only: bool
+) -> None:
+    model = prepared_from(model_of(2))
+    with pytest.raises(RuntimeError, match="its encoder has no layers of its own"):
+        model.model(PackedBatch.pack(sequences, 1, "cpu"), first_only)
+
+
 def test_groups_with_padding_are_refused(
     sequences: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
