@@ -27,7 +27,7 @@ from hatespeech.formats.interface import (
 )
 from hatespeech.formats.json_arrays import NotAnArrayError, array_items
 from hatespeech.formats.json_values import to_json
-from hatespeech.formats.packing_codecs import WindowTooLargeError
+from hatespeech.formats.packing_codecs import TooCostlyError
 from hatespeech.formats.records import (
     MAX_RECORD_CHARS,
     Lines,
@@ -110,8 +110,8 @@ class TextReader(Reader):
         """Return the source's error for one of :data:`UNREADABLE`; ``number`` rows were read."""
         if isinstance(exc, TooMuchTextError):
             return self.source.too_large(f"has more than {self.limits.max_chars} characters")
-        if isinstance(exc, WindowTooLargeError):
-            return self.error(str(exc))
+        if isinstance(exc, TooCostlyError):
+            return self.source.too_large(str(exc))
         if isinstance(exc, NotTextError):
             return self.error(f"{exc}: its name must say so" + self.hint("input-format"))
         if isinstance(exc, UnmarkedError):
@@ -160,7 +160,7 @@ UNREADABLE: Final = (
     TooMuchTextError,
     UnicodeError,
     UnmarkedError,
-    WindowTooLargeError,
+    TooCostlyError,
 )
 
 
@@ -190,7 +190,7 @@ class CsvReader(TextReader):
             with raw, self.open_text(content, "replace") as text:
                 reader = csv.reader(Lines(text), **self.dialect.arguments(self.kind))
                 first = next((row for row in reader if row), [])
-        except (NotTextError, UnicodeError, UnmarkedError, WindowTooLargeError) as exc:
+        except (NotTextError, UnicodeError, UnmarkedError, TooCostlyError) as exc:
             raise self.fault(exc, 0) from None
         except (csv.Error, pa.ArrowException, OSError) as exc:
             if isinstance(exc, OSError) and self.source.format.compression is not None:

@@ -396,7 +396,7 @@ def test_a_compressed_file_that_never_seems_to_end_is_refused(name: str) -> None
     assert len(blank) < MEGABYTE // 8
     form = Format.of(name)
     assert form
-    source = SentFile(lambda: io.BytesIO(blank), form)
+    source = SentFile(lambda: io.BytesIO(blank), form, 8 * MEGABYTE)
     for most in (MEGABYTE, 30 * MEGABYTE):
         table = ScoredFile(source, FileOptions(), ReadLimits(max_chars=most))
         if name.startswith("a.jsonl"):  # "text" is not an object

@@ -6,6 +6,7 @@ import bz2
 import csv
 import datetime
 import importlib.util
+import io
 import json
 import lzma
 from collections.abc import Iterator
@@ -20,7 +21,13 @@ from hypothesis import strategies as st
 
 from hatespeech.bulk import command as score
 from hatespeech.formats.json_arrays import NotAnArrayError, array_items
-from hatespeech.formats.packing_codecs import WindowTooLargeError, packed, unpacked, window_log
+from hatespeech.formats.packing_codecs import (
+    FED_BYTES,
+    TooCostlyError,
+    packed,
+    unpacked,
+    window_log,
+)
 from tests.support.processes.score import run_here as scored
 
 pytestmark = pytest.mark.usefixtures("mini")
@@ -161,6 +168,19 @@ def test_a_window_of_xz_beyond_the_bound_is_named(capsys: pytest.CaptureFixture[
     assert f"/a.csv.xz: {needs}" in capsys.readouterr().err
 
 
+def test_zeros_between_streams_of_xz_are_passed_over() -> None:
+    zeros = bytes(2 * FED_BYTES)
+    content = lzma.compress(b"a") + zeros + lzma.compress(b"b") + zeros
+    assert unpacked(io.BytesIO(content), "xz").read() == b"ab"
+
+
+@pytest.mark.parametrize("after", [bytes(8), b"text"])
+def test_what_follows_zstd_and_is_not_zstd_is_an_error(after: bytes) -> None:
+    content = pa.compress(b"text", codec="zstd", asbytes=True) + after
+    with pytest.raises(OSError, match="the zstd stream is damaged"):
+        unpacked(io.BytesIO(content), "zstd").read()
+
+
 # The frame's header alone: magic, descriptor, window descriptor (RFC 8878), and a raw last block.
 LONG = bytes.fromhex("28b52ffd") + b"\x00" + bytes([21 << 3]) + b"\x29\x00\x00" + b"text\n"
 
@@ -169,10 +189,10 @@ LONG = bytes.fromhex("28b52ffd") + b"\x00" + bytes([21 << 3]) + b"\x29\x00\x00" 
 def test_a_window_of_zstd_beyond_the_bound_is_named(before: bytes) -> None:
     Path("a.zst").write_bytes(before + LONG)
     needs = "needs a window of 2 GiB: zstd -d --long=31 it first"
-    with Path("a.zst").open("rb") as raw, pytest.raises(WindowTooLargeError) as caught:
+    with Path("a.zst").open("rb") as raw, pytest.raises(TooCostlyError) as caught:
         unpacked(raw, "zstd").read()
-    at_least = "needs a window of at least 256 MiB: zstd -d --long=31 it first"
-    assert str(caught.value) == (at_least if before else needs)
+    more = "needs a window of more than 128 MiB: zstd -d --long=31 it first"
+    assert str(caught.value) == (more if before else needs)
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def file_routes(settings: ServerSettings) -> APIRouter:
         try:
             options |= scoring_options(fields)
             model.read({"text": "any", **options})  # thresholds are refused before a reply begins
-            table = room.open(file, fields)
+            table = room.open(file, fields, caller.name)
         except BaseException:
             await file.close()
             raise

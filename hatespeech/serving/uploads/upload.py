@@ -20,13 +20,14 @@ from starlette.requests import Request
 from hatespeech.contract import TextScore
 from hatespeech.errors import OverloadedError, TooLargeError, ValidationError
 from hatespeech.formats.names import COMPRESSIONS, FORMATS, Format
+from hatespeech.serving.guards.limits import ByteBudget
 from hatespeech.serving.http_errors import UnsupportedMediaError
 from hatespeech.serving.reading import require_media_type
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
 from hatespeech.serving.uploads.fields import FIELDS, file_options, read_fields
 from hatespeech.serving.uploads.form import read_form
-from hatespeech.serving.uploads.table import UploadLimits, UploadTable
+from hatespeech.serving.uploads.table import WINDOWS, UploadLimits, UploadTable
 
 MAX_FIELD_BYTES: Final = 4096
 # Texts in one request to the model.
@@ -38,6 +39,8 @@ AHEAD: Final = 2
 THREADS: Final = 8
 # Parquet files at once, which share the memory of PARQUET_MEMORY_BYTES.
 PARQUET_FILES: Final = 4
+# Of the windows of all zstd and xz files that are read at once; one caller may have half of them.
+WINDOW_BYTES: Final = 256 * 1024 * 1024
 
 # What errors of a row name, whatever its column is called.
 TEXT: Final = "text"
@@ -121,15 +124,18 @@ class UploadRoom:
             process_bytes=settings.parquet_memory_bytes // PARQUET_FILES,
         )
         self._parquet: set[UploadTable] = set()
+        self._windows = ByteBudget(WINDOW_BYTES, max(WINDOWS.values()), "zstd and xz files")
+        self._callers: dict[UploadTable, str] = {}  # of those that have a window
         # Python looks once for a folder that it can write to. A full disk later is another error.
         with contextlib.suppress(OSError):
             tempfile.gettempdir()
 
-    def open(self, upload: UploadFile, fields: Mapping[str, str]) -> UploadTable:
-        """Return the file as a table; :meth:`close` it.
+    def open(self, upload: UploadFile, fields: Mapping[str, str], caller: str) -> UploadTable:
+        """Return a caller's file as a table; :meth:`close` it.
 
         Raises the errors of :func:`choose_format` and :func:`file_options`, and
-        :class:`OverloadedError` if as many Parquet files are open as there is memory for.
+        :class:`OverloadedError` if as many files of Parquet, or of zstd and xz, are open as there
+        is memory for.
         """
         form = choose_format(upload)
         table = UploadTable(upload.file, form, file_options(fields, form), self._limits)
@@ -137,12 +143,17 @@ class UploadRoom:
             if len(self._parquet) == PARQUET_FILES:
                 raise OverloadedError(f"{PARQUET_FILES} Parquet files are being read; try again")
             self._parquet.add(table)
+        if table.window:
+            self._windows.take(caller, table.window)
+            self._callers[table] = caller
         return table
 
     def close(self, table: UploadTable) -> None:
         """Close a table, again if need be, and give its memory back."""
         table.close()
         self._parquet.discard(table)
+        if table in self._callers:
+            self._windows.give(self._callers.pop(table), table.window)
 
     async def run(
         self, call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import lzma
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,12 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import requests
+from backports.zstd import CompressionParameter, ZstdCompressor
 
 from hatespeech.contract import Prediction
 from hatespeech.engine.predictor import Predictor
 from hatespeech.labels import FLAGS, LABELS
-from hatespeech.serving.uploads.upload import PARQUET_FILES
+from hatespeech.serving.uploads.table import WINDOWS
+from hatespeech.serving.uploads.upload import PARQUET_FILES, WINDOW_BYTES
 from tests.support.bad_inputs import MARKER
+from tests.support.faulty_device import Switches, faulty_device
 from tests.support.http_client import BEARER, TOKEN, HttpClient, read_csv, together
 from tests.support.local_server import local_server
 from tests.support.processes.server import HttpServer, http_server
@@ -307,6 +312,99 @@ def test_a_compressed_file_goes_in_and_out(
         found = pa.CompressedInputStream(io.BytesIO(found), codecs[comes]).read()
     (row,) = read_csv(found.decode())
     assert (row["text"], row["error"]) == ("good morning", "")
+
+
+def zstd(content: bytes, **options: int) -> bytes:
+    """Compress as a pipe does, which can't say how long the content is."""
+    named: dict[int, int] = {CompressionParameter[name]: value for name, value in options.items()}
+    compressor = ZstdCompressor(options=named)
+    return compressor.compress(content) + compressor.flush()
+
+
+def xz(content: bytes, **options: int) -> bytes:
+    filters = [{"id": lzma.FILTER_LZMA2, **options}]
+    return lzma.compress(content, filters=filters)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv.zst", zstd(b"text\na\n", compression_level=19)),
+        ("a.csv.xz", xz(b"text\na\n", preset=9)),
+    ],
+)
+def test_what_zstd_19_and_xz_9_write_is_read(server: HttpClient, name: str, content: bytes) -> None:
+    reply = upload(server, name, content, {"compression": "none"})
+    assert reply.status_code == 200, reply.text
+    assert [row["text"] for row in read_csv(reply.content.decode())] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.csv.zst",
+            zstd(b"text\na\n", window_log=24),
+            "needs a window of 16 MiB: zstd -d --long=24 it first",
+        ),
+        (
+            "a.csv.zst",
+            zstd(b"text\na\n") + zstd(b"b\n", window_log=27),
+            "needs a window of more than 8 MiB: zstd -d --long=31 it first",
+        ),
+        (
+            "a.csv.xz",
+            xz(b"text\na\n", preset=9, dict_size=128 * 1024 * 1024),
+            "needs a window of more than 64 MiB: xz -d it first",
+        ),
+        (
+            "a.csv.zst",
+            zstd(b"text\na\n") + zstd(b"") * 100_000,
+            "has too many zstd frames: decompress it first",
+        ),
+    ],
+    ids=["zstd", "later frame", "xz", "many frames"],
+)
+def test_a_file_that_takes_more_to_decompress_is_too_large_and_says_what_to_do(
+    server: HttpClient, name: str, content: bytes, message: str
+) -> None:
+    reply = upload(server, name, content)
+    assert (reply.status_code, reply.json()["error_type"]) == (413, "too_large")
+    assert reply.json()["error"] == f"file: {message}"
+
+
+def test_the_windows_of_one_callers_files_are_bounded_together(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    content = xz(b"text\na\n", preset=0)
+    fitting = WINDOW_BYTES // 2 // WINDOWS["xz"]
+    switches = Switches(tmp_path)
+    with (
+        faulty_device(switches),
+        local_server(tmp_path, small_checkpoint) as server,
+        ThreadPoolExecutor(fitting + 1) as pool,
+    ):
+        server.ready()
+        switches.hold()
+        try:
+            replies = [pool.submit(upload, server, "a.csv.xz", content) for _ in range(fitting + 1)]
+            wait_until(lambda: any(reply.done() for reply in replies), "a refusal")
+            (refused,) = [reply.result() for reply in replies if reply.done()]
+            assert (refused.status_code, refused.json()["error_type"]) == (429, "overloaded")
+            assert refused.json()["error"] == "too many zstd and xz files at once; try again"
+            assert refused.headers["Retry-After"] == "1"
+        finally:
+            switches.release()
+        codes = sorted(reply.result().status_code for reply in replies)
+        assert codes == [200] * fitting + [429]
+        for _ in range(fitting + 1):  # each gives back what it took
+            assert upload(server, "a.csv.xz", content).status_code == 200
+
+
+def test_a_reply_in_xz_takes_little_memory_on_both_sides(server: HttpClient) -> None:
+    reply = upload(server, "a.csv", b"text\na\n", {"compression": "xz"})
+    reader = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=3 * 1024 * 1024)
+    assert [row["text"] for row in read_csv(reader.decompress(reply.content).decode())] == ["a"]
 
 
 def test_a_small_compressed_file_that_becomes_a_large_one_is_too_large(server: HttpClient) -> None:
