@@ -363,6 +363,7 @@ def run_summary(outcome: Outcome) -> str:
         lines.append(f"  {counted.long_texts:,} read in several windows")
     lines += [f"  warning {code}: {count:,}" for code, count in sorted(counted.warnings.items())]
     lines += [f"  error {code}: {count:,}" for code, count in sorted(counted.errors.items())]
+    lines += [f"  without {name}: {count:,}" for name, count in counted.empty.items() if count]
     if outcome.scored:
         rate = outcome.scored / max(outcome.seconds, 1e-9)
         lines.append(f"  {outcome.scored:,} rows in {outcome.seconds:,.1f} s: {rate:,.0f} rows/s")

@@ -14,7 +14,7 @@ from hatespeech.bulk.plan import require_page_fits
 from hatespeech.bulk.report import origin_of, render
 from hatespeech.bulk.statistics import Columns, Statistics
 from hatespeech.bulk.workspace import read_json_object
-from hatespeech.bulk.written_rows import written_blocks
+from hatespeech.bulk.written_rows import require_columns, written_blocks, written_table
 from hatespeech.formats.dialects import Dialect
 from hatespeech.settings import EngineSettings
 
@@ -41,7 +41,10 @@ def add_page_options(parser: Any) -> None:
 
 
 def _names(value: str) -> list[str]:
-    return list(dict.fromkeys(name for name in value.split(",") if name))
+    names = list(dict.fromkeys(name for name in value.split(",") if name))
+    if not names:
+        raise argparse.ArgumentTypeError("must be names of columns, with commas between them")
+    return names
 
 
 def columns_of(arguments: argparse.Namespace) -> Columns:
@@ -63,6 +66,8 @@ def make_page(
     """
     place = Place.of(out)
     require_page_fits("FILE.html", page, place)
+    if text_column is not None and not include_text:
+        raise RunError("--text-column: needs --include-text")
     if not place.exists():
         if place.beside(PARTIAL).exists():
             raise RunError(f"{place}: is not finished; run its score.py command again")
@@ -72,18 +77,15 @@ def make_page(
     statistics = Statistics(columns, include_text)
     found = find_inputs(out, Place.of(os.devnull))
     texts = (text_column or run.get("--text-column", "text")) if include_text else None
+    prefix = run.get("--prefix", "")
+    dialect = Dialect(delimiter=run.get("--delimiter"), quoted=run.get("--quoting"))
+    tables = [written_table(source, texts, prefix, dialect) for source in found.inputs]
+    require_columns(tables, columns, texts)
     with progress_bar("reading", receipt.get("rows"), "rows") as shown:
-        for source in found.inputs:
+        for source, table in zip(found.inputs, tables, strict=True):
             file = statistics.of_next_file()
-            blocks = written_blocks(
-                source,
-                source.name if found.many else "",
-                texts,
-                run.get("--prefix", ""),
-                columns,
-                Dialect(delimiter=run.get("--delimiter"), quoted=run.get("--quoting")),
-            )
-            for block in blocks:
+            name = source.name if found.many else ""
+            for block in written_blocks(table, name, prefix, columns):
                 file.add(block)
                 shown.update(len(block.scores))
             statistics.merge(file)

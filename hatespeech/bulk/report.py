@@ -319,6 +319,8 @@ def _examples(statistics: Statistics) -> Iterator[str]:
     yield "<h2>Highest in each score</h2>"
     yield note(f"Up to {EXAMPLES} rows each. Of copies of a text only the first is shown.")
     columns = statistics.columns.id, statistics.keep_texts
+    if columns[0] is not None and (empty := statistics.empty[columns[0]]):
+        yield note(f"{empty:,} of {statistics.rows:,} rows have no {shown(columns[0])}.")
     for place, (flag, ranking) in enumerate(statistics.highest.items()):
         yield _name(flag)
         found = ranking.examples

@@ -62,8 +62,7 @@ def carry_out(
         return None
     require_free(plan)
     if plan.options.report_columns.names:
-        for table in map(plan.table, plan.inputs):
-            require_columns(table.head(), plan.options.report_columns, table.error)
+        require_columns(list(map(plan.table, plan.inputs)), plan.options.report_columns)
     # If the last run was killed while deleting OUT.partial, all is scored; no engine is needed.
     if not finished and not (plan.partial / "run.json").exists():
         check_engine()

@@ -176,6 +176,7 @@ class Statistics:
     highest: dict[str, Ranking] = field(default_factory=lambda: {flag: Ranking() for flag in FLAGS})
     least_certain: Ranking = field(default_factory=Ranking)
     groups: dict[str, GroupCounts] = field(default_factory=dict)
+    empty: Counter[str] = field(default_factory=Counter)  # rows without a value, by column
 
     def __post_init__(self) -> None:
         self.groups = {name: GroupCounts() for name in self.columns.groups}
@@ -192,6 +193,7 @@ class Statistics:
         scored = np.array([error is None for error in errors], dtype=bool)
         for name, counts in self.groups.items():
             counts.add(block.columns[name], [label or ERROR for label in labels])
+        self.empty.update({name: block.columns[name].count("") for name in self.columns.names})
         table = block.scores.filter(pa.array(scored))
         self.labels.update(label for label in labels if label is not None)
         for warnings in table["warnings"].drop_null().to_pylist():
@@ -224,6 +226,7 @@ class Statistics:
         self.least_certain.merge(other.least_certain, self.rows)
         for name, counts in self.groups.items():
             counts.merge(other.groups[name])
+        self.empty.update(other.empty)
         self.rows += other.rows
 
     @property

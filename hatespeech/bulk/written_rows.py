@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, Final, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,15 +13,20 @@ import pyarrow.compute as pc
 from hatespeech.bulk.places import Input
 from hatespeech.bulk.statistics import Columns, ScoredBlock
 from hatespeech.formats.choice import READERS
+from hatespeech.formats.columns import MISSING, names_said, value_at
 from hatespeech.formats.dialects import Dialect
-from hatespeech.formats.interface import Head
+from hatespeech.formats.interface import MAX_COLUMNS, Head, Reader
 from hatespeech.formats.json_values import plain, text_of
+from hatespeech.formats.lines import JsonlReader
 from hatespeech.formats.scores import SCORE_TYPES, SCORES
 from hatespeech.labels import FLAGS
 
 # A reader refuses a file that has the columns which a run adds; here nothing is added.
 NOTHING_ADDED: Final = "\0"
-SHOWN_NAMES: Final = 20  # of columns, in a message
+# Rows of JSONL that are looked at for a key. Of a key that is there the first row or so is enough;
+# one that is misspelt is said within a second.
+KEY_ROWS: Final = 100_000
+TEXT_COLUMN: Final = "--text-column"
 
 
 def texts_in(head: Head, rows: Any, names: Sequence[str]) -> dict[str, list[str]]:
@@ -30,48 +35,92 @@ def texts_in(head: Head, rows: Any, names: Sequence[str]) -> dict[str, list[str]
     return {name: [text_of(value) for value in values] for name, values in found.items()}
 
 
-def require_columns(head: Head, columns: Columns, error: Callable[[str], Exception]) -> None:
-    """Raise an error of the file if it lacks a column that the report shows, or has it twice.
+def require_columns(
+    tables: Sequence[Reader], columns: Columns, text_column: str | None = None
+) -> None:
+    """Raise an error of a file that lacks a column which the report shows, or has it twice.
 
-    Rows of JSONL have no common columns: there it does nothing.
+    Rows of JSONL have no common columns. If all files are such files, one of their first
+    :data:`KEY_ROWS` rows must have the key; the statistics count the rows without it. The same
+    holds for ``text_column``, if it is given.
     """
-    there = _names(head)
-    if there is None:
-        return
-    for name in columns.names:
-        option = "--id-column" if name == columns.id else "--group-by"
-        if there.count(name) > 1:
-            raise error(f"has more than one column {name} ({option})")
-        if name not in there:
-            near = difflib.get_close_matches(name, there, 1)
-            hint = f"is {near[0]} meant?" if near else f"its columns are {_listed(there)}"
-            raise error(f"has no column {name} ({option}); {hint}")
+    options = dict.fromkeys(columns.groups, "--group-by")
+    if columns.id is not None:
+        options[columns.id] = "--id-column"
+    of_objects = []
+    for table in tables:
+        there = table.head().names
+        if there is None:
+            of_objects.append(cast(JsonlReader, table))
+            continue
+        for name, option in options.items():
+            if there.count(name) > 1:
+                raise table.error(f"has more than one column {name} ({option})")
+            if name not in there:
+                raise table.error(f"has no column {name} ({option}){names_said(name, there)}")
+    if text_column is not None:
+        options[text_column] = TEXT_COLUMN
+    if len(of_objects) == len(tables):
+        _require_keys(of_objects, options)
 
 
-def written_blocks(
-    source: Input,
-    file: str,
-    text_column: str | None,
-    prefix: str,
-    columns: Columns,
-    dialect: Dialect | None = None,
-) -> Iterator[ScoredBlock]:
-    """Yield all rows of an output; ``file`` is its name on the page, ``dialect`` that of its run.
+def _require_keys(tables: Sequence[JsonlReader], options: Mapping[str, str]) -> None:
+    """Raise an error of the first file if no row of all has a key; its option is beside it."""
+    missing = dict(options)
+    there: dict[str, None] = {}  # all keys, in order
+    rows = 0
+    try:
+        for record in islice(chain.from_iterable(map(JsonlReader.objects, tables)), KEY_ROWS):
+            rows += 1
+            found = [name for name, option in missing.items() if _has(record, name, option)]
+            for name in found:
+                del missing[name]
+            if not missing:
+                return
+            if len(there) < MAX_COLUMNS:
+                there.update(dict.fromkeys(record))
+    except (ValueError, RecursionError):
+        return  # what reads all rows names this one
+    for name, option in missing.items() if rows else ():
+        none = "no row" if rows < KEY_ROWS else f"none of the first {KEY_ROWS:,} rows"
+        more = f", of this file and {len(tables) - 1:,} more," if len(tables) > 1 else ""
+        said = names_said(name, list(there))
+        raise tables[0].error(f"{none}{more} has the key {name} ({option}){said}")
 
-    Without ``text_column`` texts are not read. Raises :class:`RunError` if the file lacks a column,
-    or has something else in a column of scores.
+
+def _has(record: Mapping[str, Any], name: str, option: str) -> bool:
+    """Say whether a row has a key; that of the texts may be below another."""
+    return name in record or (option == TEXT_COLUMN and value_at(record, name) is not MISSING)
+
+
+def written_table(
+    source: Input, text_column: str | None, prefix: str, dialect: Dialect | None = None
+) -> Reader:
+    """Return an output as a table; ``dialect`` is that of its run.
+
+    Without ``text_column`` texts are not read. Raises :class:`RunError` if it lacks a column of
+    scores.
     """
     # Without texts, the labels stand for them: every output has them.
     read = text_column or f"{prefix}label"
     table = READERS[source.format.kind](source, read, NOTHING_ADDED, dialect=dialect)
-    head = table.head()
-    added = [prefix + name for name in SCORES.names]
-    there = _names(head)
-    if there is not None and not set(added) <= set(there):
+    there = table.names()
+    if there is not None and not set(_added(prefix)) <= set(there):
         raise table.error(
             "lacks columns that score.py adds; if it used --prefix, keep OUT.run.json beside OUT"
         )
-    require_columns(head, columns, table.error)
+    return table
+
+
+def written_blocks(
+    table: Reader, file: str, prefix: str, columns: Columns
+) -> Iterator[ScoredBlock]:
+    """Yield all rows of an output; ``file`` is its name on the page.
+
+    Raises :class:`RunError` if it lacks a column, or has something else in a column of scores.
+    """
+    head = table.head()
+    added = _added(prefix)
     first = 1
     try:
         for block in table.blocks():
@@ -84,14 +133,8 @@ def written_blocks(
         raise table.error(what) from None
 
 
-def _names(head: Head) -> list[str] | None:
-    """Return the names of a file's columns; ``None`` for JSONL, whose rows have their own."""
-    columns = head.columns
-    return list(columns.names) if isinstance(columns, pa.Schema) else columns
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN_NAMES]) + ", …" * (len(names) > SHOWN_NAMES)
+def _added(prefix: str) -> list[str]:
+    return [prefix + name for name in SCORES.names]
 
 
 def _scores(head: Head, rows: Any, added: Sequence[str]) -> pa.Table:

@@ -223,9 +223,8 @@ def _typed(field: pa.Field) -> str:
 
 def _names(table: Reader, head: Head) -> list[str] | None:
     """Return the names of a table's columns; ``None`` for JSONL without rows."""
-    if head.columns is not None:
-        parquet = isinstance(head.columns, pa.Schema)
-        return list(head.columns.names if parquet else head.columns)
+    if head.names is not None:
+        return head.names
     row = cast(JsonlReader, table).first_row()
     return None if row is None else list(_object(table, row, 1))
 

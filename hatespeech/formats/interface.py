@@ -109,6 +109,12 @@ class Head:
 
     columns: Any  # names, or a Parquet schema; None if each row has its own
 
+    @property
+    def names(self) -> list[str] | None:
+        """The names of the columns, ``None`` if each row has its own."""
+        schema = isinstance(self.columns, pa.Schema)
+        return list(self.columns.names) if schema else self.columns
+
 
 class Reader(ABC):
     """Reads one file.
@@ -133,6 +139,10 @@ class Reader(ABC):
         self.added = score_columns(flagged, prefix, model)
         self.limits = limits or ReadLimits()
         self.dialect = dialect or Dialect()
+
+    @abstractmethod
+    def names(self) -> list[str] | None:
+        """Return the names of the columns, whatever they are; ``None`` if each row has its own."""
 
     @abstractmethod
     def head(self) -> Head:

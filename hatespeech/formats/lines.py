@@ -171,6 +171,10 @@ class CsvReader(TextReader):
     newline = ""
 
     @override
+    def names(self) -> list[str]:
+        return [*self.named(self.first_row()), *self.source.keys]
+
+    @override
     def head(self) -> Head:
         first = self.first_row()
         columns = self.named(first)
@@ -346,6 +350,10 @@ class JsonlReader(TextReader):
     newline = "\n"
 
     @override
+    def names(self) -> None:
+        return None
+
+    @override
     def head(self) -> Head:
         return Head(None)
 
@@ -366,6 +374,11 @@ class JsonlReader(TextReader):
     def first_row(self) -> str | None:
         """Return the first row, unchecked; ``None`` if there are no rows."""
         return next((self.with_keys(row) for row, _ in self._rows()), None)
+
+    def objects(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows as objects; raises what :func:`read_object` does for one that is none."""
+        for row, _ in self._rows():
+            yield read_object(self.with_keys(row))
 
     @override
     def records(self, lines: Lines) -> Iterator[str]:

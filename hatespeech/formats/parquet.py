@@ -52,6 +52,11 @@ class ParquetReader(Reader):
     """A Parquet file whose text column holds strings."""
 
     @override
+    def names(self) -> list[str]:
+        with self._open() as source:
+            return [*source.schema_arrow.names, *self.source.keys]
+
+    @override
     def head(self) -> Head:
         with self._open() as source:
             schema = source.schema_arrow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hatespeech.bulk import command as score
-from hatespeech.bulk import report_command
+from hatespeech.bulk import report_command, written_rows
 from hatespeech.bulk.statistics import EXAMPLES
 from tests.support.processes.score import run_here
 
@@ -42,6 +43,10 @@ def write(path: Path, rows: list[dict[str, Any]] = ROWS) -> None:
         pq.write_table(pa.Table.from_pylist(rows), path)
     elif path.suffix == ".csv":
         pyarrow.csv.write_csv(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    elif path.suffix == ".gz":
+        path.write_bytes(gzip.compress("".join(f"{json.dumps(row)}\n" for row in rows).encode()))
     else:
         path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
 
@@ -160,6 +165,7 @@ def test_thresholds_of_a_model_that_is_not_here_are_those_of_the_receipt() -> No
         ("rm", "out.csv: there is no such file or folder"),
         ("unfinished", "out.csv: is not finished; run its score.py command again"),
         ("unscored", "out.csv: lacks columns that score.py adds"),
+        ("without labels", "out.csv: lacks columns that score.py adds"),
         ("edited", "out.csv: row 1, or one soon after it, is not as score.py wrote it"),
         ("out of range", "out.csv: row 1, or one soon after it, is not as score.py wrote it"),
         ("emptied", "out.csv: row 1, or one soon after it, is not as score.py wrote it"),
@@ -179,6 +185,8 @@ def test_what_is_no_output_is_refused(
         write(Path("out.csv.partial/run.json"))
     if change == "unscored":
         out.write_text("id,lang,n,text,label\n1,en,0,good morning,neutral\n")
+    if change == "without labels":
+        out.write_text("id,lang,n,text\n1,en,0,good morning\n")
     other = {"edited": "scum", "out of range": "1.5", "emptied": ""}
     if change in other:
         out.write_text(re.sub(r"(morning,en,0),[^,]+,", rf"\1,{other[change]},", scored, count=1))
@@ -193,22 +201,90 @@ def test_what_is_no_output_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "said", "near"),
     [
-        (["--group-by", "lang,lanh"], "has no column lanh (--group-by); is lang meant?"),
-        (["--id-column", "zzz"], "has no column zzz (--id-column); its columns are id, text,"),
+        (["--group-by", "lang,lanh"], "lanh (--group-by); it has id, text, lang, n", "lang"),
+        (["--id-column", "zzz"], "zzz (--id-column); it has id, text, lang, n", ""),
+        (["--id-column", "ID"], "ID (--id-column); it has id, text, lang, n", "id"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("source", "out", "what"),
+    [
+        ("in.csv", "out.jsonl", "has no column"),
+        ("in.jsonl", "out.csv", "no row has the key"),
+        ("in.jsonl", "out.parquet", "no row has the key"),
+        ("in.jsonl.gz", "out.jsonl", "no row has the key"),
+        ("in.json", "out.json", "no row has the key"),
+        ("in.parquet", "out.parquet", "has no column"),
     ],
 )
 def test_a_column_that_is_not_there_is_named_before_anything_is_scored(
-    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    source: str,
+    out: str,
+    what: str,
+    options: list[str],
+    said: str,
+    near: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    write(Path("in.csv"))
-    assert score.main(["in.csv", "out.csv", "--report", "r.html", *options]) == 1
-    assert said in last_line(capsys)
-    assert not Path("out.csv.partial").exists()
-    run_here("in.csv", "out.csv")
-    assert report_command.main(["out.csv", *options]) == 1
-    assert said in last_line(capsys)
+    write(Path(source))
+    assert score.main([source, out, "--report", "r.html", *options]) == 1
+    line = last_line(capsys)
+    assert line.endswith(f"{source}: {what} {said}" + (f"; is {near} meant?" if near else ""))
+    assert [path.name for path in Path().iterdir()] == [source]
+
+
+@pytest.mark.parametrize("out", ["out.csv", "out.jsonl", "out.json"])
+def test_a_page_of_an_output_names_a_column_that_is_not_there(
+    out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(Path("in.jsonl"))
+    run_here("in.jsonl", out)
+    for option in ("--id-column", "--group-by"):
+        assert report_command.main([out, option, "lanh"]) == 1
+        assert f" lanh ({option}); it has id, text, lang, n, hate, " in last_line(capsys)
+    assert report_command.main([out, "--include-text", "--text-column", "body"]) == 1
+    assert " body (--text-column); it has id, text, lang, n, hate, " in last_line(capsys)
+    assert report_command.main([out, "--text-column", "text"]) == 1
+    assert last_line(capsys) == "error: --text-column: needs --include-text"
+    assert not Path(f"{out}.report.html").exists()
+
+
+def test_rows_of_jsonl_without_an_id_are_counted_in_the_summary_and_on_the_page(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write(Path("in/a.jsonl"), [{"text": "good morning"}, {"text": "you are scum", "id": None}])
+    write(Path("in/b.jsonl"), [{"text": "guten Morgen", "id": 7}, {"text": "a b", "id": ""}])
+    shown = ["--id-column", "id"]
+    run_here("in", "out.jsonl", "--report", "r.html", *shown)
+    assert "  without id: 3" in capsys.readouterr().err.splitlines()
+    page = Path("r.html").read_text(encoding="utf-8")
+    assert "3 of 4 rows have no id." in page
+    assert report_command.main(["out.jsonl", "again.html", *shown]) == 0
+    assert Path("again.html").read_text(encoding="utf-8") == page
+
+
+def test_a_key_is_looked_for_in_all_files_of_jsonl_as_far_as_that_takes_no_time(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(Path("in/a.jsonl"), [{"text": "a b", "lang": "en"}] * 3)
+    write(Path("in/b.jsonl"), [{"text": "a b", "id": 1}])
+    command = ["in", "out", "--report", "r.html", "--id-column"]
+    assert score.main([*command, "idd"]) == 1
+    said = "no row, of this file and 1 more, has the key idd (--id-column); it has text, lang, id"
+    assert last_line(capsys).endswith(f"in/a.jsonl: {said}; is id meant?")
+    monkeypatch.setattr(written_rows, "KEY_ROWS", 3)
+    assert score.main([*command, "id"]) == 1
+    assert "none of the first 3 rows, of this file and 1 more, has the key id" in last_line(capsys)
+
+
+def test_a_row_that_is_no_object_is_named_before_a_key_that_may_be_in_a_later_row(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("in.jsonl").write_text('{"text": "a"}\n[]\n{"text": "a", "id": 1}\n')
+    assert score.main(["in.jsonl", "out.csv", "--report", "r.html", "--id-column", "id"]) == 1
+    assert last_line(capsys).endswith("in.jsonl: row 2 is not a JSON object")
 
 
 def test_a_column_that_is_there_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
