@@ -199,7 +199,9 @@ class CsvReader(TextReader):
         except (csv.Error, pa.ArrowException, OSError) as exc:
             if isinstance(exc, OSError) and self.source.format.compression is not None:
                 raise self.fault(exc, 0) from None
-            raise self.error("its header can't be read") from None
+            raise self.error(
+                f"its header can't be read as {self.kind}{self.hint('input-format')}"
+            ) from None
         self._refuse_quotes(first, "its header")
         return first
 
@@ -265,6 +267,10 @@ class CsvReader(TextReader):
             numbers = "1" if len(columns) == 1 else f"a number from 1 to {len(columns)}"
             option = self.source.option("text-column")
             return self.error(f"without a header, {option} must be {numbers}")
+        if first[0].lstrip().startswith("{"):
+            return self.error(
+                f"its first row looks like an object of JSONL{self.hint('input-format', 'jsonl')}"
+            )
         delimiter = self.dialect.arguments(self.kind)["delimiter"]
         other = other_separator(delimiter.join(first), delimiter, self.column)
         what = "its header has no column"

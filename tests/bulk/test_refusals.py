@@ -99,6 +99,16 @@ def refuse(mini: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ca
             f'[{{"text": "a"}}, "{SECRET}"]',
             "after row 1: holds something else than an object",
         ),
+        (
+            "a.csv",
+            f'{{"text":"{SECRET}","id":1}}\n',
+            "its header can't be read as CSV (--input-format)",
+        ),
+        (
+            "a.csv",
+            f'{{"text": "{SECRET}", "id": 1}}\n',
+            "its first row looks like an object of JSONL (--input-format jsonl)",
+        ),
         ("a.parquet", SECRET, "can't be read as Parquet"),
         ("a.csv.gz", SECRET, "can't be decompressed after row 0; is it gzip?"),
     ],
