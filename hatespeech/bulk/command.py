@@ -183,6 +183,7 @@ def add_writing(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--prefix",
+        type=column_prefix,
         default="",
         metavar="P",
         help="put P before the names of the new columns, in case IN has columns of those names",
@@ -232,6 +233,13 @@ def delimiter(value: str) -> str:
     if not is_separator(sign):
         raise argparse.ArgumentTypeError("must be one character, or tab")
     return sign
+
+
+def column_prefix(value: str) -> str:
+    """Read the beginning of the new columns' names, which TSV must hold: the type of an option."""
+    if not value.isprintable():
+        raise argparse.ArgumentTypeError("must have no tab, line break or other control character")
+    return value
 
 
 def dialect_of(arguments: argparse.Namespace) -> Dialect:
@@ -287,6 +295,7 @@ def guarded(work: Callable[[EngineSettings], int], interrupted: str) -> int:
 
 def plan_and_run(arguments: argparse.Namespace, settings: EngineSettings) -> int:
     """Plan the run, run it, and print the summary; return the exit code."""
+    require_no_option_of_another_engine(arguments)
     if arguments.robust:
         settings = settings.model_copy(update={"robust": True})
     thresholds = None
@@ -315,6 +324,18 @@ def plan_and_run(arguments: argparse.Namespace, settings: EngineSettings) -> int
     return 0
 
 
+def require_no_option_of_another_engine(arguments: argparse.Namespace) -> None:
+    """Raise :class:`RunError` if an option is given that only another engine knows."""
+    for name, module in ENGINES.items():
+        if name == arguments.engine or not importlib.util.find_spec(module):
+            continue
+        parser = argparse.ArgumentParser()
+        importlib.import_module(module).add_arguments(parser)
+        for option, default in vars(parser.parse_args([])).items():
+            if getattr(arguments, option) != default:
+                raise RunError(f"--{option.replace('_', '-')}: needs --engine {name}")
+
+
 def run_plan(plan: Plan, arguments: argparse.Namespace, settings: EngineSettings) -> str:
     """Run what is planned; return what to say of it."""
     options = plan.options
@@ -341,6 +362,8 @@ def run_plan(plan: Plan, arguments: argparse.Namespace, settings: EngineSettings
             columns, texts = options.report_columns, options.include_text
             make_page(options.out, options.report, columns, texts, None, settings)
             say(f"wrote {options.report}")
+        elif options.report:
+            say(f"{options.report} stays as it is; remove it, and this command writes it again")
         model = (receipt_of(plan) or {}).get("model")
         by = f", scored by {model}" if model else ""  # an input without rows has no model
         return f"{plan.out} is complete{by}; remove it to score again"

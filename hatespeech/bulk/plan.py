@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -20,6 +20,14 @@ from hatespeech.formats.names import FORMATS, Format
 from hatespeech.settings import EngineSettings
 from hatespeech.urls import shown_url
 
+# What the options of a dialect are for: formats, and whether OUT may have one, too.
+USES: Final[Mapping[str, tuple[Sequence[str], bool]]] = {
+    "--encoding": (("CSV", "TSV", "JSONL", "JSON", "Text"), False),
+    "--delimiter": (("CSV",), True),
+    "--quoting": (("CSV", "TSV"), True),
+    "--no-header": (("CSV", "TSV", "Excel"), False),
+    "--sheet": (("Excel",), False),
+}
 # Version of the files in OUT.partial and of how chunks are cut: raised when either changes.
 FORMAT: Final = 4
 
@@ -111,6 +119,9 @@ class Plan:
 
 def make_plan(options: RunOptions, settings: EngineSettings) -> Plan:
     """Find the inputs and outputs; raise :class:`RunError` if IN and OUT do not fit together."""
+    for name, given in {"IN": options.source, "OUT": options.out}.items():
+        if not given:  # as a variable of a shell that is not set; it would be this folder
+            raise RunError(f"{name}: is empty")
     out, source = Place.of(options.out), Place.of(options.source)
     # The run removes OUT.partial, and a message may advise to remove OUT.
     if _is_below(source, out) or _is_below(source, out.beside(PARTIAL)):
@@ -145,7 +156,14 @@ def make_plan(options: RunOptions, settings: EngineSettings) -> Plan:
     if options.input_format is not None:
         fixed["--input-format"] = [options.input_format.kind, options.input_format.compression]
     if options.dialect is not None:
-        fixed.update(_said(options.dialect))
+        said = _said(options.dialect)
+        _require_use(said, inputs, outputs)
+        if not all(options.dialect.separates_scores(output.format.kind) for output in outputs):
+            raise RunError(
+                "--quoting none: OUT can't be CSV with this separator, which errors and warnings "
+                "hold, too; .tsv, .jsonl and .parquet can hold them"
+            )
+        fixed.update(said)
     if options.thresholds is not None:
         fixed["--thresholds"] = dict(options.thresholds)
     if options.model_column:
@@ -165,6 +183,17 @@ def _said(dialect: Dialect) -> dict[str, Any]:
         "--sheet": dialect.sheet,
     }
     return {option: value for option, value in said.items() if value is not None}
+
+
+def _require_use(said: Iterable[str], inputs: Sequence[Input], outputs: Sequence[Output]) -> None:
+    """Raise :class:`RunError` if an option is for formats that no file has."""
+    for option in said:
+        kinds, in_out = USES[option]
+        formats = [each.format for each in inputs]
+        formats += [each.format for each in outputs] if in_out else []
+        if not any(each.kind in kinds for each in formats):
+            where = "neither IN nor OUT has such a file" if in_out else "IN has no such file"
+            raise RunError(f"{option}: is for {', '.join(kinds)}; {where}")
 
 
 def _require_names_of_their_own(out: Place, outputs: Sequence[Output]) -> None:

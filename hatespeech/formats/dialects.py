@@ -16,6 +16,8 @@ SEPARATORS: Final[Mapping[str, str]] = {
 }
 # A field that a reader of CSV would take for a quoted one, or for the beginning of one.
 QUOTED: Final = re.compile(r'"(?:[^"]|"")*"?')
+# What scores, labels, warnings, errors and the model's id are written with.
+IN_SCORES: Final = re.compile(r"[\w ,.:'()@+-]")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,14 @@ class Dialect:
     def is_quoted(self, kind: str) -> bool:
         """Say whether fields of CSV or TSV may be in quotes."""
         return kind != "TSV" if self.quoted is None else self.quoted
+
+    def separates_scores(self, kind: str) -> bool:
+        """Say whether scores can stand beside the fields: unquoted ones hold no separator."""
+        return (
+            kind not in ("CSV", "TSV")
+            or self.is_quoted(kind)
+            or not IN_SCORES.fullmatch(self.arguments(kind)["delimiter"])
+        )
 
     def asks_about(self, kind: str, row: Sequence[str]) -> bool:
         """Say whether a row looks quoted where the caller has to say whether it is."""

@@ -89,9 +89,14 @@ class ScoredFile:
         Raises :class:`ValidationError` if the file can't be scored, and :class:`TooLargeError` if
         it is over a limit.
         """
-        rows = self._reader.check()
-        writer = WRITERS[self._reader.source.format.kind]
         reader = self._reader
+        kind = reader.source.format.kind
+        if not reader.dialect.separates_scores(kind):
+            raise reader.error(
+                f"{kind} without quotes can't hold the new columns; send TSV or JSONL"
+            )
+        rows = reader.check()
+        writer = WRITERS[kind]
         self._writer = writer(self._out, reader.head(), reader.added, reader.dialect)
         self._writer.describe(made_by or {})
         return rows

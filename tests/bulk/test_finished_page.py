@@ -108,6 +108,19 @@ def test_page_is_made_again_with_other_columns_or_by_a_finished_run() -> None:
     assert "<h2>By n</h2>" not in Path("out.csv.report.html").read_text(encoding="utf-8")
 
 
+def test_a_finished_run_says_that_a_page_which_is_there_stays(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write(Path("in.csv"))
+    run_here("in.csv", "out.csv", "--report", "r.html", "--group-by", "n")
+    page = Path("r.html").read_bytes()
+    capsys.readouterr()
+    run_here("in.csv", "out.csv", "--report", "r.html", "--group-by", "lang")
+    stays = "r.html stays as it is; remove it, and this command writes it again"
+    assert capsys.readouterr().err.splitlines()[0] == stays
+    assert Path("r.html").read_bytes() == page
+
+
 @pytest.mark.parametrize(
     ("given", "marks"),
     [("hate=0.123,toxic=0.9", ["given 0.123", "balanced 0.46"]), ("balanced", ["balanced 0.46"])],

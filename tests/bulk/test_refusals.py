@@ -144,6 +144,8 @@ def test_parquet_whose_texts_are_none(refuse: Callable[..., str]) -> None:
     ("arguments", "message"),
     [
         (("none.csv", "b.csv"), "none.csv: there is no such file or folder"),
+        (("", "b.csv"), "IN: is empty"),
+        (("a.csv", ""), "OUT: is empty"),
         (("a.pdf", "b.csv"), "a.pdf: its name must end in .csv, .tsv,"),
         (("same", "out/"), "out: a.txt and a.txt.csv would both be written to a.txt.csv"),
         (("empty", "b.csv"), "empty: holds no file whose name ends in .csv"),
@@ -202,6 +204,41 @@ def test_a_command_that_cannot_be_carried_out(
     before = sorted(Path().rglob("*"))
     assert refuse(*arguments).startswith(message)
     assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("a.jsonl", "b.jsonl", "--delimiter", ";"), "--delimiter: is for CSV; neither IN nor OUT"),
+        (("a.tsv", "b.tsv", "--delimiter", ";"), "--delimiter: is for CSV; neither IN nor OUT"),
+        (("a.jsonl", "b.jsonl", "--quoting", "csv"), "--quoting: is for CSV, TSV; neither IN nor"),
+        (("a.jsonl", "b.csv", "--no-header"), "--no-header: is for CSV, TSV, Excel; IN has no"),
+        (("a.csv", "b.csv", "--sheet", "x"), "--sheet: is for Excel; IN has no such file"),
+        (
+            ("a.parquet", "b.csv", "--encoding", "cp1252"),
+            "--encoding: is for CSV, TSV, JSONL, JSON, ",
+        ),
+        (("a.csv", "b.csv", "--num-actors", "2"), "--num-actors: needs --engine ray"),
+        (("a.csv", "b.csv", "--by-file"), "--by-file: needs --engine ray"),
+        (
+            ("a.csv", "b.csv", "--engine", "ray", "--in-flight", "9"),
+            "--in-flight: needs --engine r",
+        ),
+    ],
+)
+def test_an_option_without_effect_is_refused(
+    arguments: tuple[str, ...], message: str, refuse: Callable[..., str]
+) -> None:
+    for name in ("a.csv", "a.tsv", "a.jsonl"):
+        Path(name).write_text('{"text": "a"}\n' if name == "a.jsonl" else "text\na\n")
+    pq.write_table(pa.table({"text": ["a"]}), "a.parquet")
+    assert refuse(*arguments).startswith(message)
+
+
+def test_an_option_that_only_out_needs_is_taken(mini: None) -> None:
+    Path("a.jsonl").write_text('{"id": 1, "text": "a b"}\n')
+    assert score.main(["a.jsonl", "b.csv", "--delimiter", ";"]) == 0
+    assert Path("b.csv").read_text().startswith("id;text;hate;")
 
 
 def test_a_mount_point_cannot_become_out(
@@ -263,6 +300,22 @@ def test_options_out_of_range_are_named(value: str, capsys: pytest.CaptureFixtur
         score.main(["a.csv", "b.csv", "--chunk-rows", value])
     assert ended.value.code == 2
     assert "--chunk-rows: must be a whole number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["a\tb", "a\n"])
+def test_a_prefix_that_a_header_of_tsv_cannot_hold_is_refused(
+    value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        score.main(["a.csv", "b.tsv", "--prefix", value])
+    assert "--prefix: must have no tab, line break" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["", ",,"])
+def test_no_columns_to_group_by_are_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        score.main(["a.csv", "b.csv", "--report", "r.html", "--group-by", value])
+    assert "--group-by: must be names of columns" in capsys.readouterr().err
 
 
 def test_a_bad_setting_is_named(

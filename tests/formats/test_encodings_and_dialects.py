@@ -226,6 +226,22 @@ def test_csv_without_quotes(refuse: Callable[..., str]) -> None:
     assert refuse("c.txt", "d.csv", *options) == f"c.txt: row 2: {holds}"
 
 
+def test_csv_without_quotes_whose_separator_is_in_errors_goes_into_another_format(
+    refuse: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text that is too long has an error with a comma: no unquoted field could hold it."""
+    monkeypatch.setenv("MAX_TEXT_CHARS", "20")
+    Path("a.csv").write_text('id,text\n1,"half a quote\n2,it is much too long for this\n')
+    options = ["--quoting", "none"]
+    for out in ("b.csv", "b.csv.gz", "b/"):
+        said = refuse("a.csv", out, *options)
+        assert said.startswith("--quoting none: OUT can't be CSV with this separator")
+    scored("a.csv", "b.tsv", *options)
+    lines = Path("b.tsv").read_text().splitlines()
+    assert lines[1].startswith('1\t"half a quote\t0.')
+    assert lines[2].endswith(", the limit is 20")
+
+
 def test_columns_without_a_header_have_numbers(refuse: Callable[..., str]) -> None:
     Path("a.csv").write_text("1,good morning\n\n2,you are scum\n")
     scored("a.csv", "b.csv", "--no-header", "--text-column", "2")

@@ -101,6 +101,12 @@ def test_a_tsv_is_taken_as_it_stands(server: HttpClient) -> None:
     assert all(len(line.split("\t")) == 2 + len(ADDED) for line in scored)
 
 
+def test_csv_without_quotes_is_refused_since_an_error_may_hold_a_comma(server: HttpClient) -> None:
+    reply = upload(server, "a.csv", b'id,text\n1,"half a quote\n', {"quoting": "none"})
+    refused = "file: CSV without quotes can't hold the new columns; send TSV or JSONL"
+    assert (reply.status_code, reply.json()["error"]) == (422, refused)
+
+
 def test_a_tsv_that_looks_quoted_is_scored_once_the_caller_says_what_its_quotes_are(
     server: HttpClient, small_classifier: Predictor
 ) -> None:
