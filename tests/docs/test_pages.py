@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Final
 
 import pytest
 
+from hatespeech.model.identity import CONFIG, model_id_of
 from tests.docs.pages import PAGES, anchors, blocks
-from tests.paths import ROOT
+from tests.paths import EMBEDDED, ROOT
 
 NAMES: Final = [str(page.relative_to(ROOT)) for page in PAGES]
 FOLDERS: Final = r"\.runpod|benchmarks|docker|docs|examples|hatespeech|scripts|tests|utils"
@@ -52,6 +54,14 @@ def test_every_example_is_run_by_a_test_or_says_why_not(name: str) -> None:
         and not re.match(r"run\b|check: |not run: ", block.mark)
     ]
     assert unexplained == []
+
+
+def test_every_model_id_is_that_of_the_embedded_checkpoint() -> None:
+    config = json.loads((EMBEDDED / CONFIG).read_text(encoding="utf-8"))
+    _, _, digits = model_id_of(config["name"], config["sha256"]).partition("@")
+    texts = [page.read_text(encoding="utf-8") for page in PAGES]
+    found = {each for text in texts for each in re.findall(r"\w@([0-9a-f]{12})\b", text)}
+    assert found == {digits}
 
 
 def test_pages_and_their_blocks_are_found() -> None:
