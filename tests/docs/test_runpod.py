@@ -119,7 +119,7 @@ def test_page_names_the_defaults_of_the_settings() -> None:
 
 
 def test_page_names_the_build_arguments() -> None:
-    (text,) = re.findall(r"^Build arguments: (.*?)\.\nFor builds", DOC, re.DOTALL | re.MULTILINE)
+    (text,) = re.findall(r"^Build arguments: (.*?)\.\n\n", DOC, re.DOTALL | re.MULTILINE)
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     for name in re.findall(r"`([A-Z_0-9]+)`", text):
         assert re.search(rf"^ARG {name}=", dockerfile, re.MULTILINE), name
