@@ -1,4 +1,4 @@
-"""Scores texts on a Runpod endpoint with the Runpod SDK: at once, later, or in jobs of many."""
+"""Scores texts on a Runpod endpoint with the Runpod SDK: in one call, later, or in jobs of many."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def warn_if_threads_spin() -> None:
     if threads_spin(os.environ):
         log.warning(
             "torch was imported before hatespeech, so its threads spin while they wait. Scoring on "
-            "a CPU becomes many times slower when other work wants the cores. Import hatespeech "
+            "a CPU becomes slower when other work wants the cores. Import hatespeech "
             "first, or set %s=PASSIVE and %s=3000 before Python starts",
             *(POLICY, SPINS),
         )

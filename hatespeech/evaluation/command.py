@@ -46,10 +46,10 @@ from hatespeech.settings import EngineSettings
 DESCRIPTION: Final = """\
 Measure a model on labelled texts: how good it is on yours, at which threshold, for which groups.
 
-IN is what score.py reads: .csv, .tsv, .jsonl (each also with .gz or .zst) or .parquet, a
-folder, a glob in quotes or a URL. Labels are hate, abusing, neutral and spam, or those of OLID,
-Davidson, HateXplain, HateCheck or Jigsaw, or toxic and not toxic, 1 and 0; --map names others.
-Several label columns are several annotators: the label is what most of them said.
+IN is a file, a folder, a glob in quotes or a URL, in a format that score.py reads without options.
+Labels are hate, abusing, neutral and spam, or those of OLID, Davidson, HateXplain, HateCheck or
+Jigsaw, or toxic and not toxic, 1 and 0; --map names others. Several label columns are several
+annotators: the label is what most of them said.
 
 It prints the figures; --report writes a page that needs no other file, --json the figures in full
 digits. Texts are shown only with --include-text. The environment chooses the model, as for
