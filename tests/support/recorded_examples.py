@@ -103,7 +103,12 @@ def record_replies(server: HttpClient) -> Examples:
     server.finished(accepted["id"])
     stands = {"completed": done, "failed": failed}
     stream = get(f"/stream/{done['id']}")
-    table = server.post("/score/file", files={"file": ("t.csv", f"text\n{EXAMPLE_TEXT}\n")})
+
+    def scored(name: str, content: str) -> requests.Response:
+        reply = server.post("/score/file", files={"file": (name, content)})
+        assert reply.status_code == 200, reply.text
+        return reply
+
     ok: dict[str, Examples] = {
         "score": {
             "one": one,
@@ -111,7 +116,10 @@ def record_replies(server: HttpClient) -> Examples:
             "explained": post("/score", explained),
         },
         "score_get": {"one": one},
-        "score_file": {"text/csv": table.text},
+        "score_file": {
+            "text/csv": scored("t.csv", f'text\n"{EXAMPLE_TEXT}"\n').text,
+            "application/json": scored("t.json", json.dumps([{"text": EXAMPLE_TEXT}])).json(),
+        },
         "run": {"accepted": accepted},
         "runsync": stands,
         "status": stands,

@@ -41,12 +41,13 @@ UPLOAD_BODY: Final[dict[str, Any]] = {
     "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD}}}
 }
 SCORED_FILE: Final[dict[str, Any]] = {
-    "description": "The file with all its columns, and the four scores, `label`, `windows`, "
-    "`read_as` and `error`; with thresholds also `flagged`.",
+    "description": "The file with all its columns, and the four scores, `toxic`, `label`, "
+    "`windows`, `warnings`, `read_as` and `error`; with thresholds also `flagged`.",
     "content": {
         "text/csv": {"schema": {"type": "string"}},
         "text/tab-separated-values": {"schema": {"type": "string"}},
         "application/jsonl": {"schema": {"type": "string"}},
+        "application/json": {"schema": {"type": "array", "items": {"type": "object"}}},
         "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "binary"}},
     },
 }
@@ -66,7 +67,7 @@ def file_routes(settings: ServerSettings) -> APIRouter:
         responses={200: SCORED_FILE, **SCORING},
     )
     async def score_file(request: Request) -> Response:
-        """Send CSV, TSV, JSONL or Parquet with a column `text`; the reply has the same format.
+        """Send CSV, TSV, JSONL, JSON or Parquet with a column `text`; it comes back in its format.
 
         A row that cannot be scored gets an `error`.
         """
