@@ -290,7 +290,10 @@ def confusion(found: Confusion) -> str:
         cells = []
         for count in counts:
             part = count / max(1, sum(counts))
-            shade = f"background:color-mix(in srgb, var(--bar) {part * 70:.0f}%, transparent)"
+            shade = (
+                f"--shade:color-mix(in srgb, var(--bar) {part * 70:.0f}%, transparent);"
+                "background:var(--shade);box-shadow:0 0 0 .3rem var(--shade)"
+            )
             cells.append(Html(f"<div style='{shade}'>{count:,}<br>{part:.0%}</div>"))
         rows.append([truth, *cells])
     return table(["labelled", *LABELS], rows)

@@ -1,4 +1,4 @@
-"""docs/evaluating.md: its commands print what it shows, and its pictures are small."""
+"""docs/evaluating.md: its commands print what it shows, and its pictures show today's page."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from hatespeech.console.commands import run
 from tests.docs.pages import blocks
 from tests.paths import EMBEDDED, ROOT, SAMPLE
+from tests.support.evaluation_pictures import DESK, PHONE, evaluation_page, layout, layout_in
 
 PAGE: Final = (ROOT / "docs" / "evaluating.md").read_text(encoding="utf-8")
 BLOCKS: Final = list(blocks(PAGE))
@@ -24,6 +25,12 @@ EXAMPLES: Final = [
     if block.mark.startswith("run")
 ]
 NUMBER: Final = r"\d+(?:\.\d+)?"
+
+
+@pytest.fixture(autouse=True)
+def embedded(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MODEL_DIR": str(EMBEDDED), "DEVICE": "cpu", "LOG_LEVEL": "ERROR"}.items():
+        monkeypatch.setenv(name, value)
 
 
 def masked(text: str) -> str:
@@ -43,8 +50,6 @@ def test_an_example_prints_what_the_page_shows(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, value in {"MODEL_DIR": str(EMBEDDED), "DEVICE": "cpu", "LOG_LEVEL": "ERROR"}.items():
-        monkeypatch.setenv(name, value)
     shutil.copy(SAMPLE, "labelled.tsv")
     program, *arguments = shlex.split(example.partition("|")[0])
     assert program == "hatespeech"
@@ -65,8 +70,15 @@ def test_every_example_is_found() -> None:
     assert len(EXAMPLES) == 3
 
 
+def test_pictures_show_the_page_of_the_present_checkpoint(tmp_path: Path) -> None:
+    page = evaluation_page(tmp_path).read_text(encoding="utf-8")
+    for picture in (DESK, PHONE):
+        old = layout_in(picture) != layout(page)
+        assert not old, f"{picture.name} is old: run python -m tests.support.evaluation_pictures"
+
+
 def test_pictures_are_small() -> None:
     pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", PAGE)
-    assert len(pictures) == 2
-    for name in pictures:
-        assert (ROOT / "docs" / name).stat().st_size <= 100_000
+    assert pictures == [DESK.name, PHONE.name]
+    for picture in (DESK, PHONE):
+        assert picture.stat().st_size <= 100_000
