@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from hatespeech.bulk.engines.base import BulkEngine, Chunk, EngineError, ScoredChunk
 from hatespeech.bulk.engines.rows import read_values, row_of
+from hatespeech.collector import starting
 from hatespeech.engine.encoder import Readings
 from hatespeech.errors import InternalError, ServiceError, describe_exception
 from hatespeech.settings import EngineSettings
@@ -34,8 +35,9 @@ def add_arguments(_group: Any) -> None:
 
 def check(_options: argparse.Namespace, settings: EngineSettings) -> None:
     """Raise the errors of :func:`make_engine` for a missing model or device."""
-    from hatespeech.engine.predictor import choose_device, choose_folder
-    from hatespeech.model.checkpoint import describe  # loads torch
+    with starting():
+        from hatespeech.engine.predictor import choose_device, choose_folder
+        from hatespeech.model.checkpoint import describe  # loads torch
 
     choose_device(settings)
     if settings.names_checkpoint:
@@ -47,9 +49,10 @@ def make_engine(_options: argparse.Namespace, settings: EngineSettings) -> Local
 
     Raises :class:`CheckpointError` and :class:`SettingsError`.
     """
-    from hatespeech.engine.predictor import Predictor  # loads torch
+    with starting():
+        from hatespeech.engine.predictor import Predictor  # loads torch
 
-    return LocalEngine(Predictor.from_settings(settings), settings)
+        return LocalEngine(Predictor.from_settings(settings), settings)
 
 
 class LocalEngine(BulkEngine):
