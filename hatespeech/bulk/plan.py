@@ -153,6 +153,8 @@ def make_plan(options: RunOptions, settings: EngineSettings) -> Plan:
         "--robust": settings.robust,
     }
     # Only if it is given: OUT of an earlier version stays what this command would make.
+    if settings.dtype != "auto":  # which is float16 on one machine and float32 on another
+        fixed["DTYPE"] = settings.dtype
     if options.input_format is not None:
         fixed["--input-format"] = [options.input_format.kind, options.input_format.compression]
     if options.dialect is not None:

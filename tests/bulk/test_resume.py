@@ -209,14 +209,19 @@ def test_another_command_does_not_go_on_with_a_run(
     assert f"holds a run with another {what}" in line
 
 
-def test_another_setting_for_texts_that_cannot_be_read_does_not_go_on_with_a_run(
-    begun: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "value"), [("ON_UNREAD", "refuse"), ("DTYPE", "bfloat16")])
+def test_another_setting_does_not_go_on_with_a_run(
+    name: str,
+    value: str,
+    begun: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("ON_UNREAD", "refuse")
+    monkeypatch.setenv(name, value)
     capsys.readouterr()
     assert score.main(begun) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert "holds a run with another ON_UNREAD" in line
+    assert f"holds a run with another {name}" in line
 
 
 def test_a_changed_input_does_not_go_on_with_a_run(
