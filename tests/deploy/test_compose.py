@@ -81,6 +81,13 @@ def test_server_has_the_images_health_check_and_time_to_stop() -> None:
     assert server["read_only"]
 
 
+def test_uploads_do_not_lie_in_the_servers_memory() -> None:
+    server = services()["server"]
+    assert "tmpfs" not in server
+    kinds = {volume["target"]: volume["type"] for volume in server["volumes"]}
+    assert kinds == {"/home/worker": "volume", "/tmp": "volume"}
+
+
 def test_prometheus_reads_the_token_where_the_service_puts_it() -> None:
     config = (ROOT / "deploy/prometheus.yml").read_text(encoding="utf-8")
     found = re.search(r"credentials_file: (\S+)", config)

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import requests
 
@@ -65,12 +65,15 @@ class Compose:
         wait_until(healthy, "a healthy server")
         return container
 
-    def ask(self, method: str, path: str, body: object = None) -> requests.Response:
+    def ask(
+        self, method: str, path: str, body: object = None, files: Mapping[str, Any] | None = None
+    ) -> requests.Response:
         """Ask the server, through the port that Compose published."""
         return requests.request(
             method,
             f"http://127.0.0.1:{self.port}{path}",
             json=body,
+            files=files,
             headers={"Authorization": f"Bearer {TOKEN}"},
             timeout=60,
         )
@@ -94,6 +97,8 @@ def check_compose(docker: Docker, context: Path, image: str) -> str:
         assert host["ReadonlyRootfs"], host
         assert host["CapDrop"] == ["ALL"], host
         assert compose.ask("GET", "/demo").status_code == 200
+        upload = {"file": ("a.csv", b"text\ngood morning\n")}  # which goes through /tmp
+        assert compose.ask("POST", "/score/file", files=upload).status_code == 200
         job = compose.ask("POST", "/run", {"input": {"prompt": "good morning"}}).json()["id"]
         compose("down")
         compose.up()
