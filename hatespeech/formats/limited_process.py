@@ -3,7 +3,8 @@
 A file of kilobytes may ask a reader of Parquet for gigabytes, in more ways than a check of the file
 could find. So the reader runs in a process that the system refuses more memory than the limit. Its
 death is an answer: the file needs too much. What the child took goes back to the system when it
-ends. The child gets the open file and a pipe, no other files, and neither secrets nor settings.
+ends. The child gets the open file and a pipe, and neither secrets nor settings. It can give up the
+right to open other files, ``/proc`` among them.
 
 The parent calls, the child answers, one call at a time. Calls and answers are JSON or bytes, never
 pickles, because the child may have been taken over by what it reads.
@@ -12,13 +13,16 @@ pickles, because the child may have been taken over by what it reads.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import resource
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from importlib.machinery import BuiltinImporter, FrozenImporter
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,6 +37,16 @@ NICENESS: Final = 10
 PASSED_ON: Final = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "TZ")
 # Neither allocator takes more from the system than it is asked for, so the limit is exact.
 EXACT_ALLOCATORS: Final = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1"}
+# No library starts a thread when it is imported: :func:`deny_files` would not hold for that thread.
+NO_THREADS: Final = {
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+# Linux's numbers of calls, one for every architecture, and of an option of prctl.
+LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF, PR_SET_NO_NEW_PRIVS = 444, 446, 38
+# What can be denied: kinds of access to files and to TCP, and reach of other processes. An older
+# kernel knows fewer kinds, and refuses a set with others.
+RULESETS: Final = ((0xFFFF, 0b11, 0b11), (0x7FFF, 0, 0), (0x1FFF, 0, 0))
 READY: Final = b"r"
 JSON: Final = b"j"
 BYTES: Final = b"b"
@@ -145,7 +159,35 @@ def limit_memory(memory_bytes: int) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
+def deny_files() -> None:
+    """Let this thread, and those that it starts, open no more files, and none of ``/proc``.
+
+    What is open stays open. Newer kernels also deny TCP connections, and signals to others. The
+    kernel denies nothing if it lacks Landlock, as before Linux 5.13 and on other systems. Modules
+    that are not imported yet are missing on all systems.
+    """
+    # pyarrow tries to import pandas, and goes on without it only if the module is missing.
+    sys.meta_path[:] = [BuiltinImporter, FrozenImporter]
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    for denied in RULESETS:
+        rules = struct.pack("QQQ", *denied)
+        size = ctypes.c_size_t(len(rules))
+        ruleset = libc.syscall(ctypes.c_long(LANDLOCK_CREATE_RULESET), rules, size, 0)
+        if ruleset >= 0:
+            break
+    else:
+        return
+    # Without rules that allow something, everything of these kinds is denied.
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.syscall(
+        ctypes.c_long(LANDLOCK_RESTRICT_SELF), ruleset, 0
+    ):
+        raise OSError(ctypes.get_errno(), "Landlock refuses to deny files")
+    os.close(ruleset)
+
+
 def _environment() -> dict[str, str]:
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     path = [str(PACKAGE.parent), *filter(None, sys.path)]
-    return {**environment, **EXACT_ALLOCATORS, "PYTHONPATH": os.pathsep.join(path)}
+    return {**environment, **EXACT_ALLOCATORS, **NO_THREADS, "PYTHONPATH": os.pathsep.join(path)}

@@ -1,8 +1,8 @@
 """The process with a limit on its memory that reads Parquet.
 
 :mod:`hatespeech.formats.foreign_parquet` starts it. For an upload, which is its standard input, it
-answers the calls of :class:`ScoredFile`: ``check``, ``next``, ``write`` and ``end``. For files of
-this machine it answers ``verify``.
+answers the calls of :class:`ScoredFile`: ``check``, ``next``, ``write`` and ``end``, and opens no
+other file. For files of this machine it answers ``verify``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from hatespeech.formats.file_options import FileOptions
 from hatespeech.formats.interface import ReadLimits
-from hatespeech.formats.limited_process import Method, answer_calls
+from hatespeech.formats.limited_process import Method, answer_calls, deny_files
 from hatespeech.formats.names import Format
 from hatespeech.formats.parquet import ParquetReader
 from hatespeech.formats.scored_file import ScoredFile, SentFile
@@ -58,6 +58,7 @@ def make_methods(file: BinaryIO, arguments: Any) -> Mapping[str, Method]:
     pa.set_io_thread_count(1)
     if arguments is None:
         return {"verify": Verification().verify}
+    deny_files()
     max_rows, options = arguments[0], FileOptions(**arguments[1])
     columns = score_columns(options.flagged)
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import datetime
+import decimal
 import io
+import os
 import struct
 import tempfile
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +25,7 @@ from hatespeech.errors import TooLargeError, ValidationError
 from hatespeech.formats.file_options import FileOptions
 from hatespeech.formats.foreign_parquet import ForeignParquet
 from hatespeech.formats.interface import BLOCK_ROWS, ReadLimits
+from hatespeech.formats.limited_process import LANDLOCK_CREATE_RULESET
 from hatespeech.formats.names import Format
 from hatespeech.formats.parquet import BLOCK_TEXT_BYTES, parts_of
 from hatespeech.formats.parquet_batches import BATCH_BYTES, batches, open_parquet, text_bytes
@@ -179,6 +185,81 @@ def test_a_process_that_reads_knows_no_secret_and_dies_with_its_table(
         assert b"a-secret" not in Path(f"/proc/{process.pid}/environ").read_bytes()
         assert process.poll() is None
     assert process.poll() is not None
+
+
+# Runs in the process that reads, in place of its check, as code that has taken it over could.
+TAKEN_OVER: Final = """
+import os
+from pathlib import Path
+from hatespeech.formats import scored_file
+
+def check(self, made_by=None):
+    found = {}
+    for path in made_by:
+        try:
+            os.listdir(path) if os.path.isdir(path) else Path(path).read_bytes()
+            found[path] = "read"
+        except OSError as error:
+            found[path] = type(error).__name__
+    return found
+
+scored_file.ScoredFile.check = check
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_was_taken_over_reads_neither_the_servers_secrets_nor_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_landlock():
+        pytest.skip("this kernel has no Landlock: Linux 5.13 or later has it, unless it is off")
+    injected = tmp_path / "injected"
+    injected.mkdir()
+    (injected / "sitecustomize.py").write_text(TAKEN_OVER)
+    monkeypatch.syspath_prepend(injected)
+    secret = tmp_path / "jobs.sqlite3"
+    secret.write_text("a text")
+    paths = [f"/proc/{os.getpid()}/environ", "/proc/self/environ", "/proc", str(secret), "/"]
+    with parquet_table(parquet_bytes({"text": ["good"]})) as table:
+        found: Any = table.check(dict.fromkeys(paths, ""))
+        assert found == dict.fromkeys(paths, "PermissionError")
+        pid = table.process._process.pid
+        assert len(list(Path(f"/proc/{pid}/task").iterdir())) == 1, "a thread may open files"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", ["snappy", "zstd", "gzip", "brotli", "lz4"])
+def test_a_table_of_many_types_goes_through_a_process_that_opens_no_files(codec: str) -> None:
+    rows = 50
+    noon = datetime.datetime(2024, 2, 29, 12, tzinfo=datetime.UTC)
+    values: dict[str, tuple[Any, pa.DataType]] = {
+        "text": ("good", pa.string()),
+        "time": (noon, pa.timestamp("us", "Europe/Berlin")),
+        "day": (noon.date(), pa.date32()),
+        "lasts": (datetime.timedelta(1), pa.duration("us")),
+        "price": (decimal.Decimal("1.5"), pa.decimal128(10, 2)),
+        "half": (1.5, pa.float16()),
+        "bytes": (b"x", pa.binary()),
+        "uuid": (uuid.UUID(int=1).bytes, pa.uuid()),
+        "map": ([("a", 1)], pa.map_(pa.string(), pa.int8())),
+        "pair": ([1, 2], pa.list_(pa.int8(), 2)),
+        "view": ("v", pa.string_view()),
+        "deep": ([{"b": [1]}], pa.list_(pa.struct([("b", pa.list_(pa.int8()))]))),
+        "kind": ("a", pa.dictionary(pa.int8(), pa.string())),
+        "nothing": (None, pa.null()),
+    }
+    columns = {name: pa.array([value] * rows, kind) for name, (value, kind) in values.items()}
+    content = parquet_bytes(columns, compression=codec)
+    with parquet_table(content) as table:
+        scored, _ = score(table)
+    before, after = (pq.read_table(io.BytesIO(each)) for each in (content, scored))
+    assert after.select(before.column_names).equals(before)
+
+
+def has_landlock() -> bool:
+    libc = ctypes.CDLL(None)
+    version: int = libc.syscall(ctypes.c_long(LANDLOCK_CREATE_RULESET), None, ctypes.c_size_t(0), 1)
+    return version > 0
 
 
 @pytest.mark.slow
