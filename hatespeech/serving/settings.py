@@ -339,7 +339,8 @@ class ServerSettings(PaymentSettings):
             ge=268_435_456,
             le=1_099_511_627_776,
             description="Maximum memory of all Parquet files that are read at once, of which there "
-            "are at most four. Each is read in a process of its own, which gets a quarter.",
+            "are at most four, two of them of one caller. Each is read in a process of its own, "
+            "which gets a quarter.",
         ),
     ] = 1_073_741_824
 

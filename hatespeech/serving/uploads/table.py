@@ -60,6 +60,11 @@ class UploadTable:
         """Bytes of memory that the file may need beside its rows, to be decompressed."""
         return WINDOWS.get(self.format.compression, 0)
 
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes that the file takes of the memory that its kind has: for a process, or a window."""
+        return self._limits.process_bytes if self.format.kind == "Parquet" else self.window
+
     def check(self, made_by: Mapping[str, Any] | None = None) -> int:
         """Read to the end; return the number of rows.
 

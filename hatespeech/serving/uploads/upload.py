@@ -18,7 +18,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from hatespeech.contract import TextScore
-from hatespeech.errors import OverloadedError, TooLargeError, ValidationError
+from hatespeech.errors import TooLargeError, ValidationError
 from hatespeech.formats.names import COMPRESSIONS, FORMATS, Format
 from hatespeech.serving.guards.limits import ByteBudget
 from hatespeech.serving.http_errors import UnsupportedMediaError
@@ -37,7 +37,7 @@ AHEAD: Final = 2
 # Files that are read or written at the same moment. They have threads of their own, so that a file
 # that takes long holds up other files only.
 THREADS: Final = 8
-# Parquet files at once, which share the memory of PARQUET_MEMORY_BYTES.
+# Parquet files at once, which share the memory of PARQUET_MEMORY_BYTES; half of them of one caller.
 PARQUET_FILES: Final = 4
 # Of the windows of all zstd and xz files that are read at once; one caller may have half of them.
 WINDOW_BYTES: Final = 256 * 1024 * 1024
@@ -123,9 +123,11 @@ class UploadRoom:
             max_chars=settings.max_file_bytes,
             process_bytes=settings.parquet_memory_bytes // PARQUET_FILES,
         )
-        self._parquet: set[UploadTable] = set()
+        self._parquet = ByteBudget(
+            settings.parquet_memory_bytes, self._limits.process_bytes, "Parquet files"
+        )
         self._windows = ByteBudget(WINDOW_BYTES, max(WINDOWS.values()), "zstd and xz files")
-        self._callers: dict[UploadTable, str] = {}  # of those that have a window
+        self._callers: dict[UploadTable, str] = {}
         # Python looks once for a folder that it can write to. A full disk later is another error.
         with contextlib.suppress(OSError):
             tempfile.gettempdir()
@@ -135,25 +137,19 @@ class UploadRoom:
 
         Raises the errors of :func:`choose_format` and :func:`file_options`, and
         :class:`OverloadedError` if as many files of Parquet, or of zstd and xz, are open as there
-        is memory for.
+        is memory for, or half as many of this caller.
         """
         form = choose_format(upload)
         table = UploadTable(upload.file, form, file_options(fields, form), self._limits)
-        if form.kind == "Parquet":
-            if len(self._parquet) == PARQUET_FILES:
-                raise OverloadedError(f"{PARQUET_FILES} Parquet files are being read; try again")
-            self._parquet.add(table)
-        if table.window:
-            self._windows.take(caller, table.window)
-            self._callers[table] = caller
+        self._budget(table).take(caller, table.shared_bytes)
+        self._callers[table] = caller
         return table
 
     def close(self, table: UploadTable) -> None:
         """Close a table, again if need be, and give its memory back."""
         table.close()
-        self._parquet.discard(table)
         if table in self._callers:
-            self._windows.give(self._callers.pop(table), table.window)
+            self._budget(table).give(self._callers.pop(table), table.shared_bytes)
 
     async def run(
         self, call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
@@ -161,6 +157,9 @@ class UploadRoom:
         """Run what reads or writes a file in one of the threads."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, partial(call, *args, **kwargs))
+
+    def _budget(self, table: UploadTable) -> ByteBudget:
+        return self._parquet if table.format.kind == "Parquet" else self._windows
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import lzma
+import random
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,12 +22,13 @@ from backports.zstd import CompressionParameter, ZstdCompressor
 
 from hatespeech.contract import Prediction
 from hatespeech.engine.predictor import Predictor
+from hatespeech.formats.interface import BLOCK_ROWS
 from hatespeech.labels import FLAGS, LABELS
 from hatespeech.serving.uploads.table import WINDOWS
 from hatespeech.serving.uploads.upload import PARQUET_FILES, WINDOW_BYTES
 from tests.support.bad_inputs import MARKER
 from tests.support.faulty_device import Switches, faulty_device
-from tests.support.http_client import BEARER, TOKEN, HttpClient, read_csv, together
+from tests.support.http_client import BEARER, OTHER_TOKEN, TOKEN, HttpClient, read_csv, together
 from tests.support.local_server import local_server
 from tests.support.processes.server import HttpServer, http_server
 from tests.support.processes.worker import wait_until
@@ -540,6 +543,28 @@ def test_small_parquet_files_that_grow_large_share_one_budget_and_leave_nothing(
     assert peak_memory(served) - before < 300_000_000, "the files are decoded in this process"
     wait_until(lambda: temporary_files(served) == 0, "the uploads to be removed")
     wait_until(lambda: not children(served), "the processes to end")
+
+
+def test_one_token_has_half_of_the_places_for_parquet_files(served: HttpServer) -> None:
+    rows = 2 * BLOCK_ROWS
+    large = [random.Random(row).randbytes(20_000) for row in range(rows)]
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": [""] * rows, "more": large}), sink)
+    other = {"Authorization": f"Bearer {OTHER_TOKEN}"}
+    with contextlib.ExitStack() as stack:
+        for _ in range(PARQUET_FILES // 2):
+            # Their replies are larger than what waits in a connection, and are not read.
+            files = {"file": ("a.parquet", sink.getvalue())}
+            unread = served.post("/score/file", files=files, stream=True)
+            assert unread.status_code == 200
+            stack.enter_context(contextlib.closing(unread))
+        small = {"file": ("a.parquet", parquet_bytes([{"text": "good morning"}]))}
+        refused = served.post("/score/file", files=small)
+        assert (refused.status_code, refused.json()["error_type"]) == (429, "overloaded")
+        assert refused.json()["error"] == "too many Parquet files at once; try again"
+        assert served.post("/score/file", files=small, headers=other).status_code == 200
+    wait_until(lambda: not children(served), "the processes to end")
+    assert served.post("/score/file", files=small).status_code == 200
 
 
 def children(server: HttpServer) -> list[str]:
