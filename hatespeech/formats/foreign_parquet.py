@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from hatespeech.errors import ServiceError, TooLargeError
 from hatespeech.formats.file_options import FileOptions
-from hatespeech.formats.interface import FileSource
+from hatespeech.formats.interface import FileSource, ReadLimits
 from hatespeech.formats.limited_process import LimitedProcess
 
 PROCESS: Final = "hatespeech.formats.parquet_process"
@@ -20,14 +20,14 @@ class ForeignParquet:
     """An uploaded file that a process of its own reads and writes: it is never decoded here.
 
     It has the methods of :class:`ScoredFile`. :class:`TooLargeError` of any of them means that the
-    process needed more memory than it may have.
+    file is over a limit, or that the process needed more memory than it may have.
     """
 
     def __init__(
-        self, file: BinaryIO, options: FileOptions, max_rows: int, memory_bytes: int
+        self, file: BinaryIO, options: FileOptions, limits: ReadLimits, memory_bytes: int
     ) -> None:
         """Start the process."""
-        arguments = [max_rows, dataclasses.asdict(options)]
+        arguments = [limits.max_rows, limits.max_bytes, dataclasses.asdict(options)]
         self.process = LimitedProcess(PROCESS, file, memory_bytes, arguments)
 
     def check(self, made_by: Mapping[str, Any] | None = None) -> int:

@@ -81,6 +81,7 @@ class ReadLimits:
 
     max_rows: int | None = None
     max_chars: int | None = None  # of a file of text, when it is unpacked
+    max_bytes: int | None = None  # of a Parquet file's values, when they are decoded
     # Decodes a Parquet file of this machine elsewhere, calls back with the bytes that it has read,
     # and returns the number of rows.
     verify_parquet: Callable[[FileSource, Callable[[int], object]], int] | None = None

@@ -27,6 +27,7 @@ from hatespeech.formats.interface import (
 from hatespeech.formats.parquet_batches import (
     FIRST_ROWS,
     batches,
+    decoded_bytes,
     holds_strings,
     memory_bytes,
     open_parquet,
@@ -85,14 +86,21 @@ class ParquetReader(Reader):
     def verify(self) -> Iterator[tuple[int, int]]:
         """Decode the whole file; yield how many rows are read, and how many there are.
 
-        Raises an error of the source if it can't be read to its end.
+        Raises an error of the source if it can't be read to its end, or is over a limit.
         """
-        seen = 0
+        most = self.limits.max_bytes
+        seen = decoded = 0
         try:
             with self._open() as source:
                 said = source.metadata.num_rows
                 self.require_rows(said)
                 for batch in batches(source, BLOCK_ROWS):
+                    decoded += decoded_bytes(batch)
+                    if most is not None and decoded > most:
+                        raise self.source.too_large(
+                            f"has more than {most} bytes of values; leave out columns, or send it "
+                            "in parts"
+                        )
                     batch.validate(full=True)
                     seen += len(batch)
                     self.require_rows(seen)

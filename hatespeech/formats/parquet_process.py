@@ -59,14 +59,15 @@ def make_methods(file: BinaryIO, arguments: Any) -> Mapping[str, Method]:
     if arguments is None:
         return {"verify": Verification().verify}
     deny_files()
-    max_rows, options = arguments[0], FileOptions(**arguments[1])
+    max_rows, max_bytes, given = arguments
+    options = FileOptions(**given)
     columns = score_columns(options.flagged)
 
     def from_start() -> BinaryIO:
         file.seek(0)
         return file
 
-    limits = ReadLimits(max_rows=max_rows)
+    limits = ReadLimits(max_rows=max_rows, max_bytes=max_bytes)
     scored = ScoredFile(SentFile(from_start, PARQUET), options, limits)
     return {
         "check": scored.check,

@@ -69,14 +69,14 @@ def sent(name: str, content: bytes, max_rows: int = 1_000_000) -> ScoredFile:
 
 @contextlib.contextmanager
 def parquet_table(
-    content: bytes, max_rows: int = 1_000_000, process_bytes: int = 256 * MEGABYTE
+    content: bytes, max_rows: int | None = None, process_bytes: int = 256 * MEGABYTE
 ) -> Iterator[ForeignParquet]:
     """Open a file as an upload is opened; its process ends with the block."""
     with tempfile.TemporaryFile() as file:
         file.write(content)
         file.flush()
         with contextlib.closing(
-            ForeignParquet(file, FileOptions(), max_rows, process_bytes)
+            ForeignParquet(file, FileOptions(), ReadLimits(max_rows), process_bytes)
         ) as table:
             yield table
 
@@ -174,6 +174,60 @@ def test_a_file_that_holds_fewer_rows_than_it_says_is_refused() -> None:
         table.check()
 
 
+def column_of(name: str) -> pa.Array:
+    """Return a column that takes kilobytes in a file, and more than a megabyte when it is read."""
+    if name == "value":
+        return repeated(["x" * 100_000], [0] * 30)
+    if name == "item":
+        return pa.array([[None] * 10_000] * 150, pa.list_(pa.null()))
+    if name == "field":
+        nulls = [pa.nulls(100_000)] * 16
+        return pa.StructArray.from_arrays(nulls, [f"f{i}" for i in range(len(nulls))])
+    return repeated(["x" * MEGABYTE], [0] * 30_000)
+
+
+@pytest.mark.parametrize("name", ["value", "item", "field", "dictionary"])
+def test_what_a_small_file_repeats_counts_each_time(name: str) -> None:
+    column = column_of(name)
+    rows = len(column)
+    columns = {"text": pa.nulls(rows, pa.string()), "more": column}
+    content = parquet_bytes(columns, typed=name != "value", compression="zstd")
+    assert len(content) < 32 * 1024
+    form = Format("Parquet", None)
+    for most in (MEGABYTE, 16 * MEGABYTE):
+        source = SentFile(lambda: io.BytesIO(content), form)
+        table = ScoredFile(source, FileOptions(), ReadLimits(max_bytes=most))
+        if most > MEGABYTE:
+            assert table.check() == rows
+            continue
+        with pytest.raises(TooLargeError) as caught:
+            table.check()
+        assert caught.value.line == (
+            "file: has more than 1048576 bytes of values; leave out columns, or send it in parts"
+        )
+
+
+@pytest.mark.slow
+def test_the_values_of_an_upload_may_have_a_hundred_times_its_bytes_and_no_more() -> None:
+    texts = [f"good morning {number} 👋" for number in range(2000)]
+    often = pa.repeat("<a href='https://example.com'>an app</a>", len(texts))
+    honest = parquet_bytes({"text": texts, "source": often, "place": pa.nulls(len(texts))})
+    bomb = parquet_bytes({"text": repeated(["x" * 10_000], [0] * 2000)}, typed=False)
+    limits = UploadLimits(1_000_000, 1, 256 * MEGABYTE)
+    for content, rows in ((honest, 2000), (bomb, None)):
+        with tempfile.TemporaryFile() as file:
+            file.write(content)
+            file.flush()
+            table = UploadTable(file, Format("Parquet", None), FileOptions(), limits)
+            with contextlib.closing(table):
+                if rows is not None:
+                    assert table.check() == rows
+                    continue
+                more = f"has more than {100 * len(content)} bytes of values"
+                with pytest.raises(TooLargeError, match=more):
+                    table.check()
+
+
 @pytest.mark.slow
 def test_a_process_that_reads_knows_no_secret_and_dies_with_its_table(
     monkeypatch: pytest.MonkeyPatch,
@@ -264,7 +318,7 @@ def has_landlock() -> bool:
 
 @pytest.mark.slow
 def test_closing_a_table_ends_the_check_that_another_thread_waits_for() -> None:
-    given = UploadLimits(1_000_000_000, 1, 256 * MEGABYTE)
+    given = UploadLimits(1_000_000_000, 1 << 40, 256 * MEGABYTE)
     rows = pa.table({"text": pa.nulls(1_000_000, pa.string())})
     with tempfile.TemporaryFile() as file, ThreadPoolExecutor(1) as threads:
         with pq.ParquetWriter(file, rows.schema) as writer:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from hatespeech.formats.scored_file import ScoredFile
 
 
-# How many characters a compressed file may always have, and how many times its bytes.
+# How many characters a compressed file may always have, and how many times its bytes; the values of
+# Parquet may have as many times its bytes, too.
 UNPACKED_CHARS: Final = 16 * 1024 * 1024
 UNPACKED_TIMES: Final = 100
 # Bytes that a window may have, which the file chooses: as much as zstd -19 and xz -9 ask for. RFC
@@ -32,7 +33,7 @@ class UploadLimits:
     """What an uploaded file may have and take."""
 
     max_rows: int
-    max_chars: int  # when it is unpacked
+    max_chars: int  # when it is unpacked; Parquet may have as many bytes of values, or more
     process_bytes: int  # memory of a process that reads Parquet
 
 
@@ -71,8 +72,8 @@ class UploadTable:
         ``made_by`` is what the reply's file says of its scores.
 
         Raises :class:`ValidationError` if the file can't be scored, and :class:`TooLargeError` if
-        it has too many rows or characters or, as Parquet, needs too much memory. So do the other
-        methods if the process that reads Parquet dies.
+        it has too many rows, characters or, as Parquet, bytes, or if that needs too much memory. So
+        do the other methods if the process that reads Parquet dies.
         """
         self._scored = self._open()
         return self._scored.check(made_by)
@@ -110,7 +111,8 @@ class UploadTable:
 
         options, limits = self.options, self._limits
         if self.format.kind == "Parquet":
-            process = ForeignParquet(self._file, options, limits.max_rows, limits.process_bytes)
+            own = ReadLimits(limits.max_rows, max_bytes=self._most_bytes())
+            process = ForeignParquet(self._file, options, own, limits.process_bytes)
             with self._closing:
                 if self._closed:
                     process.close()
@@ -124,8 +126,17 @@ class UploadTable:
         """Return how many characters the file may have: a compressed one could seem endless."""
         if self.format.compression is None:
             return self._limits.max_chars
-        packed = self._file.seek(0, io.SEEK_END)
-        return min(self._limits.max_chars, max(UNPACKED_CHARS, UNPACKED_TIMES * packed))
+        return min(self._limits.max_chars, max(UNPACKED_CHARS, UNPACKED_TIMES * self._size()))
+
+    def _most_bytes(self) -> int:
+        """Return how many bytes the values of a Parquet file may have: it stores equal ones once.
+
+        Parquet is always packed, so the values of the largest file may take more than the file.
+        """
+        return max(self._limits.max_chars, UNPACKED_TIMES * self._size())
+
+    def _size(self) -> int:
+        return self._file.seek(0, io.SEEK_END)
 
 
 class _Handle(io.RawIOBase):

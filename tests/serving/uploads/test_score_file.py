@@ -545,6 +545,21 @@ def test_small_parquet_files_that_grow_large_share_one_budget_and_leave_nothing(
     wait_until(lambda: not children(served), "the processes to end")
 
 
+def test_a_small_parquet_file_of_many_large_values_is_refused(served: HttpServer) -> None:
+    column = pa.DictionaryArray.from_arrays(
+        pa.array([0] * 300, pa.int32()), pa.array(["x" * 1_000_000])
+    )
+    sink = io.BytesIO()
+    table = pa.table({"text": ["good"] * 300, "same": column})
+    pq.write_table(table, sink, store_schema=False, dictionary_pagesize_limit=4_000_000)
+    assert len(sink.getvalue()) < 100_000
+    reply = upload(served, "a.parquet", sink.getvalue())
+    assert (reply.status_code, reply.json()["error_type"]) == (413, "too_large")
+    assert reply.json()["error"] == (
+        "file: has more than 268435456 bytes of values; leave out columns, or send it in parts"
+    )
+
+
 def test_one_token_has_half_of_the_places_for_parquet_files(served: HttpServer) -> None:
     rows = 2 * BLOCK_ROWS
     large = [random.Random(row).randbytes(20_000) for row in range(rows)]
