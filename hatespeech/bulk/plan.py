@@ -225,14 +225,17 @@ def _require_report_fits(plan: Plan) -> None:
         raise RunError(f"{alone}: needs --report")
 
 
-def require_page_fits(option: str, name: str, out: Place) -> None:
-    """Raise :class:`RunError` if a page about OUT could not be written to a place."""
+def require_page_fits(option: str, name: str, out: Place | None = None) -> None:
+    """Raise :class:`RunError` if a page can't be written to a place.
+
+    A page about OUT must be outside ``out``.
+    """
     report, folder = Place.of(name), Place.of(name.rpartition("/")[0] or ".")
     if not name.lower().endswith(".html"):
         raise RunError(f"{option} {name}: its name must end in .html")
     if report.fs.isdir(report.path):
         raise RunError(f"{option} {name}: is a folder")
-    if _is_below(report, out) or _is_below(report, out.beside(PARTIAL)):
+    if out is not None and (_is_below(report, out) or _is_below(report, out.beside(PARTIAL))):
         raise RunError(f"{option} {name}: must be outside OUT")
     if folder.is_local and not folder.fs.isdir(folder.path):
         raise RunError(f"{option} {name}: there is no such folder")

@@ -126,27 +126,30 @@ def _measured(
     return Choice(flag, threshold, chosen_on, len(values), precision, recall, reviewed, cost, kept)
 
 
+def require_name(path: Path) -> None:
+    """Raise :class:`RunError` if a request could not send a file's name as its thresholds'."""
+    if re.fullmatch(NAME, path.stem) is None or path.stem in THRESHOLD_NAMES:
+        raise RunError(
+            f"--write-thresholds {path}: the file's name names the thresholds: small letters, "
+            f"digits, - and _, a letter first, and not {' or '.join(THRESHOLD_NAMES)}"
+        )
+
+
 def write_thresholds(
     path: Path, choices: Sequence[Choice], wish: Wish, model: str | None, labelled: Labelled
 ) -> dict[str, Any]:
     """Write the file that ``THRESHOLDS_FILE`` takes; return its content.
 
-    The name of the thresholds is the file's. Raises :class:`RunError` for a name that a request
-    could not send, and if there is no threshold or no model to write it for.
+    The name of the thresholds is the file's, which :func:`require_name` has checked. Raises
+    :class:`RunError` if there is no threshold, or no model to write it for.
     """
-    name = path.stem
-    if re.fullmatch(NAME, name) is None or name in THRESHOLD_NAMES:
-        raise RunError(
-            f"--write-thresholds {path}: the file's name names the thresholds: small letters, "
-            f"digits, - and _, a letter first, and not {' or '.join(THRESHOLD_NAMES)}"
-        )
     numbers = {each.flag: each.threshold for each in choices if each.threshold is not None}
     if not numbers:
         raise RunError(f"--write-thresholds {path}: no threshold does what was wished")
     if model is None:
         raise RunError(f"--write-thresholds {path}: the scores do not say which model gave them")
     content = {
-        "name": name,
+        "name": path.stem,
         "version": version_of(numbers, model),
         "model": model,
         "thresholds": numbers,

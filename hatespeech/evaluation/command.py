@@ -16,6 +16,7 @@ import numpy as np
 from hatespeech.bulk import RunError
 from hatespeech.bulk.command import add_engines, guarded
 from hatespeech.bulk.places import Place
+from hatespeech.bulk.plan import require_page_fits
 from hatespeech.cli import make_parser, say, whole_number
 from hatespeech.evaluation import (
     agreement,
@@ -125,7 +126,7 @@ def evaluation_parser(prog: str) -> argparse.ArgumentParser:
         help="also put names of groups into sentences and compare the scores; FILE is TOML "
         "(default: 30 groups in 20 sentences)",
     )
-    add("--report", type=Path, metavar="FILE.html", help="also write a page")
+    add("--report", metavar="FILE.html", help="also write a page")
     add("--include-text", action="store_true", help="show the texts of the rows on the page")
     add("--json", type=Path, metavar="FILE", help="also write all figures as JSON")
     wishes = parser.add_argument_group("thresholds for a wish")
@@ -213,8 +214,9 @@ def evaluate(options: argparse.Namespace, settings: EngineSettings) -> int:
         options.json.write_text(figures_as_json(found), encoding="utf-8")
         say(f"wrote {options.json}")
     if options.report:
-        options.report.write_text(page.render(found), encoding="utf-8")
-        say(f"wrote {options.report}")
+        report = Place.of(options.report)
+        report.write(page.render(found).encode())
+        say(f"wrote {report}")
     if folder is not None and found.figures:
         name = found.source
         say(f"wrote {card.write_card(folder, name, found.model, everything.sha256, found.figures)}")
@@ -264,7 +266,11 @@ def wanted(options: argparse.Namespace) -> Wanted:
 
 def require_writable(options: argparse.Namespace) -> None:
     """Raise :class:`RunError` now, not after the scoring, for a file that can't be written."""
-    for name in ("report", "json", "write_thresholds"):
+    if options.report is not None:
+        require_page_fits("--report", options.report)
+    if options.write_thresholds is not None:
+        choices.require_name(options.write_thresholds)
+    for name in ("json", "write_thresholds"):
         path: Path | None = getattr(options, name)
         if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
             option = f"--{name.replace('_', '-')}"

@@ -260,16 +260,6 @@ SECRET = "confidential words"
             ["--reviews", "1/day", "--per-day", "2"],
             "no labels tell which texts are toxic",
         ),
-        (
-            ["text\tlabel", f"{SECRET}\thate", "x\tneutral"],
-            ["--recall", "0.5", "--write-thresholds", "Mine.json"],
-            "--write-thresholds Mine.json: the file's name names the thresholds",
-        ),
-        (
-            ["text\tlabel", f"{SECRET}\thate"],
-            ["--report", "nowhere/page.html"],
-            "--report nowhere/page.html: there is no such folder",
-        ),
     ],
 )
 def test_an_error_is_one_line_that_names_the_place_and_quotes_no_text(
@@ -289,6 +279,26 @@ def test_an_error_is_one_line_that_names_the_place_and_quotes_no_text(
     (line,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
     assert message in line
     assert "confidential" not in captured.err + captured.out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--recall", "0.5", "--write-thresholds", "Mine.json"],
+            "--write-thresholds Mine.json: the file's name names the thresholds",
+        ),
+        (["--report", "x.pdf"], "--report x.pdf: its name must end in .html"),
+        (["--report", "."], "--report .: its name must end in .html"),
+        (["--report", "nowhere/x.html"], "--report nowhere/x.html: there is no such folder"),
+        (["--json", "nowhere/x.json"], "--json nowhere/x.json: there is no such folder"),
+    ],
+)
+def test_a_name_that_cannot_be_written_is_refused_before_anything_is_read(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["absent.tsv", *options]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
 @pytest.mark.parametrize(
