@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from hatespeech.bulk.places import Input
 from hatespeech.bulk.statistics import Columns, ScoredBlock
 from hatespeech.formats.choice import READERS
-from hatespeech.formats.columns import MISSING, names_said, value_at
+from hatespeech.formats.columns import MISSING, names_said, no_column, value_at
 from hatespeech.formats.dialects import Dialect
 from hatespeech.formats.interface import MAX_COLUMNS, Head, Reader
 from hatespeech.formats.json_values import plain, text_of
@@ -57,7 +57,7 @@ def require_columns(
             if there.count(name) > 1:
                 raise table.error(f"has more than one column {name} ({option})")
             if name not in there:
-                raise table.error(f"has no column {name} ({option}){names_said(name, there)}")
+                raise table.error(no_column(name, option, there))
     if text_column is not None:
         options[text_column] = TEXT_COLUMN
     if len(of_objects) == len(tables):

@@ -18,6 +18,7 @@ from hatespeech.bulk.command import add_engines, guarded
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import require_page_fits
 from hatespeech.cli import make_parser, say, whole_number
+from hatespeech.contract import COLUMNS
 from hatespeech.evaluation import (
     agreement,
     card,
@@ -40,7 +41,7 @@ from hatespeech.evaluation.scoring import Scored, Scores
 from hatespeech.evaluation.swap import STARTER, SwapResult, SwapTexts
 from hatespeech.evaluation.thresholds import RECOMMENDED_FLAGS
 from hatespeech.evaluation.truths import SKIP, TRUTHS, decided, flags_decided, read_map
-from hatespeech.labels import FLAGS, LABELS
+from hatespeech.labels import FLAGS
 from hatespeech.libraries import set_library_defaults
 from hatespeech.settings import EngineSettings
 
@@ -110,7 +111,8 @@ def evaluation_parser(prog: str) -> argparse.ArgumentParser:
         nargs="?",
         const="",
         metavar="P",
-        help="take the scores that score.py wrote into IN (with --prefix P), instead of scoring",
+        help="take the scores that score.py wrote into IN (with --prefix P), instead of scoring; "
+        "the label beside them is the model's answer, and never counts as one of yours",
     )
     add(
         "--card",
@@ -191,6 +193,14 @@ def parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
         parser.error("--card: needs the checkpoint here, so neither --scored nor another engine")
     if options.include_text and not options.report:
         parser.error("--include-text: needs --report")
+    if options.scored is not None:
+        written = [options.scored + name for name in COLUMNS]
+        for name in options.label_column:
+            if name in written:
+                parser.error(
+                    f"--label-column {name}: with --scored this column is the model's own answer, "
+                    "which can't tell how good the model is"
+                )
     return options
 
 
@@ -256,7 +266,7 @@ def wanted(options: argparse.Namespace) -> Wanted:
     """Return which columns to read."""
     others = dict.fromkeys(options.group_column, "--group-column")
     if options.scored is not None:
-        names = [options.scored + name for name in (*LABELS, "error")]
+        names = [options.scored + name for name in labelled.SCORES]
         others |= dict.fromkeys(names, "--scored")
     if options.against and not options.against_file:
         others[options.against] = "--against"

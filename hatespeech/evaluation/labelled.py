@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,18 +14,23 @@ from numpy.typing import NDArray
 from hatespeech.bars import progress_bar
 from hatespeech.bulk import RunError
 from hatespeech.bulk.places import Input, Place, find_inputs
+from hatespeech.contract import COLUMNS
 from hatespeech.evaluation.agreement import majorities
 from hatespeech.evaluation.truths import LAYOUTS, TRUTHS, Layout, Truths, plain_name, truth_of
 from hatespeech.formats.choice import READERS
+from hatespeech.formats.columns import names_said, no_column
 from hatespeech.formats.conversion import Conversion
 from hatespeech.formats.interface import Reader
 from hatespeech.formats.lines import JsonlReader
 from hatespeech.formats.names import Format
+from hatespeech.labels import LABELS
 
 # score.py refuses a file that has the columns which it adds; here nothing is added.
 NOTHING_ADDED: Final = "\0"
 TEXT: Final = "text"
 LABEL: Final = "label"
+# What is read of the columns that score.py has written.
+SCORES: Final = (*LABELS, "error")
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ def read_column(source: str, column: str, text_column: str | None, option: str) 
         table.count(lambda _bytes: None)
         for _, record in records(table):
             if column not in record:
-                raise table.error(f"has no column {column} ({option})")
+                raise table.error(no_column(column, option, list(record)))
             text = record.get(table.column)
             if isinstance(text, str):
                 found.setdefault(text, record[column])
@@ -164,6 +169,21 @@ def records(table: Reader) -> Iterator[tuple[int, dict[str, Any]]]:
             number += 1
 
 
+def prefixes_in(columns: Collection[str]) -> list[str]:
+    """Return the prefixes of the scores that score.py has written into a file."""
+    first = SCORES[0]
+    found = [name.removesuffix(first) for name in columns if name.endswith(first)]
+    return [prefix for prefix in found if all(prefix + name in columns for name in SCORES)]
+
+
+def no_score(name: str, columns: Collection[str]) -> str:
+    """Return what a message says of a column of scores that is missing; a prefix, if one fits."""
+    options = [f"--scored {prefix}".rstrip() for prefix in prefixes_in(columns)]
+    if not options:
+        return no_column(name, "--scored", list(columns))
+    return f"has no column {name} (--scored); try {' or '.join(options)}"
+
+
 class RowTruths:
     """How the rows of one file are labelled."""
 
@@ -173,7 +193,9 @@ class RowTruths:
         self.layout: Layout | None = None
         self._names = dict(wanted.names)
         self._labels = list(wanted.labels)
-        if not self._labels and LABEL in first:
+        # Beside scores without a prefix, this column is the model's own answer.
+        answered = LABEL in first and "" in prefixes_in(first)
+        if not self._labels and LABEL in first and not answered:
             self._labels = [LABEL]
         elif not self._labels:
             fitting = (layout for layout in LAYOUTS if layout.columns <= first.keys())
@@ -184,10 +206,19 @@ class RowTruths:
         labels = self._labels or [LABEL]
         if self.layout is not None or (wanted.optional and not wanted.labels):
             labels = self._labels  # known to be there, or not needed
-        asked = {**dict.fromkeys(labels, "--label-column"), **wanted.others}
+        asked = {**wanted.others, **dict.fromkeys(labels, "--label-column")}
         for name, option in asked.items():
-            if name not in first:
-                raise table.error(f"has no column {name} ({option})")
+            if name in first:
+                continue
+            if option == "--scored":
+                raise table.error(no_score(name, first))
+            raise table.error(no_column(name, option, list(first)))
+        if answered and labels and not self._labels:
+            others = [name for name in first if name not in COLUMNS]
+            raise table.error(
+                "its column label is the model's own answer, which score.py wrote; name one with "
+                f"people's labels (--label-column){names_said(LABEL, others)}"
+            )
 
     def of(self, record: Mapping[str, Any], number: int) -> list[int]:
         """Return the truth of each label of a row."""

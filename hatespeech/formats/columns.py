@@ -47,6 +47,11 @@ def paths_of(record: Mapping[str, Any], levels: int = LEVELS) -> Iterator[str]:
             yield key
 
 
+def no_column(name: str, option: str, names: Sequence[str]) -> str:
+    """Return what a message says of a column that is missing; ``option`` asks for it."""
+    return f"has no column {name} ({option}){names_said(name, names)}"
+
+
 def names_said(column: str, names: Sequence[str]) -> str:
     """Return what a message says of the columns that there are, and which one is the nearest."""
     there = [name for name in names if name]  # pandas gives its index no name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import re
 import shlex
@@ -22,13 +23,16 @@ BLOCKS: Final = list(blocks(PAGE))
 EXAMPLES: Final = [
     (block.text, shown.text)
     for block, shown in itertools.pairwise(BLOCKS)
-    if block.mark.startswith("run")
+    if block.mark == "run: with the sample as labelled.tsv"
 ]
+BESIDE: Final = next(block for block in BLOCKS if "theirs.csv" in block.mark)
 NUMBER: Final = r"\d+(?:\.\d+)?"
 
 
 @pytest.fixture(autouse=True)
-def embedded(monkeypatch: pytest.MonkeyPatch) -> None:
+def embedded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in an empty folder, with the embedded checkpoint."""
+    monkeypatch.chdir(tmp_path)
     for name, value in {"MODEL_DIR": str(EMBEDDED), "DEVICE": "cpu", "LOG_LEVEL": "ERROR"}.items():
         monkeypatch.setenv(name, value)
 
@@ -43,13 +47,8 @@ def numbers(text: str) -> list[float]:
 
 @pytest.mark.parametrize(("example", "shown"), EXAMPLES, ids=lambda text: text[:40])
 def test_an_example_prints_what_the_page_shows(
-    example: str,
-    shown: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    example: str, shown: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     shutil.copy(SAMPLE, "labelled.tsv")
     program, *arguments = shlex.split(example.partition("|")[0])
     assert program == "hatespeech"
@@ -64,6 +63,23 @@ def test_an_example_prints_what_the_page_shows(
     expected = [numbers(line) for line in wanted]
     for line, found, values in zip(printed, map(numbers, printed), expected, strict=True):
         assert found == pytest.approx(values, abs=0.03), line
+
+
+def test_texts_without_labels_are_compared_with_another_service(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = {"good morning": 0.05, "you are scum": 0.9, "what an idiot": 0.8, "nice to see you": 0.1}
+    for name, columns in {"week.csv": ("text",), "theirs.csv": ("text", "TOXICITY")}.items():
+        with Path(name).open("w", newline="") as file:
+            csv.writer(file).writerows([columns, *(row[: len(columns)] for row in rows.items())])
+    for line in BESIDE.text.splitlines():
+        program, *arguments = shlex.split(line)
+        assert program == "hatespeech"
+        assert run([*arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "4 rows, 0 with a label and scores" in printed
+    assert "toxic and TOXICITY rank 4 texts with a correlation of " in printed
+    assert "accuracy" not in printed, "the model's answers are not labels"
 
 
 def test_every_example_is_found() -> None:

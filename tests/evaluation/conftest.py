@@ -12,6 +12,7 @@ import pytest
 from hatespeech.evaluation import command
 from hatespeech.labels import LABELS
 
+PREFIX = "m_"  # beside a column label, score.py needs one
 Row = tuple[Sequence[float], Mapping[str, Any]]  # scores in the order of LABELS, other columns
 Evaluate = Callable[..., dict[str, Any]]
 
@@ -24,8 +25,9 @@ def write(tmp_path: Path) -> Callable[[Sequence[Row]], Path]:
         path = tmp_path / "scored.jsonl"
         lines = []
         for number, (scores, others) in enumerate(rows):
-            named = dict(zip(LABELS, scores, strict=True))
-            lines.append(json.dumps({"text": f"text {number}", "error": None, **named, **others}))
+            columns = dict(zip(LABELS, scores, strict=True)) | {"error": None}
+            named = {f"{PREFIX}{name}": value for name, value in columns.items()}
+            lines.append(json.dumps({"text": f"text {number}", **named, **others}))
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return path
 
@@ -38,7 +40,7 @@ def evaluated(write: Callable[[Sequence[Row]], Path], tmp_path: Path) -> Evaluat
 
     def found(rows: Sequence[Row], *options: str) -> dict[str, Any]:
         path = tmp_path / "figures.json"
-        arguments = [str(write(rows)), "--scored", "--json", str(path), *options]
+        arguments = [str(write(rows)), "--scored", PREFIX, "--json", str(path), *options]
         assert command.main(arguments) == 0
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return content

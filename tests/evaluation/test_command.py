@@ -244,8 +244,16 @@ SECRET = "confidential words"
     [
         (["text\tlabel", f"{SECRET}\trude"], [], "column label, row 1: an unknown label; --map"),
         (["text\tlabel", f"neutral\t{SECRET}"], [], "column label, row 1: an unknown label"),
-        (["text\tkind", f"{SECRET}\thate"], [], "has no column label (--label-column)"),
-        (["text\tlabel", f"{SECRET}\thate"], ["--group-column", "lang"], "has no column lang"),
+        (
+            ["text\tlabels", f"{SECRET}\thate"],
+            [],
+            "has no column label (--label-column); it has text, labels; is labels meant?",
+        ),
+        (
+            ["text\tlabel", f"{SECRET}\thate"],
+            ["--group-column", "lang"],
+            "has no column lang (--group-column); it has text, label",
+        ),
         (
             ["body\tlabel", f"{SECRET}\thate"],
             [],
@@ -253,7 +261,21 @@ SECRET = "confidential words"
         ),
         (["text\tlabel", f"{SECRET}\thate\tx"], [], "row 1 has 3 fields, the header 2"),
         (["text\tlabel"], [], "has no rows"),
-        (["text\tlabel", f"{SECRET}\thate"], ["--scored"], "has no column hate (--scored)"),
+        (
+            ["text\tlabel", f"{SECRET}\thate"],
+            ["--scored"],
+            "has no column hate (--scored); it has text, label",
+        ),
+        (
+            ["text\tm_hate\tm_abusing\tm_neutral\tm_spam\tm_error", f"{SECRET}\t0\t0\t1\t0\t"],
+            ["--scored"],
+            "has no column hate (--scored); try --scored m_",
+        ),
+        (
+            ["text\thate\tabusing\tneutral\tspam\terror", f"{SECRET}\t0\t0\t1\t0\t"],
+            ["--scored", "m_"],
+            "has no column m_hate (--scored); try --scored",
+        ),
         (["text\tlabel", f"{SECRET}\t"], [], "no row has both a label and scores"),
         (
             ["text\tlabel", f"{SECRET}\tspam", "x\tham"],
@@ -328,7 +350,7 @@ def test_scores_that_score_py_wrote_are_measured_with_their_model(
     tmp_path: Path, evaluated: Evaluate, write: Any
 ) -> None:
     rows: list[Row] = [(sure(label), {"label": label}) for label in LABELS for _ in range(4)]
-    rows.append((sure("hate"), {"label": "hate", "error": "too_large: text: has 5 characters"}))
+    rows.append((sure("hate"), {"label": "hate", "m_error": "too_large: text: has 5 characters"}))
     path = write(rows)
     path.with_name("scored.jsonl.run.json").write_text('{"model": "mine@0123456789ab"}')
     found = evaluated(rows)

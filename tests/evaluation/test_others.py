@@ -15,7 +15,7 @@ from hatespeech.bulk import RunError
 from hatespeech.evaluation import command
 from hatespeech.evaluation.swap import STARTER, measure_swap, read_swap
 from hatespeech.model.checkpoint import describe
-from tests.evaluation.conftest import Evaluate, Row, sure
+from tests.evaluation.conftest import PREFIX, Evaluate, Row, sure
 from tests.paths import EMBEDDED
 
 
@@ -67,8 +67,12 @@ def test_another_file_is_matched_by_its_texts(
     compared = evaluated(rows, *against)["comparison"]
     assert compared["texts"] == 3
     assert compared["their_area"] == 1
+    other.write_text("text,rudeness\ntext 3,0.9\n")
+    assert command.main([str(tmp_path / "scored.jsonl"), "--scored", PREFIX, *against]) == 1
+    missing = "has no column rude (--against); it has text, rudeness; is rudeness meant?"
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {other}: {missing}"
     other.write_text("text,rude\ntext 3,confidential\n")
-    assert command.main([str(tmp_path / "scored.jsonl"), "--scored", *against]) == 1
+    assert command.main([str(tmp_path / "scored.jsonl"), "--scored", PREFIX, *against]) == 1
     assert f"error: {other}: column rude, row " in (line := capsys.readouterr().err)
     assert "confidential" not in line
 
