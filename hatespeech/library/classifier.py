@@ -145,15 +145,15 @@ class Classifier:
         ``flagged``.
         ``progress`` shows a bar on standard error.
 
-        Raises :class:`ValidationError` for bad ``thresholds``, ``explain`` or ``robust``,
+        Raises :class:`TypeError` for a mapping, a set or a table, whose items are not texts in an
+        order, :class:`ValidationError` for bad ``thresholds``, ``explain`` or ``robust``,
         :class:`UnhealthyError` if the device breaks, and :class:`RuntimeError` once closed.
         """
         options = self._options(explain, robust, thresholds)
         if isinstance(texts, str):
             (item,) = self._score([texts], options, progress)
             return item
-        if isinstance(texts, bytes) or not isinstance(texts, Iterable):
-            raise TypeError(f"texts: must be a string or an iterable, not {type(texts).__name__}")
+        _require_texts(texts)
         return self._score([_text_or_none(value) for value in texts], options, progress)
 
     def score_frame(
@@ -314,6 +314,22 @@ def _collect(waiting: deque[Future[list[TextScore]]], bar: Any) -> list[TextScor
         raise RuntimeError(CLOSED) from None  # by another thread, meanwhile
     bar.update(len(items))
     return items
+
+
+def _require_texts(texts: object) -> None:
+    """Raise :class:`TypeError` for what holds no texts in an order.
+
+    Going through a mapping or a table gives the names of its keys or columns.
+    """
+    kind = type(texts)
+    if hasattr(kind, "columns"):  # of the type: the values of a Series may be attributes
+        raise TypeError(f"texts: must not be a {kind.__name__}; use score_frame")
+    if isinstance(texts, Mapping):
+        raise TypeError(f"texts: must not be a {kind.__name__}; give its values, as a list")
+    if isinstance(texts, set | frozenset):
+        raise TypeError(f"texts: must not be a {kind.__name__}, which has no order; give a list")
+    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+        raise TypeError(f"texts: must be a string or an iterable, not {kind.__name__}")
 
 
 def _text_or_none(value: object) -> object:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import torch
 
@@ -94,7 +95,7 @@ def test_a_text_that_cannot_be_scored_is_an_item_with_its_error(
         tuple,
         iter,
         lambda texts: (text for text in texts),
-        lambda texts: dict.fromkeys(texts),
+        lambda texts: dict.fromkeys(texts).keys(),
         pd.Series,
         lambda texts: pd.Series(texts, dtype="category"),
         pl.Series,
@@ -130,6 +131,32 @@ def test_one_string_gives_one_item(classifier: Classifier) -> None:
 def test_what_is_no_iterable_of_texts_is_a_type_error(classifier: Classifier, value: Any) -> None:
     with pytest.raises(TypeError, match=r"^texts: must be a string or an iterable, not "):
         classifier.score(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (pd.DataFrame({"text": ["hi"]}), "a DataFrame; use score_frame"),
+        (pl.DataFrame({"text": ["hi"]}), "a DataFrame; use score_frame"),
+        (pl.LazyFrame({"text": ["hi"]}), "a LazyFrame; use score_frame"),
+        (pa.table({"text": ["hi"]}), "a Table; use score_frame"),
+        ({"text": "hi"}, "a dict; give its values, as a list"),
+        ({"hi", "you"}, "a set, which has no order; give a list"),
+        (frozenset(["hi"]), "a frozenset, which has no order; give a list"),
+    ],
+    ids=["pandas", "polars", "lazy", "arrow", "dict", "set", "frozenset"],
+)
+def test_what_has_no_texts_in_an_order_is_a_type_error(
+    classifier: Classifier, value: Any, said: str
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        classifier.score(value)
+    assert str(caught.value) == f"texts: must not be {said}"
+
+
+def test_a_series_with_a_value_named_columns_is_scored(classifier: Classifier) -> None:
+    (item,) = classifier.score(pd.Series({"columns": "good morning"}))
+    assert item.text == "good morning"
 
 
 def test_nothing_to_score_is_an_empty_list(classifier: Classifier) -> None:
