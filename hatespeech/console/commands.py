@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -126,7 +127,9 @@ def score_text(text: str, as_json: bool, prog: str) -> int:
     from hatespeech.console.one_text import show_scores
 
     similar = difflib.get_close_matches(text, COMMANDS, n=1, cutoff=0.8)
-    if similar and text not in COMMANDS:
+    if text != "-" and os.path.isfile(text):  # noqa: PTH113 - Path raises for a text too long
+        sys.stderr.write(f"note: this scores a text; {prog} score scores the file of that name\n")
+    elif similar and text not in COMMANDS:
         sys.stderr.write(f"note: this scores a text; the command is {prog} {similar[0]}\n")
     try:
         return show_scores(text, as_json)

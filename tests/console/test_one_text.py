@@ -166,6 +166,25 @@ def test_a_misspelt_command_is_scored_and_told(capsys: pytest.CaptureFixture[str
     assert printed.err == "note: this scores a text; the command is hatespeech serve\n"
 
 
+def test_the_name_of_a_file_is_scored_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("tweets.csv").write_text("text\nhi\n")
+    assert run(["tweets.csv"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[0] in LABELS
+    assert (
+        printed.err == "note: this scores a text; hatespeech score scores the file of that name\n"
+    )
+    Path("server").touch()  # a file's name is meant sooner than a command's
+    assert run(["server"]) == 0
+    assert capsys.readouterr().err == printed.err
+
+
+@pytest.mark.parametrize("text", ["good morning", f"{MARKER} " * 80, "\0", "."])
+def test_other_texts_have_no_note(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run([text])
+    assert "note: " not in capsys.readouterr().err
+
+
 def test_words_without_quotes_are_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         run(["scroe", "in.csv", "out.csv"])
