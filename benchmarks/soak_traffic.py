@@ -302,7 +302,7 @@ def hang_up(connection: socket.socket, sent: bytes, read: int, *, resets: bool) 
 
 
 def crowded(kind: str) -> tuple[int, ...]:
-    """Return the status of a Parquet file too many: the server reads four of them together."""
+    """Return the status of a Parquet file too many: the server reads two of one caller together."""
     return (429,) if kind == "parquet" else ()
 
 
