@@ -424,6 +424,10 @@ def multipart(parts: list[str], newline: str = "\n") -> bytes:
     return newline.join([*lines, "--=b=--", ""]).encode()
 
 
+LONG_HEAD: Final = "a: b\n" * 1000
+LONG_HEAD_MESSAGE: Final = "part: has a head larger than 4096 bytes"
+
+
 def send_batch(server: HttpClient, body: bytes, **options: Any) -> requests.Response:
     headers = {"Content-Type": 'multipart/mixed; boundary="=b="'}
     return server.post("/batch", data=body, **{"headers": headers, **options})
@@ -475,6 +479,8 @@ def test_each_part_of_a_batch_has_its_own_answer(
         (multipart(["x"] * 1001), "A batch must hold from 1 to 1000 parts"),
         (multipart(["nonsense"]), "part: is not an HTTP request"),
         (b"--=b=\n\n" + b"--=b=\n" * 3, "part: is not an HTTP request"),
+        (multipart([f"POST / HTTP/1.1\n{LONG_HEAD}\n"]), LONG_HEAD_MESSAGE),
+        (b"--=b=\n" + LONG_HEAD.encode() + b"\nPOST / HTTP/1.1\n\n", LONG_HEAD_MESSAGE),
     ],
 )
 def test_a_batch_that_cannot_be_read_is_refused(
@@ -487,6 +493,20 @@ def test_a_batch_needs_a_boundary(server: HttpClient) -> None:
     for kind in ("multipart/mixed", "multipart/form-data; boundary=x", "application/json", ""):
         reply = send_batch(server, multipart(["x"]), headers={"Content-Type": kind})
         assert error_type(reply)[1] == "A batch must be multipart/mixed, with a boundary"
+
+
+@pytest.mark.parametrize("value", ["=b=", '"=b="', '"=b="; charset=utf-8', "=b= ;x"])
+def test_a_boundary_may_be_quoted_or_not(server: HttpClient, value: str) -> None:
+    headers = {"Content-Type": f"Multipart/Mixed; Boundary={value}"}
+    reply = send_batch(server, multipart([part(comment("hello"))]), headers=headers)
+    assert [status for status, _ in answers(reply).values()] == [200]
+
+
+def test_a_content_type_that_takes_long_to_read_is_refused(server: HttpClient) -> None:
+    headers = {"Content-Type": 'multipart/mixed; boundary="=b="; x="' + ";" * 5000}
+    reply = send_batch(server, multipart([part(comment("hello"))]), headers=headers)
+    message = "Content-Type is longer than 256 characters"
+    assert error_type(reply) == ("INVALID_REQUEST", message)
 
 
 def test_a_part_within_a_part_is_not_read(server: HttpClient) -> None:

@@ -9,12 +9,12 @@ import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
-from email.message import Message
 from email.parser import BytesHeaderParser
 from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote
 
+from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
@@ -23,6 +23,10 @@ from hatespeech.errors import ValidationError
 from hatespeech.serving.compat.perspective.errors import invalid_request
 
 MOST_PARTS: Final = 1000  # as Google's client libraries send at most
+# Clients need less: a boundary has 70 characters at most (RFC 2046), a key of Google's 2048 bytes.
+# To read much longer heads would keep other callers waiting, and a batch may come from strangers.
+CONTENT_TYPE_CHARS: Final = 256
+PART_HEAD_BYTES: Final = 4096  # of a part, and again of the request in it
 KEPT_HEADERS: Final = ("Content-Type", "Content-Length", "Retry-After")
 
 _BLANK: Final = re.compile(rb"(?:\A|\n)\r?\n")
@@ -43,12 +47,15 @@ class BatchPart:
 
 def read_boundary(request: Request) -> bytes:
     """Return what separates the parts; raise :class:`CommentError` if the body has none."""
-    header = Message()
-    header["Content-Type"] = request.headers.get("content-type", "")
-    boundary = header.get_boundary()
-    if header.get_content_type() != "multipart/mixed" or not boundary:
+    header = request.headers.get("content-type", "")
+    if len(header) > CONTENT_TYPE_CHARS:
+        raise invalid_request(f"Content-Type is longer than {CONTENT_TYPE_CHARS} characters")
+    # Starlette reads forms with it, too. email's parser takes time by the square of the length.
+    kind, options = parse_options_header(header)
+    boundary = options.get(b"boundary", b"")
+    if kind != b"multipart/mixed" or not boundary:
         raise invalid_request("A batch must be multipart/mixed, with a boundary")
-    return boundary.encode("latin-1", "replace")
+    return boundary
 
 
 def split_parts(raw: bytes, boundary: bytes) -> list[bytes]:
@@ -66,7 +73,10 @@ def split_parts(raw: bytes, boundary: bytes) -> list[bytes]:
 
 
 def read_part(raw: bytes, outer: Scope) -> BatchPart:
-    """Read a part; raise :class:`ValidationError` if it isn't an HTTP request."""
+    """Read a part.
+
+    Raises :class:`ValidationError` if it isn't an HTTP request, or a head is too large.
+    """
     head, inner = _cut(raw)
     content_id = str(BytesHeaderParser().parsebytes(head).get("Content-ID", ""))
     line = _REQUEST_LINE.match(inner)
@@ -105,6 +115,11 @@ def join_replies(replies: Iterable[tuple[str | None, Response]]) -> Response:
 
 
 def _cut(raw: bytes) -> tuple[bytes, bytes]:
-    """Return what stands before and after the first empty line."""
-    blank = _BLANK.search(raw)
+    """Return the head, which ends at the first empty line, and what follows it.
+
+    Raises :class:`ValidationError` for a head of more than ``PART_HEAD_BYTES``.
+    """
+    blank = _BLANK.search(raw, 0, PART_HEAD_BYTES)
+    if blank is None and len(raw) > PART_HEAD_BYTES:
+        raise ValidationError(f"has a head larger than {PART_HEAD_BYTES} bytes", field="part")
     return (raw, b"") if blank is None else (raw[: blank.start()], raw[blank.end() :])
