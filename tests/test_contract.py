@@ -28,6 +28,7 @@ from hatespeech.errors import InternalError, ServiceError, TooLargeError, Valida
 from hatespeech.labels import FLAGS, LABELS
 from hatespeech.named_thresholds import NamedThresholds
 from hatespeech.settings import EngineSettings
+from tests.support.bad_inputs import UntouchedText
 
 SETTINGS = EngineSettings(
     max_texts_per_request=5, max_queue_texts=5, max_text_chars=20, max_request_chars=50
@@ -244,6 +245,19 @@ def test_lone_surrogates_are_read_and_echoed_as_replacement_characters() -> None
     assert json.dumps(reply.to_dict(), ensure_ascii=False).encode()
     # Two halves that belong together are a character.
     assert parse({"prompt": "\ud83d\ude00"}).texts == ["😀"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"text": UntouchedText("\ud800" * (SETTINGS.max_text_chars + 1))},
+        {"texts": [UntouchedText("\ud800" * SETTINGS.max_text_chars)] * 3},
+    ],
+    ids=["text", "texts"],
+)
+def test_what_is_refused_for_its_length_is_not_made_readable_first(body: Any) -> None:
+    with pytest.raises(TooLargeError):
+        parse(body)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists) | st.text())

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from unittest.mock import patch
 
 import pytest
@@ -22,8 +22,9 @@ from hatespeech.serving import reading
 from hatespeech.serving.guards import connection, limits
 from hatespeech.serving.guards.auth import network_of
 from hatespeech.serving.settings import ServerSettings
+from hatespeech.settings import EngineSettings
 from tests.paths import ROOT
-from tests.support.bad_inputs import MARKER
+from tests.support.bad_inputs import MARKER, UntouchedText
 from tests.support.http_client import BEARER, OTHER_TOKEN, TOKEN, HttpClient, together
 from tests.support.local_server import local_server, refusal
 from tests.support.ports import free_port
@@ -493,6 +494,23 @@ def test_a_token_that_asks_too_often_is_told_when_to_come_back(
         assert server.get("/health", headers={}).status_code == 200
         for _ in range(12):  # a wrong token is nobody's
             assert server.get("/", headers={"X-API-Key": "wrong"}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("given", "readings"),
+    [
+        ({"text": "a b"}, 4),
+        ({"text": UntouchedText("a b " * 10_000)}, 0),
+        ({"prompts": ["a b", UntouchedText("a b " * 10_000)]}, 4),
+        ({"texts": [UntouchedText("a b")] * 10_000}, 0),
+        ({"prompts": [UntouchedText("a b " * 2500)] * 200}, 0),
+    ],
+    ids=["text", "long_text", "a_long_one_of_two", "too_many", "too_much_together"],
+)
+def test_readings_are_counted_of_what_is_within_the_limits(
+    given: dict[str, Any], readings: int
+) -> None:
+    assert limits.count_body_readings({"explain": True, **given}, EngineSettings()) == readings
 
 
 def rates(reply: requests.Response) -> tuple[str, int]:

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, SupportsIndex
+
+from typing_extensions import override
 
 # In every text and value below: an error or a log that holds it has quoted its caller.
 MARKER: Final = "Quizzaciously"
+
+
+class UntouchedText(str):
+    """A text that may be measured, and no more: what is too long must not be worked on first."""
+
+    __slots__ = ()
+
+    @override
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        raise AssertionError("encoded")
+
+    @override
+    def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
+        raise AssertionError("split")
 
 
 @dataclass(frozen=True)

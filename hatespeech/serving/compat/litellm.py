@@ -98,7 +98,7 @@ def litellm_routes(shared: Shared) -> APIRouter:
         thresholds = read_thresholds(body.get(PARAMETERS), model)
         texts = read_texts(body.get("texts"))
         require_room(texts, shared.settings, "texts")
-        pieces, places = cut(texts, shared.settings.max_text_chars)
+        pieces, places = cut([readable(text) for text in texts], shared.settings.max_text_chars)
         scored = await scorer.score(request, pieces, thresholds)
         flags: Sequence[Flag] = ("toxic",)
         if thresholds is not None:
@@ -142,7 +142,7 @@ def read_texts(value: object) -> list[str]:
     texts = [] if value is None else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValidationError("must be a list of strings", field="texts")
-    return [readable(text) for text in texts]
+    return texts
 
 
 def cut(texts: Sequence[str], limit: int) -> tuple[list[str], list[str]]:

@@ -22,6 +22,7 @@ from hatespeech.serving.guards.rate_counts import RateCounts
 from hatespeech.serving.http_errors import RateLimitedError, error_response
 from hatespeech.serving.route_path import route_path
 from hatespeech.serving.settings import ServerSettings
+from hatespeech.settings import EngineSettings
 
 # A request whose texts are read so often for `explain` counts as one more.
 READINGS_OF_A_REQUEST: Final = 1024
@@ -46,6 +47,7 @@ class CallerRates:
 
     def __init__(self, settings: ServerSettings, counts: RateCounts) -> None:
         limit = settings.rate_limit
+        self._settings = settings
         self._limits = [] if limit == "off" else parse_many(limit)
         self._policy = ", ".join(f"{each.amount};w={each.get_expiry()}" for each in self._limits)
         self._counts_texts = settings.rate_limit_counts == "texts"
@@ -69,8 +71,9 @@ class CallerRates:
         ``body`` is the contract's input, as sent. A request that needs no more readings than
         :data:`READINGS_OF_A_REQUEST` costs nothing more for them. Raises :class:`RateLimitedError`.
         """
+        readings = count_body_readings(body, self._settings)
         await self.charge_texts(
-            caller, count_body_texts(body), more=count_body_readings(body) // READINGS_OF_A_REQUEST
+            caller, count_body_texts(body), more=readings // READINGS_OF_A_REQUEST
         )
 
     async def charge_texts(
@@ -116,8 +119,11 @@ def count_body_texts(body: object) -> int:
     return max((len(texts) for texts in many if isinstance(texts, list)), default=1)
 
 
-def count_body_readings(body: object) -> int:
-    """Return how often the texts of a request are read if it wants them explained, else 0."""
+def count_body_readings(body: object, settings: EngineSettings) -> int:
+    """Return how often the texts of a request are read if it wants them explained, else 0.
+
+    What is over a limit is refused, and so not looked at: it may have any size.
+    """
     if not isinstance(body, dict):
         return 0
     wanted = body.get("explain")
@@ -126,11 +132,16 @@ def count_body_readings(body: object) -> int:
         return 0
     from hatespeech.engine.explanation import count_readings  # it needs NumPy, this module doesn't
 
-    texts = [body.get("text"), body.get("prompt")]
+    given = [body.get("text"), body.get("prompt")]
     for name in ("texts", "prompts"):
         many = body.get(name)
-        texts += many if isinstance(many, list) else []
-    return sum(count_readings(text, method) for text in texts if isinstance(text, str))
+        given += many if isinstance(many, list) else []
+    texts = [text for text in given if isinstance(text, str)]
+    chars = sum(map(len, texts))
+    if chars > settings.max_request_chars or len(texts) > settings.max_texts_per_request:
+        return 0
+    fitting = (text for text in texts if len(text) <= settings.max_text_chars)
+    return sum(count_readings(text, method) for text in fitting)
 
 
 class RateLimiter:

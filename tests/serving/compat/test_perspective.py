@@ -14,9 +14,11 @@ import pytest
 import requests
 
 from hatespeech.engine.predictor import Predictor
+from hatespeech.serving.compat.perspective.errors import CommentError
+from hatespeech.serving.compat.perspective.requests import MAX_BYTES, Comment, read_comment
 from hatespeech.serving.compat.perspective.sentences import MOST_SPANS, sentences, utf16_places
 from tests.paths import ROOT
-from tests.support.bad_inputs import MARKER
+from tests.support.bad_inputs import MARKER, UntouchedText
 from tests.support.http_client import TOKEN, HttpClient
 from tests.support.local_server import LocalServer, local_server, refusal
 from tests.support.processes.server import server_environment
@@ -522,6 +524,12 @@ def test_a_large_batch_of_a_stranger_is_not_read_to_its_end(server: HttpClient) 
     known = [part(comment("hello " * 3000)), *parts]
     statuses = [status for status, _ in answers(send_batch(server, multipart(known))).values()]
     assert statuses == [200, *[400] * 100]
+
+
+def test_a_comment_is_made_readable_only_if_it_is_not_too_long() -> None:
+    text = UntouchedText("\ud800" * (MAX_BYTES + 1))
+    with pytest.raises(CommentError, match="too long"):
+        read_comment(Comment.model_construct(text=text, type="PLAIN_TEXT"))
 
 
 # What the operator sets.

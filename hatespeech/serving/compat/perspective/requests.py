@@ -158,9 +158,11 @@ def read_comment(comment: Comment) -> str:
         raise invalid_request(
             "Currently, only 'PLAIN_TEXT' comments are supported" if known else "Unknown text type"
         )
-    text = readable(comment.text)
-    if not text:
+    if not comment.text:
         raise empty_comment()
+    if len(comment.text) > MAX_BYTES:  # millions of characters are not made readable first
+        raise long_comment()
+    text = readable(comment.text)
     if len(text.encode()) > MAX_BYTES:
         raise long_comment()
     return text
@@ -173,8 +175,8 @@ def primary(code: str) -> str:
 
 def shown(name: str) -> str:
     """Return a caller's name for something, cut and without what can't be printed."""
-    name = readable(name)
-    return name[:SHOWN_CHARS] if name.isprintable() else "(not printable)"
+    name = readable(name[:SHOWN_CHARS])
+    return name if name.isprintable() else "(not printable)"
 
 
 def _read_languages(languages: Sequence[str]) -> Sequence[str]:
