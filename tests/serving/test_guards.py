@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import resource
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
@@ -790,7 +792,9 @@ def is_closed(connection: socket.socket) -> bool:
         return True
 
 
-def open_busy(server: HttpClient, count: int, source: str = "127.0.0.1") -> list[socket.socket]:
+def open_busy(
+    server: HttpClient, count: int, source: str = "127.0.0.1", begun: bytes = SLOW_BODY
+) -> list[socket.socket]:
     """Open connections with a request that the server is still reading."""
     opened = []
     for _ in range(count):
@@ -800,8 +804,8 @@ def open_busy(server: HttpClient, count: int, source: str = "127.0.0.1") -> list
         opened.append(one)
         # The server answers 100 once the route waits for the body.
         try:
-            one.sendall(SLOW_BODY.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
-            accepted = one.recv(12) == b"HTTP/1.1 100"
+            one.sendall(begun.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
+            accepted = one.recv(65536).startswith(b"HTTP/1.1 100 ")
         except ConnectionError:
             accepted = False
         if not accepted:
@@ -832,6 +836,96 @@ def test_silent_connections_give_way_to_callers_that_ask_for_something(
             server.get("/ping")
         close_all([*silent, *busy])
         server.ready()
+
+
+# What a stranger can leave unfinished: a request to an open path, and one that it would pay for.
+STRANGERS_BATCH: Final = (
+    b"POST /batch HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/mixed; boundary=b\r\n"
+    b"Content-Length: 2000\r\n\r\n"
+)
+BUYERS_BODY: Final = re.sub(rb"Authorization: [^\r]+\r\n", b"", SLOW_BODY)
+SELLING: Final = {
+    "PUBLIC_URL": "https://scores.example",
+    "PAY_TO": "0x" + "12" * 20,
+    "PAY_FACILITATOR": "https://x402.org/facilitator",
+    "PRICE": "0.0005",
+}
+
+
+@pytest.mark.parametrize("begun", [STRANGERS_BATCH, BUYERS_BODY], ids=["batch", "buyer"])
+@pytest.mark.parametrize("limit", ["all", "address"])
+def test_a_strangers_unfinished_request_gives_way_and_a_known_callers_does_not(
+    small_checkpoint: Path, tmp_path: Path, begun: bytes, limit: str
+) -> None:
+    own = {"MAX_CONNECTIONS_PER_ADDRESS": "4"} if limit == "address" else {}
+    with (
+        patch.object(connection, "MAX_CONNECTIONS", 2048 if own else 4),
+        local_server(tmp_path, small_checkpoint, SELLING | own) as server,
+    ):
+        server.ready()
+        known = open_busy(server, 2)
+        strangers = open_busy(server, 2, begun=begun)
+        assert server.get("/ping").status_code == 200
+        assert is_closed(strangers[0]), "the oldest goes first"
+        known += open_busy(server, 2)
+        assert is_closed(strangers[1])
+        with pytest.raises(ConnectionError):
+            open_busy(server, 1, begun=begun)
+        close_all([*known, *strangers])
+        server.ready()
+
+
+def ping(connection: HTTPConnection) -> int:
+    connection.request("GET", "/ping")
+    with connection.getresponse() as reply:
+        reply.read()
+        return reply.status
+
+
+def test_of_strangers_the_one_goes_that_is_without_a_reply_for_longest(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    with (
+        patch.object(connection, "MAX_CONNECTIONS", 3),
+        local_server(tmp_path, small_checkpoint) as server,
+    ):
+        server.ready()
+        answered = HTTPConnection("127.0.0.1", server.port, 60)
+        assert ping(answered) == 200
+        unfinished = open_busy(server, 2, begun=STRANGERS_BATCH)
+        assert ping(answered) == 200
+        newcomers = []
+        for each in unfinished:
+            newcomers += open_busy(server, 1)
+            assert is_closed(each)
+        assert ping(answered) == 200
+        answered.close()
+        close_all([*unfinished, *newcomers])
+
+
+def test_a_batch_that_has_shown_a_right_key_does_not_give_way(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    request = json.dumps({"comment": {"text": "hello"}, "requestedAttributes": {"TOXICITY": {}}})
+    part = f"POST /v1alpha1/comments:analyze?key={TOKEN} HTTP/1.1\n\n{request:300000}"
+    body = f"--b\n\n{part}\n--b--\n".encode()
+    head = STRANGERS_BATCH.replace(b"2000", str(len(body)).encode())
+    with (
+        patch.object(connection, "MAX_CONNECTIONS", 2),
+        local_server(tmp_path, small_checkpoint) as server,
+    ):
+        server.ready()
+        (batch,) = open_busy(server, 1, begun=head)
+        batch.sendall(body[:-1])
+        wait_until(
+            lambda: any(each.serves_caller for each in server.connections), "the key to be read"
+        )
+        stranger = server.connect()
+        assert server.get("/ping").status_code == 200
+        assert is_closed(stranger)
+        batch.sendall(body[-1:])
+        assert batch.recv(65536).startswith(b"HTTP/1.1 200 ")
+        close_all([batch, stranger])
 
 
 def test_probes_on_their_own_port_do_not_count_among_the_callers(
@@ -928,6 +1022,31 @@ def test_all_bodies_together_have_a_limit_and_one_caller_gets_half(
             lambda: server.post("/score", data=body, headers=json_headers()).status_code == 413,
             "the room to be free again",
         )
+
+
+def test_all_buyers_together_get_no_more_room_for_bodies_than_one_caller(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    environment = {**SELLING, "MAX_BODY_BYTES": "200000", "ALL_BODIES_BYTES": "300000"}
+    body = json.dumps({"text": "x" * 180_000}).encode()
+    head = BUYERS_BODY.replace(b"90000", str(len(body)).encode())
+    with local_server(tmp_path, small_checkpoint, environment) as server:
+        server.ready()
+        (held,) = open_busy(server, 1, "127.0.0.2", head)
+        held.sendall(body[:-1])
+
+        def other_buyer() -> int:
+            other = HTTPConnection("127.0.0.1", server.port, 60, source_address=("127.0.0.3", 0))
+            with contextlib.closing(other):
+                other.request("POST", "/score", body, {"Content-Type": "application/json"})
+                with other.getresponse() as reply:
+                    return reply.status
+
+        wait_until(lambda: other_buyer() == 429, "the unfinished body to count")
+        with_token = server.post("/score", data=body, headers=json_headers())
+        require_error(with_token, 413, "too_large")
+        held.close()
+        wait_until(lambda: other_buyer() == 402, "the room to be free again")
 
 
 # What the system refuses is not the caller's fault, and not ours.

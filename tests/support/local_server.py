@@ -47,6 +47,11 @@ class LocalServer(HttpClient):
     def stderr(self) -> str:
         return self._log.getvalue()
 
+    @property
+    def connections(self) -> list[Any]:
+        """The open connections: objects of :class:`GuardedProtocol`."""
+        return list(self._server.server_state.connections)
+
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Call something in the server's event loop."""
         self._app.state.model.loop.call_soon_threadsafe(callback)

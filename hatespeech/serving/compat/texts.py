@@ -67,23 +67,22 @@ class TextScorer:
         texts: Sequence[str],
         thresholds: Mapping[str, float] | None = None,
         *,
-        caller: Caller | None = None,
         requests: int = 1,
     ) -> list[ScoredText]:
         """Score any number of texts, as many at once as one request of ours may hold.
 
-        Without ``thresholds`` those that the mapping names decide what is flagged. The ``caller``,
-        whom the request names if it needs a token itself, gets a share of the queue only; as many
-        ``requests`` of it are counted already. Raises :class:`OverloadedError`,
-        :class:`RateLimitedError`, :class:`UnhealthyError`, and ``ClientDisconnect``.
+        Without ``thresholds`` those that the mapping names decide what is flagged. The request's
+        caller, if there is one, gets a share of the queue only; as many ``requests`` of it are
+        counted already. Raises :class:`OverloadedError`, :class:`RateLimitedError`,
+        :class:`UnhealthyError`, and ``ClientDisconnect``.
         """
         model = self.require_ready(request)
         flags = model.thresholds.get(self._usual, {}) if thresholds is None else thresholds
 
-        known: Caller | None = caller or request.scope["state"].get("caller")
-        share = known.share if known else None
-        if known:
-            await self._rates.charge_texts(known, len(texts), requests)
+        caller: Caller | None = request.scope["state"].get("caller")
+        share = caller.share if caller else None
+        if caller:
+            await self._rates.charge_texts(caller, len(texts), requests)
 
         async def score_all() -> list[ScoredText]:
             found: list[ScoredText] = []

@@ -7,7 +7,7 @@ import hmac
 import ipaddress
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -136,6 +136,15 @@ class TokenGuard:
             return
         scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
+
+
+def known_caller(state: Mapping[str, Any]) -> Caller | None:
+    """Return who sends the request of a scope's ``state``.
+
+    ``None`` for a buyer, and as long as it has shown no token on an open path.
+    """
+    caller: Caller | None = state.get("caller")
+    return None if caller is None or caller.pays else caller
 
 
 def network_of(address: str) -> str:

@@ -23,7 +23,7 @@ from typing_extensions import override
 from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from hatespeech.serving.guards.auth import network_of
+from hatespeech.serving.guards.auth import known_caller, network_of
 from hatespeech.serving.settings import UNIX
 
 HEAD_SECONDS: Final = 15.0  # for a request's line and headers, from connecting or the first byte
@@ -56,28 +56,34 @@ def connections_that_fit(*, beside_grpc: bool) -> int:
 
 
 class Crowd:
-    """The connections to one port. If there are too many, one that asks for nothing goes."""
+    """The connections to one port. If there are too many, one that serves no known caller goes.
+
+    Of these it is the one that came, or got its last reply, longest ago.
+    """
 
     def __init__(self, most: int, most_of_address: int) -> None:
         self._most = most
         self._most_of_address = most_of_address
-        self._members: dict[GuardedProtocol, str | None] = {}
+        self._members: dict[GuardedProtocol, str | None] = {}  # in the order in which they go
         self._by_address: Counter[str] = Counter()
-        self._quiet: dict[GuardedProtocol, None] = {}  # the one that is quiet for longest first
 
     def enter(self, member: GuardedProtocol, address: str | None) -> bool:
         """Let a connection in; return whether there is room for it, made by closing another one.
 
         Only connections that have an address are counted by it.
         """
-        full = len(self._members) >= self._most
-        if address is not None and self._by_address[address] >= self._most_of_address:
-            victim = next((each for each in self._quiet if self._members[each] == address), None)
-        else:
-            victim = next(iter(self._quiet), None) if full else member
-        if victim is None:
-            return False
-        if victim is not member:
+        own = address is not None and self._by_address[address] >= self._most_of_address
+        if own or len(self._members) >= self._most:
+            victim = next(
+                (
+                    each
+                    for each, its in self._members.items()
+                    if (its == address or not own) and not each.serves_caller
+                ),
+                None,
+            )
+            if victim is None:
+                return False
             self.leave(victim)
             victim.transport.abort()
         self._members[member] = address
@@ -88,18 +94,15 @@ class Crowd:
     def leave(self, member: GuardedProtocol) -> None:
         """Forget a connection, if it is in."""
         address = self._members.pop(member, None)
-        self._quiet.pop(member, None)
         if address is not None:
             self._by_address[address] -= 1
             if not self._by_address[address]:
                 del self._by_address[address]
 
-    def note(self, member: GuardedProtocol, *, quiet: bool) -> None:
-        """Note whether a connection has a request that is not answered yet."""
-        if not quiet:
-            self._quiet.pop(member, None)
-        elif member in self._members:
-            self._quiet.setdefault(member)
+    def note_reply(self, member: GuardedProtocol) -> None:
+        """Note that a connection has got a reply: all others go before it."""
+        if member in self._members:
+            self._members[member] = self._members.pop(member)
 
 
 class GuardedProtocol(H11Protocol):
@@ -118,9 +121,16 @@ class GuardedProtocol(H11Protocol):
         self._unread = 0  # bytes of the reply that the client had not read when last looked at
         self._crowd = self.callers
 
+    @property
+    def serves_caller(self) -> bool:
+        """Whether a known caller waits for a reply. A stranger may leave a request unfinished."""
+        if self.cycle is None or self.cycle.response_complete:
+            return False
+        return known_caller(self.cycle.scope["state"]) is not None
+
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept a connection; if there are too many, cut it or a quiet one off."""
+        """Accept a connection; if there are too many, cut it or another one off."""
         # The parameter's type is uvicorn's.
         super().connection_made(transport)
         if self.health_port and self.server is not None and self.server[1] == self.health_port:
@@ -156,6 +166,7 @@ class GuardedProtocol(H11Protocol):
     @override
     def on_response_complete(self) -> None:
         """Continue with a pipelined request or with the rest of the body."""
+        self._crowd.note_reply(self)
         super().on_response_complete()
         self._watch()
 
@@ -202,7 +213,6 @@ class GuardedProtocol(H11Protocol):
     def _watch(self, *, new: bool = False) -> None:
         """Start a deadline when the connection waits for something new; data does not extend it."""
         answered = self.cycle is None or self.cycle.response_complete
-        self._crowd.note(self, quiet=answered)
         begun = new or self._waiting_for == "head" or bool(self.conn.trailing_data[0])
         waiting_for = None
         if answered and begun and self.conn.their_state is h11.IDLE:

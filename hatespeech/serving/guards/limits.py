@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hatespeech.errors import OverloadedError, ServiceError, TooLargeError, ValidationError
 from hatespeech.labels import Explanation
-from hatespeech.serving.guards.auth import Caller
+from hatespeech.serving.guards.auth import Caller, known_caller
 from hatespeech.serving.guards.rate_counts import RateCounts
 from hatespeech.serving.http_errors import RateLimitedError, error_response
 from hatespeech.serving.route_path import route_path
@@ -35,6 +35,8 @@ BODY_BYTES_PER_SECOND: Final = 8 * 1024
 # So many bytes of each body do not count towards the limit on all bodies, so that small requests
 # are served while someone sends large ones.
 UNCOUNTED_BYTES: Final = 64 * 1024
+# All who send a body before they have shown a token or paid are one caller: addresses are cheap.
+STRANGERS: Final = ""
 
 
 # What costs nothing: asking how the service or a job is. A caller that asks too often is answered,
@@ -265,8 +267,8 @@ class BodyLimiter:
         if declared.isdecimal() and int(declared[:20]) > limit.largest:
             await error_response(scope, too_large)(scope, receive, send)
             return
-        caller: Caller | None = scope.get("state", {}).get("caller")
-        name = "" if caller is None else caller.name
+        caller = known_caller(scope.get("state", {}))
+        name = STRANGERS if caller is None else caller.name
         seconds = BODY_GRACE_SECONDS
         received = counted = 0
         complete = False

@@ -127,8 +127,9 @@ class Analyzer:
         begun = [await self._begin(batch.read_part(each, request.scope), terms) for each in raw]
         sound = [(part, work) for part, work in begun if isinstance(work, Work)]
         texts = [text for _, work in sound for text in work.texts]
-        caller = self._caller(sound[0][0]) if sound else None
-        found = await self._scorer.score(request, texts, caller=caller, requests=len(sound))
+        if sound:
+            request.scope["state"]["caller"] = self._caller(sound[0][0])
+        found = await self._scorer.score(request, texts, requests=len(sound))
         scored = iter(found)
         return batch.join_replies(
             (part.content_id, self._end(part, work, scored)) for part, work in begun
@@ -141,14 +142,14 @@ class Analyzer:
     async def _receive(self, request: Request, boundary: bytes) -> bytes:
         """Read a batch, to its end only if its sender has shown a right key by then."""
         received = bytearray()
-        known = False
+        state = request.scope["state"]
         async for chunk in request.stream():
             received += chunk
-            if not known and len(received) > STRANGERS_BYTES:
-                parts = batch.split_parts(bytes(received[:STRANGERS_BYTES]), boundary)[:1]
-                known = any(self._caller(batch.read_part(each, request.scope)) for each in parts)
-                if not known:
+            if "caller" not in state and len(received) > STRANGERS_BYTES:
+                parts = batch.split_parts(bytes(received[:STRANGERS_BYTES]), boundary)
+                if not parts:
                     raise UnauthorizedError("the first part of the batch has no right key")
+                state["caller"] = self._caller(batch.read_part(parts[0], request.scope))
         return bytes(received)
 
     def _caller(self, part: BatchPart) -> Caller:
