@@ -327,6 +327,23 @@ def test_a_declared_length_that_is_not_the_bodys_is_answered_and_nothing_hangs(
         assert raw_post(server, lengths, body).startswith("HTTP/1.1 400 ")
 
 
+@pytest.mark.parametrize("answered", [False, True], ids=["with_the_head", "after_the_reply"])
+def test_a_broken_chunk_of_a_body_that_is_not_read_leaves_no_error_in_the_log(
+    server: HttpClient, answered: bool
+) -> None:
+    before = len(server.stderr)
+    head = b"POST /score HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with server.connect() as connection:
+        connection.sendall(head if answered else head + b"broken\r\n")
+        if answered:
+            assert connection.recv(12) == b"HTTP/1.1 401"
+            connection.sendall(b"broken\r\n")
+        assert ("HTTP/1.1 400 " in read_all(connection)) is not answered
+    wait_until(lambda: "POST /score 401" in server.stderr[before:], "the request to be logged")
+    server.get("/ping")
+    assert "ERROR" not in server.stderr[before:]
+
+
 def json_headers() -> dict[str, str]:
     return {**BEARER, "Content-Type": "application/json"}
 

@@ -171,6 +171,15 @@ class GuardedProtocol(H11Protocol):
         self._watch()
 
     @override
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP, unless the request in front of it has an answer already."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        self.transport.close()
+        if self.cycle is not None:
+            self.cycle.disconnected = True  # what the application still sends goes nowhere
+
+    @override
     def shutdown(self) -> None:
         """Close the connection, after the reply that is being made, which says so."""
         super().shutdown()
