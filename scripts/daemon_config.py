@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from hatespeech.urls import keeps_secrets
 from scripts import snetd_config
 from scripts.snetd_config import HOST, PORT
 
@@ -213,12 +214,13 @@ def fill(
         "payment_channel_storage_server": storage(template, options),
     }
     if options.self_hosted is not None:
-        base, health = addresses(str(URL.of("--self-hosted", options.self_hosted.strip())))
+        base, health = addresses(safe_url("--self-hosted", options.self_hosted.strip()))
         given = {"service_heartbeat_type": "http", "heartbeat_endpoint": health, **given}
         # The service takes any of its tokens, and a header has room for one.
         token = secret("BEARER_TOKEN", TOKENS).replace(",", " ").split()[0]
     else:
-        api = (variable("RUNPOD_ENDPOINT_BASE_URL", URL) or RUNPOD_URL).rstrip("/")
+        name = "RUNPOD_ENDPOINT_BASE_URL"
+        api = safe_url(name, environment.get(name, "").strip() or RUNPOD_URL).rstrip("/")
         base = f"{api}/{ENDPOINT.of('--endpoint-id', options.endpoint_id)}"
         token = secret("RUNPOD_API_KEY", SECRET)
     credentials = [
@@ -241,6 +243,20 @@ def fill(
         source = f"SNET_{refusal.key.upper()}" if refusal.key in variables else refusal.key
         raise ConfigError(f"{source}: {refusal.rule}")
     return config
+
+
+def safe_url(source: str, value: str) -> str:
+    """Return a URL that may get the token and the texts.
+
+    Raises :class:`ConfigError`, which names the source and does not quote the value.
+    """
+    url = str(URL.of(source, value))
+    if not keeps_secrets(url):
+        raise ConfigError(
+            f"{source}: must begin with https://, or the token and the texts would travel "
+            "unencrypted; http:// is for this machine, or for a host without a dot"
+        )
+    return url
 
 
 def everywhere(listen: str | None) -> str | None:

@@ -274,6 +274,13 @@ def test_other_names_inside_the_repository_are_refused() -> None:
         (("--self-hosted", "http://a/#b"), {}, "--self-hosted: must be an http"),
         (("--self-hosted", "http://[::1::]:80"), {}, "--self-hosted: must be an http"),
         (("--self-hosted", "https://api.runpod.ai/v2/x"), {}, "--self-hosted: is Runpod's API"),
+        (("--self-hosted", "http://a.example:8000"), {}, "--self-hosted: must begin with https://"),
+        (("--self-hosted", "HTTP://192.0.2.1"), {}, "--self-hosted: must begin with https://"),
+        (
+            RUNPOD,
+            {"RUNPOD_ENDPOINT_BASE_URL": "http://api.example/v2"},
+            "RUNPOD_ENDPOINT_BASE_URL: must begin with https://",
+        ),
         ((*OWN, "--data-dir", str(ROOT / "etcd")), {}, "--data-dir: must be outside"),
         (OWN, {"BEARER_TOKEN": ", ,"}, "BEARER_TOKEN: must be printable ASCII"),
         (OWN, {"BEARER_TOKEN": "one two"}, "BEARER_TOKEN: must be printable ASCII"),

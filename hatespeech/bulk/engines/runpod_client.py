@@ -7,7 +7,6 @@ In 10 s Runpod allows 1000 ``/run`` requests, 2000 ``/status`` requests and 100 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import logging
 import random
@@ -24,6 +23,7 @@ import httpx2
 from hatespeech.bulk.engines.base import EngineError
 from hatespeech.errors import read_error
 from hatespeech.retry import RETRIED_STATUS, Backoff, retry_after
+from hatespeech.urls import is_this_machine
 
 log = logging.getLogger(__name__)
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # at INFO it logs every poll of every job
@@ -264,15 +264,8 @@ def require_safe(base_url: str) -> str:
         sound = False
     if not sound or parts.scheme not in ("http", "https"):
         raise EngineError(f"{BASE_URL_VARIABLE}: must be an address such as {BASE_URL}")
-    if parts.scheme == "http" and not _is_this_machine(host):
+    if parts.scheme == "http" and not is_this_machine(host):
         raise EngineError(
             f"{BASE_URL_VARIABLE}: must begin with https://, or the key would travel unencrypted"
         )
     return base_url.rstrip("/")
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -10,12 +10,11 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field, SecretStr
 
 from hatespeech.settings import EngineSettings
+from hatespeech.urls import keeps_secrets
 
 ADDRESS: Final = r"0x[0-9a-fA-F]{40}"
-# A host without a dot is this machine or a neighbour in a container network.
-_SAFE_URL: Final = re.compile(
-    r"(https://[A-Za-z0-9.-]+|http://(127\.0\.0\.1|\[::1\]|[A-Za-z0-9_-]+))"
-    r"(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?"
+_URL: Final = re.compile(
+    r"https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:\d{1,5})?(/[A-Za-z0-9._~/-]*)?"
 )
 
 
@@ -33,7 +32,7 @@ def _check_token(value: str | None) -> str | None:
 
 
 def _check_safe_url(value: str | None) -> str | None:
-    if value is not None and not _SAFE_URL.fullmatch(value):
+    if value is not None and not (_URL.fullmatch(value) and keeps_secrets(value)):
         raise ValueError("not a URL")
     return value
 
