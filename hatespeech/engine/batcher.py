@@ -65,6 +65,17 @@ class Counters:
     largest_batch: int = 0  # sequences
     padding: int = 0  # padding tokens, which only attention reads; not among ``tokens``
 
+    def __str__(self) -> str:
+        """Return the most of it in words."""
+        shared = f", {self.shared_batches} of them shared" if self.shared_batches else ""
+        return (
+            f"{self.texts} text{'s' * (self.texts != 1)} "
+            f"of {self.requests} request{'s' * (self.requests != 1)} "
+            f"in {self.batches} pass{'es' * (self.batches != 1)}{shared}: "
+            f"{self.sequences} sequence{'s' * (self.sequences != 1)}, "
+            f"{self.tokens} token{'s' * (self.tokens != 1)}"
+        )
+
 
 @dataclass(eq=False)
 class _Request:

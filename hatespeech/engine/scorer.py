@@ -20,6 +20,7 @@ from hatespeech.engine.audit import AuditLog
 from hatespeech.engine.batcher import Batcher, Counters, Outcome
 from hatespeech.engine.pass_size import PassSize
 from hatespeech.engine.predictor import Predictor
+from hatespeech.logs import FIELDS
 from hatespeech.settings import EngineSettings
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,8 @@ class Scorer:
         """Stop the batcher's threads and log what they did."""
         if self._batcher is not None:
             self._batcher.close()
-            log.info("scored: %s", self._batcher.counters)
+            counters = self._batcher.counters
+            log.info("scored %s", counters, extra={FIELDS: dataclasses.asdict(counters)})
             self._batcher = None
         if self._audit is not None:
             self._audit.close()

@@ -222,8 +222,8 @@ class _Minute:
         self._timer = None
         seconds, memory = time.monotonic() - self._began, resident_bytes()
         log.info(
-            "counters of %.0f s: %s%s; memory %d MiB",
-            seconds,
+            "counters of %d s: %s%s; memory %d MiB",
+            max(1, round(seconds)),
             ", ".join(f"{outcome}: {count}" for outcome, count in self._outcomes.items()),
             f"; {self._tally}" if self._tally.texts else "",
             memory // MIB,

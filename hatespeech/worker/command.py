@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hatespeech.cli import make_parser
+from hatespeech.cli import make_parser, whole_number
 from hatespeech.collector import starting
 from hatespeech.contract import parse_request
 from hatespeech.errors import CheckpointError, ServiceError, SettingsError, ValidationError
@@ -64,7 +64,9 @@ def worker_parser(prog: str) -> argparse.ArgumentParser:
         "--rp_serve_api", action="store_true", help="serve the SDK's development API (no auth)"
     )
     parser.add_argument("--rp_api_host", default="localhost", help="its host (%(default)s)")
-    parser.add_argument("--rp_api_port", type=int, default=8000, help="its port (%(default)s)")
+    parser.add_argument(
+        "--rp_api_port", type=whole_number(1, 65_535), default=8000, help="its port (%(default)s)"
+    )
     parser.add_argument(
         "--rp_log_level",
         choices=["DEBUG", "INFO", "WARN", "ERROR"],
@@ -98,7 +100,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "app.py") -> int:
             from hatespeech.telemetry.recorder import Recorder
 
             logs.configure(settings, "asyncio")
-            recorder = Recorder(settings)
+            # A run of one job says in the job's line what counters would repeat.
+            counted = {"log_counters": settings.log_counters and not local}
+            recorder = Recorder(settings.model_copy(update=counted))
             classifier = Predictor.from_settings(settings)
         if local:
             return run_once(classifier, settings, recorder, job)

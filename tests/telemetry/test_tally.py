@@ -104,7 +104,7 @@ def test_the_counters_of_a_minute_are_one_line_and_a_quiet_minute_has_none(
     recorder = Recorder(EngineSettings())
     run(recorder)
     counters = read(lines)[-1]
-    assert counters["message"].startswith("counters of 0 s: finished: 1, failed: 1; 4 texts, ")
+    assert counters["message"].startswith("counters of 1 s: finished: 1, failed: 1; 4 texts, ")
     assert counters["outcomes"] == {"finished": 1, "failed": 1}
     assert (counters["texts"], counters["labels"]) == (4, {"hate": 1, "neutral": 2})
     assert counters["memory_bytes"] > 1_000_000

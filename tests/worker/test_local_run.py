@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -135,7 +136,10 @@ def test_test_input_json_gives_one_json_document_whatever_the_log_level_and_loca
     check_scores(small_classifier, reply["items"], texts)
     # Emoji and Arabic can be read as they are, not as escapes.
     assert ARABIC_AND_EMOJI in done.stdout.decode("utf-8")
-    assert b"scored: Counters" in done.stderr
+    log = done.stderr.decode()
+    assert re.search(rf" scored {len(texts)} texts of 1 request in \d+ pass", log)
+    assert "counters of" not in log  # the job's own line has said it all
+    assert "Counters(" not in log
     assert MARKER.encode() not in done.stderr
 
 
@@ -199,6 +203,16 @@ def test_help_teaches_by_examples_and_loads_no_model(run: Run) -> None:
 
 
 # In this process.
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999", "-1", "8e3"])
+def test_a_port_that_does_not_exist_is_refused_by_name(
+    main: Main, port: str, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main("--rp_serve_api", f"--rp_api_port={port}")
+    said = "argument --rp_api_port: must be a whole number from 1 to 65535"
+    assert capsysbinary.readouterr().err.decode().endswith(f"{said}\n")
 
 
 def test_a_single_text_is_scored_from_the_command_line(

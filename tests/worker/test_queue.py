@@ -22,7 +22,7 @@ from tests.conftest import StartWorker
 from tests.support.bad_inputs import BAD_INPUTS, BAD_ITEMS, MARKER
 from tests.support.checkpoints import SENTENCES
 from tests.support.faulty_device import Switches
-from tests.support.processes.worker import APP, FAULTY_WORKER, WorkerProcess, wait_until
+from tests.support.processes.worker import APP, FAULTY_WORKER, SCORED, WorkerProcess, wait_until
 from tests.support.stand_ins.runpod.endpoint import RunpodEndpoint
 from tests.support.stand_ins.runpod.jobs import LOST, RESET, Fault
 
@@ -246,7 +246,7 @@ def test_concurrent_jobs_share_batches(shift: Shift) -> None:
 
 def test_no_log_quotes_a_text_at_any_level(shift: Shift) -> None:
     assert ": Started." in shift.worker.stderr
-    assert "scored: Counters" in shift.worker.stderr
+    assert re.search(SCORED, shift.worker.stderr)
     for output in (shift.worker.stdout, shift.worker.stderr):
         assert MARKER not in output
         assert "Handler output" not in output

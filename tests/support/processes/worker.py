@@ -20,6 +20,12 @@ from tests.paths import ROOT
 APP: Final = str(ROOT / "app.py")
 FAULTY_WORKER: Final = ("-m", "tests.support.processes.faulty_worker")
 
+# The last words of a worker: the batcher's counters.
+SCORED: Final = (
+    r"scored (\d+) texts? of (\d+) requests? in (\d+) pass(?:es)?(?:, (\d+) of them shared)?: "
+    r"(\d+) sequences?, (\d+) tokens?"
+)
+
 # Only these come from the environment of the tests; a developer's own settings stay out.
 INHERITED: Final = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV")
 
@@ -115,10 +121,11 @@ class WorkerProcess:
 
     def counters(self) -> dict[str, int]:
         """Return the batcher's counters, which the worker logs as its last words."""
-        found = re.findall(r"scored: Counters\((.*)\)", self.stderr)
+        found = re.findall(SCORED, self.stderr)
         if not found:
             raise AssertionError(f"no counters in\n{self.stderr[-4000:]}")
-        return {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", found[-1])}
+        names = ("texts", "requests", "batches", "shared_batches", "sequences", "tokens")
+        return {name: int(value or 0) for name, value in zip(names, found[-1], strict=True)}
 
 
 def wait_until(
