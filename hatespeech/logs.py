@@ -14,7 +14,7 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,7 @@ from typing_extensions import override
 
 from hatespeech.cli import say
 from hatespeech.errors import describe_exception
-from hatespeech.settings import EngineSettings
+from hatespeech.settings import EngineSettings, mistyped
 
 LOGGER: Final = "hatespeech"  # the package: every logger of ours is below it
 FIELDS: Final = "fields"  # log.info(…, extra={FIELDS: {"request_id": …}})
@@ -137,6 +137,13 @@ def configure(settings: EngineSettings, *others: str) -> None:
         logger.handlers = [handler]
         logger.setLevel(level if name == LOGGER else max(logging.INFO, level))
         logger.propagate = False
+
+
+def warn_of_mistyped(settings: EngineSettings, environment: Mapping[str, str]) -> None:
+    """Log a line for each variable that nothing reads and that was meant as a setting, it seems."""
+    log = logging.getLogger(LOGGER)
+    for variable, name in mistyped(type(settings), environment):
+        log.warning("%s is not a setting; did you mean %s?", variable, name)
 
 
 class _PastBars(logging.Handler):

@@ -7,16 +7,23 @@ one. :mod:`hatespeech.serving.settings` adds the HTTP server's settings.
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args, get_origin
+from typing import Annotated, Final, Literal, Self, get_args, get_origin
 
 import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic.fields import FieldInfo
 
 from hatespeech.errors import SettingsError
+
+# Between a setting's name and one that is mistyped: one letter of DEVICE may be another one. What
+# ordinary environments hold, such as LANG, LOGNAME, MODEL and DEVICE_ID, is further away.
+CLOSE: Final = 0.83
+SHORT: Final = 4  # letters of PORT and HOST, which are close to too much
+FOREIGN: Final = ("HF_", "OTEL_")  # of libraries, which have settings that are named like ours
 
 
 def _check_model_id(value: str | None) -> str | None:
@@ -242,6 +249,19 @@ class EngineSettings(BaseModel):
     def names_checkpoint(self) -> bool:
         """Whether a checkpoint is asked for, so that no other may answer."""
         return self.model_dir is not None or self.model_id is not None
+
+
+def mistyped(
+    settings: type[EngineSettings], environment: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Yield each variable that is named nearly as a setting which is not set, and that setting."""
+    names = {name.upper() for name in settings.model_fields}
+    for variable in sorted(environment.keys() - names):
+        if re.fullmatch(r"[A-Z0-9_]+", variable) and not variable.startswith(FOREIGN):
+            alike = [each for each in names if each[0] == variable[0] and len(each) > SHORT]
+            for name in difflib.get_close_matches(variable, alike, n=1, cutoff=CLOSE):
+                if not environment.get(name):
+                    yield variable, name
 
 
 def is_secret(field: FieldInfo) -> bool:

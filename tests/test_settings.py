@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from hatespeech.errors import SettingsError
 from hatespeech.serving.settings import ServerSettings, tables
-from hatespeech.settings import EngineSettings, allowed
+from hatespeech.settings import EngineSettings, allowed, mistyped
 from tests.paths import ROOT
 
 
@@ -53,6 +54,56 @@ def test_a_bad_value_names_variable_value_and_what_is_allowed(
     assert value in message
     assert message.endswith(expected)
     assert "\n" not in message
+
+
+def test_an_origin_with_a_slash_at_its_end_is_refused_for_that() -> None:
+    with pytest.raises(SettingsError, match=r"no / at its end.* must be https://b\.example$"):
+        ServerSettings.from_environment({"CORS_ORIGINS": "https://a.example, https://b.example/"})
+    with pytest.raises(SettingsError, match=r"separate hosts by commas$"):
+        ServerSettings.from_environment({"CORS_ORIGINS": "https://a.example/path"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [
+        ("DEVISE", "DEVICE"),
+        ("ALOW_ANONYMOUS", "ALLOW_ANONYMOUS"),
+        ("BAERER_TOKEN", "BEARER_TOKEN"),
+        ("MAX_WINDOW", "MAX_WINDOWS"),
+        ("MODELDIR", "MODEL_DIR"),
+        ("LOGLEVEL", "LOG_LEVEL"),
+    ],
+)
+def test_a_mistyped_name_is_found_unless_the_setting_is_there(variable: str, name: str) -> None:
+    environment = {variable: "secret", "PATH": "/bin"}
+    assert list(mistyped(ServerSettings, environment)) == [(variable, name)]
+    assert not list(mistyped(ServerSettings, {**environment, name: "1"}))
+
+
+# Of shells, systems, containers, Kubernetes, Runpod, libraries, and of other programs.
+ORDINARY: Final = """
+LANG LANGUAGE LC_ALL HOME HOSTNAME HOST HOSTTYPE OSTYPE TYPE LOGNAME USER SHELL SHLVL PATH PWD
+OLDPWD TERM TZ EDITOR PAGER DISPLAY MAIL TMPDIR COLUMNS LINES VIRTUAL_ENV PORT PORTS HOSTS DEVICE_ID
+DEVICE_NAME DEVICE_TYPE MODEL MODEL_NAME MODEL_PATH MODEL_URL MODEL_VERSION MODELS DEBUG DEBUG_LEVEL
+LOG_DIR LOG_FILE LOG_PATH JOB_ID JOB_NAME JOB_DIR METRICS_PORT GRPC_PORT GRPC_TRACE GRPC_VERBOSITY
+ROOT_DIR PUBLIC_IP PUBLIC_KEY PUBLIC_HOST MAX_WORKERS MAX_TOKENS MAX_REQUESTS MAX_BATCH_SIZE
+MAX_FILE_SIZE MAX_REQUEST_SIZE ALLOWED_ORIGINS ALLOWED_HOSTS BASE_URL REDIS_URL DATABASE_URL
+API_TOKEN TOKEN COMPOSE_FILE COMPOSE_PROJECT_NAME DOCKER_HOST HTTP_PROXY HTTPS_PROXY NO_PROXY
+KUBERNETES_PORT KUBERNETES_SERVICE_HOST KUBERNETES_SERVICE_PORT_HTTPS SCORES_PORT_8000_TCP_ADDR
+DEVICE_PORT DEVICE_SERVICE_HOST HF_TOKEN HF_HUB_OFFLINE HF_HUB_CACHES HF_HOMES HUGGINGFACE_HUB_CACHE
+OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_ENDPOINTS OTEL_SERVICE_NAME
+CUDA_VISIBLE_DEVICES NVIDIA_VISIBLE_DEVICES OMP_NUM_THREADS RUNPOD_API_KEY RUNPOD_POD_ID
+RUNPOD_ENDPOINT_ID RUNPOD_WEBHOOK_GET_JOB FORWARDED_ALLOW_IPS device bearer_tokens
+"""
+
+
+def test_an_ordinary_environment_holds_no_mistyped_name() -> None:
+    everywhere = dict.fromkeys(ORDINARY.split(), "1")
+    assert not list(mistyped(ServerSettings, everywhere))
+    # A worker may share its environment with a server.
+    servers = {name.upper(): "1" for name in ServerSettings.model_fields}
+    only = {name: "1" for name in servers if name.lower() not in EngineSettings.model_fields}
+    assert not list(mistyped(EngineSettings, {**everywhere, **only}))
 
 
 def test_every_setting_says_what_it_is_and_what_it_may_be() -> None:

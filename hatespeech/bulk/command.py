@@ -32,7 +32,7 @@ from hatespeech.formats.encodings import is_encoding
 from hatespeech.formats.names import INPUT_FORMATS, Format
 from hatespeech.labels import LABELS
 from hatespeech.libraries import set_library_defaults
-from hatespeech.logs import JsonFormatter, shown_logs
+from hatespeech.logs import JsonFormatter, shown_logs, warn_of_mistyped
 from hatespeech.settings import EngineSettings
 
 DESCRIPTION = """\
@@ -278,6 +278,7 @@ def guarded(work: Callable[[EngineSettings], int], interrupted: str) -> int:
             as_json = settings.log_format == "json"
             formatter = JsonFormatter() if as_json else logging.Formatter("%(message)s")
             with shown_logs(formatter, settings.log_level):
+                warn_of_mistyped(settings, os.environ)
                 return work(settings)
     except (RunError, EngineError, CheckpointError, SettingsError) as exc:
         fault = str(exc)

@@ -21,7 +21,7 @@ from hatespeech.errors import (
 )
 from hatespeech.labels import FLAGS
 from hatespeech.libraries import set_library_defaults
-from hatespeech.logs import LOGGER
+from hatespeech.logs import LOGGER, warn_of_mistyped
 from hatespeech.settings import EngineSettings
 
 
@@ -67,6 +67,7 @@ def score(body: Mapping[str, Any], settings: EngineSettings) -> dict[str, Any]:
     Raises :class:`ServiceError`, :class:`SettingsError` or :class:`CheckpointError`.
     """
     show_warnings()
+    warn_of_mistyped(settings, os.environ)
     with starting():
         from hatespeech.engine.predictor import Predictor
         from hatespeech.engine.scorer import Scorer

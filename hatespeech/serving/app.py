@@ -27,6 +27,7 @@ from hatespeech.serving.guards.limits import (
     HeadGuard,
     RateLimiter,
 )
+from hatespeech.serving.guards.origins import OriginGuard
 from hatespeech.serving.guards.paywall import PAYMENT, RECEIPT, TERMS, Paywall
 from hatespeech.serving.guards.rate_counts import open_counts
 from hatespeech.serving.http_errors import install_error_handlers
@@ -189,6 +190,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
             allow_headers=CORS_REQUEST_HEADERS,
             expose_headers=CORS_REPLY_HEADERS,
         )
+    app.add_middleware(OriginGuard, origins=settings.origins)
     app.add_middleware(HeadGuard)
     app.add_middleware(Envelope, metrics=metrics)
     if not settings.tokens:

@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import FrameType
@@ -22,7 +22,7 @@ from hatespeech.cli import make_parser
 from hatespeech.collector import starting
 from hatespeech.errors import SettingsError
 from hatespeech.libraries import set_library_defaults
-from hatespeech.logs import log_the_rest
+from hatespeech.logs import configure, log_the_rest, warn_of_mistyped
 from hatespeech.serving.settings import SHUTDOWN_SECONDS, ServerSettings
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def load_app() -> FastAPI:
     """Build the application from the environment; end the process with one line if it can't be."""
     set_library_defaults(os.environ)
     try:
-        settings = ServerSettings.from_environment(os.environ)
+        settings = read_settings(os.environ)
 
         with starting():
             from hatespeech.serving.app import create_app
@@ -73,6 +73,14 @@ def load_app() -> FastAPI:
         sys.exit(1)
     log_the_rest()
     return app
+
+
+def read_settings(environment: Mapping[str, str]) -> ServerSettings:
+    """Read the settings, and log which names are mistyped; raise :class:`SettingsError`."""
+    settings = ServerSettings.from_environment(environment)
+    configure(settings)
+    warn_of_mistyped(settings, environment)
+    return settings
 
 
 def server_parser(prog: str) -> argparse.ArgumentParser:
@@ -95,7 +103,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "server.py") -> int
     if uvicorns:
         given[PROXIES] = uvicorns
     try:
-        settings = ServerSettings.from_environment({**os.environ, **given})
+        settings = read_settings({**os.environ, **given})
 
         with starting():
             from hatespeech.serving.app import create_app

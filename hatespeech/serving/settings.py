@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
+from hatespeech.errors import SettingsError
 from hatespeech.serving.payments.payment_settings import PaymentSettings
 from hatespeech.settings import EngineSettings, table
 
@@ -80,6 +81,12 @@ def _check_webhook_secret(value: SecretStr | None) -> SecretStr | None:
 
 def _check_origins(value: str | None) -> str | None:
     origins = _commas(value or "")
+    for origin in origins:
+        if re.fullmatch(r"https?://[^/\s*]+/", origin):
+            raise SettingsError(
+                f"CORS_ORIGINS={value!r} is not allowed: an origin has no / at its end, so "
+                f"{origin} must be {origin[:-1]}"
+            )
     if not all(re.fullmatch(r"\*|https?://[^/\s*]+", origin) for origin in origins):
         raise ValueError("not origins")
     return value

@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from hatespeech.serving.command import main
 from hatespeech.serving.settings import ServerSettings
 from tests.support.http_client import TOKEN
+from tests.support.loggers import loggers_kept
 from tests.support.ports import free_port
 from tests.support.processes.server import SERVER
 from tests.support.processes.worker import WorkerProcess, clean_environment, wait_until
@@ -28,7 +30,7 @@ NO_TOKEN = (
 @pytest.fixture
 def environment(
     small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> pytest.MonkeyPatch:
+) -> Iterator[pytest.MonkeyPatch]:
     """The settings of a server that starts here, without those of the developer's own."""
     for name in map(str.upper, ServerSettings.model_fields):
         monkeypatch.delenv(name, raising=False)
@@ -36,7 +38,8 @@ def environment(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("BEARER_TOKEN", TOKEN)
     monkeypatch.chdir(tmp_path)
-    return monkeypatch
+    with loggers_kept():
+        yield monkeypatch
 
 
 @pytest.mark.slow
@@ -62,6 +65,17 @@ def test_the_first_example_of_the_help_scores_with_the_token_that_it_makes(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith('{"text":"good morning","hate":')
+
+
+def test_a_mistyped_permission_is_named_beside_the_missing_token(
+    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment.delenv("BEARER_TOKEN")
+    environment.setenv("ALOW_ANONYMOUS", "1")
+    assert main([]) == 1
+    mistyped, missing = capsys.readouterr().err.splitlines()
+    assert mistyped.endswith("ALOW_ANONYMOUS is not a setting; did you mean ALLOW_ANONYMOUS?")
+    assert missing == NO_TOKEN
 
 
 @pytest.mark.slow

@@ -202,6 +202,8 @@ def test_cors_lets_in_the_listed_origin_alone(server: HttpClient) -> None:
     assert reply.headers["Access-Control-Allow-Origin"] == ORIGIN
     other = server.request("OPTIONS", "/score", {**preflight, "Origin": "https://evil.example"})
     assert "Access-Control-Allow-Origin" not in other.headers
+    require_error(other, 422, "validation")
+    assert other.json()["error"] == "Origin: is not in this server's CORS_ORIGINS"
     for headers in ({"Origin": ORIGIN}, {**BEARER, "Origin": ORIGIN}):  # a 401 can be read, too
         reply = server.get("/score?text=a", headers=headers)
         assert reply.headers["Access-Control-Allow-Origin"] == ORIGIN

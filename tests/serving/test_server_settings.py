@@ -31,6 +31,17 @@ def server(
         yield server.ready()
 
 
+# No CORS_ORIGINS.
+
+
+def test_a_preflight_hears_of_cors_origins_and_not_of_tokens(server: HttpServer) -> None:
+    preflight = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+    reply = server.request("OPTIONS", "/score", preflight)
+    assert (reply.status_code, reply.json()["error_type"]) == (422, "validation")
+    assert "CORS_ORIGINS" in reply.json()["error"]
+    assert server.request("OPTIONS", "/score", {}).status_code == 401  # which is no preflight
+
+
 # LOG_FORMAT=json.
 
 

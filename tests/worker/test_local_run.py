@@ -358,6 +358,14 @@ def test_a_collector_without_opentelemetry_is_one_line_on_standard_error(
     )
 
 
+def test_a_mistyped_setting_is_a_warning_without_its_value(main: Main) -> None:
+    outcome = main("--test_input", job({"prompt": "hi"}), MAX_WINDOW="secret")
+    assert outcome.code == 0
+    (line,) = (line for line in outcome.err.splitlines() if "WARNING" in line)
+    assert line.endswith("MAX_WINDOW is not a setting; did you mean MAX_WINDOWS?")
+    assert "secret" not in outcome.err
+
+
 def test_a_gpu_that_is_not_there_is_one_line_on_standard_error(main: Main) -> None:
     outcome = main("--test_input", job({"prompt": "hi"}), DEVICE="cuda:99")
     assert (outcome.code, outcome.out) == (1, b"")
