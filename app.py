@@ -1,8 +1,14 @@
 """Run the Runpod worker, or score test_input.json: ``python app.py``; see ``--help``."""
 
-import sys
+from hatespeech.door import enter
 
-from hatespeech.worker.command import main
+
+def main() -> int:
+    """Run it; return the exit code."""
+    from hatespeech.worker.command import main
+
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main, "app.py", "worker")

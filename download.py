@@ -1,8 +1,14 @@
 """Fetch and convert the published checkpoint: ``python download.py``; see ``--help``."""
 
-import sys
+from hatespeech.door import enter
 
-from hatespeech.fetching.command import main
+
+def main() -> int:
+    """Run it; return the exit code."""
+    from hatespeech.fetching.command import main
+
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main, "download.py")

@@ -1,9 +1,14 @@
 """Measure a model on labelled texts: ``python evaluate.py IN``; see ``--help``."""
 
-import sys
+from hatespeech.door import enter
 
-from hatespeech.cli import leave
-from hatespeech.evaluation.command import main
+
+def main() -> int:
+    """Run it; return the exit code."""
+    from hatespeech.evaluation.command import main
+
+    return main()
+
 
 if __name__ == "__main__":
-    leave(main(sys.argv[1:]))
+    enter(main, "evaluate.py", "evaluate")

@@ -1,9 +1,14 @@
 """Score files of tweets: ``python score.py IN OUT``; see ``--help`` and docs/bulk.md."""
 
-import sys
+from hatespeech.door import enter
 
-from hatespeech.bulk.command import main
-from hatespeech.cli import leave
+
+def main() -> int:
+    """Run it; return the exit code."""
+    from hatespeech.bulk.command import main
+
+    return main()
+
 
 if __name__ == "__main__":
-    leave(main(sys.argv[1:]))
+    enter(main, "score.py")

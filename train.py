@@ -1,8 +1,14 @@
 """Train a checkpoint: ``python train.py``; see ``--help``."""
 
-import sys
+from hatespeech.door import enter
 
-from hatespeech.training.command import main
+
+def main() -> int:
+    """Run it; return the exit code."""
+    from hatespeech.training.command import main
+
+    return main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter(main, "train.py", "train")

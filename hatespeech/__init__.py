@@ -13,6 +13,8 @@ The rooms, from the ground up; nothing imports what stands below it in this list
     retry, urls, memory        waits between tries, URLs without secrets, resident memory
     libraries, version         variables that torch reads, the version
     collector                  when Python's garbage collector runs
+    extras                     what to say if a package is missing
+    door                       where every program starts and ends
     settings, contract, logs   what can be set, what callers send and get back, the log
     journal                    files that lines are only appended to
     named_thresholds           a file of thresholds that someone chose for a checkpoint
@@ -35,15 +37,16 @@ The rooms, from the ground up; nothing imports what stands below it in this list
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
 from hatespeech.libraries import let_threads_sleep
 from hatespeech.version import __version__
 
+TYPE_CHECKING = False  # as in typing, which takes longer to load than all else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from hatespeech.contract import TextScore, WordInfluence
     from hatespeech.errors import (
         CheckpointError,
@@ -92,6 +95,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
     home = importlib.import_module(f"{__name__}.{_HOMES.get(name, 'errors')}")
     return getattr(home, name)
 

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import NoReturn
 
 
@@ -67,6 +68,25 @@ def restored_signals(*numbers: signal.Signals) -> Iterator[Callable[[], None]]:
         yield restore
     finally:
         restore()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise :class:`KeyboardInterrupt` at Ctrl-C and SIGTERM, for what must be tidied up first."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    with restored_signals(signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal.SIGTERM, interrupt)
+        heed_interrupts()
+        yield
+
+
+def heed_interrupts() -> None:
+    """Have Ctrl-C raise :class:`KeyboardInterrupt` again, unless a shell has it ignored."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def leave(code: int) -> NoReturn:

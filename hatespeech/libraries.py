@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
-from collections.abc import Mapping, MutableMapping
-from functools import cache
-from typing import Final
 
-log = logging.getLogger(__name__)
+TYPE_CHECKING = False  # typing would make the start of every program longer
+if TYPE_CHECKING:
+    from collections.abc import Mapping, MutableMapping
+    from typing import Final
 
 POLICY: Final = "OMP_WAIT_POLICY"
 SPINS: Final = "GOMP_SPINCOUNT"
@@ -34,18 +32,6 @@ def let_threads_sleep(environment: MutableMapping[str, str]) -> None:
     if sys.platform == "linux" and POLICY not in environment:
         environment[POLICY] = "PASSIVE"
         environment.setdefault(SPINS, "3000")
-
-
-@cache  # so it warns once in a process
-def warn_if_threads_spin() -> None:
-    """Log a warning if torch was imported before anyone decided how its threads wait."""
-    if threads_spin(os.environ):
-        log.warning(
-            "torch was imported before hatespeech, so its threads spin while they wait. Scoring on "
-            "a CPU becomes slower when other work wants the cores. Import hatespeech "
-            "first, or set %s=PASSIVE and %s=3000 before Python starts",
-            *(POLICY, SPINS),
-        )
 
 
 def threads_spin(environment: Mapping[str, str]) -> bool:

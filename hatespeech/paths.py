@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Final
 
 PACKAGE: Final = Path(__file__).resolve().parent
+IS_CHECKOUT: Final = (PACKAGE.parent / "test_input.json").is_file()
 # The checkout that holds the package or, if the package is installed, the current folder.
-ROOT: Final = PACKAGE.parent if (PACKAGE.parent / "test_input.json").is_file() else Path.cwd()
+ROOT: Final = PACKAGE.parent if IS_CHECKOUT else Path.cwd()
 
 EMBEDDED: Final = PACKAGE / "checkpoints" / "mini"
 PUBLISHED: Final = ROOT / "checkpoints" / "bertweet-large"  # download.py writes it

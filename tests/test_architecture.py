@@ -31,8 +31,8 @@ FLOORS: Final = [
         "urls",
         "version",
     },
-    {"journal", "named_thresholds", "settings"},
-    {"contract", "logs"},
+    {"extras", "journal", "named_thresholds", "settings"},
+    {"contract", "door", "logs"},
     {"pages", "text"},
     {"model"},
     {"engine", "formats", "telemetry"},
@@ -47,13 +47,13 @@ WEB: Final = {"fastapi", "starlette", "uvicorn", "runpod"}
 
 # Not train.py: its default device and nearly all of its modules need torch.
 LOADED_BEFORE_TORCH: Final = [
-    "app.py",
-    "server.py",
-    "score.py",
-    "download.py",
-    "evaluate.py",
     "hatespeech/__init__.py",
-    "hatespeech/__main__.py",
+    "hatespeech/bulk/command.py",
+    "hatespeech/console/commands.py",
+    "hatespeech/evaluation/command.py",
+    "hatespeech/fetching/command.py",
+    "hatespeech/serving/command.py",
+    "hatespeech/worker/command.py",
     "hatespeech/serving/app.py",  # before the port is bound
 ]
 

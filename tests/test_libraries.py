@@ -67,10 +67,12 @@ sys.meta_path.insert(0, Watch())
 entry = {entry!r}
 if entry == "app":
     import app
-    app.main(["--test_input", '{{"input": {{"prompt": "a"}}}}'])
+    sys.argv = ["app.py", "--test_input", '{{"input": {{"prompt": "a"}}}}']
+    app.main()
 elif entry == "server":
     import server
-    server.main([])
+    sys.argv = ["server.py"]
+    server.main()
 elif entry == "uvicorn":
     import server
     server.app

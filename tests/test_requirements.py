@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from hatespeech.console.command_table import COMMANDS
-from hatespeech.console.commands import DISTRIBUTION
+from hatespeech.extras import DISTRIBUTION
 from tests.paths import ROOT
 from tests.support.environments import with_requirements
 from tests.support.imports import transitive_imports

@@ -145,7 +145,7 @@ def test_a_missing_extra_is_one_line_that_says_what_to_install(
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"error: hatespeech {name} needs ")
     assert some in line
-    assert line.endswith(f": pip install 'hate-speech-detection[{extra}]'")
+    assert line.endswith(f": pip install '.[{extra}]' in a checkout")
 
 
 def test_a_missing_engine_is_one_line_that_says_what_to_install(bare: Path, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_missing_engine_is_one_line_that_says_what_to_install(bare: Path, tmp_
     done = run(bare, tmp_path, "hatespeech", "score", "in.csv", "out.csv", "--engine", "ray")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.endswith("pip install 'hate-speech-detection[ray]'")
+    assert line.endswith(": pip install '.[ray]' in a checkout")
 
 
 def test_bare_package_has_the_help_of_what_needs_no_extra(bare: Path, tmp_path: Path) -> None:

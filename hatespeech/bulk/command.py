@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import codecs
-import contextlib
 import importlib
 import importlib.util
 import logging
 import os
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import FrameType
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from hatespeech.bulk import RunError
@@ -25,7 +22,7 @@ from hatespeech.bulk.row_scoring import Outcome
 from hatespeech.bulk.run import run
 from hatespeech.bulk.standard_streams import STANDARD, standard_streams
 from hatespeech.bulk.workspace import receipt_of
-from hatespeech.cli import make_parser, restored_signals, say, whole_number
+from hatespeech.cli import interruptible, make_parser, say, whole_number
 from hatespeech.errors import CheckpointError, SettingsError, describe_exception
 from hatespeech.formats.dialects import Dialect, is_separator
 from hatespeech.formats.encodings import is_encoding
@@ -392,15 +389,3 @@ def run_summary(outcome: Outcome) -> str:
         rate = outcome.scored / max(outcome.seconds, 1e-9)
         lines.append(f"  {outcome.scored:,} rows in {outcome.seconds:,.1f} s: {rate:,.0f} rows/s")
     return "\n".join(lines)
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Make SIGTERM do what Ctrl-C does."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    with restored_signals(signal.SIGTERM):
-        signal.signal(signal.SIGTERM, interrupt)
-        yield

@@ -5,18 +5,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
-import re
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
-from hatespeech.cli import leave, make_parser
+from hatespeech.cli import make_parser
 from hatespeech.console.command_table import COMMANDS, add_options, load
-
-DISTRIBUTION: Final = "hate-speech-detection"
-
+from hatespeech.extras import run_or_advise
 
 USAGE: Final = """\
 {prog} [--json] TEXT
@@ -43,10 +39,10 @@ Exit codes: 0 done; 1 failed, with one line on standard error; 2 bad arguments; 
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Do what the command line asks for and end the process."""
+def main() -> int:
+    """Do what the process's command line asks for; return the exit code."""
     prog = "python -m hatespeech" if Path(sys.argv[0]).name == "__main__.py" else "hatespeech"
-    leave(run(sys.argv[1:] if arguments is None else arguments, prog))
+    return run(sys.argv[1:], prog)
 
 
 def run(arguments: Sequence[str], prog: str = "hatespeech") -> int:
@@ -85,41 +81,8 @@ def text_parser(prog: str) -> argparse.ArgumentParser:
 
 def run_command(name: str, arguments: Sequence[str], prog: str) -> int:
     """Run one command of the table; return its exit code, 1 if something is not installed."""
-    command = COMMANDS[name]
-    missing = missing_packages(command.extra)
-    if not missing:
-        try:
-            return int(load(command.main)(arguments, f"{prog} {name}"))
-        except ModuleNotFoundError as exc:  # a checkout, which has no metadata to ask
-            if command.extra is None or exc.name is None or exc.name.startswith("hatespeech"):
-                raise
-            missing = [exc.name]
-    install = f"pip install '{DISTRIBUTION}[{command.extra}]'"
-    sys.stderr.write(f"error: {prog} {name} needs {', '.join(missing)}: {install}\n")
-    return 1
-
-
-def missing_packages(extra: str | None) -> list[str]:
-    """Return the packages of an extra that are not installed; none where we are not ourselves."""
-    try:
-        requirements = metadata.requires(DISTRIBUTION) or []
-    except metadata.PackageNotFoundError:
-        return []
-    names = [
-        re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
-        for requirement in requirements
-        if extra and f'extra == "{extra}"' in requirement
-    ]
-    return [name for name in names if not is_installed(name)]
-
-
-def is_installed(distribution: str) -> bool:
-    """Say whether a distribution is installed, in whatever version."""
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+    command, called = COMMANDS[name], f"{prog} {name}"
+    return run_or_advise(lambda: int(load(command.main)(arguments, called)), called, command.extra)
 
 
 def score_text(text: str, as_json: bool, prog: str) -> int:
@@ -131,7 +94,4 @@ def score_text(text: str, as_json: bool, prog: str) -> int:
         sys.stderr.write(f"note: this scores a text; {prog} score scores the file of that name\n")
     elif similar and text not in COMMANDS:
         sys.stderr.write(f"note: this scores a text; the command is {prog} {similar[0]}\n")
-    try:
-        return show_scores(text, as_json)
-    except KeyboardInterrupt:
-        return 130
+    return show_scores(text, as_json)

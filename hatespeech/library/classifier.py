@@ -8,6 +8,7 @@ is halved, and a text that fails costs the others nothing.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import threading
@@ -15,6 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, overload
@@ -24,13 +26,15 @@ from tqdm import tqdm
 from hatespeech.contract import TextScore, parse_request
 from hatespeech.errors import ServiceError
 from hatespeech.labels import Explanation, Flag
-from hatespeech.libraries import set_library_defaults, warn_if_threads_spin
+from hatespeech.libraries import POLICY, SPINS, set_library_defaults, threads_spin
 from hatespeech.settings import EngineSettings
 
 if TYPE_CHECKING:
     from hatespeech.contract import Prediction, ScoreRequest
     from hatespeech.engine.batcher import Batcher
     from hatespeech.engine.predictor import Predictor
+
+log = logging.getLogger(__name__)
 
 Thresholds = Mapping[Flag, float] | str  # balanced, strict, or a name in THRESHOLDS_FILE
 Frame = TypeVar("Frame")
@@ -305,6 +309,18 @@ class _Running:
         await asyncio.gather(*tasks, return_exceptions=True)
         if self._batcher is not None:
             self._batcher.close()
+
+
+@cache  # so it warns once in a process
+def warn_if_threads_spin() -> None:
+    """Log a warning if torch was imported before anyone decided how its threads wait."""
+    if threads_spin(os.environ):
+        log.warning(
+            "torch was imported before hatespeech, so its threads spin while they wait. Scoring on "
+            "a CPU becomes slower when other work wants the cores. Import hatespeech "
+            "first, or set %s=PASSIVE and %s=3000 before Python starts",
+            *(POLICY, SPINS),
+        )
 
 
 def _collect(waiting: deque[Future[list[TextScore]]], bar: Any) -> list[TextScore]:

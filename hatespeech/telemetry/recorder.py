@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hatespeech.contract import TextScore, Timing
 from hatespeech.errors import SettingsError
+from hatespeech.extras import how_to_install
 from hatespeech.logs import FIELDS
 from hatespeech.memory import MIB, resident_bytes
 from hatespeech.settings import EngineSettings
@@ -73,8 +74,7 @@ class Recorder:
                 from hatespeech.telemetry.tracing import Tracing
             except ModuleNotFoundError:
                 raise SettingsError(
-                    f"{EXPORT_SETTING} needs opentelemetry: "
-                    "pip install 'hate-speech-detection[otel]'"
+                    f"{EXPORT_SETTING} needs opentelemetry: {how_to_install('otel')}"
                 ) from None
             self._registry = registry or CollectorRegistry()
             self._tracing = Tracing(settings.otel_exporter_otlp_endpoint, self._registry)

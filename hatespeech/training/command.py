@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from hatespeech.cli import make_parser, whole_number
+from hatespeech.cli import interruptible, make_parser, whole_number
 from hatespeech.errors import CheckpointError
 from hatespeech.labels import LABELS
 from hatespeech.logs import shown_logs
@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "train.py") -> int:
     """Run the command; return the exit code (130 after an interruption)."""
     options = parse(arguments, prog)
     try:
-        with shown_logs(logging.Formatter("%(message)s"), logging.INFO):
+        with interruptible(), shown_logs(logging.Formatter("%(message)s"), logging.INFO):
             train(options)
     except (TrainingError, CheckpointError, OSError) as exc:
         sys.stderr.write(f"error: {exc}\n")

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hatespeech.cli import make_parser, whole_number
+from hatespeech.cli import heed_interrupts, make_parser, whole_number
 from hatespeech.collector import starting
 from hatespeech.contract import parse_request
 from hatespeech.errors import CheckpointError, ServiceError, SettingsError, ValidationError
@@ -251,6 +251,7 @@ def serve(
     config["handler"] = handle
     # Constant: a changed value would stop fetching until every job in flight has ended.
     config["concurrency_modifier"] = lambda _current: settings.max_concurrency
+    heed_interrupts()  # as the SDK's loop and its development API expect it
     try:
         with contextlib.redirect_stdout(sdk_log.LoggedLines()):
             runpod.serverless.start(config)

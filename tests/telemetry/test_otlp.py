@@ -272,7 +272,7 @@ def without_opentelemetry() -> Iterator[None]:
 def test_without_the_extra_nothing_starts_and_one_line_says_why(
     small_checkpoint: Path, tmp_path: Path
 ) -> None:
-    said = f"{SETTING} needs opentelemetry: pip install 'hate-speech-detection[otel]'"
+    said = f"{SETTING} needs opentelemetry: pip install -r requirements-otel.txt"
     settings = {SETTING: "http://127.0.0.1:4318"}
     with without_opentelemetry():
         assert refusal(server_environment(tmp_path, small_checkpoint, settings)).endswith(

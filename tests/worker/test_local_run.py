@@ -156,8 +156,9 @@ def test_without_a_file_of_its_own_the_shipped_test_input_is_scored_in_silence(
 @pytest.mark.slow
 def test_a_worker_that_has_scored_never_imported_transformers(run: Run) -> None:
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); import app\n"
-        f"assert app.main(['--test_input', {job({'prompt': 'good morning'})!r}]) == 0\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from hatespeech.worker import command\n"
+        f"assert command.main(['--test_input', {job({'prompt': 'good morning'})!r}]) == 0\n"
         "assert 'torch' in sys.modules\n"
         "assert 'transformers' not in sys.modules\n"
     )
@@ -354,7 +355,7 @@ def test_a_collector_without_opentelemetry_is_one_line_on_standard_error(
     outcome = main("--test_input", job({"prompt": "a"}), **{ENDPOINT: "http://127.0.0.1:4318"})
     assert (outcome.code, outcome.out) == (1, b"")
     assert outcome.err == (
-        f"error: {ENDPOINT} needs opentelemetry: pip install 'hate-speech-detection[otel]'\n"
+        f"error: {ENDPOINT} needs opentelemetry: pip install -r requirements-otel.txt\n"
     )
 
 

@@ -11,19 +11,16 @@ import os
 import re
 import secrets
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from hatespeech.bulk.engines.base import EngineError
 from hatespeech.cli import whole_number
+from hatespeech.extras import how_to_install
 from hatespeech.settings import EngineSettings
 
 if TYPE_CHECKING:
     from hatespeech.bulk.engines.ray_engine import RayEngine
     from hatespeech.bulk.plan import Plan
-
-
-# In a checkout, and where the package is installed.
-INSTALL: Final = "pip install -r requirements-ray.txt, or pip install 'hate-speech-detection[ray]'"
 
 
 def add_arguments(group: Any) -> None:
@@ -129,7 +126,7 @@ def check(_options: argparse.Namespace, settings: EngineSettings) -> None:
 
 def _require_ray() -> None:
     if importlib.util.find_spec("ray") is None:
-        raise EngineError(f"Ray is not installed: {INSTALL}")
+        raise EngineError(f"Ray is not installed: {how_to_install('ray')}")
 
 
 def goes_by_file(options: argparse.Namespace, plan: Plan) -> bool:
@@ -162,7 +159,7 @@ def make_engine(
         from hatespeech.bulk.engines.ray_pool import Timeouts
         from hatespeech.bulk.reach import Reach
     except ImportError as exc:  # another version of Ray
-        raise EngineError(f"Ray can't be loaded ({exc.name}): {INSTALL}") from None
+        raise EngineError(f"Ray can't be loaded ({exc.name}): {how_to_install('ray')}") from None
     cluster = Cluster(options.address)
     try:
         actors = cluster.plan(options, settings)

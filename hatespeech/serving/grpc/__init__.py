@@ -8,9 +8,9 @@ It needs the extra ``grpc``: import it only if the setting ``GRPC`` asks for it.
 """
 
 from hatespeech.errors import SettingsError
+from hatespeech.extras import how_to_install
 
 try:
     from hatespeech.serving.grpc.grpc_server import GrpcServer as GrpcServer
 except ModuleNotFoundError as exc:
-    line = f"GRPC needs {exc.name}: pip install 'hate-speech-detection[grpc]'"
-    raise SettingsError(line) from None
+    raise SettingsError(f"GRPC needs {exc.name}: {how_to_install('grpc')}") from None

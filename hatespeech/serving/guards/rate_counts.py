@@ -17,6 +17,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from typing_extensions import override
 
 from hatespeech.errors import SettingsError
+from hatespeech.extras import how_to_install
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +76,7 @@ class SharedCounts(RateCounts):
         try:
             import redis.asyncio
         except ModuleNotFoundError:
-            raise SettingsError(
-                f"{SETTING} needs redis: pip install 'hate-speech-detection[redis]'"
-            ) from None
+            raise SettingsError(f"{SETTING} needs redis: {how_to_install('redis')}") from None
         self._local = LocalCounts()
         self._failures = (redis.RedisError, OSError, TimeoutError)
         self._retry_at: float | None = None  # Redis did not answer

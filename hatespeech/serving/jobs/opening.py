@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hatespeech.errors import SettingsError
+from hatespeech.extras import how_to_install
 from hatespeech.serving.jobs.sqlite.sqlite_store import SqliteStore
 from hatespeech.serving.jobs.store import Store
 from hatespeech.serving.settings import ServerSettings
@@ -18,6 +19,6 @@ def open_store(settings: ServerSettings) -> Store:
         from hatespeech.serving.jobs.postgres.postgres_store import PostgresStore
     except ImportError:  # psycopg raises it, too, if it finds no libpq
         raise SettingsError(
-            "JOBS_DB=postgresql://… needs psycopg: pip install 'hate-speech-detection[postgres]'"
+            f"JOBS_DB=postgresql://… needs psycopg: {how_to_install('postgres')}"
         ) from None
     return PostgresStore(settings.jobs_db.get_secret_value(), settings.job_ttl)

@@ -75,7 +75,7 @@ def test_a_missing_extra_is_one_line_that_names_it(tmp_path: Path) -> None:
         for name in ours:
             del sys.modules[name]
         said = refusal(environment_of(tmp_path, GRPC=f"127.0.0.1:{free_port()}"))
-    assert said == "error: GRPC needs grpc: pip install 'hate-speech-detection[grpc]'\n"
+    assert said == "error: GRPC needs grpc: pip install -r requirements-grpc.txt\n"
 
 
 @pytest.mark.slow
