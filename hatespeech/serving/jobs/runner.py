@@ -70,6 +70,7 @@ class JobRunner:
         self._model = model
         self._metrics = metrics
         self._settings = settings
+        self._shared = len(settings.tokens) > 1  # so that each must leave room for the others
         self._running: dict[str, tuple[Lease, asyncio.Task[None]]] = {}
         # For each caller that waits for a job: set when there may be something to tell.
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
@@ -191,7 +192,7 @@ class JobRunner:
             run_limit=submission.run_limit,
             webhook=submission.webhook,
         )
-        job_id = await self._store.add(job, self._settings.max_queue_jobs)
+        job_id = await self._store.add(job, self._settings.max_queue_jobs, shared=self._shared)
         self._metrics.recorder.submitted(job_id)
         if code is not None:
             self._never_ran(job_id, code)
@@ -255,7 +256,9 @@ class JobRunner:
         Raises :class:`ValidationError` for any other, and the errors of :meth:`Store.retry`.
         """
         await self.get(job_id, owner)
-        if not await self._store.retry(job_id, owner, self._settings.max_queue_jobs):
+        if not await self._store.retry(
+            job_id, owner, self._settings.max_queue_jobs, shared=self._shared
+        ):
             raise ValidationError(
                 "only a job that timed out, or that failed without its input being to blame, can "
                 "be retried",

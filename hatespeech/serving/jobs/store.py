@@ -9,6 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from hatespeech.errors import OverloadedError
+
 # A job that was running this many times when its server died is not tried again.
 MAX_ATTEMPTS: Final = 3
 GIVEN_UP: Final = f"internal: the service died {MAX_ATTEMPTS} times while this job ran"
@@ -90,6 +92,22 @@ class Delivery:
     tries: int  # with this one
 
 
+def require_room(waiting: int, own: int, max_queued: int) -> None:
+    """Raise :class:`OverloadedError` unless one more job may wait.
+
+    Of the jobs that wait, ``own`` are of the same owner; 0 if it shares the room with none. An
+    owner whose jobs wait already gets more room only if it leaves as much for others as it has
+    then. So one of them alone fills half of the room, and two fill two thirds.
+    """
+    if waiting >= max_queued:
+        raise OverloadedError(f"{waiting} jobs are already waiting; try again")
+    if own and own + 1 > max_queued - waiting - 1:
+        raise OverloadedError(
+            f"{own} jobs of this token are already waiting, and the room that is left is for the "
+            "jobs of other tokens; try again"
+        )
+
+
 class Listener(Protocol):
     """Who runs the jobs of a store, and is told what other servers do to them."""
 
@@ -134,11 +152,12 @@ class Store(ABC):
         """Finish what goes on and let go of the store."""
 
     @abstractmethod
-    async def add(self, job: NewJob, max_queued: int) -> str:
+    async def add(self, job: NewJob, max_queued: int, *, shared: bool = False) -> str:
         """Accept a job, or find the one that was accepted with its retry key; return the id.
 
-        Raises :class:`OverloadedError` if ``max_queued`` jobs are already waiting, and
-        :class:`ValidationError` if the key was sent before with a different body.
+        ``shared`` says whether others must have room, too. Raises the error of
+        :func:`require_room`, and :class:`ValidationError` if the key was sent before with a
+        different body.
         """
 
     @abstractmethod
@@ -185,11 +204,13 @@ class Store(ABC):
         """Cancel this owner's jobs that wait, and delete their inputs; return their ids."""
 
     @abstractmethod
-    async def retry(self, job_id: str, owner: bytes, max_queued: int) -> bool:
+    async def retry(
+        self, job_id: str, owner: bytes, max_queued: int, *, shared: bool = False
+    ) -> bool:
         """Queue a job of this owner anew that failed or timed out and still has its input.
 
         It is then as if it had just been accepted. Returns whether there is such a job. Raises
-        :class:`OverloadedError` if ``max_queued`` jobs are already waiting.
+        the error of :func:`require_room`.
         """
 
     @abstractmethod

@@ -439,6 +439,7 @@ def test_an_unforeseen_exception_does_not_stop_the_file(held: Held, small_checkp
 
 def test_a_full_queue_refuses_jobs_and_texts_at_once(held: Held) -> None:
     limits = {
+        "BEARER_TOKEN": TOKEN,  # it has all the room, because there is no other
         "MAX_QUEUE_JOBS": "3",
         "MAX_CONCURRENCY": "1",
         "MAX_QUEUE_TEXTS": "2",
@@ -461,6 +462,22 @@ def test_a_full_queue_refuses_jobs_and_texts_at_once(held: Held) -> None:
         held.release()
         assert [server.finished(job)["status"] for job in jobs] == ["COMPLETED"] * 4
         assert server.post("/score", json={"texts": ["hello", "hello"]}).status_code == 200
+
+
+def test_the_jobs_of_one_token_leave_room_for_those_of_another(held: Held) -> None:
+    with held.serve(MAX_QUEUE_JOBS="4", MAX_CONCURRENCY="1") as server:
+        server.ready()
+        held.hold()
+        jobs = [server.run({"prompt": "hello"})]
+        held.wait_held(server)
+        jobs += [server.run({"prompt": "hello"}) for _ in range(2)]
+        reply = server.post("/run", json={"input": {"prompt": "hello"}})
+        assert (reply.status_code, reply.json()["error_type"]) == (429, "overloaded")
+        assert reply.json()["error"].startswith("2 jobs of this token are already waiting")
+        other = {"Authorization": f"Bearer {OTHER_TOKEN}"}
+        server.run({"prompt": "hello"}, headers=other)
+        held.release()
+        assert [server.finished(job)["status"] for job in jobs] == ["COMPLETED"] * 3
 
 
 def test_jobs_run_together_as_far_as_their_inputs_fit(

@@ -442,6 +442,37 @@ def test_a_full_queue_refuses_jobs_that_wait(open_store: OpenStore) -> None:
     run(open_store, scene)
 
 
+def test_an_owner_whose_jobs_wait_leaves_as_much_room_for_others(open_store: OpenStore) -> None:
+    async def add(store: Store, owner: bytes, jobs: int) -> None:
+        """Add so many, which are all that there is room for."""
+        for number in range(jobs):
+            await store.add(new_job(f"{owner!r}{number}", owner=owner), 10, shared=True)
+        with pytest.raises(OverloadedError, match=f"{jobs} jobs of this token"):
+            await store.add(new_job("refused", owner=owner), 10, shared=True)
+
+    async def scene(store: Store) -> None:
+        await store.add(new_job("fails", owner=b"a"), 10, shared=True)
+        ((lease, _),) = await store.take(1, idle=True)
+        await store.finish(lease, FAILED, error="internal: no", keep_input=True)
+        await add(store, b"a", 5)
+        with pytest.raises(OverloadedError, match="5 jobs of this token"):
+            await store.retry("fails", b"a", 10, shared=True)
+        await add(store, b"b", 2)
+        await add(store, b"c", 1)
+        await add(store, b"d", 1)
+        await store.add(new_job("first", owner=b"e"), 10, shared=True)
+        with pytest.raises(OverloadedError, match="10 jobs are already waiting"):
+            await store.add(new_job("refused", owner=b"f"), 10, shared=True)
+        assert await store.count() == {IN_QUEUE: 10, FAILED: 1}
+        for _ in range(3):  # a place that is free again is for the others first
+            await store.cancel(f"{b'a'!r}{_}")
+        with pytest.raises(OverloadedError, match="2 jobs of this token"):
+            await store.retry("fails", b"a", 10, shared=True)
+        assert await store.retry("fails", b"a", 10)  # of all, if it shares the room with none
+
+    run(open_store, scene)
+
+
 def test_what_is_stored_outlives_its_server_with_the_salt(open_store: OpenStore) -> None:
     salts: list[bytes] = []
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from typing_extensions import override
 
-from hatespeech.errors import OverloadedError, ValidationError
+from hatespeech.errors import ValidationError
 from hatespeech.serving.jobs.postgres.link import Link
 from hatespeech.serving.jobs.postgres.notices import CHANNEL, Notices
 from hatespeech.serving.jobs.store import (
@@ -32,6 +32,7 @@ from hatespeech.serving.jobs.store import (
     Store,
     StoredJob,
     StoreError,
+    require_room,
 )
 
 LEASE_SECONDS: Final = 20.0
@@ -39,15 +40,30 @@ LOOK_SECONDS: Final = 2.0  # between two looks at the leases and at what others 
 LARGEST_OUTPUT: Final = 50_000_000  # bytes, roughly
 AT_ONCE: Final = 200  # rows that one statement deletes or returns to the queue
 
-_ADD: Final = """
+# How many jobs wait, and how many of the same owner if it shares the room; and whether there is
+# room for one more, by the rule of :func:`require_room`.
+_QUEUE: Final = """
+waiting AS (
+    SELECT count(*) AS jobs FROM (
+        SELECT FROM hatespeech_jobs WHERE status = 'IN_QUEUE' LIMIT %(max_queued)s
+    ) AS queue
+), own AS (
+    SELECT count(*) AS own_jobs FROM (
+        SELECT FROM hatespeech_jobs
+        WHERE %(shared)s AND status = 'IN_QUEUE' AND owner = %(owner)s LIMIT %(max_queued)s
+    ) AS queue
+), queue AS (
+    SELECT jobs, own_jobs, jobs < %(max_queued)s
+        AND (own_jobs = 0 OR own_jobs + 1 <= %(max_queued)s - jobs - 1) AS has_room
+    FROM waiting, own
+)
+"""
+
+_ADD: Final = f"""
 WITH known AS (
     SELECT id, retry_body, expires <= now() AS expired FROM hatespeech_jobs
     WHERE owner = %(owner)s AND retry_key = %(retry_key)s::bytea
-), waiting AS (
-    SELECT count(*) AS jobs FROM (
-        SELECT 1 FROM hatespeech_jobs WHERE status = 'IN_QUEUE' LIMIT %(max_queued)s
-    ) AS queue
-), added AS (
+), {_QUEUE}, added AS (
     INSERT INTO hatespeech_jobs
         (id, owner, status, input, error, started, finished, expires, retry_key, retry_body,
         ttl, deadline, run_limit, webhook)
@@ -55,14 +71,14 @@ WITH known AS (
         ended + %(kept)s * interval '1 second', %(retry_key)s::bytea, %(retry_body)s::bytea,
         %(ttl)s::float8, now() + %(ttl)s::float8 * interval '1 second', %(run_limit)s::float8,
         %(webhook)s::text
-    FROM waiting, (SELECT CASE WHEN %(error)s::text IS NOT NULL THEN now() END AS ended) AS times
-    WHERE jobs < %(max_queued)s AND NOT EXISTS (SELECT FROM known)
+    FROM queue, (SELECT CASE WHEN %(error)s::text IS NOT NULL THEN now() END AS ended) AS times
+    WHERE has_room AND NOT EXISTS (SELECT FROM known)
     ON CONFLICT (owner, retry_key) WHERE retry_key IS NOT NULL DO NOTHING
     RETURNING id
 )
-SELECT added.id, known.id, known.retry_body, known.expired, waiting.jobs
-FROM waiting LEFT JOIN added ON true LEFT JOIN known ON true
-"""
+SELECT added.id, known.id, known.retry_body, known.expired, jobs, own_jobs
+FROM queue LEFT JOIN added ON true LEFT JOIN known ON true
+"""  # noqa: S608 - constants
 
 _DELETE_EXPIRED_RETRY: Final = """
 DELETE FROM hatespeech_jobs WHERE owner = %s AND retry_key = %s AND expires <= now()
@@ -162,22 +178,18 @@ FROM waiting WHERE jobs.id = waiting.id
 RETURNING jobs.id
 """  # noqa: S608 - constants
 
-_RETRY: Final = """
-WITH queue AS (
-    SELECT count(*) AS jobs FROM (
-        SELECT 1 FROM hatespeech_jobs WHERE status = 'IN_QUEUE' LIMIT %(max_queued)s
-    ) AS waiting
-), retried AS (
+_RETRY: Final = f"""
+WITH {_QUEUE}, retried AS (
     UPDATE hatespeech_jobs SET status = 'IN_QUEUE', output = NULL, error = NULL, attempts = 0,
         created = now(), started = NULL, finished = NULL, expires = NULL,
         deadline = now() + ttl * interval '1 second',
         webhook_due = NULL, webhook_tries = 0, webhook_done = false
     FROM queue WHERE id = %(id)s AND owner = %(owner)s AND status IN ('FAILED', 'TIMED_OUT')
-        AND input IS NOT NULL AND expires > now() AND queue.jobs < %(max_queued)s
+        AND input IS NOT NULL AND expires > now() AND has_room
     RETURNING id
 )
-SELECT queue.jobs, retried.id FROM queue LEFT JOIN retried ON true
-"""
+SELECT retried.id, jobs, own_jobs FROM queue LEFT JOIN retried ON true
+"""  # noqa: S608 - constants
 
 _TIME_OUT: Final = f"""
 WITH overdue AS MATERIALIZED (
@@ -301,7 +313,7 @@ class PostgresStore(Store):
         await self._link.close()
 
     @override
-    async def add(self, job: NewJob, max_queued: int) -> str:
+    async def add(self, job: NewJob, max_queued: int, *, shared: bool = False) -> str:
         parameters = {
             "id": job.id,
             "owner": job.owner,
@@ -312,12 +324,13 @@ class PostgresStore(Store):
             "retry_key": job.retry_key,
             "retry_body": job.retry_body,
             "max_queued": max_queued,
+            "shared": shared,
             "ttl": job.ttl,
             "run_limit": job.run_limit,
             "webhook": job.webhook,
         }
         while True:
-            ((added, known, body, expired, waiting),) = await self._link.fetch(
+            ((added, known, body, expired, waiting, own),) = await self._link.fetch(
                 _ADD, parameters, size=len(job.input or "")
             )
             if added is not None:
@@ -331,9 +344,9 @@ class PostgresStore(Store):
                 )
             elif known is not None:
                 return str(known)
-            elif waiting >= max_queued:
-                raise _full(waiting)
-            # Else another server has just added it, and the next look finds it.
+            else:
+                require_room(waiting, own, max_queued)
+                # Another server has just added it, and the next look finds it.
 
     @override
     async def take(
@@ -398,17 +411,19 @@ class PostgresStore(Store):
         return await self._until_fewer(_PURGE, (owner, self._ttl))
 
     @override
-    async def retry(self, job_id: str, owner: bytes, max_queued: int) -> bool:
+    async def retry(
+        self, job_id: str, owner: bytes, max_queued: int, *, shared: bool = False
+    ) -> bool:
         if "\0" in job_id:  # which PostgreSQL does not even read
             return False
-        ((waiting, retried),) = await self._link.fetch(
-            _RETRY, {"id": job_id, "owner": owner, "max_queued": max_queued}
+        ((retried, waiting, own),) = await self._link.fetch(
+            _RETRY, {"id": job_id, "owner": owner, "max_queued": max_queued, "shared": shared}
         )
-        if waiting >= max_queued:
-            raise _full(waiting)
-        if retried is not None:
-            self._notices.jobs_wait()
-        return retried is not None
+        if retried is None:
+            require_room(waiting, own, max_queued)
+            return False
+        self._notices.jobs_wait()
+        return True
 
     @override
     async def get(self, job_id: str, owner: bytes) -> StoredJob | None:
@@ -522,10 +537,6 @@ class PostgresStore(Store):
     def _let_go(self, lease: Lease) -> None:
         if self._held.get(lease.id) == lease:
             del self._held[lease.id]
-
-
-def _full(waiting: int) -> OverloadedError:
-    return OverloadedError(f"{waiting} jobs are already waiting; try again")
 
 
 def storable(error: str | None) -> str | None:

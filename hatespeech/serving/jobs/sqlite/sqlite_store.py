@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from typing_extensions import override
 
-from hatespeech.errors import OverloadedError, SettingsError, ValidationError
+from hatespeech.errors import SettingsError, ValidationError
 from hatespeech.serving.jobs.sqlite.database import (
     Database,
     connect,
@@ -38,6 +38,7 @@ from hatespeech.serving.jobs.store import (
     NewJob,
     Store,
     StoredJob,
+    require_room,
 )
 
 SCHEMA_VERSION: Final = 1
@@ -167,7 +168,7 @@ class SqliteStore(Store):
         await asyncio.to_thread(self._database.close)
 
     @override
-    async def add(self, job: NewJob, max_queued: int) -> str:
+    async def add(self, job: NewJob, max_queued: int, *, shared: bool = False) -> str:
         def add(connection: sqlite3.Connection) -> str:
             if job.retry_key is not None:
                 connection.execute(
@@ -184,7 +185,7 @@ class SqliteStore(Store):
                     )
                 if known:
                     return str(known[0])
-            _require_room(connection, max_queued)
+            _require_room(connection, job.owner if shared else None, max_queued)
             now = self._now()
             done = None if job.error is None else now
             connection.execute(
@@ -310,9 +311,11 @@ class SqliteStore(Store):
         return await self._until_fewer(purge)
 
     @override
-    async def retry(self, job_id: str, owner: bytes, max_queued: int) -> bool:
+    async def retry(
+        self, job_id: str, owner: bytes, max_queued: int, *, shared: bool = False
+    ) -> bool:
         def retry(connection: sqlite3.Connection) -> bool:
-            _require_room(connection, max_queued)
+            _require_room(connection, owner if shared else None, max_queued)
             now = self._now()
             changed = connection.execute(
                 "UPDATE jobs SET status = ?, output = NULL, error = NULL, attempts = 0,"
@@ -435,13 +438,15 @@ class SqliteStore(Store):
         return self._started + time.monotonic()
 
 
-def _require_room(connection: sqlite3.Connection, max_queued: int) -> None:
-    """Raise :class:`OverloadedError` if so many jobs are already waiting."""
+def _require_room(connection: sqlite3.Connection, sharer: bytes | None, max_queued: int) -> None:
+    """Raise the error of :func:`require_room`; ``sharer`` is an owner that shares the room."""
     (waiting,) = connection.execute(
         "SELECT count(*) FROM jobs WHERE status = ?", (IN_QUEUE,)
     ).fetchone()
-    if waiting >= max_queued:
-        raise OverloadedError(f"{waiting} jobs are already waiting; try again")
+    (own,) = connection.execute(
+        "SELECT count(*) FROM jobs WHERE status = ? AND owner = ?", (IN_QUEUE, sharer)
+    ).fetchone()
+    require_room(waiting, own, max_queued)
 
 
 def _ids(connection: sqlite3.Connection, statement: str, parameters: Sequence[Any]) -> list[str]:
