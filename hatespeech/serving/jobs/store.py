@@ -164,9 +164,13 @@ class Store(ABC):
     async def take(
         self, count: int, *, idle: bool, size: float = math.inf
     ) -> list[tuple[Lease, str]]:
-        """Start up to ``count`` of the oldest waiting jobs; return their leases and inputs.
+        """Start up to ``count`` waiting jobs; return their leases and inputs, in their turns.
 
-        ``size`` is how many bytes the inputs may have together, roughly. The oldest job waits
+        The next turn has the owner with the fewest jobs that run on this server; of several, the
+        one whose last turn is the longest ago. Of its jobs the oldest is next. The time that this
+        takes does not grow with what one owner has waiting.
+
+        ``size`` is how many bytes the inputs may have together, roughly. The job that is next waits
         until it fits, but a server that is ``idle`` takes it in any case.
         Suspects come first, one at a time and only to a server that is ``idle``, so that only
         the job that is to blame runs out of attempts. Those with the fewest attempts come first.

@@ -15,13 +15,12 @@ import contextlib
 import hashlib
 import hmac
 import ipaddress
-import itertools
 import logging
 import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
@@ -30,6 +29,7 @@ import httpx2
 
 from hatespeech.retry import Backoff
 from hatespeech.serving.jobs.store import Delivery, Store, StoreError
+from hatespeech.serving.jobs.turns import Turns
 from hatespeech.serving.jobs.webhook_urls import Address, Network, may_receive
 from hatespeech.version import __version__
 
@@ -98,35 +98,6 @@ class Names:
             raise DeliveryError("its name is not known") from None
 
 
-class Turns:
-    """Whose webhooks go next."""
-
-    def __init__(self) -> None:
-        self._turns = itertools.count(1)
-        self._last: dict[bytes, int] = {}  # turn of each owner
-
-    def next(self, due: Mapping[bytes, int], running: Counter[bytes]) -> Counter[bytes]:
-        """Return how many of the webhooks that are due may start beside those that run.
-
-        Each place goes to the owner who then has the fewest; of several, to the one whose last
-        turn is the longest ago.
-        """
-        started: Counter[bytes] = Counter()
-        for _ in range(AT_ONCE - running.total()):
-            taken = running + started
-            able = [
-                owner
-                for owner, count in due.items()
-                if started[owner] < count and taken[owner] < OF_ONE_OWNER
-            ]
-            if not able:
-                break
-            owner = min(able, key=lambda owner: (taken[owner], self._last.get(owner, 0)))
-            started[owner] += 1
-            self._last[owner] = next(self._turns)
-        return started
-
-
 class Webhooks:
     """Delivers what the store holds, for as long as :meth:`run` does."""
 
@@ -176,10 +147,12 @@ class Webhooks:
 
     async def _take(self, running: Counter[bytes]) -> Sequence[Delivery]:
         taken: list[Delivery] = []
-        if running.total() < AT_ONCE:
+        places = AT_ONCE - running.total()
+        if places > 0:
             with contextlib.suppress(StoreError):  # the next look tries again
                 due = await self._store.count_due(OF_ONE_OWNER)
-                for owner, count in self._turns.next(due, running).items():
+                shares = Counter(self._turns.share(due, running, places, OF_ONE_OWNER))
+                for owner, count in shares.items():
                     taken += await self._store.take_deliveries(owner, count, CLAIM_SECONDS)
         return taken
 

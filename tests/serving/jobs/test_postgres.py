@@ -198,6 +198,70 @@ def test_the_clocks_of_servers_do_not_matter(
     run(scene)
 
 
+# Turns.
+
+
+def test_taking_jobs_reads_no_more_rows_however_many_wait_of_one_owner(
+    database: Postgres, name: str
+) -> None:
+    def rows_read(plan: dict[str, Any]) -> float:
+        removed = plan.get("Rows Removed by Filter", 0)
+        here: float = (plan["Actual Rows"] + removed) * plan["Actual Loops"]
+        return here + sum(map(rows_read, plan.get("Plans", [])))
+
+    def rows_of_a_take() -> float:
+        parameters = {"most": 2, "turns": [b"a", b"b"], "idle": True, "size": 1e9}
+        rows = 0.0
+        for statement in (postgres_store._COUNT_WAITING, postgres_store._TAKE):
+            ((explained,),) = database.execute(
+                name,
+                f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}",
+                {**parameters, "server": "", "lease": 60},
+            )
+            rows += rows_read(explained[0]["Plan"])
+        return rows
+
+    def add(owner: bytes, jobs: int) -> None:
+        database.execute(
+            name,
+            "INSERT INTO hatespeech_jobs (id, owner, status, input)"
+            " SELECT gen_random_uuid(), %s, 'IN_QUEUE', '{}' FROM generate_series(1, %s)",
+            (owner, jobs),
+        )
+
+    PostgresStore(database.url(name), TTL)
+    add(b"a", 20)
+    add(b"b", 20)
+    few = rows_of_a_take()
+    add(b"a", 3000)
+    assert rows_of_a_take() < 2 * few
+    database.execute(name, "ANALYZE hatespeech_jobs")
+    assert rows_of_a_take() < 2 * few
+
+
+def test_an_idle_server_takes_the_next_jobs_where_another_was_faster(
+    database: Postgres, name: str
+) -> None:
+    async def scene() -> None:
+        url = database.url(name)
+        async with server(url) as first, server(url) as second:
+            for owner in (b"a", b"b"):
+                await first.add(new_job(owner.decode(), owner=owner), 10)
+            fetch = first._link.fetch
+
+            async def late(statement: str, *args: Any, **options: Any) -> list[tuple[Any, ...]]:
+                if statement == postgres_store._TAKE and not faster:
+                    faster.extend(await second.take(1, idle=True))
+                return await fetch(statement, *args, **options)
+
+            faster: list[Any] = []
+            with patch.object(first._link, "fetch", late):
+                taken = await first.take(1, idle=True)
+            assert [lease.id for lease, _ in faster + taken] == ["a", "b"]
+
+    run(scene)
+
+
 # What servers tell each other.
 
 
@@ -356,8 +420,18 @@ def test_jobs_whose_taking_was_cut_off_go_back_without_blame(
         ):
             async with server(database.url(name, proxy.port)) as store:
                 await store.add(new_job("a"), 10)
-                proxy.swallow_replies()
-                with patch.object(link, "STATEMENT_SECONDS", 1.0), pytest.raises(StoreError):
+                fetch = store._link.fetch
+
+                async def cut_off(statement: str, *args: Any, **options: Any) -> list[Any]:
+                    if statement == postgres_store._TAKE:
+                        proxy.swallow_replies()
+                    return await fetch(statement, *args, **options)
+
+                with (
+                    patch.object(link, "STATEMENT_SECONDS", 1.0),
+                    patch.object(store._link, "fetch", cut_off),
+                    pytest.raises(StoreError),
+                ):
                     await store.take(1, idle=True)
                 assert database.execute(name, "SELECT status FROM hatespeech_jobs") == [
                     (IN_PROGRESS,)

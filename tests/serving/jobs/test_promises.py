@@ -133,6 +133,70 @@ def test_jobs_are_taken_in_their_order_and_keep_their_place(open_store: OpenStor
     run(open_store, scene)
 
 
+async def take_ids(store: Store, count: int) -> list[str]:
+    return [lease.id for lease, _ in await store.take(count, idle=False)]
+
+
+async def add_jobs(store: Store, *names: str) -> None:
+    """Add jobs of owners that their first letters name."""
+    for name in names:
+        await store.add(new_job(name, owner=name[:1].encode()), 99)
+
+
+def test_the_next_place_goes_to_the_owner_with_the_fewest_jobs_running(
+    open_store: OpenStore,
+) -> None:
+    async def scene(store: Store) -> None:
+        await add_jobs(store, "a1", "a2", "a3", "a4", "a5", "b1", "b2")
+        assert await take_ids(store, 1) == ["a1"]
+        assert await take_ids(store, 4) == ["b1", "a2", "b2", "a3"]
+        await add_jobs(store, "b3", "c1", "c2")
+        assert await take_ids(store, 2) == ["c1", "c2"]
+        await store.finish(Lease("b1", 1, b"b"), COMPLETED, output="{}")
+        await store.put_back(Lease("b2", 1, b"b"), blameless=True)
+        assert await take_ids(store, 2) == ["b2", "b3"]
+        assert await take_ids(store, 9) == ["a4", "a5"]
+
+    run(open_store, scene)
+
+
+def test_of_owners_with_as_few_jobs_running_each_has_a_turn(open_store: OpenStore) -> None:
+    async def scene(store: Store) -> None:
+        await add_jobs(store, "a1", "a2", "a3", "b1", "b2", "b3", "c1")
+        order: list[str] = []
+        for _ in range(7):
+            ((lease, _),) = await store.take(1, idle=True)
+            order.append(lease.id)
+            await store.finish(lease, COMPLETED, output="{}")
+        assert order == ["a1", "b1", "c1", "a2", "b2", "a3", "b3"]
+
+    run(open_store, scene)
+
+
+def test_an_owner_whose_jobs_waited_too_long_has_no_turn(open_store: OpenStore) -> None:
+    async def scene(store: Store) -> None:
+        for number in range(3):
+            await store.add(new_job(f"late{number}", owner=b"a", ttl=0.001), 99)
+        await add_jobs(store, "b1")
+        await asyncio.sleep(0.01)  # the deadlines have passed, however slow this is
+        assert await take_ids(store, 1) == ["b1"]
+
+    run(open_store, scene)
+
+
+def test_a_job_that_does_not_fit_keeps_its_turn(open_store: OpenStore) -> None:
+    async def scene(store: Store) -> None:
+        await add_jobs(store, "a1")
+        assert await take_ids(store, 1) == ["a1"]
+        await add_jobs(store, "a2", "a3")
+        await store.add(new_job("large", owner=b"b", input="x" * 2000), 99)
+        assert await store.take(9, idle=False, size=1000) == []
+        taken = await store.take(9, idle=False, size=2030)
+        assert [lease.id for lease, _ in taken] == ["large", "a2"]
+
+    run(open_store, scene)
+
+
 def test_jobs_are_taken_as_far_as_their_inputs_fit_and_in_their_order(
     open_store: OpenStore,
 ) -> None:

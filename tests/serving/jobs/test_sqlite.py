@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import shutil
 import sqlite3
@@ -118,6 +119,29 @@ def test_the_job_that_crashes_the_server_each_time_is_given_up(path: Path) -> No
         run(path, crash)
     run(path, last)
     assert execute(path, "SELECT input FROM jobs") == [(None,)]
+
+
+# Turns.
+
+
+def test_taking_a_job_is_no_more_work_however_many_wait_of_one_owner(path: Path) -> None:
+    async def steps_of_a_take(store: SqliteStore) -> int:
+        steps = itertools.count()
+        database = store._database
+        await database.run(lambda file: file.set_progress_handler(lambda: next(steps) < 0, 1))
+        ((lease, _),) = await store.take(1, idle=True)
+        await database.run(lambda file: file.set_progress_handler(None, 1))
+        await store.put_back(lease, blameless=True)
+        return next(steps)
+
+    async def scene(store: SqliteStore) -> None:
+        await store.add(new_job("another", owner=b"another"), 9999)
+        await store.add(new_job("first"), 9999)
+        few = await steps_of_a_take(store)
+        await asyncio.gather(*(store.add(new_job(f"{number}"), 9999) for number in range(2000)))
+        assert await steps_of_a_take(store) < 2 * few
+
+    run(path, scene)
 
 
 # Clocks.
@@ -328,7 +352,7 @@ def test_a_file_of_an_older_release_keeps_its_jobs_and_gives_room_back(path: Pat
             PRAGMA journal_mode = WAL;
             {sqlite_store._SCHEMA.replace("DROP INDEX", "-- DROP INDEX")}
             {" ".join(lacks)}
-            DROP INDEX jobs_by_state; DROP INDEX jobs_by_end;
+            DROP INDEX jobs_in_turn; DROP INDEX jobs_by_end;
             CREATE INDEX jobs_by_status ON jobs (status, created);
             PRAGMA user_version = 1;
             INSERT INTO meta (salt) VALUES (x'00');
@@ -348,7 +372,7 @@ def test_a_file_of_an_older_release_keeps_its_jobs_and_gives_room_back(path: Pat
     run(path, scene)
     assert execute(path, "PRAGMA auto_vacuum") == [(2,)]
     names = {name for (name,) in execute(path, "SELECT name FROM sqlite_schema")}
-    assert "jobs_by_state" in names
+    assert "jobs_in_turn" in names
     assert "jobs_by_status" not in names
 
 

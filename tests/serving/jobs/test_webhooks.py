@@ -7,7 +7,6 @@ import ipaddress
 import re
 import ssl
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -217,34 +216,6 @@ def test_one_tokens_slow_names_do_not_keep_those_of_another_from_being_looked_up
             receiver.wait(1, server)
         finally:
             ended.set()
-
-
-A, B, C, D = (name.encode() for name in "abcd")
-
-
-@pytest.mark.parametrize(
-    ("due", "running", "started"),
-    [
-        ({A: 99}, {}, {A: webhooks.OF_ONE_OWNER}),
-        ({A: 99}, {A: webhooks.OF_ONE_OWNER}, {}),
-        ({A: 99, B: 99}, {}, {A: 5, B: 5}),
-        ({A: 99, B: 1}, {}, {A: 8, B: 1}),
-        ({A: 99, B: 99, C: 99}, {A: 5, B: 4}, {C: 1}),
-        ({A: 99, B: 2}, {A: 7}, {A: 1, B: 2}),
-        ({B: 2}, {A: 10}, {}),
-    ],
-)
-def test_each_place_goes_to_the_owner_who_has_the_fewest(
-    due: dict[bytes, int], running: dict[bytes, int], started: dict[bytes, int]
-) -> None:
-    assert webhooks.Turns().next(due, Counter(running)) == started
-
-
-def test_of_owners_with_as_few_the_one_who_waits_longest_is_next() -> None:
-    turns = webhooks.Turns()
-    due = {A: 9, B: 9, C: 9, D: 9}
-    one_place = Counter({b"another": webhooks.AT_ONCE - 1})
-    assert [list(turns.next(due, one_place)) for _ in range(6)] == [[A], [B], [C], [D], [A], [B]]
 
 
 # Where it may go.

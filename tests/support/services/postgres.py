@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,7 +67,7 @@ class Postgres:
         return self.url(database)
 
     def execute(
-        self, database: str, statement: str, parameters: Sequence[Any] = ()
+        self, database: str, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()
     ) -> list[tuple[Any, ...]]:
         """Run a statement; return its rows."""
         with psycopg.connect(self.url(database), autocommit=True) as connection:

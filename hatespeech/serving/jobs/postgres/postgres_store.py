@@ -13,6 +13,7 @@ import contextlib
 import math
 import secrets
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ from hatespeech.serving.jobs.store import (
     StoreError,
     require_room,
 )
+from hatespeech.serving.jobs.turns import Turns
 
 LEASE_SECONDS: Final = 20.0
 LOOK_SECONDS: Final = 2.0  # between two looks at the leases and at what others did
@@ -84,31 +86,68 @@ _DELETE_EXPIRED_RETRY: Final = """
 DELETE FROM hatespeech_jobs WHERE owner = %s AND retry_key = %s AND expires <= now()
 """
 
+# How many jobs of each owner wait and have not run, as far as matters; and one row without an owner
+# if there is a suspect. As in _COUNT_DUE, the time does not grow with what one owner has.
+_FRESH: Final = "status = 'IN_QUEUE' AND attempts = 0"
+_IN_TIME: Final = "(deadline IS NULL OR deadline > now())"
+_COUNT_WAITING: Final = f"""
+WITH RECURSIVE owners (owner) AS (
+    (SELECT owner FROM hatespeech_jobs WHERE {_FRESH} ORDER BY attempts, owner, place LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT jobs.owner FROM hatespeech_jobs AS jobs
+        WHERE {_FRESH} AND jobs.owner > owners.owner ORDER BY attempts, jobs.owner, place LIMIT 1
+    ) FROM owners WHERE owner IS NOT NULL
+)
+SELECT owner, (
+    SELECT count(*) FROM (
+        SELECT FROM hatespeech_jobs AS jobs
+        WHERE {_FRESH} AND jobs.owner = owners.owner AND {_IN_TIME}
+        ORDER BY attempts, jobs.owner, place LIMIT %(most)s
+    ) AS waiting
+) FROM owners WHERE owner IS NOT NULL
+UNION ALL (
+    SELECT NULL, 1 FROM hatespeech_jobs
+    WHERE status = 'IN_QUEUE' AND attempts > 0 AND {_IN_TIME} LIMIT 1
+)
+"""  # noqa: S608 - constants
+
 # The suspect with the fewest attempts for a server that is idle, none for one that is not; if
-# there is no suspect, the oldest jobs. Another server's choice, which is locked, is passed over.
-_TAKE: Final = """
+# there is no suspect, the oldest jobs of each owner, in the turns that are given. Another server's
+# choice, which is locked, is passed over.
+_TAKE: Final = f"""
 WITH suspects AS MATERIALIZED (
-    SELECT id FROM hatespeech_jobs WHERE status = 'IN_QUEUE' AND attempts > 0
-        AND (deadline IS NULL OR deadline > now())
+    SELECT id FROM hatespeech_jobs WHERE status = 'IN_QUEUE' AND attempts > 0 AND {_IN_TIME}
     ORDER BY attempts, place LIMIT 1 FOR UPDATE SKIP LOCKED
+), turns AS (
+    SELECT owner, turn, row_number() OVER (PARTITION BY owner ORDER BY turn) AS nth
+    FROM unnest(%(turns)s::bytea[]) WITH ORDINALITY AS given (owner, turn)
 ), fresh AS MATERIALIZED (
-    SELECT id, place, octet_length(input) AS size FROM hatespeech_jobs
-    WHERE status = 'IN_QUEUE' AND attempts = 0 AND NOT EXISTS (SELECT FROM suspects)
-        AND (deadline IS NULL OR deadline > now())
-    ORDER BY place LIMIT %(count)s FOR UPDATE SKIP LOCKED
+    SELECT oldest.* FROM (SELECT owner, count(*) AS places FROM turns GROUP BY owner) AS owners,
+    LATERAL (
+        SELECT id, jobs.owner, place, octet_length(input) AS size FROM hatespeech_jobs AS jobs
+        WHERE {_FRESH} AND jobs.owner = owners.owner AND {_IN_TIME}
+            AND NOT EXISTS (SELECT FROM suspects)
+        ORDER BY attempts, jobs.owner, place LIMIT owners.places FOR UPDATE SKIP LOCKED
+    ) AS oldest
+), in_turn AS (
+    SELECT id, turn, size FROM turns JOIN (
+        SELECT *, row_number() OVER (PARTITION BY owner ORDER BY place) AS nth FROM fresh
+    ) AS numbered USING (owner, nth)
 ), fitting AS (
-    SELECT id, sum(size) OVER queue <= %(size)s::float8
+    SELECT id, turn, sum(size) OVER queue <= %(size)s::float8
         OR (%(idle)s AND row_number() OVER queue = 1) AS fits
-    FROM fresh WINDOW queue AS (ORDER BY place)
+    FROM in_turn WINDOW queue AS (ORDER BY turn)
 ), chosen AS (
-    SELECT id FROM suspects WHERE %(idle)s UNION ALL SELECT id FROM fitting WHERE fits
+    SELECT id, 1 AS turn FROM suspects WHERE %(idle)s
+    UNION ALL SELECT id, turn FROM fitting WHERE fits
 )
 UPDATE hatespeech_jobs AS jobs SET status = 'IN_PROGRESS', started = now(),
     attempts = attempts + 1, server = %(server)s, lease = now() + %(lease)s * interval '1 second'
 FROM chosen WHERE jobs.id = chosen.id
-RETURNING jobs.place, jobs.id, jobs.attempts, jobs.owner, jobs.input,
+RETURNING turn, jobs.id, jobs.attempts, jobs.owner, jobs.input,
     least(run_limit, extract(epoch FROM deadline - now())::float8)
-"""
+"""  # noqa: S608 - constants
 
 _OURS: Final = "id = %(id)s AND server = %(server)s AND attempts = %(attempt)s" + (
     " AND status = 'IN_PROGRESS'"
@@ -271,6 +310,7 @@ class PostgresStore(Store):
         self._server = secrets.token_hex(8)  # of this process alone
         self._link = Link(url, CHANNEL)
         self._notices = Notices(self._link, self._server)
+        self._turns = Turns()
         self._held: dict[str, Lease] = {}
         # A look must not see jobs as unknown that are just being taken.
         self._taking = asyncio.Lock()
@@ -354,9 +394,7 @@ class PostgresStore(Store):
     ) -> list[tuple[Lease, str]]:
         async with self._taking:
             try:
-                rows = await self._link.fetch(
-                    _TAKE, self._ours(count=count, idle=idle, size=size, lease=LEASE_SECONDS)
-                )
+                rows = await self._take(count, idle=idle, size=size)
             except StoreError:
                 self._may_hold_unknown = True
                 raise
@@ -366,6 +404,23 @@ class PostgresStore(Store):
             ]
             self._held.update((lease.id, lease) for lease, _ in taken)
             return taken
+
+    async def _take(self, count: int, *, idle: bool, size: float) -> list[tuple[Any, ...]]:
+        for _ in range(2):
+            found = await self._link.fetch(_COUNT_WAITING, {"most": count})
+            waiting = {owner: jobs for owner, jobs in found if owner is not None}
+            suspects = len(found) > len(waiting)
+            running = Counter(lease.owner for lease in self._held.values())
+            turns = self._turns.share(waiting, running, count)
+            if not turns and not suspects:
+                break
+            rows = await self._link.fetch(
+                _TAKE, self._ours(turns=turns, idle=idle, size=size, lease=LEASE_SECONDS)
+            )
+            if rows or not idle:
+                return rows
+            # Another server has just taken them all. An idle one looks for the next.
+        return []
 
     @override
     async def finish(

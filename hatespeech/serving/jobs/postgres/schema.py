@@ -59,6 +59,11 @@ MIGRATIONS: Final = (
         WHERE webhook IS NOT NULL AND NOT webhook_done AND expires IS NOT NULL;
     CREATE INDEX hatespeech_jobs_owners ON hatespeech_jobs (owner, status);
     """,
+    """
+    DROP INDEX hatespeech_jobs_waiting;
+    CREATE INDEX hatespeech_jobs_in_turn ON hatespeech_jobs (attempts, owner, place)
+        WHERE status = 'IN_QUEUE';
+    """,
 )
 LOCK: Final = 0x68617465_6A6F6273  # of PostgreSQL's advisory locks; two servers may start together
 

@@ -8,7 +8,8 @@ import math
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +41,7 @@ from hatespeech.serving.jobs.store import (
     StoredJob,
     require_room,
 )
+from hatespeech.serving.jobs.turns import Turns
 
 SCHEMA_VERSION: Final = 1
 
@@ -66,9 +68,10 @@ CREATE TABLE IF NOT EXISTS jobs (
     webhook_tries INTEGER NOT NULL DEFAULT 0,
     webhook_done INTEGER NOT NULL DEFAULT 0
 );
-DROP INDEX IF EXISTS jobs_by_status;  -- these two are of versions before
+DROP INDEX IF EXISTS jobs_by_status;  -- these three are of versions before
 DROP INDEX IF EXISTS jobs_by_webhook;
-CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (status, attempts);
+DROP INDEX IF EXISTS jobs_by_state;
+CREATE INDEX IF NOT EXISTS jobs_in_turn ON jobs (status, attempts, owner);
 CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (owner, status);
 CREATE INDEX IF NOT EXISTS jobs_by_end ON jobs (finished) WHERE finished IS NOT NULL;
 CREATE UNIQUE INDEX IF NOT EXISTS jobs_by_retry_key ON jobs (owner, retry_key)
@@ -118,6 +121,19 @@ WHERE rowid IN (
 )
 RETURNING webhook, webhook_tries, {_COLUMNS}
 """  # noqa: S608 - constants
+# The owners one after the other, each by a look into the index, however many jobs each has.
+_WAITING_OWNERS: Final = f"""
+WITH RECURSIVE owners (owner) AS (
+    SELECT min(owner) FROM jobs WHERE status = '{IN_QUEUE}' AND attempts = 0
+    UNION ALL
+    SELECT (
+        SELECT min(owner) FROM jobs
+        WHERE status = '{IN_QUEUE}' AND attempts = 0 AND owner > owners.owner
+    ) FROM owners WHERE owner IS NOT NULL
+)
+SELECT owner FROM owners WHERE owner IS NOT NULL
+"""  # noqa: S608 - constants
+_RUNNING: Final = "SELECT owner, count(*) FROM jobs WHERE status = ? GROUP BY owner"
 _WAITING: Final = (
     "SELECT id, attempts + 1, owner, input, run_limit, deadline FROM jobs"
     " WHERE status = ? AND (deadline IS NULL OR deadline > ?)"
@@ -143,6 +159,7 @@ class SqliteStore(Store):
             reason = why_not(exc)
             raise SettingsError(f"JOBS_DB={str(path)!r} cannot be opened: {reason}") from None
         self._database = Database(path, connection)
+        self._turns = Turns()
 
     @property
     @override
@@ -227,13 +244,13 @@ class SqliteStore(Store):
             if not rows:
                 left = size
                 # One after the other, for the inputs that don't fit must not be in memory either.
-                for row in connection.execute(
-                    f"{_WAITING} AND attempts = 0 ORDER BY rowid LIMIT ?", (IN_QUEUE, now, count)
-                ):
+                for row in self._in_turn(connection, now):
                     left -= len(row[3])
                     if left < 0 and (rows or not idle):
                         break
                     rows.append(row)
+                    if len(rows) == count:
+                        break
             connection.executemany(
                 "UPDATE jobs SET status = ?, started = ?, attempts = ? WHERE id = ?",
                 [(IN_PROGRESS, now, attempt, job_id) for job_id, attempt, *_ in rows],
@@ -247,6 +264,25 @@ class SqliteStore(Store):
             ]
 
         return await self._database.run(take)
+
+    def _in_turn(self, connection: sqlite3.Connection, now: float) -> Iterator[tuple[Any, ...]]:
+        """Read the jobs that wait and have not run, those of each owner in its turns."""
+
+        def of_owner(owner: bytes) -> Iterator[tuple[Any, ...]]:
+            yield from connection.execute(
+                f"{_WAITING} AND attempts = 0 AND owner = ? ORDER BY rowid", (IN_QUEUE, now, owner)
+            )
+
+        oldest = {owner: of_owner(owner) for (owner,) in connection.execute(_WAITING_OWNERS)}
+        taken = Counter(dict(connection.execute(_RUNNING, (IN_PROGRESS,))))
+        while oldest:
+            owner = self._turns.next(oldest, taken)
+            row = next(oldest[owner], None)
+            if row is None:
+                del oldest[owner]
+            else:
+                taken[owner] += 1
+                yield row
 
     @override
     async def finish(
