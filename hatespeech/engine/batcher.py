@@ -174,19 +174,21 @@ class Batcher:
         """Score texts; return a prediction or an error for each, in order, and the timing.
 
         If the queue has no room for them, waits for it or, without ``wait_for_room``, raises
-        :class:`OverloadedError`. Requests of one ``caller`` share its turns, and without
-        ``wait_for_room`` its share of the room. Raises :class:`TooLargeError` if the request needs
-        more tokens than one request may, and :class:`UnhealthyError` if the device is broken. If
-        the caller is cancelled, its queued texts are dropped.
+        :class:`OverloadedError`. Requests of one ``caller`` share its turns, those that wait for
+        room, too, and without ``wait_for_room`` its share of the room. Raises
+        :class:`TooLargeError` if the request needs more tokens than one request may, and
+        :class:`UnhealthyError` if the device is broken. If the caller is cancelled, its queued
+        texts are dropped.
         """
         submitted = time.perf_counter()
         room = len(texts)
         if explain:  # each reading counts; but however many there are, half of the room will do
             needed = sum(count_readings(text, explain) for text in texts)
             room = max(room, min(needed, self._max_queue_texts // 2))
-        sharer = None if wait_for_room else caller
+        # What a caller has that waits does not count when it cannot wait.
+        sharer = ("waits", caller) if wait_for_room else caller
         if wait_for_room:
-            await self._room.take(room)
+            await self._room.take(room, sharer)
         elif not self._room.take_at_once(room, sharer):
             raise OverloadedError("the queue is full; try again")
         request = _Request(

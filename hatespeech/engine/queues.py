@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import insort_left
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -143,40 +143,47 @@ class _Waiter:
     """A caller that waits for room."""
 
     texts: int
+    caller: Hashable | None
     turn: asyncio.Future[None]
     overtaken: int = 0  # texts that overtook it while it was the first in line
 
 
 class Room:
-    """Room for a number of texts: first come, first served among callers of one event loop."""
+    """Room for a number of texts, for callers of one event loop.
+
+    Of callers that wait, the one that has the least room is next; of several, the first that came.
+    """
 
     def __init__(self, texts: int) -> None:
         self._texts = self._free = texts
-        self._waiters: deque[_Waiter] = deque()
-        self._held: Counter[str] = Counter()  # by the callers that have a name
+        self._waiters: list[_Waiter] = []  # in the order they came
+        self._held: Counter[Hashable] = Counter()  # by the callers that have a name
 
     @property
     def taken(self) -> int:
         """How many texts have room now."""
         return self._texts - self._free
 
-    async def take(self, texts: int) -> None:
-        """Take room, once it is this caller's turn and there is enough."""
+    async def take(self, texts: int, caller: Hashable | None = None) -> None:
+        """Take room, once it is this caller's turn and there is enough.
+
+        A caller with a name gives the room back under the same name.
+        """
         if not self._waiters and texts <= self._free:
-            self._free -= texts
+            self._hold(texts, caller)
             return
         turn = asyncio.get_running_loop().create_future()
-        self._waiters.append(_Waiter(texts, turn))
+        self._waiters.append(_Waiter(texts, caller, turn))
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.give(texts)  # the room came just when the caller was cancelled
+                self.give(texts, caller)  # the room came just when the caller was cancelled
             else:
                 self.give(0)  # the next in line may fit now
             raise
 
-    def take_at_once(self, texts: int, caller: str | None = None) -> bool:
+    def take_at_once(self, texts: int, caller: Hashable | None = None) -> bool:
         """Take room now, even if earlier callers still wait; return whether there was room.
 
         A caller with a name that has room already gets more only if it leaves as much for others as
@@ -195,25 +202,32 @@ class Room:
             if held and held + texts > self._free - texts:
                 return False
         if self._waiters:
-            first = self._waiters[0]
+            first = self._first()
             if first.overtaken + texts > self._texts:
                 return False
             first.overtaken += texts
-        self._free -= texts
-        if caller is not None:
-            self._held[caller] += texts
+        self._hold(texts, caller)
         return True
 
-    def give(self, texts: int, caller: str | None = None) -> None:
-        """Give room back, and let in the waiting callers that fit now, in order."""
+    def give(self, texts: int, caller: Hashable | None = None) -> None:
+        """Give room back, and let in the waiting callers that fit now, each in its turn."""
         self._free += texts
         if caller is not None:
             self._held[caller] -= texts
             if not self._held[caller]:
                 del self._held[caller]
         # A cancelled caller that has not run yet is still in line.
-        self._waiters = deque(waiter for waiter in self._waiters if not waiter.turn.cancelled())
-        while self._waiters and self._waiters[0].texts <= self._free:
-            first = self._waiters.popleft()
-            self._free -= first.texts
+        self._waiters = [waiter for waiter in self._waiters if not waiter.turn.cancelled()]
+        while self._waiters and (first := self._first()).texts <= self._free:
+            self._waiters.remove(first)
+            self._hold(first.texts, first.caller)
             first.turn.set_result(None)
+
+    def _first(self) -> _Waiter:
+        """Return who has the next turn of those that wait."""
+        return min(self._waiters, key=lambda waiter: self._held.get(waiter.caller, 0))
+
+    def _hold(self, texts: int, caller: Hashable | None) -> None:
+        self._free -= texts
+        if caller is not None:
+            self._held[caller] += texts

@@ -694,6 +694,33 @@ def test_callers_wait_for_room_in_the_order_they_came(
     asyncio.run(main())
 
 
+def test_who_waits_for_room_is_not_behind_all_that_one_caller_waits_for(
+    small_classifier: Predictor, device: HeldDevice
+) -> None:
+    async def main() -> None:
+        async with running(small_classifier, max_queue_texts=10) as batcher:
+            held = await device.hold(batcher)
+            leaving = asyncio.create_task(batcher.score(TEXTS[:2], caller="c"))
+            many = asyncio.create_task(batcher.score(TEXTS[:7], caller="a"))
+            await asyncio.sleep(0)
+            more = asyncio.create_task(batcher.score(TEXTS[:7], caller="a"))
+            await asyncio.sleep(0)
+            other = asyncio.create_task(batcher.score(TEXTS[:1], caller="b"))
+            await asyncio.sleep(0)
+            before = batcher.counters.requests
+            leaving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await leaving
+            await asyncio.sleep(0)
+            after = batcher.counters.requests
+            device.open.set()
+            await asyncio.gather(held, many, more, other)
+            assert (before, after) == (3, 4), "the room that comes free is for b"
+            assert batcher.queued_texts == 0
+
+    asyncio.run(main())
+
+
 def test_readings_that_an_explanation_needs_count_as_texts_but_leave_room_for_others(
     small_classifier: Predictor, device: HeldDevice
 ) -> None:

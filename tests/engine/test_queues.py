@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from hatespeech.engine.queues import FairQueue, Room
 
 
@@ -133,3 +135,49 @@ def test_a_caller_with_a_name_leaves_as_much_room_as_it_has() -> None:
     room.give(10, "first")
     assert room.taken == 0
     assert room.take_at_once(100, "first"), "what it gave back does not count"
+
+
+def test_of_callers_that_wait_for_room_the_one_with_the_least_is_next() -> None:
+    async def scene() -> list[str]:
+        room = Room(100)
+        order: list[str] = []
+
+        async def use(caller: str, texts: int) -> None:
+            await room.take(texts, caller)
+            order.append(caller)
+            await asyncio.sleep(0)
+            room.give(texts, caller)
+
+        await room.take(100, "a")
+        many = [asyncio.create_task(use("a", 60)) for _ in range(3)]
+        await asyncio.sleep(0)
+        few = [asyncio.create_task(use("b", 60)) for _ in range(2)]
+        await asyncio.sleep(0)
+        room.give(20, "a")
+        room.give(40, "a")
+        assert room.taken == 100, "the first of b, which came after all of a"
+        await asyncio.sleep(0)
+        assert order == ["b"]
+        room.give(40, "a")
+        await asyncio.gather(*many, *few)
+        assert room.taken == 0
+        return order
+
+    order = asyncio.run(scene())
+    assert sorted(order) == ["a", "a", "a", "b", "b"]
+
+
+def test_a_caller_that_gives_up_waiting_leaves_its_room_to_the_next() -> None:
+    async def scene() -> None:
+        room = Room(10)
+        await room.take(10, "a")
+        first, second = (asyncio.create_task(room.take(10, "b")) for _ in range(2))
+        await asyncio.sleep(0)
+        room.give(10, "a")
+        first.cancel()  # just when the room has come
+        await second
+        assert room.taken == 10
+        room.give(10, "b")
+        assert room.take_at_once(10, "b")
+
+    asyncio.run(scene())
