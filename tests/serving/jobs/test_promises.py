@@ -528,8 +528,8 @@ def test_an_owner_whose_jobs_wait_leaves_as_much_room_for_others(open_store: Ope
         with pytest.raises(OverloadedError, match="10 jobs are already waiting"):
             await store.add(new_job("refused", owner=b"f"), 10, shared=True)
         assert await store.count() == {IN_QUEUE: 10, FAILED: 1}
-        for _ in range(3):  # a place that is free again is for the others first
-            await store.cancel(f"{b'a'!r}{_}")
+        for number in range(3):  # a place that is free again is for the others first
+            await store.cancel(f"{b'a'!r}{number}")
         with pytest.raises(OverloadedError, match="2 jobs of this token"):
             await store.retry("fails", b"a", 10, shared=True)
         assert await store.retry("fails", b"a", 10)  # of all, if it shares the room with none
