@@ -299,7 +299,8 @@ class ServerSettings(PaymentSettings):
             ge=1024,
             le=1_099_511_627_776,
             description="Maximum bytes of all bodies that are in memory at once, beyond the first "
-            "64 KiB of each. One caller may have half of them; one body always fits.",
+            "64 KiB of each. One caller may have half of them; one body always fits. The gRPC "
+            "messages that are arriving may have as much again.",
         ),
     ] = 268_435_456
     all_files_bytes: Annotated[

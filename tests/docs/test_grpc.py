@@ -13,7 +13,7 @@ import pytest
 from grpc_tools import protoc
 
 from hatespeech.labels import LABELS
-from hatespeech.serving.grpc import calls, grpc_server
+from hatespeech.serving.grpc import calls, grpc_server, room
 from hatespeech.serving.guards.connection import MAX_GRPC_CONNECTIONS
 from hatespeech.serving.http_errors import STATUSES
 from hatespeech.serving.settings import SHUTDOWN_SECONDS, ServerSettings
@@ -91,14 +91,18 @@ def test_the_table_of_codes_is_that_of_the_server() -> None:
 
 def test_the_table_of_limits_is_that_of_the_server() -> None:
     options = dict(grpc_server.OPTIONS)
-    streams, idle = options["grpc.max_concurrent_streams"], options["grpc.max_connection_idle_ms"]
+    streams = options["grpc.max_concurrent_streams"]
     handshake = options["grpc.server_handshake_timeout_ms"]
+    age, grace = (options[f"grpc.max_connection_age{name}_ms"] for name in ("", "_grace"))
     for value in (
         f"{MAX_GRPC_CONNECTIONS}, {streams}",
         f"{grpc_server.MAX_CALLS:,}",
         f"{handshake // 1000}, {calls.MESSAGE_SECONDS:.0f}",
-        f"{idle // 1000}",
+        f"{age // 1000}, {grace // 1000}",
+        f"{room.MAX_OTHER_CALLS}",
     ):
         assert f"| {value} |" in TEXT
     assert options["grpc.http2.min_ping_interval_without_data_ms"] == 10_000
     assert f"({SHUTDOWN_SECONDS} s)" in TEXT
+    assert f" {room.largest_message(ServerSettings()):,} by default" in TEXT
+    assert f"waits up to {room.PLACE_SECONDS:.0f} s for its place" in TEXT

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
@@ -111,3 +113,24 @@ class GrpcClient:
             message = None
         metadata = {str(key): str(value) for key, value in call.trailing_metadata() or ()}
         return Ended(call.code(), call.details() or "", metadata, message)
+
+
+@contextlib.contextmanager
+def unfinished(
+    client: GrpcClient, method: str, count: int, metadata: Metadata = ()
+) -> Iterator[list[Any]]:
+    """Begin calls whose messages do not come; cancel those that are left at the end."""
+    left = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        left.wait(SECONDS)
+        yield from ()
+
+    begin = client.channel.stream_stream(method)
+    calls = [begin(nothing(), metadata=metadata, timeout=SECONDS) for _ in range(count)]
+    try:
+        yield calls
+    finally:
+        for call in calls:
+            call.cancel()
+        left.set()

@@ -53,3 +53,14 @@ def listens(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5):
         return True
     return False
+
+
+def connections(port: int) -> int:
+    """Return how many connections the server on this port has."""
+    rows = [
+        row.split()
+        for table in ("tcp", "tcp6")
+        for row in Path("/proc/net", table).read_text().splitlines()[1:]
+    ]
+    established = "01"
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == established for row in rows)

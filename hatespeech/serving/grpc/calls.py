@@ -9,6 +9,7 @@ from grpc import StatusCode
 
 from hatespeech import errors
 from hatespeech.serving.grpc.messages import read_input, write_reply
+from hatespeech.serving.grpc.room import ArrivingMessages
 from hatespeech.serving.guards.auth import Tokens
 from hatespeech.serving.guards.envelope import CLIENT_CLOSED, choose_request_id, report_request
 from hatespeech.serving.guards.limits import CallerRates
@@ -35,8 +36,11 @@ UNEXPECTED: Final = errors.InternalError("the request could not be answered")
 class CallHandler:
     """Answers calls, each in a task of its own, on the event loop that scores."""
 
-    def __init__(self, tokens: Tokens, rates: CallerRates, metrics: Metrics) -> None:
+    def __init__(
+        self, tokens: Tokens, rates: CallerRates, metrics: Metrics, arriving: ArrivingMessages
+    ) -> None:
         self._tokens, self._rates, self._metrics = tokens, rates, metrics
+        self._arriving = arriving
         self.model: ServedModel  # set before the first call
         self.running: set[asyncio.Task[Any]] = set()
         self.stopping = False  # new calls are refused
@@ -79,14 +83,20 @@ class CallHandler:
         address = context.peer().partition(":")[2].rpartition(":")[0]
         caller = self._tokens.identify(headers, unquote(address).strip("[]"))
         await self._rates.count(caller)
-        try:
-            async with asyncio.timeout(MESSAGE_SECONDS):
-                message = await context.read()
-        except TimeoutError:
-            raise errors.ValidationError("comes too slowly", field="message") from None
-        if not isinstance(message, bytes):  # gRPC has refused it
-            raise errors.TooLargeError("is larger than this service reads", field="message")
-        body = read_input(message)
+        async with self._arriving.place(caller.name):
+            body = read_input(await read_message(context))
         await self._rates.charge(caller, body)
         reply = await self.model.score(body, wait_for_room=False, caller=caller.share)
         return write_reply(reply, request_id)
+
+
+async def read_message(context: Any) -> bytes:
+    """Return the request's message; raise :class:`ServiceError` if it is too slow or too large."""
+    try:
+        async with asyncio.timeout(MESSAGE_SECONDS):
+            message = await context.read()
+    except TimeoutError:
+        raise errors.ValidationError("comes too slowly", field="message") from None
+    if not isinstance(message, bytes):  # gRPC has refused it
+        raise errors.TooLargeError("is larger than this service reads", field="message")
+    return message

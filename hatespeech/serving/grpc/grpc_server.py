@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from hatespeech.errors import SettingsError
 from hatespeech.serving.grpc.calls import CallHandler
 from hatespeech.serving.grpc.messages import METHOD, POOL, SERVICE
+from hatespeech.serving.grpc.room import ArrivingMessages, OtherCalls, largest_message
 from hatespeech.serving.guards.auth import Tokens
 from hatespeech.serving.guards.connection import MAX_GRPC_CONNECTIONS
 from hatespeech.serving.guards.limits import CallerRates
@@ -26,7 +27,10 @@ OPTIONS: Final = [
     ("grpc.max_concurrent_streams", 128),  # of a connection
     ("grpc.max_allowed_incoming_connections", MAX_GRPC_CONNECTIONS),
     ("grpc.server_handshake_timeout_ms", 15_000),
-    ("grpc.max_connection_idle_ms", 300_000),
+    # Then a client is told to connect again, and a silent one makes room. Calls that run, such as
+    # Watch, have the grace. (A limit on idle time would fail a call that comes just then.)
+    ("grpc.max_connection_age_ms", 60_000),
+    ("grpc.max_connection_age_grace_ms", 600_000),
     ("grpc.keepalive_time_ms", 60_000),  # our pings, which find clients that are gone
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),  # a client with more is cut off
@@ -39,14 +43,20 @@ class GrpcServer:
     def __init__(self, settings: ServerSettings, metrics: Metrics, rates: CallerRates) -> None:
         self._address = str(settings.grpc)
         self._credentials = read_credentials(settings.grpc_tls_cert, settings.grpc_tls_key)
-        self._options = [*OPTIONS, ("grpc.max_receive_message_length", settings.max_body_bytes)]
-        self._calls = CallHandler(Tokens(settings.tokens), rates, metrics)
+        largest = largest_message(settings)
+        self._options = [*OPTIONS, ("grpc.max_receive_message_length", largest)]
+        arriving = ArrivingMessages(settings.all_bodies_bytes, largest)
+        self._calls = CallHandler(Tokens(settings.tokens), rates, metrics, arriving)
         self._stopping: asyncio.Task[None] | None = None
 
     async def start(self, model: ServedModel) -> None:
         """Bind the port and serve; raise :class:`RuntimeError` if the port is not free."""
         self._calls.model = model
-        self._server = grpc.aio.server(options=self._options, maximum_concurrent_rpcs=MAX_CALLS)
+        self._server = grpc.aio.server(
+            interceptors=[OtherCalls(f"/{SERVICE.full_name}/{METHOD.name}")],
+            options=self._options,
+            maximum_concurrent_rpcs=MAX_CALLS,
+        )
         if self._credentials is None:
             self._server.add_insecure_port(self._address)
         else:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,8 +16,8 @@ import pytest
 
 from hatespeech.contract import Prediction
 from hatespeech.engine.predictor import Predictor
-from hatespeech.labels import LABELS
-from hatespeech.serving.grpc import calls
+from hatespeech.labels import FLAGS, LABELS
+from hatespeech.serving.grpc import calls, room
 from hatespeech.serving.http_errors import STATUSES
 from hatespeech.serving.served_model import ServedModel
 from tests.conformance.grpc_front import over_grpc
@@ -25,7 +25,15 @@ from tests.serving.grpc.conftest import MAX_BODY, Both
 from tests.support.bad_inputs import BAD_INPUTS, MARKER, BadInput
 from tests.support.checkpoints import SENTENCES
 from tests.support.faulty_device import Switches, faulty_device
-from tests.support.grpc_client import BEARER, METHOD, Ended, GrpcClient, Metadata, question
+from tests.support.grpc_client import (
+    BEARER,
+    METHOD,
+    Ended,
+    GrpcClient,
+    Metadata,
+    question,
+    unfinished,
+)
 from tests.support.http_client import OTHER_TOKEN, TOKEN, together
 from tests.support.local_server import LocalServer, local_server
 from tests.support.ports import free_port
@@ -83,11 +91,17 @@ def test_sixty_four_callers_share_batches_and_each_gets_its_own(
     assert both.http.metrics()["shared_batches_total"] > before
 
 
-def test_a_call_that_has_ended_is_held_no_longer(both: Both) -> None:
-    assert both.grpc.score({"prompt": "good"}).name == "OK"
+def running() -> int:
+    """Return how many calls all servers of this process hold."""
+    gc.unfreeze()  # what a server has loaded is frozen, and frozen objects are not listed
     handlers = [each for each in gc.get_objects() if type(each) is calls.CallHandler]
     assert handlers
-    wait_until(lambda: not any(each.running for each in handlers), "every call to be let go")
+    return sum(len(each.running) for each in handlers)
+
+
+def test_a_call_that_has_ended_is_held_no_longer(both: Both) -> None:
+    assert both.grpc.score({"prompt": "good"}).name == "OK"
+    wait_until(lambda: running() == 0, "every call to be let go")
 
 
 # What does not.
@@ -204,18 +218,84 @@ def test_a_caller_without_a_token_is_refused_before_its_message_is_read(both: Bo
 
 
 def test_a_message_that_does_not_come_in_time_is_an_invalid_argument(both: Both) -> None:
-    ended = threading.Event()
-
-    def nothing() -> Iterator[bytes]:
-        ended.wait(60)
-        yield from ()
-
-    stream = both.grpc.channel.stream_unary(METHOD)
-    with patch.object(calls, "MESSAGE_SECONDS", 0.2):
-        call = stream.future(nothing(), metadata=BEARER, timeout=60)
+    with (
+        patch.object(calls, "MESSAGE_SECONDS", 0.2),
+        unfinished(both.grpc, METHOD, 1, BEARER) as (call,),
+    ):
         assert call.code() == grpc.StatusCode.INVALID_ARGUMENT
         assert call.details() == "validation: message: comes too slowly"
-    ended.set()
+
+
+def test_a_message_is_as_large_as_the_contract_allows_and_no_larger(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    """MAX_BODY_BYTES is 20 MB here: JSON has escapes."""
+    port = free_port()
+    environment = {
+        "GRPC": f"127.0.0.1:{port}",
+        "MAX_TEXTS_PER_REQUEST": "64",
+        "MAX_REQUEST_CHARS": "6400",
+    }
+    text, name = "𝔤" * 100, "𝔦" * 128  # four bytes each
+    whole = {
+        "prompts": [text] * 64,
+        "ids": [name] * 64,
+        "robust": True,
+        "thresholds": {**dict.fromkeys(FLAGS, 0.5)},
+    }
+    with local_server(tmp_path, small_checkpoint, environment) as http, GrpcClient(port) as client:
+        http.ready()
+        assert client.score(whole).name == "OK"
+        much_more = client.score({"prompts": [text * 2] * 64})
+        assert much_more.line.startswith("too_large: prompts: 12800 characters in all")
+        refused = client.score({"prompt": "x" * 100_000})
+        assert (refused.name, "received message larger than max" in refused.line.lower()) == (
+            "RESOURCE_EXHAUSTED",
+            True,
+        ), refused.line
+
+
+# Messages that do not come to their end.
+
+
+@contextlib.contextmanager
+def places(folder: Path, model_dir: Path, count: int) -> Iterator[GrpcClient]:
+    """Start a server that has places for so many messages that arrive; yield a client."""
+    port = free_port()
+    environment = {
+        "GRPC": f"127.0.0.1:{port}",
+        "MAX_BODY_BYTES": "100000",
+        "ALL_BODIES_BYTES": str(count * 100_000),
+    }
+    with local_server(folder, model_dir, environment) as http, GrpcClient(port) as client:
+        http.ready()
+        yield client
+
+
+def test_unfinished_messages_take_half_of_the_places_at_most_and_none_of_another_caller(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    with (
+        patch.object(room, "PLACE_SECONDS", 0.2),
+        places(tmp_path, small_checkpoint, 4) as client,
+    ):
+        with unfinished(client, METHOD, 30, BEARER):
+            wait_until(lambda: client.score({"prompt": "good"}).name != "OK", "the places to go")
+            line = "overloaded: too many messages arrive at once; try again"
+            refused = client.score({"prompt": MARKER})
+            require_error(refused, "RESOURCE_EXHAUSTED", line, pushback=1000)
+            other = [("x-api-key", OTHER_TOKEN)]
+            assert client.score({"prompt": "good"}, other).name == "OK"
+        wait_until(lambda: client.score({"prompt": "good"}).name == "OK", "the places to be free")
+
+
+def test_a_call_waits_for_its_place_and_is_answered(small_checkpoint: Path, tmp_path: Path) -> None:
+    with places(tmp_path, small_checkpoint, 1) as client:
+        with unfinished(client, METHOD, 1, BEARER):
+            wait_until(lambda: running() == 1, "the message that takes the place")
+            waiting = [client.begin({"prompt": f"good morning {index}"}) for index in range(8)]
+            wait_until(lambda: running() == 9, "the calls to wait")
+        assert [client.result(call).name for call in waiting] == ["OK"] * 8
 
 
 # Logs and metrics.

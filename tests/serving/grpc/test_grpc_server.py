@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -20,22 +20,23 @@ from cryptography.hazmat.primitives import serialization
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
 from hatespeech.errors import SettingsError
-from hatespeech.serving.grpc import grpc_server
+from hatespeech.serving.grpc import grpc_server, room
 from hatespeech.serving.settings import ServerSettings
 from tests.paths import ROOT
 from tests.serving.grpc.conftest import Both
 from tests.support.bad_inputs import MARKER
 from tests.support.certificates import write_certificate
 from tests.support.faulty_device import Switches, faulty_device
-from tests.support.grpc_client import BEARER, Ended, GrpcClient
-from tests.support.http_client import TOKEN
+from tests.support.grpc_client import BEARER, Ended, GrpcClient, unfinished
+from tests.support.http_client import TOKEN, together
 from tests.support.local_server import local_server, refusal
-from tests.support.ports import free_port, listens
+from tests.support.ports import connections, free_port, listens
 from tests.support.processes.server import (
     FAULTY_SERVER,
     SERVER,
@@ -45,6 +46,7 @@ from tests.support.processes.server import (
 from tests.support.processes.worker import clean_environment, wait_until
 
 SERVICE: Final = "service.runsync"
+REFLECT: Final = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
 State = health_pb2.HealthCheckResponse
 
 # Settings.
@@ -268,15 +270,139 @@ def limited(folder: Path, model_dir: Path, **limits: Any) -> Iterator[int]:
         yield port
 
 
+def options(**changed: int) -> list[tuple[str, int]]:
+    """Return the options of gRPC, some of them with another value."""
+    every = dict(grpc_server.OPTIONS)
+    for name, value in changed.items():
+        assert f"grpc.{name}" in every
+        every[f"grpc.{name}"] = value
+    return [*every.items()]
+
+
 def test_a_connection_too_many_is_refused(small_checkpoint: Path, tmp_path: Path) -> None:
-    few = {**dict(grpc_server.OPTIONS), "grpc.max_allowed_incoming_connections": 2}
+    few = options(max_allowed_incoming_connections=2)
     with (
-        limited(tmp_path, small_checkpoint, OPTIONS=list(few.items())) as port,
+        limited(tmp_path, small_checkpoint, OPTIONS=few) as port,
         contextlib.ExitStack() as stack,
     ):
         clients = [stack.enter_context(GrpcClient(port)) for _ in range(3)]
         codes = [client.score({"prompt": "good"}).name for client in clients]
         assert codes == ["OK", "OK", "UNAVAILABLE"]
+
+
+def test_connections_that_never_call_give_their_places_up(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    few = options(max_allowed_incoming_connections=4, max_connection_age_ms=1000)
+    with (
+        limited(tmp_path, small_checkpoint, OPTIONS=few) as port,
+        contextlib.ExitStack() as stack,
+    ):
+        for _ in range(4):
+            silent = stack.enter_context(GrpcClient(port))
+            grpc.channel_ready_future(silent.channel).result(60)
+
+        def let_in() -> bool:
+            with GrpcClient(port) as client:
+                return client.score({"prompt": "good"}).name == "OK"
+
+        wait_until(let_in, "room for a client")
+
+
+def test_a_client_calls_again_over_a_new_connection_and_sees_no_error(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    short = options(max_connection_age_ms=700)
+    with (
+        limited(tmp_path, small_checkpoint, OPTIONS=short) as port,
+        GrpcClient(port) as client,
+    ):
+        for _ in range(3):
+            assert client.score({"prompt": "good"}).name == "OK"
+            wait_until(lambda: connections(port) == 0, "the connection to be closed")
+
+
+def test_a_client_that_calls_all_the_time_sees_no_error_when_its_connections_end(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    short = options(max_connection_age_ms=200)
+    with (
+        limited(tmp_path, small_checkpoint, OPTIONS=short) as port,
+        GrpcClient(port) as client,
+    ):
+        ended = together(8, lambda _: {client.score({"prompt": "good"}).name for _ in range(100)})
+        assert set().union(*ended) == {"OK"}
+
+
+def test_a_stream_of_health_ends_with_its_connections_grace(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    short = options(max_connection_age_ms=300, max_connection_age_grace_ms=300)
+    with (
+        limited(tmp_path, small_checkpoint, OPTIONS=short) as port,
+        GrpcClient(port) as client,
+    ):
+        watcher = Watcher(client)
+        wait_until(lambda: watcher.ended is not None, "the stream to end", seconds=60)
+        assert watcher.ended == grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_call_too_many_that_does_not_score_is_refused_and_takes_no_room_from_others(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    with (
+        patch.object(room, "MAX_OTHER_CALLS", 2),
+        limited(tmp_path, small_checkpoint, OPTIONS=options()) as port,
+        GrpcClient(port) as strangers,
+        GrpcClient(port) as client,
+    ):
+
+        def check() -> None:
+            question = health_pb2.HealthCheckRequest(service=SERVICE)
+            health_pb2_grpc.HealthStub(client.channel).Check(question, timeout=60)
+
+        def reflect() -> None:
+            ProtoReflectionDescriptorDatabase(client.channel).get_services()
+
+        for watcher in (Watcher(strangers), Watcher(strangers)):
+            watcher.wait(State.SERVING)
+        one_more = Watcher(client)
+        wait_until(lambda: one_more.ended is not None, "a stream too many to be refused")
+        assert one_more.ended == grpc.StatusCode.RESOURCE_EXHAUSTED
+        check()
+        with (
+            unfinished(strangers, "/grpc.health.v1.Health/Check", 2),
+            unfinished(strangers, REFLECT, 2),
+        ):
+            wait_until(lambda: refused(check), "the strangers' calls of Check")
+            wait_until(lambda: refused(reflect), "the strangers' calls of reflection")
+            assert client.score({"prompt": "good"}).name == "OK"
+        wait_until(lambda: not (refused(check) or refused(reflect)), "the room to be free")
+
+
+def refused(ask: Callable[[], None]) -> bool:
+    """Ask; return whether that is one call too many."""
+    try:
+        ask()
+    except grpc.RpcError as caught:
+        error = caught
+    else:
+        return False
+    assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert error.details() == "overloaded: too many calls of this method at once; try again"
+    metadata: Any = error.trailing_metadata()
+    assert ("grpc-retry-pushback-ms", "1000") in metadata
+    return True
+
+
+def test_calls_that_do_not_score_leave_most_of_the_room() -> None:
+    methods = [
+        method
+        for service in (health_pb2, reflection_pb2)
+        for each in service.DESCRIPTOR.services_by_name.values()
+        for method in each.methods
+    ]
+    assert len(methods) * room.MAX_OTHER_CALLS <= grpc_server.MAX_CALLS // 2
 
 
 def test_a_call_too_many_at_once_is_refused_and_health_streams_count(
