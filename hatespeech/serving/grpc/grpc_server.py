@@ -25,6 +25,8 @@ LAME_DUCK_SECONDS: Final = 1.0  # calls are refused by us, one by one, before gR
 OPTIONS: Final = [
     ("grpc.so_reuseport", 0),  # with it, a second server on the port would take half of the calls
     ("grpc.max_concurrent_streams", 128),  # of a connection
+    # Of a message that is not read yet, 64 KiB come in. With the probe it would be all of it.
+    ("grpc.http2.bdp_probe", 0),
     ("grpc.max_allowed_incoming_connections", MAX_GRPC_CONNECTIONS),
     ("grpc.server_handshake_timeout_ms", 15_000),
     # Then a client is told to connect again, and a silent one makes room. Calls that run, such as

@@ -298,6 +298,29 @@ def test_a_call_waits_for_its_place_and_is_answered(small_checkpoint: Path, tmp_
         assert [client.result(call).name for call in waiting] == ["OK"] * 8
 
 
+def test_little_of_a_message_comes_in_before_its_call_has_a_place(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    sent = [0] * 40
+
+    def pieces(index: int) -> Iterator[bytes]:
+        """A piece is asked for once the one before it is on its way."""
+        for sent[index] in range(1, 51):
+            yield bytes(80_000)
+
+    with (
+        places(tmp_path, small_checkpoint, 1) as client,
+        patch.object(room, "PLACE_SECONDS", 3),
+        unfinished(client, METHOD, 1, BEARER),
+    ):
+        wait_until(lambda: running() == 1, "the message that takes the place")
+        begin = client.channel.stream_stream(METHOD)
+        waiting = [begin(pieces(index), metadata=BEARER, timeout=60) for index in range(len(sent))]
+        codes = {call.code() for call in waiting}
+        assert codes == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert max(sent) <= 3, sent
+
+
 # Logs and metrics.
 
 
