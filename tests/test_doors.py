@@ -141,9 +141,8 @@ def test_the_advice_names_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None
     for extra in ("grpc", "ray", "evaluate"):
         assert (ROOT / f"requirements-{extra}.txt").is_file()
         assert extras.how_to_install(extra) == f"pip install -r requirements-{extra}.txt"
-    without_file: list[str | None] = ["server", "worker", None]
-    for name in without_file:
-        assert extras.how_to_install(name) == "pip install -r requirements.txt"
+    for other in ("server", "worker", None):  # which have no file of their own
+        assert extras.how_to_install(other) == "pip install -r requirements.txt"
     monkeypatch.setattr(extras, "IS_CHECKOUT", False)
     assert extras.how_to_install("grpc") == "pip install '.[grpc]' in a checkout"
     assert extras.how_to_install(None) == "pip install . in a checkout"
