@@ -80,6 +80,7 @@ def test_killed_at_every_stage_the_run_goes_on_to_the_same_bytes(
     model = json.loads((expected / "out.csv.run.json").read_text())["model"]
     assert (again.returncode, again.stderr.strip()) == (
         0,
+        f"{report} stays as it is; remove it, and this command writes it again\n"
         f"{out} is complete, scored by {model}; remove it to score again",
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == [
