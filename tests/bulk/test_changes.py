@@ -219,7 +219,8 @@ def test_a_parquet_file_given_up_leaves_nothing_but_one_line(limited: bool, tmp_
     pq.write_table(pa.table({"text": [""] * 2000, "other": others}), "a.parquet")
     script = """
 import sys
-import hatespeech.formats.parquet, hatespeech.bulk.output, score
+import hatespeech.formats.parquet, hatespeech.bulk.output
+from hatespeech.bulk import command as score
 hatespeech.formats.parquet.GROUP_ROWS = 100
 
 def interrupt(*arguments):

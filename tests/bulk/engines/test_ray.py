@@ -331,7 +331,10 @@ def test_option_out_of_range_is_named(
 
 @pytest.mark.slow
 def test_run_without_ray_says_what_to_install(source: Path, tmp_path: Path) -> None:
-    code = "import sys; sys.modules['ray'] = None; import score; sys.exit(score.main(sys.argv[1:]))"
+    code = (
+        "import sys; sys.modules['ray'] = None\n"
+        "from hatespeech.bulk.command import main; sys.exit(main(sys.argv[1:]))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, source, tmp_path / "out.jsonl", "--engine", "ray"],
         cwd=ROOT,
