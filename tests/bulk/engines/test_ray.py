@@ -193,7 +193,8 @@ def test_run_that_is_killed_or_interrupted_leaves_no_process_and_goes_on(
 
 REFUSING = """
 import sys
-import hatespeech.bulk.row_scoring, score
+import hatespeech.bulk.row_scoring
+from hatespeech.bulk import command as score
 parts = []
 def refuse(*_arguments):
     parts.append(1)
