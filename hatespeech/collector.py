@@ -27,7 +27,7 @@ def without_garbage_collection() -> Iterator[None]:
 def starting() -> Iterator[None]:
     """Do so while a process loads what it keeps, and leave that out of all later collections.
 
-    Only for a process of our own: what is garbage by then stays, too.
+    Use it only in a process of our own: the garbage that exists at the end is never collected.
     """
     with without_garbage_collection():
         yield

@@ -27,7 +27,7 @@ UTF8_BYTES: Final = 4  # of a code point, at most
 TEXT_FRAME_BYTES: Final = 16
 REQUEST_FRAME_BYTES: Final = 4096
 
-REFUSAL: Final = OverloadedError("too many calls of this method at once; try again")
+REFUSAL: Final = OverloadedError("too many calls of this method at the same time; try again")
 
 
 def largest_message(settings: ServerSettings) -> int:
@@ -103,5 +103,7 @@ class ArrivingMessages:
                     await places.enter_async_context(own)
                     await places.enter_async_context(self._all)
             except TimeoutError:
-                raise OverloadedError("too many messages arrive at once; try again") from None
+                raise OverloadedError(
+                    "too many messages arrive at the same time; try again"
+                ) from None
             yield

@@ -210,7 +210,7 @@ def head_bytes(scope: Scope) -> int:
 
 
 class ByteBudget:
-    """Bytes that all things of a kind may have at once; one caller may have half of them."""
+    """Bytes that all things of a kind may have together; one caller may have half of them."""
 
     def __init__(self, total: int, largest: int, what: str = "large bodies") -> None:
         """``largest`` is the limit of one of them, which must fit."""
@@ -222,7 +222,7 @@ class ByteBudget:
     def take(self, caller: str, size: int) -> None:
         """Take so many bytes more; raise :class:`OverloadedError` if they are not free."""
         if size > self._free or self._held[caller] + size > self._most_of_one:
-            raise OverloadedError(f"too many {self._what} at once; try again")
+            raise OverloadedError(f"too many {self._what} at the same time; try again")
         self._free -= size
         self._held[caller] += size
 

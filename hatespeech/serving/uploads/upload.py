@@ -37,9 +37,10 @@ AHEAD: Final = 2
 # Files that are read or written at the same moment. They have threads of their own, so that a file
 # that takes long holds up other files only.
 THREADS: Final = 8
-# Parquet files at once, which share the memory of PARQUET_MEMORY_BYTES; half of them of one caller.
+# Parquet files that are read at the same time. They share PARQUET_MEMORY_BYTES; half of them may be
+# of one caller.
 PARQUET_FILES: Final = 4
-# Of the windows of all zstd and xz files that are read at once; one caller may have half of them.
+# Of the windows of all zstd and xz files that are read together; one caller may have half of them.
 WINDOW_BYTES: Final = 256 * 1024 * 1024
 
 # What errors of a row name, whatever its column is called.

@@ -281,7 +281,7 @@ def test_unfinished_messages_take_half_of_the_places_at_most_and_none_of_another
     ):
         with unfinished(client, METHOD, 30, BEARER):
             wait_until(lambda: client.score({"prompt": "good"}).name != "OK", "the places to go")
-            line = "overloaded: too many messages arrive at once; try again"
+            line = "overloaded: too many messages arrive at the same time; try again"
             refused = client.score({"prompt": MARKER})
             require_error(refused, "RESOURCE_EXHAUSTED", line, pushback=1000)
             other = [("x-api-key", OTHER_TOKEN)]

@@ -389,7 +389,9 @@ def refused(ask: Callable[[], None]) -> bool:
     else:
         return False
     assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert error.details() == "overloaded: too many calls of this method at once; try again"
+    assert (
+        error.details() == "overloaded: too many calls of this method at the same time; try again"
+    )
     metadata: Any = error.trailing_metadata()
     assert ("grpc-retry-pushback-ms", "1000") in metadata
     return True

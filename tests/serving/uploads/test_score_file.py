@@ -400,7 +400,9 @@ def test_the_windows_of_one_callers_files_are_bounded_together(
             wait_until(lambda: any(reply.done() for reply in replies), "a refusal")
             (refused,) = [reply.result() for reply in replies if reply.done()]
             assert (refused.status_code, refused.json()["error_type"]) == (429, "overloaded")
-            assert refused.json()["error"] == "too many zstd and xz files at once; try again"
+            assert (
+                refused.json()["error"] == "too many zstd and xz files at the same time; try again"
+            )
             assert refused.headers["Retry-After"] == "1"
         finally:
             switches.release()
@@ -576,7 +578,7 @@ def test_one_token_has_half_of_the_places_for_parquet_files(served: HttpServer) 
         small = {"file": ("a.parquet", parquet_bytes([{"text": "good morning"}]))}
         refused = served.post("/score/file", files=small)
         assert (refused.status_code, refused.json()["error_type"]) == (429, "overloaded")
-        assert refused.json()["error"] == "too many Parquet files at once; try again"
+        assert refused.json()["error"] == "too many Parquet files at the same time; try again"
         assert served.post("/score/file", files=small, headers=other).status_code == 200
     wait_until(lambda: not children(served), "the processes to end")
     assert served.post("/score/file", files=small).status_code == 200
