@@ -59,8 +59,9 @@ DIR holds
 
 Each line names a file, a field in it, and what is wrong: what snet-cli, snet-sdk or snetd refuses,
 a placeholder that is left, a service that costs nothing, a signer of free calls that is not the
-daemon's, a proto that is not this repository's, an endpoint and a certificate that do not fit. It
-asks no network and changes no file, unless you say --fill. It shows no secret.
+daemon's, another organization than the daemon's, a proto that is not this repository's, an endpoint
+and a certificate that do not fit. It asks no network and changes no file, unless you say --fill. It
+shows no secret.
 
 `snet service validate-metadata` does not say this: it accepts placeholders, and its exit status is
 1 if the file is valid."""
@@ -246,6 +247,12 @@ def problems(files: Files, *, behind_proxy: bool) -> Iterator[str]:
         yield f"{files.config_name}: {where}: {what}"
     yield from fitting_problems(files, config, behind_proxy=behind_proxy)
     if files.organization is not None:
+        published, served = files.organization.get("org_id"), config["organization_id"]
+        if published and served and published != served:
+            yield (
+                f"{files.config_name}: organization_id: must be {published}, the org_id of "
+                f"{ORGANIZATION_NAME}, or the daemon ends"
+            )
         for where, what in organization_problems(files.organization, config["daemon_group_name"]):
             yield f"{ORGANIZATION_NAME}: {where}: {what}"
 

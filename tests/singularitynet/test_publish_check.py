@@ -234,6 +234,19 @@ def test_time_to_claim_payments_is_checked(
     assert "groups: has no group default_group" in check(folder, capsys)[1][0]
 
 
+def test_daemon_of_another_organization_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    payment = {"payment_expiration_threshold": 40320}
+    groups = [{"group_name": "default_group", "group_id": GROUP_ID, "payment": payment}]
+    organization = {"org_id": "test-org", "groups": groups}
+    (folder / "organization_metadata.json").write_text(json.dumps(organization))
+    assert check(folder, capsys)[0] == 0
+    change(folder / "snetd.local.json", lambda config: config.update(organization_id="test_org"))
+    (line,) = check(folder, capsys)[1]
+    assert line.startswith("snetd.local.json: organization_id: must be test-org, the org_id of")
+
+
 def test_fill_writes_what_no_command_of_snet_does(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
