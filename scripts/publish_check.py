@@ -426,8 +426,9 @@ def fitting_problems(
                 f"{place}.endpoints[{position}]: is https, but the daemon has no certificate "
                 "(ssl_cert, ssl_key); --behind-proxy if a proxy in front of it has one"
             )
-        if scheme == "http" and certified:
-            yield f"{place}.endpoints[{position}]: must be https, as the daemon has a certificate"
+        if scheme == "http" and (certified or behind_proxy):
+            owner = "daemon" if certified else "proxy"
+            yield f"{place}.endpoints[{position}]: must be https, as the {owner} has a certificate"
     if files.metadata.get("service_type") == "grpc" and config["service_credentials"]:
         yield (
             f"{METADATA_NAME}: service_type: must be http: a service of type grpc gets raw frames "
@@ -436,14 +437,20 @@ def fitting_problems(
 
 
 def organization_problems(organization: Mapping[str, Any], name: str) -> Iterator[tuple[str, str]]:
-    """Yield what keeps the operator from claiming payments."""
+    """Yield what keeps callers from paying, or the operator from claiming payments."""
     found = group_named(name, organization)
     if found is None:
         yield "groups", f"has no group {name}: snet organization add-group"
         return
     position, group = found
+    payment = group.get("payment", {})
+    if not re.fullmatch(snetd_config.ADDRESS, str(payment.get("payment_address"))):
+        yield (
+            f"groups[{position}].payment.payment_address",
+            "must be an address: 0x and 40 hex digits, or callers can't open a channel",
+        )
     where = f"groups[{position}].payment.payment_expiration_threshold"
-    blocks = group.get("payment", {}).get("payment_expiration_threshold")
+    blocks = payment.get("payment_expiration_threshold")
     if not isinstance(blocks, int) or blocks < BLOCKS_A_DAY:
         rule = (
             f"must be a number, {BLOCKS_A_DAY} or more: in so many blocks you must claim payments"

@@ -21,6 +21,8 @@ CONTENT_ID: Final = "QmT78zSuBmuS4z925WZfrqQ1qHaJ56DQaTfyMUF7F8ff5o"
 KEY: Final = "ab" * 32
 GROUP_ID: Final = "99ybRIg2wAx55mqVsA6sB4S7WxPQHNKqa4BPu/bhj+U="
 
+PAYMENT: Final = {"payment_address": f"0x{'56' * 20}", "payment_expiration_threshold": 40320}
+
 Change = Callable[[dict[str, Any]], object]
 
 
@@ -169,6 +171,9 @@ def test_proxy_in_front_may_have_the_certificate(
     bare = {"ssl_cert": "", "ssl_key": ""}
     change(folder / "snetd.local.json", lambda config: config.update(bare))
     assert check(folder, capsys, "--behind-proxy")[0] == 0
+    change(folder / "service_metadata.json", group(endpoints=["http://d.example.com:8088"]))
+    assert "must be https, as the proxy has" in check(folder, capsys, "--behind-proxy")[1][0]
+    change(folder / "service_metadata.json", group(endpoints=["https://d.example.com:8088"]))
     change(folder / "snetd.local.json", lambda config: config.update(auto_ssl_domain="a.example"))
     assert check(folder, capsys)[0] == 0
 
@@ -219,7 +224,7 @@ def test_time_to_claim_payments_is_checked(
     organization = folder / "organization_metadata.json"
 
     def write(blocks: Any, name: str = "default_group") -> None:
-        payment = {"payment_expiration_threshold": blocks}
+        payment = PAYMENT | {"payment_expiration_threshold": blocks}
         groups = [{"group_name": name, "group_id": GROUP_ID, "payment": payment}]
         organization.write_text(json.dumps({"groups": groups}))
 
@@ -237,14 +242,23 @@ def test_time_to_claim_payments_is_checked(
 def test_daemon_of_another_organization_is_named(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    payment = {"payment_expiration_threshold": 40320}
-    groups = [{"group_name": "default_group", "group_id": GROUP_ID, "payment": payment}]
+    groups = [{"group_name": "default_group", "group_id": GROUP_ID, "payment": PAYMENT}]
     organization = {"org_id": "test-org", "groups": groups}
     (folder / "organization_metadata.json").write_text(json.dumps(organization))
     assert check(folder, capsys)[0] == 0
     change(folder / "snetd.local.json", lambda config: config.update(organization_id="test_org"))
     (line,) = check(folder, capsys)[1]
     assert line.startswith("snetd.local.json: organization_id: must be test-org, the org_id of")
+
+
+def test_payment_address_that_is_none_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    payment = PAYMENT | {"payment_address": "0xPAYMENT_ADDRESS"}
+    groups = [{"group_name": "default_group", "group_id": GROUP_ID, "payment": payment}]
+    (folder / "organization_metadata.json").write_text(json.dumps({"groups": groups}))
+    (line,) = check(folder, capsys)[1]
+    assert "groups[0].payment.payment_address: must be an address" in line
 
 
 def test_fill_writes_what_no_command_of_snet_does(
@@ -255,8 +269,7 @@ def test_fill_writes_what_no_command_of_snet_does(
     before = metadata.read_bytes()
     assert check(folder, capsys)[0] == 1
     assert metadata.read_bytes() == before
-    payment = {"payment_expiration_threshold": 40320}
-    groups = [{"group_name": "default_group", "group_id": GROUP_ID, "payment": payment}]
+    groups = [{"group_name": "default_group", "group_id": GROUP_ID, "payment": PAYMENT}]
     (folder / "organization_metadata.json").write_text(json.dumps({"groups": groups}))
     assert check(folder, capsys, "--fill")[0] == 0
     filled = json.loads(metadata.read_text())
