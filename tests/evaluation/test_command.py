@@ -245,6 +245,11 @@ SECRET = "confidential words"
         (["text\tlabel", f"{SECRET}\trude"], [], "column label, row 1: an unknown label; --map"),
         (["text\tlabel", f"neutral\t{SECRET}"], [], "column label, row 1: an unknown label"),
         (
+            ["text\tlabel", f"a\t{SECRET}", "b\thate", "c\trude", f"d\t{SECRET}", "e\tfine"],
+            [],
+            "column label, rows 1, 3, 5: unknown labels; --map NAME=LABEL,… maps each to one of",
+        ),
+        (
             ["text\tlabels", f"{SECRET}\thate"],
             [],
             "has no column label (--label-column); it has text, labels; is labels meant?",
