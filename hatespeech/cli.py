@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -30,6 +30,20 @@ def make_parser(
         epilog=epilog.replace("COMMAND", command),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def parse_one_source(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> argparse.Namespace:
+    """Read the command line of a program that takes one IN; exit with 2 if it makes no sense.
+
+    A shell turns a glob without quotes into the names of all its files.
+    """
+    options, others = parser.parse_known_args(arguments)
+    if others:
+        advice = "" if others[0].startswith("-") else "; IN is one: put a glob in quotes"
+        parser.error(f"unrecognized arguments: {' '.join(others)}{advice}")
+    return options
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:

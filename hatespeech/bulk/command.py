@@ -22,7 +22,7 @@ from hatespeech.bulk.row_scoring import Outcome
 from hatespeech.bulk.run import run
 from hatespeech.bulk.standard_streams import STANDARD, standard_streams
 from hatespeech.bulk.workspace import receipt_of
-from hatespeech.cli import interruptible, make_parser, say, whole_number
+from hatespeech.cli import interruptible, make_parser, parse_one_source, say, whole_number
 from hatespeech.errors import CheckpointError, SettingsError, describe_exception
 from hatespeech.formats.dialects import Dialect, is_separator
 from hatespeech.formats.encodings import is_encoding
@@ -253,7 +253,7 @@ def dialect_of(arguments: argparse.Namespace) -> Dialect:
 
 def parse(arguments: Sequence[str] | None, prog: str = "score.py") -> argparse.Namespace:
     """Read the command line."""
-    return scoring_parser(prog).parse_args(arguments)
+    return parse_one_source(scoring_parser(prog), arguments)
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "score.py") -> int:

@@ -17,7 +17,7 @@ from hatespeech.bulk import RunError
 from hatespeech.bulk.command import add_engines, guarded
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import require_page_fits
-from hatespeech.cli import make_parser, say, whole_number
+from hatespeech.cli import make_parser, parse_one_source, say, whole_number
 from hatespeech.contract import COLUMNS
 from hatespeech.evaluation import (
     agreement,
@@ -180,7 +180,7 @@ def evaluation_parser(prog: str) -> argparse.ArgumentParser:
 def parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
     """Read the command line; exit with 2 if it does not make sense."""
     parser = evaluation_parser(prog)
-    options = parser.parse_args(arguments)
+    options = parse_one_source(parser, arguments)
     if (options.reviews is None) != (options.per_day is None):
         parser.error("--reviews and --per-day need each other")
     if options.reviews is not None and options.reviews > options.per_day:

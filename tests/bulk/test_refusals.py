@@ -301,6 +301,15 @@ def test_options_out_of_range_are_named(value: str, capsys: pytest.CaptureFixtur
     assert "--chunk-rows: must be a whole number" in capsys.readouterr().err
 
 
+def test_a_glob_that_the_shell_expanded_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        score.main(["in/a.csv", "in/b.csv", "out.csv"])
+    assert "arguments: out.csv; IN is one: put a glob in quotes" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        score.main(["a.csv", "out.csv", "--colour", "x"])
+    assert capsys.readouterr().err.endswith("arguments: --colour x\n")
+
+
 @pytest.mark.parametrize("value", ["a\tb", "a\n"])
 def test_a_prefix_that_a_header_of_tsv_cannot_hold_is_refused(
     value: str, capsys: pytest.CaptureFixture[str]
