@@ -19,9 +19,10 @@ from concurrent.futures import CancelledError, Future
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, TypeVar, overload
 
 from tqdm import tqdm
+from typing_extensions import override
 
 from hatespeech.contract import TextScore, parse_request
 from hatespeech.errors import ServiceError
@@ -189,6 +190,11 @@ class Classifier:
     def close(self) -> None:
         """Stop the threads and let go of the model. A second call does nothing."""
         self._closing()
+
+    @override
+    def __reduce__(self) -> NoReturn:
+        """Raise :class:`TypeError`: ``multiprocessing``, joblib and Spark would send it."""
+        raise TypeError("a classifier can't be sent to another process: load one in each")
 
     def __enter__(self) -> Self:
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import subprocess
 import sys
 import threading
@@ -335,6 +336,13 @@ def test_a_program_that_forgets_to_close_ends(small_checkpoint: Path) -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "None\n", "")
+
+
+def test_a_classifier_that_is_sent_to_another_process_says_what_to_do(
+    classifier: Classifier,
+) -> None:
+    with pytest.raises(TypeError, match="can't be sent to another process: load one in each"):
+        pickle.dumps(classifier)
 
 
 @pytest.mark.slow
