@@ -16,6 +16,8 @@ LEAST_ROWS: Final = 5
 LEAST_WORDS: Final = 50
 # Below this share of texts there is a warning.
 LEAST_TEXTS: Final = 0.1
+# Characters of a value that are looked at. Some patterns take time by the square of their number.
+LOOKED_AT: Final = 256
 
 EMPTY: Final = "empty"
 WORDS: Final = "single words"
@@ -46,7 +48,7 @@ def kind_of(value: Any) -> str:
     """Return what a value of the text column looks like: ``text``, or what a message calls it."""
     if not isinstance(value, str):
         return EMPTY if value is None else "not strings"
-    text = value.strip()
+    text = value.strip()[:LOOKED_AT]
     if not text:
         return EMPTY
     for pattern, kind in (

@@ -15,7 +15,7 @@ SEPARATORS: Final[Mapping[str, str]] = {
     "|": "vertical bars",
 }
 # A field that a reader of CSV would take for a quoted one, or for the beginning of one.
-QUOTED: Final = re.compile(r'"(?:[^"]|"")*"?')
+QUOTED: Final = re.compile(r'"(?:[^"]++|"")*+"?')
 # What scores, labels, warnings, errors and the model's id are written with.
 IN_SCORES: Final = re.compile(r"[\w ,.:'()@+-]")
 

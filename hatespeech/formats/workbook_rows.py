@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Final
 # A workbook is a ZIP file. Its strings, each kept once, are in memory; so what it unpacks to is
 # limited, which also stops a bomb. A sheet that Excel can open has a million rows.
 MAX_UNPACKED: Final = 1024 * 1024 * 1024
+MAX_ROWS: Final = 1_048_576
 INSTALL: Final = "openpyxl reads it: pip install openpyxl, or save it as CSV"
 
 
@@ -39,7 +40,11 @@ def sheet_rows(file: BinaryIO, sheet: str | None) -> Iterator[list[str]]:
             warnings.simplefilter("ignore")  # of styles and extensions, which no value needs
             book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
             try:
-                for row in _chosen(book, sheet).iter_rows(values_only=True):
+                chosen = _chosen(book, sheet)
+                chosen.reset_dimensions()  # a sheet may say that it has all of Excel's cells
+                for number, row in enumerate(chosen.iter_rows(values_only=True), start=1):
+                    if number > MAX_ROWS:  # rows between two that are there count, too
+                        raise WorkbookError(f"has a row beyond the {MAX_ROWS:,} of Excel")
                     cells = [_written(value) for value in row]
                     if any(cells):
                         yield cells

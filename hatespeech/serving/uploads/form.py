@@ -10,6 +10,7 @@ from starlette.requests import Request
 from typing_extensions import override
 
 from hatespeech.errors import ValidationError
+from hatespeech.serving.guards.limits import UNCOUNTED_BYTES
 
 # What Starlette's messages begin with, and what ours say of the body.
 REASONS: Final = {
@@ -23,6 +24,8 @@ REASONS: Final = {
 
 class _Form(MultiPartParser):
     """Starlette's parser, which takes a form that is cut short for a whole one."""
+
+    spool_max_size = UNCOUNTED_BYTES  # of a file, in memory: no limit counts it there
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
