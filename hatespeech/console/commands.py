@@ -54,7 +54,12 @@ def run(arguments: Sequence[str], prog: str = "hatespeech") -> int:
         name, *rest = arguments
         return run_command(name, rest, prog)
     parser = text_parser(prog)
-    options = parser.parse_args(arguments)
+    options, others = parser.parse_known_args(arguments)
+    if others or len(options.text) > 1:
+        if similar := similar_command(options.text):
+            parser.error(f"there is no such command; {prog} {similar} is one")
+        unknown = f"unrecognized arguments: {' '.join(others)}"
+        parser.error(unknown if others else "one text at a time: put it in quotes")
     if options.print_completion:
         from hatespeech.console.completion import completion_script
 
@@ -63,8 +68,6 @@ def run(arguments: Sequence[str], prog: str = "hatespeech") -> int:
     if not options.text:
         parser.print_help()
         return 0
-    if len(options.text) > 1:
-        parser.error("one text at a time: put it in quotes")
     return score_text(options.text[0], options.json, prog)
 
 
@@ -85,13 +88,19 @@ def run_command(name: str, arguments: Sequence[str], prog: str) -> int:
     return run_or_advise(lambda: int(load(command.main)(arguments, called)), called, command.extra)
 
 
+def similar_command(words: Sequence[str]) -> str | None:
+    """Return the command whose name the first of these words nearly is."""
+    found = difflib.get_close_matches(words[0], COMMANDS, n=1, cutoff=0.8) if words else []
+    return found[0] if found else None
+
+
 def score_text(text: str, as_json: bool, prog: str) -> int:
     """Score one text, or standard input for ``-``; return the exit code."""
     from hatespeech.console.one_text import show_scores
 
-    similar = difflib.get_close_matches(text, COMMANDS, n=1, cutoff=0.8)
+    similar = similar_command([text])
     if text != "-" and os.path.isfile(text):  # noqa: PTH113 - Path raises for a text too long
         sys.stderr.write(f"note: this scores a text; {prog} score scores the file of that name\n")
     elif similar and text not in COMMANDS:
-        sys.stderr.write(f"note: this scores a text; the command is {prog} {similar[0]}\n")
+        sys.stderr.write(f"note: this scores a text; the command is {prog} {similar}\n")
     return show_scores(text, as_json)

@@ -31,6 +31,7 @@ TEXT: Final = "text"
 LABEL: Final = "label"
 # What is read of the columns that score.py has written.
 SCORES: Final = (*LABELS, "error")
+SHOWN_UNKNOWN: Final = 10  # a column with as many unknown labels is not one of labels
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ def read(source: str, wanted: Wanted) -> Labelled:
                 for name, values in columns.items():
                     values.append(record.get(name))
                 digest.update(json.dumps([texts[-1], annotations[-1]]).encode())
+            if truths is not None:
+                truths.require_known()
     if not texts:
         raise RunError(f"{source}: has no rows")
     together = np.array(annotations, dtype=np.uint8)
@@ -190,6 +193,7 @@ class RowTruths:
     def __init__(self, table: Reader, first: Mapping[str, Any], wanted: Wanted) -> None:
         """Raise :class:`RunError` if the first row lacks a column."""
         self._table = table
+        self._unknown: dict[tuple[str, str], int] = {}  # columns and labels: the first row of each
         self.layout: Layout | None = None
         self._names = dict(wanted.names)
         self._labels = list(wanted.labels)
@@ -228,15 +232,32 @@ class RowTruths:
             return [0]
         return [self._of(record, number, name) for name in self._labels]
 
+    def require_known(self) -> None:
+        """Raise :class:`RunError` if labels were unknown: where the first ones are.
+
+        They are not shown: in a file with swapped columns they are texts.
+        """
+        if not self._unknown:
+            return
+        column, _ = next(iter(self._unknown))
+        rows = [str(row) for (name, _), row in self._unknown.items() if name == column]
+        found = f"row {rows[0]}: an unknown label"
+        if len(rows) > 1:
+            found = f"rows {', '.join(rows)}: unknown labels"
+        raise self._table.error(
+            f"column {column}, {found}; --map NAME=LABEL,… maps each to one of "
+            f"{', '.join(TRUTHS)}, or skip"
+        )
+
     def _of(self, record: Mapping[str, Any], number: int, column: str) -> int:
-        truth = truth_of(record.get(column), self._names)
-        if truth is None:  # its value is not shown: in a file with swapped columns it is a text
-            known = ", ".join(TRUTHS)
-            raise self._table.error(
-                f"column {column}, row {number}: an unknown label; --map NAME=LABEL maps it to one "
-                f"of {known}, or skip"
-            )
-        return truth
+        value = record.get(column)
+        truth = truth_of(value, self._names)
+        if truth is not None:
+            return truth
+        self._unknown.setdefault((column, plain_name(value)), number)
+        if len(self._unknown) == SHOWN_UNKNOWN:
+            self.require_known()
+        return 0
 
     def _of_kinds(self, record: Mapping[str, Any], number: int, kinds: Mapping[str, int]) -> int:
         """Return the truth of a row with a column of 0 and 1 for each kind; -1 is no label."""

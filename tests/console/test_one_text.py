@@ -187,5 +187,14 @@ def test_other_texts_have_no_note(text: str, capsys: pytest.CaptureFixture[str])
 
 def test_words_without_quotes_are_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        run(["scroe", "in.csv", "out.csv"])
+        run(["what", "a", "day"])
     assert "error: one text at a time: put it in quotes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", [["in.csv", "out.csv"], ["in.csv", "--prefix", "m_"]])
+def test_a_misspelt_command_with_arguments_is_bad_usage(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(["scroe", *given])
+    assert "error: there is no such command; hatespeech score is one" in capsys.readouterr().err
