@@ -217,6 +217,7 @@ def evaluate(options: argparse.Namespace, settings: EngineSettings) -> int:
     folder = card.card_folder(settings) if options.card else None
     asked = swap.read_swap(options.swap) if options.swap else None
     everything = labelled.read(options.source, wanted(options))
+    require_labels(options, everything)
     scored, swapped = score_all(options, settings, everything, asked)
     found = findings(options, everything, scored, swapped)
     sys.stdout.write(summary(found))
@@ -287,6 +288,19 @@ def require_writable(options: argparse.Namespace) -> None:
             raise RunError(f"{option} {path}: there is no such folder, or it is a folder")
 
 
+def require_labels(options: argparse.Namespace, everything: Labelled) -> None:
+    """Raise :class:`RunError` before the scoring if the labels can't tell what is asked."""
+    if needs_labels(options) and not everything.truths.any():
+        raise RunError(f"{options.source}: no row has a label")
+    if wish_of(options):
+        chosen_flags(options, everything)
+
+
+def needs_labels(options: argparse.Namespace) -> bool:
+    """Return whether something is asked that only labels tell."""
+    return bool(wish_of(options) or options.card or not (options.against or options.swap))
+
+
 def findings(
     options: argparse.Namespace,
     everything: Labelled,
@@ -297,7 +311,7 @@ def findings(
     has_label = everything.truths != 0
     counted = scored.there & has_label
     wish = wish_of(options)
-    if not counted.any() and (wish or options.card or not (options.against or options.swap)):
+    if needs_labels(options) and not counted.any():
         raise RunError(f"{options.source}: no row has both a label and scores")
     rows, scores = everything.select(counted), scored.scores[counted]
     figures = results.measure_all(rows, scores, options.group_column) if len(rows) else None

@@ -281,7 +281,8 @@ SECRET = "confidential words"
             ["--scored", "m_"],
             "has no column m_hate (--scored); try --scored",
         ),
-        (["text\tlabel", f"{SECRET}\t"], [], "no row has both a label and scores"),
+        (["text\tlabel", f"{SECRET}\t"], [], "no row has a label"),
+        (["text\tlabel", "\thate"], [], "no row has both a label and scores"),
         (
             ["text\tlabel", f"{SECRET}\tspam", "x\tham"],
             ["--reviews", "1/day", "--per-day", "2"],
@@ -306,6 +307,27 @@ def test_an_error_is_one_line_that_names_the_place_and_quotes_no_text(
     (line,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
     assert message in line
     assert "confidential" not in captured.err + captured.out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--label-column", "empty"], "no row has a label"),
+        (["--recall", "0.5", "--flag", "hate"], "no labels tell which texts are hate"),
+    ],
+)
+def test_labels_that_cannot_answer_are_refused_before_a_model_is_loaded(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MODEL_DIR", str(tmp_path / "absent"))
+    path = tmp_path / "data.tsv"
+    path.write_text("text\tlabel\tempty\na\tyes\t\nb\tno\t\n")
+    assert command.main([str(path), *options]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {path}: {message}"
 
 
 @pytest.mark.parametrize(
