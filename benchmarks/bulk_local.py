@@ -1,4 +1,4 @@
-"""Bulk scoring on this machine against the classifier alone, offline, on the same texts.
+"""Bulk scoring on this machine against the predictor alone, offline, on the same texts.
 
 Ours is what ``score.py`` does between the first row and the last part of scores: it reads CSV,
 normalises and tokenises in a thread, scores, and writes the parts. Theirs is
@@ -14,12 +14,13 @@ import csv
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 
 import torch
 
 from benchmarks import models, report
-from hatespeech import paths
 from hatespeech.bulk.engines.local import LocalEngine
 from hatespeech.bulk.plan import RunOptions, make_plan
 from hatespeech.bulk.run import run
@@ -39,21 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--base-texts", type=report.positive, default=512, help="for the base shape (%(default)s)"
     )
     options = parser.parse_args(arguments)
-    settings = EngineSettings(model_dir=paths.EMBEDDED, device="cpu", dtype="float32")
     figures = [
-        compare(name, classifier, count, options.rounds)
-        for name, classifier, count in (
-            ("mini checkpoint", Predictor.from_settings(settings), options.mini_texts),
-            ("base shape, float32", models.classifier(torch.float32), options.base_texts),
+        compare(name, predictor, count, options.rounds)
+        for name, predictor, count in (
+            ("mini checkpoint", models.load(), options.mini_texts),
+            ("base shape, float32", models.random_predictor(torch.float32), options.base_texts),
         )
     ]
     report.publish(figures, options.json)
 
 
-def compare(name: str, classifier: Predictor, count: int, rounds: int) -> report.Figure:
+def compare(name: str, predictor: Predictor, count: int, rounds: int) -> report.Figure:
     """Measure rows per second of both."""
-    sample = models.sample_texts()
-    texts = [sample[index % len(sample)] for index in range(count)]
+    texts = list(islice(cycle(models.sample_texts()), count))
     whole: list[float] = []
 
     def bulk() -> float:
@@ -65,23 +64,19 @@ def compare(name: str, classifier: Predictor, count: int, rounds: int) -> report
             settings = EngineSettings()
             options = RunOptions(str(source), out, "text", 4096, "", None, include_text=False)
             started = time.perf_counter()
-            outcome = run(make_plan(options, settings), lambda: LocalEngine(classifier, settings))
+            outcome = run(make_plan(options, settings), lambda: LocalEngine(predictor, settings))
             assert outcome is not None
             whole.append(time.perf_counter() - started)
             return outcome.scored / outcome.seconds
 
     def alone() -> float:
-        started = time.perf_counter()
-        classifier.score(texts)
-        return len(texts) / (time.perf_counter() - started)
+        return count / report.seconds(partial(predictor.score, texts))
 
-    classifier.score(texts[:256])
-    ours, theirs = report.in_turn(bulk, alone, rounds)
+    predictor.score(texts[:256])
     return report.at_least(
         f"bulk scoring, {name}, rows/s",
         "Predictor.score",
-        ours,
-        theirs,
+        report.in_turn(bulk, alone, rounds),
         TARGET,
         rows=count,
         whole_run_s=[round(seconds, 2) for seconds in whole],

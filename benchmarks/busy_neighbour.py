@@ -49,10 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ("the same with threads bound to cores", partial(milliseconds, OMP_PROC_BIND="true")),
         ):
             with busy_processes() if company else contextlib.nullcontext():
-                pairs = report.in_turn(milliseconds, theirs, options.rounds)
-            figures.append(
-                report.at_most(f"{TWEETS} tweets {name}, mini, ms", against, *pairs, None)
-            )
+                times = report.in_turn(milliseconds, theirs, options.rounds)
+            figures.append(report.at_most(f"{TWEETS} tweets {name}, mini, ms", against, times))
     with tempfile.TemporaryDirectory() as folder:
         graph = Path(folder, "model.onnx")
         writer = environments.interpreter(HERE / "requirements-onnxruntime.txt")
@@ -61,14 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             python = environments.interpreter(HERE / f"requirements-{runtime}.txt")
             (packages,) = python.parent.parent.glob("lib/python3*/site-packages")
             beside = ("--graph", str(graph), "--beside", runtime, str(packages))
-            pairs = report.in_turn(
+            times = report.in_turn(
                 partial(milliseconds, *beside),
                 partial(milliseconds, *beside, "--torch-first"),
                 options.rounds,
             )
             name = f"{TWEETS} tweets beside {title} in the same process, mini, ms"
             against = "the same with OpenMP's defaults"
-            figures.append(report.at_most(name, against, *pairs, None))
+            figures.append(report.at_most(name, against, times))
     report.publish(figures, options.json)
 
 

@@ -42,12 +42,12 @@ def main() -> None:
     from hatespeech.engine.predictor import Predictor
     from hatespeech.settings import EngineSettings
 
-    classifier = Predictor.from_settings(EngineSettings.from_environment({"DEVICE": "cpu"}))
+    predictor = Predictor.from_settings(EngineSettings.from_environment({"DEVICE": "cpu"}))
     with (HERE / "data" / "sample.tsv").open(encoding="utf-8", newline="") as file:
         texts = [
             row["text"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         ]
-    classifier.warm_up(4096)
+    predictor.warm_up(4096)
     if options.beside:
         runtime, packages = options.beside
         sys.path.append(packages)  # behind this project's own
@@ -56,7 +56,7 @@ def main() -> None:
     began = time.perf_counter()
     while (started := time.perf_counter()) - began < options.seconds:
         first = len(times) * TWEETS % (len(texts) - TWEETS)
-        classifier.score(texts[first : first + TWEETS])
+        predictor.score(texts[first : first + TWEETS])
         times.append((time.perf_counter() - started) * 1e3)
     print(mean(times), flush=True)
     os._exit(0)  # the other runtime's threads do not let a process end

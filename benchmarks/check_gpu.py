@@ -6,7 +6,6 @@ stage that fails costs the others nothing. At the end stands a table for docs/pe
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import copy
 import dataclasses
@@ -32,7 +31,7 @@ from typing_extensions import override
 
 from benchmarks import models, report
 from benchmarks.useful_work import operations
-from hatespeech.contract import Prediction
+from hatespeech.cli import make_parser
 from hatespeech.engine.batcher import Batcher
 from hatespeech.engine.pass_size import PASS_SECONDS, PassSize
 from hatespeech.engine.predictor import Predictor, Probabilities, Sequences
@@ -128,11 +127,6 @@ class Subject:
         """That checkpoint, as it is served."""
         return self.load(self.large_folder, "auto")
 
-    @property
-    def half(self) -> torch.dtype:
-        """The format of flash attention."""
-        return torch.float16
-
     def load(self, folder: Path, dtype: str, device: str = "") -> Predictor:
         """Load a checkpoint as the service does."""
         return Predictor.from_settings(
@@ -170,11 +164,7 @@ class Subject:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the stages and write the table; return 1 if a check fails, 2 without the device."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/check-gpu",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("scripts/check-gpu", DESCRIPTION)
     parser.add_argument(
         "--device", default="cuda", help="cuda, cuda:N, or cpu: little work, to try this script"
     )
@@ -246,9 +236,9 @@ def device_name(subject: Subject) -> str:
 
 def equal_to_the_cpu(subject: Subject) -> Iterator[Line]:
     """Compare the embedded checkpoint's scores on the device with the CPU's in float32."""
-    expected = scores(subject.load(EMBEDDED, "float32", "cpu").score(subject.texts))
+    expected = models.scores(subject.load(EMBEDDED, "float32", "cpu").score(subject.texts))
     for dtype in ("float32", "float16", "bfloat16"):
-        found = scores(subject.load(EMBEDDED, dtype).score(subject.texts))
+        found = models.scores(subject.load(EMBEDDED, dtype).score(subject.texts))
         yield from compared(f"{dtype} against the CPU's float32", dtype, found, expected)
 
 
@@ -257,8 +247,8 @@ def company(subject: Subject) -> Iterator[Line]:
     for dtype in ("float32", "float16", "bfloat16"):
         predictor = subject.load(EMBEDDED, dtype)
         few = subject.scale.alone
-        together = scores(predictor.score(subject.texts))[:few]
-        alone = scores([predictor.score([text])[0] for text in subject.texts[:few]])
+        together = models.scores(predictor.score(subject.texts))[:few]
+        alone = models.scores([predictor.score([text])[0] for text in subject.texts[:few]])
         yield from compared(f"{dtype}, alone against in company", dtype, alone, together)
 
 
@@ -301,7 +291,8 @@ def speeds(subject: Subject) -> Iterator[Line]:
 
 def attention(subject: Subject) -> Iterator[Line]:
     """Compare attention over padded groups with that over sequences of any length."""
-    padded = models.random_model(subject.config).to(subject.device, subject.half)
+    # Flash attention takes half precision alone.
+    padded = models.random_model(subject.config).to(subject.device, torch.float16)
     varlen = copy.deepcopy(padded)
     use_varlen(varlen)
     sequences = subject.sequences(subject.scale.batch)
@@ -341,14 +332,14 @@ def out_of_memory(subject: Subject) -> Iterator[Line]:
     while isinstance(subject.large.score([long])[0], ServiceError):
         long = long[: len(long) * 9 // 10]  # until it has as many windows as are allowed
     texts = [long, *subject.texts[:50]]
-    expected = scores(subject.large.score(texts))
+    expected = models.scores(subject.large.score(texts))
     size = PassSize(subject.scale.batch, TOO_FAST_TO_PACE)
     with little_memory(subject):
         outcomes, _ = through_a_batcher(subject, texts, size)
     met = 0 < size.tokens < subject.scale.batch
     yield Line("too little memory: a pass", f"{size.tokens:,} tokens", "fewer than before", met)
     dtype = str(subject.large._model.linear1.weight.dtype).removeprefix("torch.")
-    yield from compared("with too little memory", dtype, scores(outcomes), expected)
+    yield from compared("with too little memory", dtype, models.scores(outcomes), expected)
 
 
 def memory(subject: Subject) -> Iterator[Line]:
@@ -398,16 +389,6 @@ STAGES: Final[Mapping[str, Callable[[Subject], Iterator[Line]]]] = {
 
 
 # What the stages use.
-
-
-def scores(outcomes: Sequence[Prediction | ServiceError]) -> Tensor:
-    """Return ``[texts, labels]``; raise the first text's error if there is one."""
-    rows = []
-    for outcome in outcomes:
-        if isinstance(outcome, ServiceError):
-            raise outcome
-        rows.append(outcome.scores)
-    return torch.tensor(rows)
 
 
 def compared(name: str, dtype: str, found: Tensor, expected: Tensor) -> Iterator[Line]:

@@ -19,6 +19,8 @@ from typing import Any, Final
 
 import aiohttp
 
+from benchmarks import report
+
 # The servers close connections that are idle for 5 s: one that is about to be closed must not be
 # picked for the next request.
 KEEPALIVE_SECONDS: Final = 2.0
@@ -60,8 +62,7 @@ class Outcome:
 
     def percentile(self, percent: int) -> float:
         """Return a percentile of the latencies, of which there must be some, in ms."""
-        ranked = sorted(self.latencies)
-        return ranked[-(-len(ranked) * percent // 100) - 1] * 1e3
+        return report.percentile(self.latencies, percent) * 1e3
 
 
 def closed_loop(target: Target, texts: Sequence[str], clients: int, seconds: float) -> Outcome:
@@ -135,6 +136,14 @@ async def session(target: Target) -> AsyncIterator[aiohttp.ClientSession]:
         trust_env=False,
     ) as http:
         yield http
+
+
+async def post(http: aiohttp.ClientSession, url: str, body: object) -> None:
+    """Send a request, which must be answered with 200."""
+    async with http.post(url, json=body) as response:
+        await response.read()
+        if response.status != 200:
+            raise LoadError(f"{url} answers {response.status}")
 
 
 async def exchange(

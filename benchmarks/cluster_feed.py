@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 rates[actors].append(measured.rows_a_second)
             return measured.driver * 1e6 / int(options.rows)
 
-        ours, theirs = report.in_turn(
+        seconds = report.in_turn(
             lambda: driver(2, by_file=True), lambda: driver(2, by_file=False), options.rounds
         )
         for _ in range(options.rounds):
@@ -81,8 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report.at_most(
             "a cluster's work by file, the command's processor seconds a million rows",
             "fed row by row",
-            ours,
-            theirs,
+            seconds,
             TARGET,
             rows=options.rows,
             files=options.files,
@@ -90,9 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report.at_least(
             "a cluster's work by file, a tiny model, two actors of one thread, rows/s",
             "one actor",
-            rates[2],
-            rates[1],
-            None,
+            (rates[2], rates[1]),
         ),
     ]
     report.publish(figures, options.json)

@@ -21,10 +21,10 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import report
+from tests.paths import ROOT
 from tests.support.processes.worker import APP, WorkerProcess, clean_environment, wait_until
 from tests.support.stand_ins.runpod.endpoint import RunpodEndpoint
 
-ROOT = Path(__file__).resolve().parent.parent
 LOCAL_TARGET = 1.25
 QUEUE_TARGET = 1.15
 
@@ -33,18 +33,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     options = report.parser(__doc__, rounds=7).parse_args(arguments)
     score(), imports()
-    ours, theirs = report.in_turn(score, imports, options.rounds)
+    against = 'python -c "import torch, runpod"'
     local = report.at_most(
         "cold start: python app.py, process start to exit, s",
-        'python -c "import torch, runpod"',
-        *(ours, theirs, LOCAL_TARGET),
+        against,
+        report.in_turn(score, imports, options.rounds),
+        LOCAL_TARGET,
     )
     answers: list[float] = []
-    ours, theirs = report.in_turn(lambda: first_job(answers), imports, options.rounds)
     queue = report.at_most(
         "cold start of a queue's worker, process start to first job taken, s",
-        'python -c "import torch, runpod"',
-        *(ours, theirs, QUEUE_TARGET),
+        against,
+        report.in_turn(lambda: first_job(answers), imports, options.rounds),
+        QUEUE_TARGET,
         answered=round(median(answers), 4),
     )
     report.publish([local, queue], options.json)

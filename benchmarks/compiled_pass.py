@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from statistics import median
 from typing import Final
 from unittest.mock import patch
@@ -23,7 +24,6 @@ import torch
 from benchmarks import models, report
 from hatespeech.engine.predictor import Predictor, Sequences
 from hatespeech.model import int8, prepared
-from hatespeech.settings import EngineSettings
 
 LENGTH: Final = 8
 # How many passes of a lone text a round has, how long it pauses before each, and whether another
@@ -33,7 +33,6 @@ LONE: Final = {
     "after 20 ms": (30, 0.02, False),
     "beside a busy thread of Python": (30, 0.0, True),
 }
-SETTINGS: Final = EngineSettings.from_environment({"DEVICE": "cpu", "LOG_LEVEL": "ERROR"})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -61,17 +60,14 @@ def compare(shape: str, dtype: str, texts: int, rounds: int) -> list[report.Figu
     many = [compiled.encode(text).windows[0] for text in models.sample_texts()[:texts]]
     where = "mini" if shape == "mini" else "base shape"
 
-    def milliseconds(
-        sequences: Sequences, calls: int, pause: float, busy: bool
-    ) -> tuple[list[float], list[float]]:
+    def milliseconds(sequences: Sequences, calls: int, pause: float, busy: bool) -> report.Pair:
         def of(side: Predictor) -> float:
+            one_pass = partial(side.probabilities, sequences)
             times = []
             with busy_thread() if busy else nullcontext():
                 for _ in range(calls):
                     time.sleep(pause)
-                    began = time.perf_counter()
-                    side.probabilities(sequences)
-                    times.append((time.perf_counter() - began) * 1e3)
+                    times.append(report.seconds(one_pass) * 1e3)
             return median(times)
 
         def theirs() -> float:
@@ -86,22 +82,19 @@ def compare(shape: str, dtype: str, texts: int, rounds: int) -> list[report.Figu
         report.at_most(
             f"a pass of {LENGTH} tokens, {where}, {dtype}, {name}, ms",
             against,
-            *milliseconds(one, *how),
-            None,
+            milliseconds(one, *how),
         )
         for name, how in LONE.items()
     ]
-    times = milliseconds(many, 3, 0.0, False)
-    ours, theirs = ([len(many) / ms * 1e3 for ms in side] for side in times)
+    ours, theirs = milliseconds(many, 3, 0.0, False)
+    rates = ([len(many) / ms * 1e3 for ms in ours], [len(many) / ms * 1e3 for ms in theirs])
     name = f"a list of tweets, {where}, {dtype}, texts/s"
-    return [*figures, report.at_least(name, against, ours, theirs, None)]
+    return [*figures, report.at_least(name, against, rates)]
 
 
 def predictor(shape: str, dtype: str) -> Predictor:
     """Return the embedded checkpoint's predictor, or one of the base shape."""
-    if shape == "mini":
-        return Predictor.from_settings(SETTINGS)
-    return models.classifier(getattr(torch, dtype))
+    return models.load() if shape == "mini" else models.random_predictor(getattr(torch, dtype))
 
 
 @contextmanager

@@ -10,7 +10,6 @@ neutral texts of the file whose label `robust` changes.
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
 import unicodedata
@@ -20,12 +19,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from hatespeech.contract import Prediction
+from benchmarks import models
+from hatespeech.cli import make_parser
 from hatespeech.engine.predictor import Predictor
-from hatespeech.labels import LABELS
-from hatespeech.settings import EngineSettings
+from hatespeech.paths import EMBEDDED
 
-SAMPLE: Final = Path(__file__).with_name("data") / "sample.tsv"
 PAGE: Final = Path(__file__).parent.parent / "docs" / "contract.md"
 BEGIN, END = "<!-- disguises -->", "<!-- /disguises -->"
 TEXTS: Final = 72  # hateful and abusive ones of the file
@@ -224,26 +222,16 @@ def measure(predictor: Predictor, texts: Sequence[str]) -> list[Row]:
 
 def harm(predictor: Predictor, texts: Sequence[str], *, robust: bool) -> float:
     """Return the mean of hate + abusing."""
-    found = [scores(each) for each in predictor.score(texts, robust=robust)]
-    return sum(row[0] + row[1] for row in found) / len(found)
+    found = models.scores(predictor.score(texts, robust=robust))
+    return float(found[:, :2].sum(1).mean())
 
 
 def changed_labels(predictor: Predictor, texts: Sequence[str]) -> int:
     """Return how many labels robust reading changes."""
-    without, robust = (predictor.score(texts, robust=robust) for robust in (False, True))
-    return sum(label(one) != label(two) for one, two in zip(without, robust, strict=True))
-
-
-def scores(found: object) -> Sequence[float]:
-    """Return the scores of a text that has some."""
-    assert isinstance(found, Prediction)
-    return found.scores
-
-
-def label(found: object) -> str:
-    """Return the winner among the labels."""
-    row = scores(found)
-    return LABELS[row.index(max(row))]
+    without, robust = (
+        models.scores(predictor.score(texts, robust=robust)).argmax(1) for robust in (False, True)
+    )
+    return int((without != robust).sum())
 
 
 def hateful(path: Path, count: int) -> list[str]:
@@ -253,8 +241,7 @@ def hateful(path: Path, count: int) -> list[str]:
 
 def texts_of(path: Path, *labels: str) -> list[str]:
     """Return the texts of a labelled file that have one of these labels."""
-    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()[1:]]
-    return [row[1] for row in rows if row[0] in labels]
+    return [row["text"] for row in models.rows(path) if row["label"] in labels]
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -270,29 +257,19 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def load(folder: Path | None) -> Predictor:
-    """Load a checkpoint, the embedded one if none is named, on the CPU."""
-    from hatespeech import paths
-
-    settings = EngineSettings(model_dir=folder or paths.EMBEDDED, device="cpu", dtype="float32")
-    return Predictor.from_settings(settings)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(None, __doc__)
     parser.add_argument(
-        "--data", type=Path, default=SAMPLE, metavar="TSV", help="label, text, source (%(default)s)"
+        "--data", type=Path, default=models.SAMPLE, metavar="TSV", help="label, text (%(default)s)"
     )
     parser.add_argument(
         "--texts", type=int, default=TEXTS, help="hateful and abusive texts (%(default)s)"
     )
-    parser.add_argument("--model-dir", type=Path, help="checkpoint (the embedded one)")
+    parser.add_argument("--model-dir", type=Path, default=EMBEDDED, help="(the embedded one)")
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
     options = parser.parse_args(arguments)
-    predictor = load(options.model_dir)
+    predictor = models.load(options.model_dir)
     texts = hateful(options.data, options.texts)
     print(f"{predictor.model_id}: hate + abusing, mean of {len(texts)} texts\n")
     shown = table(measure(predictor, texts))

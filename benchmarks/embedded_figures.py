@@ -10,34 +10,29 @@ file that is not part of the repository is given with ``--data``. Needs requirem
 
 from __future__ import annotations
 
-import argparse
-import csv
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.checkpoints import (
-    DATA,
-    HATE,
-    SAMPLE,
-    SUITES,
-    balanced_accuracy,
-    load,
-    scores,
-    suite_hits,
-)
-from benchmarks.disguises import disguised, disguises
+from benchmarks import models
+from benchmarks.disguises import disguised, disguises, texts_of
+from hatespeech.cli import make_parser
+from hatespeech.contract import Prediction
 from hatespeech.engine.predictor import Predictor
 from hatespeech.evaluation.calibration import expected_calibration_error
 from hatespeech.evaluation.figures import measure
 from hatespeech.labels import LABELS
 from hatespeech.training.corpus import read_corpus, read_rows
 
+DATA: Final = models.SAMPLE.parent
+# Functionality, "hate" or "other", text: sentences one by one, and templates with groups in turn.
+SUITES: Final = {name: DATA / f"suite_{name}.tsv" for name in ("sentences", "templates")}
 LANGUAGES: Final = (DATA / "greetings.tsv", DATA / "sentences.tsv")  # language, text
-TOXIC: Final = [LABELS.index("hate"), LABELS.index("abusing")]
+HATE: Final = LABELS.index("hate")
+TOXIC: Final = [HATE, LABELS.index("abusing")]
 # What the two suites call the same.
 KINDS: Final = {
     "negated hate": ("negated_hate",),
@@ -49,17 +44,15 @@ KINDS: Final = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print a Markdown table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(None, __doc__)
     parser.add_argument("folder", type=Path, help="the checkpoint to measure")
     parser.add_argument(
         "--data", type=Path, action="append", metavar="TSV", help="label, text, source (the sample)"
     )
     options = parser.parse_args(arguments)
-    predictor = load(options.folder)
+    predictor = models.load(options.folder)
     rows = [("figure", "value"), ("---", "---:")]
-    rows += figures(predictor, options.data or [SAMPLE])
+    rows += figures(predictor, options.data or [models.SAMPLE])
     size = sum(file.stat().st_size for file in options.folder.iterdir())
     rows.append(("size of the folder", f"{size / 1e6:.2f} MB"))
     sys.stdout.writelines(f"| {name} | {value} |\n" for name, value in rows)
@@ -87,6 +80,33 @@ def figures(predictor: Predictor, files: Sequence[Path]) -> Iterator[tuple[str, 
     yield from unknown_words(predictor)
 
 
+def suite_hits(predictor: Predictor, path: Path) -> dict[tuple[str, str], list[bool]]:
+    """Return whether each text is rightly called hate or not, by label and functionality."""
+    rows = models.rows(path)
+    called = scores(predictor, [row["text"] for row in rows]).argmax(1) == HATE
+    hits: dict[tuple[str, str], list[bool]] = {}
+    for row, hate in zip(rows, called, strict=True):
+        kind = hits.setdefault((row["label"], row["functionality"]), [])
+        kind.append(bool(hate) == (row["label"] == "hate"))
+    return hits
+
+
+def balanced_accuracy(hits: dict[tuple[str, str], list[bool]]) -> float:
+    """Return the mean of the shares of hate and of the rest that are told right."""
+    shares = []
+    for label in ("hate", "other"):
+        found = [hit for (of, _), each in hits.items() if of == label for hit in each]
+        shares.append(sum(found) / len(found))
+    return sum(shares) / 2
+
+
+def scores(predictor: Predictor, texts: Sequence[str]) -> Any:
+    """Return ``[texts, labels]``; a text that can't be scored counts as no label's."""
+    found = predictor.score(texts)
+    rows = [list(r.scores) if isinstance(r, Prediction) else [0.0] * 4 for r in found]
+    return np.array(rows, dtype=np.float32)
+
+
 def labelled(predictor: Predictor, path: Path) -> Iterator[tuple[str, str]]:
     """Yield accuracy, macro-F1 and the expected calibration error on a labelled file."""
     found = scores(predictor, [text for _, text, _ in read_rows(path)])
@@ -100,17 +120,14 @@ def labelled(predictor: Predictor, path: Path) -> Iterator[tuple[str, str]]:
 
 def languages(predictor: Predictor, path: Path) -> Iterator[tuple[str, str]]:
     """Yield how many of the harmless texts in other languages are called hate or abusing."""
-    with path.open(encoding="utf-8", newline="") as file:
-        texts = [
-            row["text"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        ]
+    texts = models.sample_texts(path)
     called = np.isin(scores(predictor, texts).argmax(1), TOXIC)
     yield f"{path.name}, called hate or abusing", f"{called.sum()} of {len(texts)}"
 
 
 def disguised_texts(predictor: Predictor) -> Iterator[tuple[str, str]]:
     """Yield the mean loss of hate + abusing of the sample's hateful and abusing texts."""
-    texts = [text for label, text, _ in read_rows(SAMPLE) if label in ("hate", "abusing")]
+    texts = texts_of(models.SAMPLE, "hate", "abusing")
     plain = scores(predictor, texts)[:, TOXIC].sum(1)
     losses = {}
     for way in disguises():
@@ -123,7 +140,7 @@ def disguised_texts(predictor: Predictor) -> Iterator[tuple[str, str]]:
 
 def unknown_words(predictor: Predictor) -> Iterator[tuple[str, str]]:
     """Yield how many neutral texts are hate as they are, and with unknown words for a tenth."""
-    texts = [text for label, text, _ in read_rows(SAMPLE) if label == "neutral"]
+    texts = texts_of(models.SAMPLE, "neutral")
     counts = [
         int((scores(predictor, version).argmax(1) == HATE).sum())
         for version in (texts, [tenth(text, word) for text in texts for word in ("ሰላም", "vrontik")])

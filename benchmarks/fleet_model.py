@@ -11,7 +11,6 @@ worker whose model costs next to nothing.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -19,6 +18,7 @@ from typing import Final
 from benchmarks import models, report, sdk_loop
 from benchmarks.run_all import RESULTS
 from benchmarks.useful_work import operations
+from hatespeech.cli import make_parser
 
 TOKENS: Final = 30  # of a tweet, as in the sample
 # Dense half-precision tensor peaks with 32-bit sums, from the makers' data sheets, in TFLOP/s.
@@ -33,9 +33,7 @@ PEAKS: Final[Mapping[str, float]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(None, __doc__)
     parser.add_argument(
         "--share", type=float, default=0.35, help="of the peak that is reached (%(default)s)"
     )

@@ -19,12 +19,14 @@ from statistics import fmean
 from types import TracebackType
 from typing import Final, Self
 
+from hatespeech.memory import MIB
+from tests.support.memory import resident
+
 SAMPLE_SECONDS: Final = 0.25
 BLOCKS: Final = 20  # fewer if there are too few samples
 LEAST_BLOCKS: Final = 6
 # A slope counts as growth if it is this many standard errors above what is allowed.
 ERRORS: Final = 3.0
-MIB: Final = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,8 @@ class Sampler:
         sums = [0.0, 0.0, 0.0]
         for folder in session(self._process):
             # A process that ends meanwhile holds nothing.
-            with contextlib.suppress(OSError):
-                each = (resident(folder), _count(folder / "fd"), _count(folder / "task"))
+            with contextlib.suppress(OSError, LookupError):
+                each = (resident("VmRSS", folder), _count(folder / "fd"), _count(folder / "task"))
                 sums = [left + right for left, right in zip(sums, each, strict=True)]
         if not sums[0]:
             return None
@@ -163,14 +165,6 @@ def session(leader: int) -> list[Path]:
             if int(fields[3]) == leader:
                 found.append(folder)
     return found
-
-
-def resident(folder: Path) -> int:
-    """Return the bytes of a process that are in memory; a process that is ending has none."""
-    for line in (folder / "status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 def _count(folder: Path) -> int:

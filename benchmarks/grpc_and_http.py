@@ -70,9 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     against = "POST /score of the same server"
     figures = [
         report.at_least(
-            f"gRPC throughput, {CLIENTS} clients, mini, texts/s", against, *rates, TARGET
+            f"gRPC throughput, {CLIENTS} clients, mini, texts/s", against, rates, TARGET
         ),
-        report.at_most("one tweet over gRPC, mini, ms", against, *times, TARGET),
+        report.at_most("one tweet over gRPC, mini, ms", against, times, TARGET),
     ]
     report.publish(figures, options.json)
 

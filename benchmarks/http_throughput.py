@@ -31,6 +31,8 @@ from tqdm import tqdm
 from benchmarks import clients, environments, models, report, servers
 from tests.support.http_client import BEARER, TOKEN
 from tests.support.ports import free_port
+from tests.support.processes.server import HttpServer
+from tests.support.processes.worker import clean_environment
 
 CLIENTS: Final = 64
 WARM_UP_SECONDS: Final = 5.0
@@ -82,6 +84,11 @@ class Side:
         self.outcomes.append(clients.closed_loop(self._target, self._texts, CLIENTS, seconds))
         return self.outcomes[-1].rate
 
+    @property
+    def rates(self) -> list[float]:
+        """Each round's answered requests a second."""
+        return [outcome.rate for outcome in self.outcomes]
+
     def percentiles(self, percent: int) -> list[float]:
         """Return each round's percentile of the latencies, in ms."""
         return [outcome.percentile(percent) for outcome in self.outcomes]
@@ -121,8 +128,7 @@ def figures(ours: Side, theirs: Side, versions: dict[str, dict[str, str]]) -> li
         report.at_least(
             f"HTTP throughput, {CLIENTS} clients, base shape, float32, requests/s",
             against,
-            [outcome.rate for outcome in ours.outcomes],
-            [outcome.rate for outcome in theirs.outcomes],
+            (ours.rates, theirs.rates),
             TARGET_RATE,
             requests=sum(len(each.latencies) for each in (*ours.outcomes, *theirs.outcomes)),
             **{f"versions_{side}": each for side, each in versions.items()},
@@ -130,7 +136,8 @@ def figures(ours: Side, theirs: Side, versions: dict[str, dict[str, str]]) -> li
         report.at_most(
             f"HTTP latency, {CLIENTS} clients, base shape, float32, 99th percentile, ms",
             against,
-            *(ours.percentiles(99), theirs.percentiles(99), TARGET_P99),
+            (ours.percentiles(99), theirs.percentiles(99)),
+            TARGET_P99,
             median_ours=round(median(ours.percentiles(50)), 1),
             median_theirs=round(median(theirs.percentiles(50)), 1),
             median_rounds=[
@@ -156,19 +163,21 @@ def write_transformers_checkpoint(folder: Path) -> None:
 @contextmanager
 def infinity(folder: Path, model: Path, python: Path) -> Iterator[clients.Target]:
     """Serve a transformers checkpoint by infinity-emb; ``folder`` holds what it writes."""
-    folder.mkdir()
     port = free_port()
-    environment = servers.environment_of(folder) | {
+    environment = clean_environment(folder, None) | {
         "HF_HUB_OFFLINE": "1",
         "DO_NOT_TRACK": "1",
         "INFINITY_API_KEY": TOKEN,
     }
+    del environment["OMP_NUM_THREADS"]  # as many as torch itself chooses
     command = (
-        *(str(python), "-m", "infinity_emb.cli", "v2", "--host", "127.0.0.1", "--port", str(port)),
+        *("-P", "-m", "infinity_emb.cli", "v2", "--host", "127.0.0.1", "--port", str(port)),
         *("--model-id", str(model), "--served-model-name", MODEL, "--no-model-warmup"),
         *("--engine", "torch", "--device", "cpu", "--dtype", "float32", "--no-bettertransformer"),
     )
-    with servers.process(command, environment, folder, port, "/health"):
+    with HttpServer(command, environment, folder, str(python)) as server:
+        server.port = port
+        server.wait_ping(200, "/health")
         yield clients.Target(
             f"http://127.0.0.1:{port}/classify",
             BEARER,

@@ -9,7 +9,6 @@ written to a temporary folder.
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
 import tempfile
@@ -21,12 +20,9 @@ from torch import Tensor
 
 from benchmarks import models, report
 from hatespeech import paths
-from hatespeech.contract import Prediction
-from hatespeech.engine.predictor import Predictor
 from hatespeech.fetching.folder import convert
 from hatespeech.labels import LABELS
 from hatespeech.model import checkpoint as checkpoints
-from hatespeech.settings import EngineSettings
 from tests.paths import ROOT
 
 
@@ -39,8 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=models.SAMPLE, help="(%(default)s)")
     parser.add_argument("--texts", type=report.positive, help="only the first (all)")
     options = parser.parse_args(arguments)
-    with options.data.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))[: options.texts]
+    rows = models.rows(options.data)[: options.texts]
     with tempfile.TemporaryDirectory() as name:
         folder = full_size(Path(name)) if options.full_size else options.folder
         figures = compare(folder, f"{folder.name}, int8, {options.data.name}", rows)
@@ -69,31 +64,23 @@ def compare(folder: Path, name: str, rows: Sequence[Mapping[str, str]]) -> list[
     """Score the rows in both number formats."""
     texts = [row["text"] for row in rows]
     labels = torch.tensor([LABELS.index(row["label"]) for row in rows])
-    exact, quick = (scores(folder, dtype, texts) for dtype in ("float32", "int8"))
+    exact, quick = (
+        models.scores(models.load(folder, dtype).score(texts)) for dtype in ("float32", "int8")
+    )
     agree = share(exact.argmax(1), quick.argmax(1))
     off = (exact - quick).abs().amax(1)
-    accuracies = [share(found.argmax(1), labels) for found in (quick, exact)]
+    accuracy, exactly = (share(found.argmax(1), labels) for found in (quick, exact))
     return [
-        report.at_least(f"{name}: labels", "float32", [agree], [1.0], 0.995, texts=len(texts)),
+        report.at_least(f"{name}: labels", "float32", ([agree], [1.0]), 0.995, texts=len(texts)),
         report.at_most(
             f"{name}: mean largest difference of a score",
-            *("1", [off.mean().item()], [1.0], 0.005),
+            "1",
+            ([off.mean().item()], [1.0]),
+            0.005,
             largest=round(off.max().item(), 4),
         ),
-        report.at_least(
-            f"{name}: accuracy", "float32", accuracies[:1], [max(accuracies[1], 1e-9)], None
-        ),
+        report.at_least(f"{name}: accuracy", "float32", ([accuracy], [max(exactly, 1e-9)])),
     ]
-
-
-def scores(folder: Path, dtype: str, texts: list[str]) -> Tensor:
-    """Return ``[texts, labels]``."""
-    settings = {"MODEL_DIR": str(folder), "DEVICE": "cpu", "DTYPE": dtype, "LOG_LEVEL": "ERROR"}
-    classifier = Predictor.from_settings(EngineSettings.from_environment(settings))
-    found = [r.scores for r in classifier.score(texts) if isinstance(r, Prediction)]
-    if len(found) != len(texts):
-        raise SystemExit("error: a text cannot be scored")
-    return torch.tensor(found)
 
 
 def share(found: Tensor, expected: Tensor) -> float:

@@ -5,21 +5,19 @@ answered. The servers' scorer answers the same for every text without a pause, s
 accepting, storing, taking and answering. Everything shares the cores of this machine, the clients
 and PostgreSQL included: two servers gain only where there are cores for them.
 
-With --before, the file is compared with the file of an older commit; both sides score with a tiny
-checkpoint there, because an older commit knows no other scorer. Needs Debian's postgresql.
+Needs Debian's postgresql.
 
-    python -m benchmarks.job_servers [--before COMMIT]
+    python -m benchmarks.job_servers
 """
 
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -28,11 +26,9 @@ import aiohttp
 
 from benchmarks import report
 from hatespeech.serving.jobs.store import COMPLETED
-from tests.paths import ROOT
-from tests.support.checkpoints import build_checkpoint
 from tests.support.http_client import BEARER
 from tests.support.processes.constant_server import CONSTANT_SERVER
-from tests.support.processes.server import SERVER, HttpServer, http_server
+from tests.support.processes.server import HttpServer, http_server
 from tests.support.services.postgres import postgres
 
 CLIENTS: Final = 16
@@ -45,37 +41,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--jobs", type=report.positive, default=2000, metavar="N", help="a round (%(default)s)"
     )
-    parser.add_argument("--before", metavar="COMMIT", help="an older commit to compare with")
     options = parser.parse_args(arguments)
-    figures: list[report.Figure] = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-
-        def compare(
-            what: str,
-            against: str,
-            ours: Sequence[HttpServer],
-            theirs: Sequence[HttpServer],
-            target: float | None,
-        ) -> None:
+    figures = []
+    with tempfile.TemporaryDirectory() as name, postgres() as database, ExitStack() as running:
+        start = partial(constant_server, running, Path(name))
+        one = [start("one", JOBS_DB=database.create("one"))]
+        url = database.create("two")
+        two = [start("first", JOBS_DB=url), start("second", JOBS_DB=url)]
+        file = [start("file")]
+        for what, against, ours, theirs in (
+            ("jobs/s, two servers on PostgreSQL", "one server", two, one),
+            ("jobs/s, one server on PostgreSQL", "one with the SQLite file", one, file),
+        ):
             rates = report.in_turn(
                 partial(rate, ours, options.jobs),
                 partial(rate, theirs, options.jobs),
                 options.rounds,
             )
-            figures.append(report.at_least(what, against, *rates, target))
-
-        if options.before is not None:
-            with two_files(folder, options.before) as (new, old):
-                compare("jobs/s, SQLite file", f"that of {options.before}", [new], [old], None)
-        with postgres() as database, ExitStack() as running:
-            start = partial(constant_server, running, folder)
-            one = [start("one", JOBS_DB=database.create("one"))]
-            url = database.create("two")
-            two = [start("first", JOBS_DB=url), start("second", JOBS_DB=url)]
-            file = [start("file")]
-            compare("jobs/s, two servers on PostgreSQL", "one server", two, one, None)
-            compare("jobs/s, one server on PostgreSQL", "one with the SQLite file", one, file, None)
+            figures.append(report.at_least(what, against, rates))
     report.publish(figures, options.json)
 
 
@@ -84,21 +67,6 @@ def constant_server(running: ExitStack, folder: Path, name: str, **settings: str
     command = (*CONSTANT_SERVER, "--runs", "/dev/null")
     server = http_server(folder / name, folder, {**SETTINGS, **settings}, command)
     return running.enter_context(server).ready()
-
-
-@contextmanager
-def two_files(folder: Path, before: str) -> Iterator[tuple[HttpServer, HttpServer]]:
-    """Serve a tiny checkpoint with the SQLite file of today, and with that of a commit."""
-    model = build_checkpoint(folder / "checkpoint").path
-    old = folder / "before"
-    old.mkdir()
-    archive = subprocess.run(["git", "archive", before], cwd=ROOT, check=True, capture_output=True)
-    subprocess.run(["tar", "-x"], cwd=old, input=archive.stdout, check=True)
-    with (
-        http_server(folder / "new", model, SETTINGS) as ours,
-        http_server(folder / "old", model, SETTINGS, (str(old / Path(SERVER).name),)) as theirs,
-    ):
-        yield ours.ready(), theirs.ready()
 
 
 def rate(servers: Sequence[HttpServer], jobs: int) -> float:

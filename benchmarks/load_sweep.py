@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     overload = report.at_least(
         f"answered while {STEPS[-1]:.0%} of the capacity are offered, {shape}, float32, requests/s",
         f"the capacity: {CLIENTS} clients in a closed loop",
-        *(sweep.overloaded, sweep.capacities, None),
+        (sweep.overloaded, sweep.capacities),
         **columns,
     )
     report.publish([overload], options.json)

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -30,8 +31,6 @@ from typing import Final
 
 from benchmarks import environments, models, report
 from hatespeech import paths
-from hatespeech.engine.predictor import Predictor
-from hatespeech.settings import EngineSettings
 
 HERE: Final = Path(__file__).resolve().parent
 REQUIREMENTS: Final = HERE / "requirements-onnxruntime.txt"
@@ -137,32 +136,24 @@ def compare(
             by_tokens[tokens] = report.at_most(
                 f"a lone text of {tokens} tokens, {what}, {when}, ms",
                 "ONNX Runtime, float32",
-                *report.in_turn(us, them, rounds * turns),
+                report.in_turn(us, them, rounds * turns),
                 None if when == AFTER_OTHER else target,
             )
         ratios = {tokens: round(figure.ratio, 3) for tokens, figure in by_tokens.items()}
         worst = by_tokens[max(COMPARED, key=ratios.__getitem__)]
-        figures.append(
-            report.Figure(
-                *(worst.name, worst.against, worst.ratio, worst.target, worst.met),
-                raw={**worst.raw, "ratios_by_tokens": ratios},
-            )
-        )
+        figures.append(replace(worst, raw={**worst.raw, "ratios_by_tokens": ratios}))
     return figures
 
 
 def answer(folder: Path, dtype: str) -> None:
     """Be our side: answer each line of the input."""
-    settings = EngineSettings.from_environment(
-        {"DEVICE": "cpu", "DTYPE": dtype, "MODEL_DIR": str(folder), "LOG_LEVEL": "ERROR"}
-    )
-    classifier = Predictor.from_settings(settings)
+    predictor = models.load(folder, dtype)
     for line in sys.stdin:
         ids, calls = json.loads(line)
         times = []
         for _ in range(calls):
             started = time.perf_counter()
-            (scores,) = classifier.probabilities([ids])
+            (scores,) = predictor.probabilities([ids])
             times.append((time.perf_counter() - started) * 1e3)
         print(json.dumps([times, scores]), flush=True)
 

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from hatespeech import paths
+from hatespeech.contract import Prediction
 from hatespeech.engine.predictor import Predictor
+from hatespeech.errors import ServiceError
 from hatespeech.model import checkpoint as checkpoints
 from hatespeech.model import prepared
 from hatespeech.model.checkpoint import Checkpoint
 from hatespeech.model.network import CustomModel, ModelConfig
+from hatespeech.settings import EngineSettings
 from hatespeech.text.normalizer import normalize_tweet
 
 SAMPLE: Final = Path(__file__).resolve().parent / "data" / "sample.tsv"
@@ -33,10 +38,31 @@ def embedded() -> Checkpoint:
     return checkpoints.describe(paths.EMBEDDED)
 
 
-def sample_texts(path: Path = SAMPLE) -> list[str]:
-    """Return the ``text`` column of a tab-separated file, in the file's order."""
+def load(folder: Path = paths.EMBEDDED, dtype: str = "float32") -> Predictor:
+    """Load a checkpoint on the CPU, as the service does."""
+    settings = {"model_dir": folder, "device": "cpu", "dtype": dtype}
+    return Predictor.from_settings(EngineSettings.model_validate(settings))
+
+
+def rows(path: Path = SAMPLE) -> list[dict[str, str]]:
+    """Return the rows of a tab-separated file; a quotation mark is part of a field."""
     with path.open(encoding="utf-8", newline="") as file:
-        return [row["text"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+        return list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+def sample_texts(path: Path = SAMPLE) -> list[str]:
+    """Return the ``text`` column of a file."""
+    return [row["text"] for row in rows(path)]
+
+
+def scores(outcomes: Sequence[Prediction | ServiceError]) -> Tensor:
+    """Return ``[texts, labels]``; raise the first text's error if there is one."""
+    rows = []
+    for outcome in outcomes:
+        if isinstance(outcome, ServiceError):
+            raise outcome
+        rows.append(outcome.scores)
+    return torch.tensor(rows)
 
 
 def write_checkpoint(path: Path, shape: ModelConfig = BASE) -> Checkpoint:
@@ -64,8 +90,8 @@ def random_model(config: ModelConfig) -> CustomModel:
     return model
 
 
-def classifier(dtype: torch.dtype, shape: ModelConfig = BASE) -> Predictor:
-    """Return the engine's classifier over a random model on the CPU."""
+def random_predictor(dtype: torch.dtype, shape: ModelConfig = BASE) -> Predictor:
+    """Return the predictor of a random model on the CPU."""
     mini = embedded()
     config = dataclasses.replace(shape, vocab_size=mini.model.vocab_size)
     int8 = dtype == torch.int8
@@ -75,12 +101,12 @@ def classifier(dtype: torch.dtype, shape: ModelConfig = BASE) -> Predictor:
     return Predictor(checkpoint, model, checkpoints.load_tokenizer(mini), max_windows=32)
 
 
-def transformers_model(dtype: torch.dtype, shape: ModelConfig = BASE) -> Any:
-    """Return transformers' own classifier of the same shape."""
+def transformers_model(dtype: torch.dtype) -> Any:
+    """Return transformers' own classifier of RoBERTa-base's shape."""
     import transformers
 
     library: Any = transformers  # partly without types
-    sizes = dataclasses.replace(shape, vocab_size=embedded().model.vocab_size)
+    sizes = dataclasses.replace(BASE, vocab_size=embedded().model.vocab_size)
     config = roberta_config(sizes)
     return library.RobertaForSequenceClassification(config).eval().to(dtype)
 

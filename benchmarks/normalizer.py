@@ -9,8 +9,8 @@ anything from one text, or one round, to the next.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import nltk
@@ -40,24 +40,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"cannot read FILE: {type(exc).__name__}")
     tokenize = TweetTokenizer().tokenize
     tokenize("compiles its expression at the first call")
-    ours, theirs = report.in_turn(
-        lambda: rate(normalize_tweet, texts), lambda: rate(tokenize, texts), options.rounds
-    )
     figure = report.at_least(
         f"normalising, version {NORMALIZER_VERSION}, one thread, texts/s",
         f"NLTK {nltk.__version__} TweetTokenizer().tokenize",
-        *(ours, theirs, TARGET),
+        report.in_turn(
+            partial(report.rate, normalize_tweet, texts),
+            partial(report.rate, tokenize, texts),
+            options.rounds,
+        ),
+        TARGET,
         texts=len(texts),
     )
     report.publish([figure], options.json)
-
-
-def rate(function: Callable[[str], object], texts: Sequence[str]) -> float:
-    """Return texts a second over one pass."""
-    started = time.perf_counter()
-    for text in texts:
-        function(text)
-    return len(texts) / (time.perf_counter() - started)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,9 @@ folder, and normalises and scores the tweet. Imports are not counted.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import tempfile
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from benchmarks import models, report
-from hatespeech.engine.predictor import Predictor
 from hatespeech.engine.scorer import Scorer
+from hatespeech.labels import LABELS
 from hatespeech.model import checkpoint as checkpoints
 from hatespeech.settings import EngineSettings
 from hatespeech.text.normalizer import normalize_tweet
@@ -55,8 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--texts", type=report.positive, default=20, help="(%(default)s)")
     options = parser.parse_args(arguments)
     texts = models.sample_texts()[: options.texts]
-    settings = EngineSettings.from_environment({"DEVICE": "cpu", "LOG_LEVEL": "ERROR"})
-    scorer = Scorer(Predictor.from_settings(settings), settings)
+    scorer = Scorer(models.load(), EngineSettings())
     handler = JobHandler(scorer)
     with tempfile.TemporaryDirectory() as name, asyncio.Runner() as runner:
         folder = Path(name)
@@ -64,29 +62,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         async def warm(text: str) -> list[float]:
             reply = await handler({"input": {"prompt": text}})
-            return [reply[label] for label in ("hate", "abusing", "neutral", "spam")]
+            return [reply[label] for label in LABELS]
 
-        def ours() -> float:
-            started = time.perf_counter()
-            for text in texts:
-                runner.run(warm(text))
-            return len(texts) / (time.perf_counter() - started)
+        def ours(text: str) -> list[float]:
+            return runner.run(warm(text))
 
-        def theirs() -> float:
-            started = time.perf_counter()
-            for text in texts:
-                load_and_score(folder, text)
-            return len(texts) / (time.perf_counter() - started)
-
+        theirs = partial(load_and_score, folder)
         for text in texts:
-            pairs = zip(runner.run(warm(text)), load_and_score(folder, text), strict=True)
-            assert all(abs(one - other) < 1e-4 for one, other in itertools.chain(pairs)), text
-        rates = report.in_turn(ours, theirs, options.rounds)
+            pairs = zip(ours(text), theirs(text), strict=True)
+            assert all(abs(one - other) < 1e-4 for one, other in pairs), text
+        rates = report.in_turn(
+            partial(report.rate, ours, texts), partial(report.rate, theirs, texts), options.rounds
+        )
     scorer.close()
     figure = report.at_least(
         "one tweet after another through the warm handler, mini, texts/s",
         "loading model and tokenizer for every request",
-        *(*rates, None),
+        rates,
     )
     report.publish([figure], options.json)
 

@@ -40,12 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             through = partial(rate, partial(pool.map, read, parts), len(texts))
             alone = partial(rate, partial(map, read, parts), len(texts))
             through(), alone()
-            ours, theirs = report.in_turn(through, alone, options.rounds)
             figures.append(
                 report.at_least(
                     f"reading (normalising and tokenising) with {workers} {name}, texts/s",
                     "one thread",
-                    *(ours, theirs, None),
+                    report.in_turn(through, alone, options.rounds),
                 )
             )
     report.publish(figures, options.json)

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import operator
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
+
+from hatespeech.cli import make_parser
+
+# What both sides measured in each round: ours, theirs.
+Pair = tuple[list[float], list[float]]
 
 PACKAGES: Final = ("torch", "transformers", "tokenizers", "runpod")
 
@@ -34,65 +40,64 @@ class Figure:
     raw: Mapping[str, Any] = field(default_factory=dict)  # medians and rounds, with units in keys
 
 
-def in_turn(
-    ours: Callable[[], float], theirs: Callable[[], float], rounds: int
-) -> tuple[list[float], list[float]]:
+def seconds(work: Callable[[], object]) -> float:
+    """Return how long a call takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def rate(work: Callable[[str], object], texts: Sequence[str]) -> float:
+    """Return the texts a second of a function that takes one text."""
+    return len(texts) / seconds(lambda: deque(map(work, texts), maxlen=0))
+
+
+def percentile(values: Iterable[float], percent: int) -> float:
+    """Return the value that so many percent of the values do not exceed."""
+    ranked = sorted(values)
+    return ranked[-(-len(ranked) * percent // 100) - 1]
+
+
+def in_turn(ours: Callable[[], float], theirs: Callable[[], float], rounds: int) -> Pair:
     """Measure both, once each a round; the order alternates, so that neither is always first."""
-    left: list[float] = []
-    right: list[float] = []
+    pair: Pair = ([], [])
+    sides = [(ours, pair[0]), (theirs, pair[1])]
     for index in range(rounds):
-        for measure, values in ((ours, left), (theirs, right))[:: 1 if index % 2 else -1]:
+        for measure, values in sides[:: 1 if index % 2 else -1]:
             values.append(measure())
-    return left, right
+    return pair
 
 
 def at_least(
-    name: str,
-    against: str,
-    ours: Sequence[float],
-    theirs: Sequence[float],
-    target: float | None,
-    **raw: Any,
+    name: str, against: str, pair: Pair, target: float | None = None, **raw: Any
 ) -> Figure:
     """Compare rates, where more is better: ``ours / theirs``."""
-    aim = ("at least", operator.ge, target)
-    return _compare(name, against, ours, theirs, aim, raw)
+    return _compare(name, against, pair, "at least", target, raw)
 
 
-def at_most(
-    name: str,
-    against: str,
-    ours: Sequence[float],
-    theirs: Sequence[float],
-    target: float | None,
-    **raw: Any,
-) -> Figure:
+def at_most(name: str, against: str, pair: Pair, target: float | None = None, **raw: Any) -> Figure:
     """Compare costs, where less is better: ``ours / theirs``."""
-    aim = ("at most", operator.le, target)
-    return _compare(name, against, ours, theirs, aim, raw)
+    return _compare(name, against, pair, "at most", target, raw)
 
 
 def _compare(
-    name: str,
-    against: str,
-    ours: Sequence[float],
-    theirs: Sequence[float],
-    aim: tuple[str, Callable[[float, float], bool], float | None],
-    raw: Mapping[str, Any],
+    name: str, against: str, pair: Pair, words: str, target: float | None, raw: Mapping[str, Any]
 ) -> Figure:
-    words, reaches, target = aim
-    ratio = median(a / b for a, b in zip(ours, theirs, strict=True))
-    wanted = "" if target is None else f"{words} {target:g}"
-    met = None if target is None else reaches(ratio, target)
-    return Figure(name, against, ratio, wanted, met, _raw(ours, theirs, raw))
+    ratio = median(a / b for a, b in zip(*pair, strict=True))
+    if target is None:
+        return Figure(name, against, ratio, "", None, shown_raw(pair, **raw))
+    met = ratio >= target if words == "at least" else ratio <= target
+    return Figure(name, against, ratio, f"{words} {target:g}", met, shown_raw(pair, **raw))
 
 
-def _raw(ours: Sequence[float], theirs: Sequence[float], more: Mapping[str, Any]) -> dict[str, Any]:
+def shown_raw(pair: Pair, **more: Any) -> dict[str, Any]:
+    """Return what a figure shows beside its ratio: medians, ``more``, and all rounds."""
+    ours, theirs = pair
     return {
         "ours": round(median(ours), 4),
         "theirs": round(median(theirs), 4),
         **more,
-        "rounds": [[round(value, 4) for value in pair] for pair in zip(ours, theirs, strict=True)],
+        "rounds": [[round(value, 4) for value in both] for both in zip(*pair, strict=True)],
     }
 
 
@@ -118,9 +123,7 @@ def processor() -> str:
 
 def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
     """Return a parser of what every benchmark takes."""
-    made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = make_parser(None, description)
     made.add_argument(
         "--rounds", type=positive, default=rounds, metavar="N", help="of each (%(default)s)"
     )

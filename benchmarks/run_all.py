@@ -9,7 +9,6 @@ benchmark that fails is named and keeps its old line.
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 import subprocess
@@ -19,6 +18,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+from hatespeech.cli import make_parser
 
 HERE: Final = Path(__file__).resolve().parent
 RESULTS: Final = HERE / "results.json"
@@ -54,11 +55,7 @@ BENCHMARKS: Final[Mapping[str, Sequence[str]]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, collect, write; return 1 if a benchmark failed."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("scripts/bench", __doc__)
     parser.add_argument("--only", nargs="+", choices=list(BENCHMARKS), help="run only these")
     parser.add_argument(
         "--quick",

@@ -28,34 +28,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = report.parser(__doc__, rounds=3)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     options = parser.parse_args(arguments)
-    classifier = models.classifier(getattr(torch, options.dtype))
+    predictor = models.random_predictor(getattr(torch, options.dtype))
     shapes = [(LENGTH * TEXTS // length, length) for length in LENGTHS]
     shapes += [(texts, LENGTH) for texts in BATCHES]
     figures = []
     for texts, length in shapes:
-        ours, theirs = report.in_turn(
-            partial(tokens_per_second, classifier, texts, length),
-            partial(tokens_per_second, classifier, TEXTS, LENGTH),
+        rates = report.in_turn(
+            partial(tokens_per_second, predictor, texts, length),
+            partial(tokens_per_second, predictor, TEXTS, LENGTH),
             options.rounds,
         )
-        figures.append(
-            report.at_least(
-                f"{texts} texts of {length} tokens, base shape, {options.dtype}, tokens/s",
-                f"{TEXTS} texts of {LENGTH} tokens",
-                *(ours, theirs, None),
-            )
-        )
+        what = f"{texts} texts of {length} tokens, base shape, {options.dtype}, tokens/s"
+        figures.append(report.at_least(what, f"{TEXTS} texts of {LENGTH} tokens", rates))
     report.publish(figures, options.json)
 
 
-def tokens_per_second(classifier: Predictor, texts: int, length: int) -> float:
+def tokens_per_second(predictor: Predictor, texts: int, length: int) -> float:
     """Run passes for a second."""
     batch = [[0, *range(10, 8 + length), 2]] * texts
-    classifier.probabilities(batch)
+    predictor.probabilities(batch)
     started = time.perf_counter()
     passes = 0
     while time.perf_counter() - started < SECONDS:
-        classifier.probabilities(batch)
+        predictor.probabilities(batch)
         passes += 1
     return passes * texts * length / (time.perf_counter() - started)
 

@@ -27,6 +27,7 @@ from typing import Final
 
 from benchmarks.growth import Growth, Sampler
 from benchmarks.soak_traffic import Traffic, UnexpectedError, http_traffic, worker_traffic
+from hatespeech.cli import make_parser
 
 WARM_UP: Final = 1 / 3  # of the time
 CLIENTS: Final = 4
@@ -41,9 +42,7 @@ FRONTS: Final = {"http": http_traffic, "worker": worker_traffic}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the soak; return the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(None, __doc__)
     parser.add_argument("--front", choices=list(FRONTS), required=True, help="what is soaked")
     parser.add_argument("--minutes", type=minutes, default=30.0, metavar="N", help="(%(default)g)")
     parser.add_argument(

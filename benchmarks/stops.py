@@ -53,11 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             done[ours] += found
             return 100 * (1 - sum(each.lost for each in found) / sum(each.handed for each in found))
 
-        ours, theirs = report.in_turn(partial(share, True), partial(share, False), options.rounds)
+        shares = report.in_turn(partial(share, True), partial(share, False), options.rounds)
     figure = report.at_least(
         "jobs answered around a stop, % of those handed over",
         "the SDK's own loop",
-        *(ours, theirs, TARGET),
+        shares,
+        TARGET,
         ours_stops=describe(done[True]),
         theirs_stops=describe(done[False]),
     )

@@ -8,15 +8,16 @@ together. Needs requirements-train.txt.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from benchmarks.checkpoints import SAMPLE, load, scores
+from benchmarks import models
+from benchmarks.embedded_figures import scores
 from hatespeech import paths
+from hatespeech.cli import make_parser
 from hatespeech.evaluation.thresholds import RECOMMENDED_FLAGS, flagged_figures
 from hatespeech.training.corpus import read_corpus, read_rows
 
@@ -25,11 +26,9 @@ SHOWN: Final = (0.5, 0.7, 0.9)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(None, __doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=paths.EMBEDDED)
-    parser.add_argument("--data", type=Path, default=SAMPLE, metavar="TSV")
+    parser.add_argument("--data", type=Path, default=models.SAMPLE, metavar="TSV")
     options = parser.parse_args(arguments)
     print(table(options.folder, options.data), end="")
 
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def table(folder: Path, data: Path) -> str:
     """Return the table; the columns hold precision and recall at each threshold."""
     texts = [text for _, text, _ in read_rows(data)]
-    found = scores(load(folder), texts).astype(np.float64)
+    found = scores(models.load(folder), texts).astype(np.float64)
     labels = np.array(read_corpus(data).labels)
     rows = [
         "| flag |" + "".join(f" at {least}: precision | recall |" for least in SHOWN),

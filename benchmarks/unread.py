@@ -10,23 +10,19 @@ hundred times as much.
 
 from __future__ import annotations
 
-import csv
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import torch
 
 from benchmarks import models, report
-from hatespeech import paths
 from hatespeech.engine.encoder import Encoder
-from hatespeech.engine.predictor import Predictor
 from hatespeech.labels import WARNINGS
 from hatespeech.model import checkpoint as checkpoints
 from hatespeech.settings import EngineSettings
-from hatespeech.text.normalizer import normalize_tweet
 
 SENTENCES: Final = Path(__file__).resolve().parent / "data" / "sentences.tsv"
 MOST_WRONG: Final = 0.01
@@ -67,9 +63,7 @@ def embedded_encoder() -> Encoder:
 
 def read(path: Path, column: str) -> list[tuple[str, str]]:
     """Return another column of a tab-separated file, and its texts."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        return [(row[column], row["text"]) for row in rows]
+    return [(row[column], row["text"]) for row in models.rows(path)]
 
 
 def counted(encoder: Encoder, rows: Iterable[tuple[str, str]]) -> dict[str, Counter[str]]:
@@ -96,28 +90,22 @@ def cost(rounds: int) -> report.Figure:
     """Measure microseconds a text of both."""
     torch.set_num_threads(1)
     texts = models.sample_texts()
-    settings = EngineSettings(model_dir=paths.EMBEDDED, device="cpu", dtype="float32")
-    predictor = Predictor.from_settings(settings)
-    predictor.warm_up(settings.max_batch_tokens)
-    normalized = [normalize_tweet(text) for text in texts]
+    predictor = models.load()
+    predictor.warm_up(EngineSettings().max_batch_tokens)
+    normalized = models.normalized(texts)
 
     def judged() -> float:
-        started = time.perf_counter()
-        for text in normalized:
-            predictor.encoder.judge(text, [], [])
-        return (time.perf_counter() - started) / len(texts) * 1e6
+        return 1e6 / report.rate(lambda text: predictor.encoder.judge(text, [], []), normalized)
 
     def scored() -> float:
-        started = time.perf_counter()
-        predictor.score(texts)
-        return (time.perf_counter() - started) / len(texts) * 1e6
+        return report.seconds(partial(predictor.score, texts)) / len(texts) * 1e6
 
     judged(), scored()
-    ours, theirs = report.in_turn(judged, scored, rounds)
     return report.at_most(
         "judging whether a text can be read, µs a text",
         "scoring it with the embedded checkpoint, float32, one thread",
-        *(ours, theirs, MOST_COST),
+        report.in_turn(judged, scored, rounds),
+        MOST_COST,
         texts=len(texts),
     )
 

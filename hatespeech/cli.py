@@ -13,17 +13,17 @@ from typing import NoReturn
 
 
 def make_parser(
-    prog: str,
-    description: str,
-    epilog: str,
+    prog: str | None,
+    description: str | None,
+    epilog: str = "",
     kind: type[argparse.ArgumentParser] = argparse.ArgumentParser,
 ) -> argparse.ArgumentParser:
     """Return a parser whose help keeps its line breaks.
 
-    ``prog`` is how the program was called: a script such as ``score.py``, or ``hatespeech score``.
-    In the epilog's examples, ``COMMAND`` becomes what starts it.
+    ``prog`` is how the program was called: a script such as ``score.py``, or ``hatespeech score``;
+    ``None`` leaves it to ``argparse``. In the epilog ``COMMAND`` becomes what starts the program.
     """
-    command = f"python {prog}" if prog.endswith(".py") else prog
+    command = f"python {prog}" if prog and prog.endswith(".py") else str(prog)
     return kind(
         prog=prog,
         description=description,

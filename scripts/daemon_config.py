@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from hatespeech.cli import make_parser
 from hatespeech.urls import keeps_secrets
 from scripts import snetd_config
 from scripts.snetd_config import HOST, PORT
@@ -114,12 +115,7 @@ HEX_KEY: Final = Rule(r"(0[xX])?[0-9a-fA-F]{64}", "64 hex digits, with or withou
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; exit with 2 if it does not make sense."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/daemon-config",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("scripts/daemon-config", DESCRIPTION, EXAMPLES)
     target = parser.add_mutually_exclusive_group(required=True)
     target.add_argument("--endpoint-id", metavar="ID", help="your Runpod serverless endpoint")
     target.add_argument("--self-hosted", metavar="URL", help="your own HTTP service instead")

@@ -32,6 +32,7 @@ from pydantic import (
     model_validator,
 )
 
+from hatespeech.cli import make_parser
 from scripts import snetd_config
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -481,12 +482,7 @@ def fill(files: Files) -> None:
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; exit with 2 if it does not make sense."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/publish-check",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("scripts/publish-check", DESCRIPTION, EXAMPLES)
     parser.add_argument("folder", metavar="DIR", type=Path, help="what you are about to publish")
     parser.add_argument(
         "--fill",

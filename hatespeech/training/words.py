@@ -7,7 +7,6 @@ A word stands in at least ``LEAST`` texts that are not spam. The most frequent c
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections import Counter
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from hatespeech.cli import make_parser
 from hatespeech.training.corpus import read_rows
 
 LEAST: Final = 4
@@ -36,9 +36,7 @@ def words_of(path: Path) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the words of a corpus, one a line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(None, __doc__)
     parser.add_argument("corpus", type=Path, help="label, text, source; tab-separated")
     options = parser.parse_args(arguments)
     sys.stdout.write("".join(f"{word}\n" for word in words_of(options.corpus)))

@@ -17,9 +17,8 @@ from benchmarks import fleet_model, normalizer, report, run_all
 from tests.paths import ROOT, SAMPLE
 
 Json = Mapping[str, Any]
-# Little to measure; FEW and SMALL stand for a short file and a checkpoint that is quick.
+# Little to measure; FEW stands for a short file.
 ARGUMENTS = {
-    "checkpoints": ("SMALL", "SMALL", "--data", "FEW"),
     "compiled_pass": ("--only", "mini,float32", "--texts", "2"),
     "idle_latency": ("--texts", "3"),
     "normalizer": ("FEW",),
@@ -45,8 +44,8 @@ def test_both_sides_take_turns_in_alternating_order() -> None:
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
     ours, theirs = [2.0, 30.0, 4.0], [1.0, 1.0, 1.0]
-    more = report.at_least("rate", "theirs", ours, theirs, 4.1, unit="x")
-    less = report.at_most("cost", "theirs", ours, theirs, 4.1)
+    more = report.at_least("rate", "theirs", (ours, theirs), 4.1, unit="x")
+    less = report.at_most("cost", "theirs", (ours, theirs), 4.1)
     assert (more.ratio, more.met, less.ratio, less.met) == (4.0, False, 4.0, True)
     assert more.raw == {
         "ours": 4.0,
@@ -54,20 +53,17 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
         "unit": "x",
         "rounds": [[2.0, 1.0], [30.0, 1.0], [4.0, 1.0]],
     }
-    assert report.at_least("rate", "theirs", ours, theirs, None).met is None
+    assert report.at_least("rate", "theirs", (ours, theirs)).met is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_a_benchmark_reports_machine_ratio_and_raw_figures(
-    name: str, small_checkpoint: Path, tmp_path: Path
-) -> None:
+def test_a_benchmark_reports_machine_ratio_and_raw_figures(name: str, tmp_path: Path) -> None:
     path, few = tmp_path / "figures.json", tmp_path / "few.tsv"
     few.write_text("".join(SAMPLE.read_text(encoding="utf-8").splitlines(keepends=True)[:50]))
-    given = {"SMALL": str(small_checkpoint), "FEW": str(few)}
     command = [sys.executable, "-m", f"benchmarks.{name}", "--rounds", "1", "--json", str(path)]
     done = subprocess.run(
-        [*command, *(given.get(argument, argument) for argument in ARGUMENTS[name])],
+        [*command, *(str(few) if given == "FEW" else given for given in ARGUMENTS[name])],
         cwd=ROOT,
         check=True,
         capture_output=True,
@@ -82,7 +78,7 @@ def test_a_benchmark_reports_machine_ratio_and_raw_figures(
         assert f"ratio {figure['ratio']:.3f}" in done.stdout
 
 
-@pytest.mark.parametrize("name", [*run_all.BENCHMARKS, "checkpoints", "comment_beside_bulk"])
+@pytest.mark.parametrize("name", [*run_all.BENCHMARKS, "comment_beside_bulk"])
 def test_every_benchmark_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = importlib.import_module(f"benchmarks.{name}")
     with pytest.raises(SystemExit, match="0"):

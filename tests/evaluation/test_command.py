@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.checkpoints import load, scores
+from benchmarks.embedded_figures import scores
+from benchmarks.models import load
 from hatespeech.evaluation import command
 from hatespeech.evaluation.figures import measure
 from hatespeech.labels import LABELS

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 
 import numpy as np
 import pytest
 
-from benchmarks.checkpoints import SUITES, balanced_accuracy, load, suite_hits
-from benchmarks.embedded_figures import figures
+from benchmarks.embedded_figures import SUITES, balanced_accuracy, figures, suite_hits
+from benchmarks.models import load, rows, sample_texts
 from hatespeech.labels import LABELS
 from hatespeech.model import checkpoint
 from hatespeech.model.network import CustomModel
@@ -33,9 +32,7 @@ def token_ids(texts: list[str]) -> list[list[int]]:
 
 
 def sample() -> tuple[list[str], list[int]]:
-    with SAMPLE.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-    return [row["text"] for row in rows], [LABELS.index(row["label"]) for row in rows]
+    return sample_texts(), [LABELS.index(row["label"]) for row in rows()]
 
 
 def test_the_folder_is_sound_and_small_enough_to_commit() -> None:
@@ -170,11 +167,7 @@ def test_suites_have_no_text_that_training_can_invent() -> None:
     rng = np.random.default_rng(0)
     known = [grammar.fill(ts[0], rng) for ts in grammar.templates.values()]
     assert all(any(one.fullmatch(bare(text)) for one in every) for text in known)
-    texts = []
-    for path in SUITES.values():
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            texts += [bare(row["text"]) for row in rows]
+    texts = [bare(text) for path in SUITES.values() for text in sample_texts(path)]
     assert len(texts) == 699
     found = [text for text in texts if any(one.fullmatch(text) for one in every)]
     assert not found

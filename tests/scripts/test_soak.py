@@ -15,6 +15,7 @@ import pytest
 from benchmarks import growth, soak
 from benchmarks.growth import KINDS, Kind
 from benchmarks.soak_traffic import Action, Traffic, UnexpectedError
+from hatespeech.memory import MIB
 from tests.paths import ROOT
 from tests.support.processes.worker import WorkerProcess, clean_environment
 
@@ -41,7 +42,7 @@ def test_a_slope_counts_if_it_is_clearly_above_what_is_allowed(
 ) -> None:
     rng = random.Random(1)
     times = [600 + index for index in range(1200)]
-    values = [growth.MIB * (500 + hourly * t / 3600 + rng.gauss(0, wobble)) for t in times]
+    values = [MIB * (500 + hourly * t / 3600 + rng.gauss(0, wobble)) for t in times]
     found = growth.growth(MEMORY, times, values)
     assert found.grows == grows
     assert found.slope == pytest.approx(hourly, abs=3 * found.error + 1e-6)

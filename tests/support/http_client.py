@@ -96,16 +96,16 @@ class HttpClient:
         self.wait_ping(200)
         return self
 
-    def wait_ping(self, status: int) -> None:
-        """Wait until ``/ping`` answers so."""
+    def wait_ping(self, status: int, path: str = "/ping") -> None:
+        """Wait until a path answers so."""
 
         def answers() -> bool:
             try:
-                return self.get("/ping", headers={}).status_code == status
+                return self.get(path, headers={}).status_code == status
             except requests.ConnectionError:
                 return False
 
-        wait_until(answers, f"/ping to answer {status}", watch=self.require_running)
+        wait_until(answers, f"{path} to answer {status}", watch=self.require_running)
 
 
 def together(count: int, call: Callable[[int], Any]) -> list[Any]:

@@ -1,14 +1,17 @@
-"""What the kernel says of this process's resident memory."""
+"""What the kernel says of a process's resident memory."""
 
 from pathlib import Path
 
 
-def resident(field: str) -> int:
-    """Return `VmRSS` or its high-water mark `VmHWM`, in bytes; all kinds of pages count."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+def resident(field: str, process: Path = Path("/proc/self")) -> int:
+    """Return `VmRSS` or its high-water mark `VmHWM`, in bytes; all kinds of pages count.
+
+    Raises :class:`LookupError` for a process that is ending, which has neither.
+    """
+    for line in (process / "status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status lacks {field}")
+    raise LookupError(f"{process}/status lacks {field}")
 
 
 def reset_peak() -> int:

@@ -53,7 +53,11 @@ class WorkerProcess:
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], folder: Path
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        python: str = sys.executable,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # A folder of its own: a second process may run beside it in the same one.
@@ -61,7 +65,7 @@ class WorkerProcess:
         self._stdout, self._stderr = output / "stdout", output / "stderr"
         with self._stdout.open("wb") as out, self._stderr.open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, *command],
+                [python, *command],
                 cwd=ROOT if command[0] == "-m" else folder,
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
