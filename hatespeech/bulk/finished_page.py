@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,7 +74,7 @@ def make_page(
     receipt = read_json_object(place.beside(RECEIPT)) or {}
     run: Mapping[str, Any] = receipt.get("run", {})
     statistics = Statistics(columns, include_text)
-    found = find_inputs(out, Place.of(os.devnull))
+    found = find_inputs(out)
     texts = (text_column or run.get("--text-column", "text")) if include_text else None
     prefix = run.get("--prefix", "")
     dialect = Dialect(delimiter=run.get("--delimiter"), quoted=run.get("--quoting"))

@@ -378,44 +378,27 @@ class Found:
     skipped: list[str]  # names of other formats
 
 
-def find_inputs(url: str, out: Place, form: Format | None = None) -> Found:
+def find_inputs(url: str, out: Place | None = None, form: Format | None = None) -> Found:
     """Return the files that a path, folder, glob or URL names.
 
-    ``form`` is the format of all of them, whatever their names say. Hidden files, files below OUT
-    and those of unfinished runs are left out without a note. Raises :class:`RunError` if no file is
-    left, or if IN is one file of an unknown format.
+    ``form`` is the format of all of them, whatever their names say. Hidden files, files below
+    ``out`` and those of unfinished runs are left out without a note. Raises :class:`RunError` if no
+    file is left, or if IN is one file of an unknown format.
     """
-    place = Place.of(url)
+    place, given = Place.of(url), shown_url(url)
     fs = place.fs
     fs.invalidate_cache()
-    signs = any(sign in place.path for sign in GLOBS[place.is_web])
     if fs.isfile(place.path):
         keys = _keys_of(place, _folders_that_say(place.plain_path))
         return Found([_input(place, place.name, fs.info(place.path), form, keys)], False, [])
-    if place.is_web and (answer := _answer(place)) is not None:
-        raise RunError(f"{place}: {answer}")
-    if fs.isdir(place.path):
-        root, found = place.path, fs.find(place.path, detail=True)
-    elif signs:
-        found = {
-            path: info
-            for path, info in fs.glob(place.path, detail=True).items()
-            if info["type"] != "directory"  # a symbolic link is of neither type
-        }
-        parts = PurePosixPath(place.path).parts
-        fixed = [any(sign in part for sign in "*?[") for part in parts].index(True)
-        root = str(PurePosixPath(*parts[:fixed])) if fixed else ""
-    elif fs.exists(place.path):
-        raise not_a_file(place)
-    else:
-        raise RunError(f"{shown_url(url)}: there is no such file or folder")
+    root, found = _listed(place, given)
     inputs = []
     skipped = []
     for path in sorted(found):
         name = path[len(root) :].lstrip("/")
         folders = PurePosixPath(name).parts
         hidden = any(part.startswith((".", "_")) for part in folders)
-        ours = f"{path}/".startswith(f"{out.path}/")
+        ours = out is not None and f"{path}/".startswith(f"{out.path}/")
         unfinished = any(part.endswith(PARTIAL) for part in folders)
         if hidden or ours or unfinished or name.endswith(RECEIPT):
             continue
@@ -430,8 +413,34 @@ def find_inputs(url: str, out: Place, form: Format | None = None) -> Found:
         keys = _keys_of(file, [*_folders_that_say(f"{root}/{folders[-1]}"), *folders[:-1]])
         inputs.append(_input(file, name, info, form, keys))
     if not inputs:
-        raise RunError(f"{shown_url(url)}: holds no file whose name ends in {INPUT_FORMATS}")
+        raise RunError(f"{given}: holds no file whose name ends in {INPUT_FORMATS}")
     return Found(inputs, True, skipped)
+
+
+def _listed(place: Place, given: str) -> tuple[str, dict[str, Any]]:
+    """Return the folder above the files of a folder or a glob, and what is known of each by path.
+
+    Raises :class:`RunError`, which shows what was ``given``, if it is neither.
+    """
+    fs = place.fs
+    if place.is_web and (answer := _answer(place)) is not None:
+        raise RunError(f"{place}: {answer}")
+    if fs.isdir(place.path):
+        return place.path, fs.find(place.path, detail=True)
+    if sign := re.search(f"[{re.escape(GLOBS[place.is_web])}]", place.path):
+        found = fs.glob(place.path, detail=True).items()
+        # A symbolic link is neither a file nor a folder.
+        files = {path: info for path, info in found if info["type"] != "directory"}
+        return place.path[: sign.start()].rpartition("/")[0], files
+    if fs.exists(place.path):
+        raise not_a_file(place)
+    raise RunError(f"{given}: there is no such file or folder")
+
+
+def total_bytes(inputs: Sequence[Input]) -> int | None:
+    """Return the size of all files together, ``None`` if that of one is not known."""
+    sizes = [each.size for each in inputs if each.size is not None]
+    return sum(sizes) if len(sizes) == len(inputs) else None
 
 
 def not_a_file(place: Place) -> RunError:
@@ -460,15 +469,15 @@ def _input(
     place: Place,
     name: str,
     info: Mapping[str, Any],
-    form: Format | None = None,
-    keys: Mapping[str, str | None] | None = None,
+    form: Format | None,
+    keys: Mapping[str, str | None],
 ) -> Input:
     form = form or Format.of(name)
     if form is None:
         raise RunError(
             f"{place}: its name must end in {INPUT_FORMATS}; --input-format says it for any name"
         )
-    return Input(place, name, form, info.get("size"), _version(info), keys or {})
+    return Input(place, name, form, info.get("size"), _version(info), keys)
 
 
 def _version(info: Mapping[str, Any]) -> str:

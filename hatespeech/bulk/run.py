@@ -15,7 +15,7 @@ from typing import Final
 from hatespeech.bars import progress_bar
 from hatespeech.bulk import RunError
 from hatespeech.bulk.engines.base import BulkEngine, EngineError
-from hatespeech.bulk.places import Place
+from hatespeech.bulk.places import Place, total_bytes
 from hatespeech.bulk.plan import Plan, require_free, require_unchanged
 from hatespeech.bulk.report import described, origin_of, render
 from hatespeech.bulk.row_scoring import Outcome, score_rows
@@ -165,8 +165,7 @@ def check_inputs(plan: Plan) -> tuple[list[int], list[Conversion]]:
     conversions = [plan.conversion(output, limits=limits) for output in plan.outputs]
     for conversion in conversions:
         conversion.require_common_columns()
-    sizes = [source.size for source in plan.inputs]
-    total = None if None in sizes else sum(size or 0 for size in sizes)
+    total = total_bytes(plan.inputs)
     rows: list[int] = []
     sample = TextSample()
     with contextlib.closing(verifier), progress_bar("checking", total, "B") as shown:

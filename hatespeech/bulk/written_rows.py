@@ -93,9 +93,7 @@ def _has(record: Mapping[str, Any], name: str, option: str) -> bool:
     return name in record or (option == TEXT_COLUMN and value_at(record, name) is not MISSING)
 
 
-def written_table(
-    source: Input, text_column: str | None, prefix: str, dialect: Dialect | None = None
-) -> Reader:
+def written_table(source: Input, text_column: str | None, prefix: str, dialect: Dialect) -> Reader:
     """Return an output as a table; ``dialect`` is that of its run.
 
     Without ``text_column`` texts are not read. Raises :class:`RunError` if it lacks a column of

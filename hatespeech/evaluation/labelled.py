@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from hatespeech.bars import progress_bar
 from hatespeech.bulk import RunError
-from hatespeech.bulk.places import Input, Place, find_inputs
+from hatespeech.bulk.places import Input, find_inputs, total_bytes
+from hatespeech.bulk.written_rows import NOTHING_ADDED
 from hatespeech.contract import COLUMNS
 from hatespeech.evaluation.agreement import majorities
 from hatespeech.evaluation.truths import LAYOUTS, TRUTHS, Layout, Truths, plain_name, truth_of
@@ -25,8 +26,6 @@ from hatespeech.formats.lines import JsonlReader
 from hatespeech.formats.names import Format
 from hatespeech.labels import LABELS
 
-# score.py refuses a file that has the columns which it adds; here nothing is added.
-NOTHING_ADDED: Final = "\0"
 TEXT: Final = "text"
 LABEL: Final = "label"
 # What is read of the columns that score.py has written.
@@ -84,7 +83,7 @@ def read(source: str, wanted: Wanted) -> Labelled:
 
     Raises :class:`RunError`, which names file, column or row and quotes no text.
     """
-    inputs = find_inputs(source, Place.of("/dev/null")).inputs
+    inputs = find_inputs(source).inputs
     files: list[str] = []
     rows: list[int] = []
     texts: list[Any] = []
@@ -92,9 +91,7 @@ def read(source: str, wanted: Wanted) -> Labelled:
     columns: dict[str, list[Any]] = {name: [] for name in wanted.others}
     digest = hashlib.sha256()
     layout = None
-    sizes = [each.size for each in inputs]
-    total = None if None in sizes else sum(size or 0 for size in sizes)
-    with progress_bar("reading", total, "B") as shown:
+    with progress_bar("reading", total_bytes(inputs), "B") as shown:
         for each in inputs:
             table = open_table(each, wanted.text)
             table.count(shown.update)
@@ -134,7 +131,7 @@ def read_column(source: str, column: str, text_column: str | None, option: str) 
     Raises :class:`RunError` as :func:`read` does; ``option`` is what asks for the column.
     """
     found: dict[str, Any] = {}
-    for each in find_inputs(source, Place.of("/dev/null")).inputs:
+    for each in find_inputs(source).inputs:
         table = open_table(each, text_column)
         table.count(lambda _bytes: None)
         for _, record in records(table):

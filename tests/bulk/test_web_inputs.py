@@ -19,6 +19,7 @@ import pytest
 from typing_extensions import override
 
 from hatespeech.bulk import command as score
+from hatespeech.bulk.places import find_inputs
 
 pytestmark = pytest.mark.usefixtures("mini")
 
@@ -165,6 +166,16 @@ def test_a_folder_in_a_url_says_a_column(web: str) -> None:
     write(Path("served/lang=pt br/a.csv"))
     assert score.main([f"{web}/lang%3Dpt%20br/a.csv{QUERY}", "out.csv"]) == 0
     assert Path("out.csv").read_text().splitlines()[1].startswith("good morning,pt br,")
+
+
+def test_the_files_of_a_glob_are_named_below_its_folder(
+    web: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.SECRET", "")
+    Path("served/data").mkdir()
+    write(Path("served/data/a.csv"))
+    (found,) = find_inputs(f"{web}/data/*.csv").inputs
+    assert found.name == "a.csv"  # not a/a.csv
 
 
 def test_a_signature_is_sent_as_it_is_written(web: str, monkeypatch: pytest.MonkeyPatch) -> None:
