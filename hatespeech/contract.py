@@ -79,47 +79,18 @@ class ReplyField:
     column: str | None = None  # its Arrow type in tables; None if tables do not have it
 
 
+def _probability(name: str, proto: int, description: str) -> ReplyField:
+    return ReplyField(name, "probability", proto, description, always=True, column="float")
+
+
 FIELDS: Final[tuple[ReplyField, ...]] = (
     ReplyField("text", "text", 5, "The text as sent.", always=True),
-    ReplyField(
-        "hate",
-        "probability",
-        2,
-        "Probability that the text is hateful.",
-        always=True,
-        column="float",
-    ),
-    ReplyField(
-        "abusing",
-        "probability",
-        1,
-        "Probability that the text is offensive or abusive.",
-        always=True,
-        column="float",
-    ),
-    ReplyField(
-        "neutral",
-        "probability",
-        3,
-        "Probability that the text is none of the other three.",
-        always=True,
-        column="float",
-    ),
-    ReplyField(
-        "spam",
-        "probability",
-        4,
-        "Probability that the text is spam.",
-        always=True,
-        column="float",
-    ),
-    ReplyField(
-        "toxic",
-        "probability",
-        15,
-        "The sum of `hate` and `abusing`: probability that the text is one of them.",
-        always=True,
-        column="float",
+    _probability("hate", 2, "Probability that the text is hateful."),
+    _probability("abusing", 1, "Probability that the text is offensive or abusive."),
+    _probability("neutral", 3, "Probability that the text is none of the other three."),
+    _probability("spam", 4, "Probability that the text is spam."),
+    _probability(
+        "toxic", 15, "The sum of `hate` and `abusing`: probability that the text is one of them."
     ),
     ReplyField("label", "label", 6, "The most probable label.", always=True, column="string"),
     ReplyField(
@@ -496,6 +467,22 @@ def parse_request(body: object, settings: EngineSettings) -> ScoreRequest:
         wanted,
         ids=_ids(fields, many, len(texts)),
     )
+
+
+def read_values(
+    values: Sequence[object], settings: EngineSettings
+) -> tuple[Sequence[str], Mapping[int, ServiceError]]:
+    """Return the texts of a list or a file, and the errors of those that can't be scored, by index.
+
+    The limits on one text apply; those on a request do not.
+    """
+    if not values:
+        return [], {}
+    unlimited = settings.model_copy(
+        update={"max_texts_per_request": len(values), "max_request_chars": 2**63}
+    )
+    request = parse_request({"texts": list(values)}, unlimited)
+    return request.texts, request.faults
 
 
 def _explanation(value: bool | Explanation) -> Explanation | None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, TypeVar, 
 from tqdm import tqdm
 from typing_extensions import override
 
-from hatespeech.contract import TextScore, parse_request
+from hatespeech.contract import TextScore, parse_request, read_values
 from hatespeech.errors import ServiceError
 from hatespeech.labels import Explanation, Flag
 from hatespeech.libraries import POLICY, SPINS, set_library_defaults, threads_spin
@@ -56,7 +56,6 @@ class Classifier:
         """The checkpoint's name, ``@``, and twelve hexadecimal digits of its hash."""
         self._settings = settings
         self._thresholds = predictor.thresholds
-        self._lock = threading.Lock()
         self._running = _Running(predictor, settings)
         # A program that forgets to close it would otherwise end in the middle of a pass.
         self._closing = weakref.finalize(self, self._running.close)
@@ -273,19 +272,16 @@ class _Running:
         self._loop.close()
 
     async def _score(self, values: Sequence[object], options: ScoreRequest) -> list[TextScore]:
-        limits = self._settings.model_copy(
-            update={"max_texts_per_request": len(values), "max_request_chars": UNLIMITED}
-        )
-        request = parse_request({"texts": list(values)}, limits)
-        sound = [i for i in range(len(request.texts)) if i not in request.faults]
-        outcomes: dict[int, Prediction | ServiceError] = dict(request.faults)
+        texts, faults = read_values(values, self._settings)
+        sound = [i for i in range(len(texts)) if i not in faults]
+        outcomes: dict[int, Prediction | ServiceError] = dict(faults)
         if sound:
             scored, _ = await self._shared().score(
-                [request.texts[i] for i in sound], options.explain, options.robust
+                [texts[i] for i in sound], options.explain, options.robust
             )
             outcomes |= zip(sound, scored, strict=True)
         items = []
-        for index, text in enumerate(request.texts):
+        for index, text in enumerate(texts):
             outcome = outcomes[index]
             if isinstance(outcome, ServiceError):
                 outcome = outcome.at("text")

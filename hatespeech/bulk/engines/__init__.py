@@ -1,7 +1,6 @@
 """What scores the chunks of a bulk run: this machine, a Ray cluster, or a Runpod endpoint.
 
     base.py               the interface: chunks in, scored chunks out
-    rows.py               a value of the text column to a text, and a result to a row
     local.py              --engine local: this process and its device
     ray_options.py        --engine ray: its command-line options and its factory
     ray_cluster.py        connects to a Ray cluster or starts one; plans the actors

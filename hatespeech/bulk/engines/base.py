@@ -11,7 +11,8 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from hatespeech.contract import TextScore, Versions
+from hatespeech.contract import Prediction, TextScore, Versions
+from hatespeech.errors import ServiceError
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class ScoredChunk:
     rows: list[TextScore]  # without their texts; an error names the field ``text``
     model: str  # id of the model that scored them, such as mini@0123456789ab
     versions: Versions | None = None  # of what scored them, if it says so
+
+
+def row_of(outcome: Prediction | ServiceError) -> TextScore:
+    """Return the row for a text's outcome; an error names the field ``text``."""
+    if isinstance(outcome, ServiceError):
+        outcome = outcome.at("text")
+    return TextScore.of("", outcome, None)
 
 
 class EngineError(Exception):

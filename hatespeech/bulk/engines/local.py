@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from typing_extensions import override
 
-from hatespeech.bulk.engines.base import BulkEngine, Chunk, EngineError, ScoredChunk
-from hatespeech.bulk.engines.rows import read_values, row_of
+from hatespeech.bulk.engines.base import BulkEngine, Chunk, EngineError, ScoredChunk, row_of
 from hatespeech.collector import starting
+from hatespeech.contract import read_values
 from hatespeech.engine.encoder import Readings
 from hatespeech.errors import InternalError, ServiceError, describe_exception
 from hatespeech.settings import EngineSettings

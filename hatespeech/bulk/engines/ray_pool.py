@@ -107,7 +107,9 @@ class ActorPool:
         long as calls are being made. Raises :class:`EngineError`.
         """
         while True:
-            while (actor := self._freest()) and (call := self._next(next_call)):
+            while (actor := self._freest()) and (
+                call := self._again.popleft() if self._again else next_call()
+            ):
                 call.actor = actor
                 self._free[actor] -= 1
                 method = getattr(call.actor, call.method)
@@ -142,9 +144,6 @@ class ActorPool:
         """Return the actor that can take the most calls, ``None`` if none can take any."""
         actor = max(self._free, key=self._free.__getitem__, default=None)
         return actor if actor is not None and self._free[actor] else None
-
-    def _next(self, next_call: Callable[[], Call | None]) -> Call | None:
-        return self._again.popleft() if self._again else next_call()
 
     def _wait(self, seconds: float) -> Any:
         """Return the reference to a result that is there, ``None`` if none comes in time."""

@@ -67,6 +67,15 @@ class StoppedError(EngineError):
         super().__init__("stopped")
 
 
+class _RetriedError(Exception):
+    """A request failed, and another try may succeed; the message says why."""
+
+    def __init__(self, reason: str, status: int | None = None, asked_wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.asked_wait = asked_wait  # seconds
+
+
 class Endpoint:
     """One endpoint, for any number of threads. The key is in a header, and in no message or log.
 
@@ -130,38 +139,45 @@ class Endpoint:
         shown = f"/{path.partition('/')[0]}"
         for failures in range(1, self.pace.tries + 1):
             self._wait_for_turn()
-            wait = self.pace.retry.seconds(failures)
             try:
-                with self._client.stream(method, path, content=content) as response:
-                    answer = self._read(response, self.pace.longest_answer)
-            except httpx2.RequestError as exc:
-                reason = f"no answer ({type(exc).__name__})"
-            else:
-                status = response.status_code
-                if response.is_success:
-                    with contextlib.suppress(ValueError, RecursionError):
-                        body = json.loads(answer)
-                        if isinstance(body, dict):
-                            return _Reply(status, body)
-                    reason = "an answer that is not a JSON object"
-                elif status in (HTTPStatus.NOT_FOUND, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
-                    return _Reply(status, {})
-                elif status in _RETRIED:
-                    reason = f"HTTP {status}"
-                    wait = max(wait, self._asked_wait(response))
-                    if status == HTTPStatus.TOO_MANY_REQUESTS:
-                        self._hold_all(wait)
-                        wait = 0.0
-                else:
-                    raise EngineError(self._refusal(status, shown, answer))
+                return self._send(method, path, content, shown)
+            except _RetriedError as exc:
+                fault = exc
+            wait = max(self.pace.retry.seconds(failures), fault.asked_wait)
+            if fault.status == HTTPStatus.TOO_MANY_REQUESTS:
+                self._hold_all(wait)
+                wait = 0.0
             if failures < self.pace.tries:
                 left = max(wait, self._not_before - time.monotonic())
-                log.warning("%s: %s; trying again in about %.1f s", shown, reason, left)
+                log.warning("%s: %s; trying again in about %.1f s", shown, fault, left)
                 self.sleep(wait)
         raise EngineError(
             f"endpoint {self.id}: {shown} failed {self.pace.tries} times in a row, the last time "
-            f"with {reason}; run the same command later to resume"
+            f"with {fault}; run the same command later to resume"
         )
+
+    def _send(self, method: str, path: str, content: bytes | None, shown: str) -> _Reply:
+        """Send a request once.
+
+        Raises :class:`_RetriedError` if another try may succeed, else :class:`EngineError`.
+        """
+        try:
+            with self._client.stream(method, path, content=content) as response:
+                answer = self._read(response, self.pace.longest_answer)
+        except httpx2.RequestError as exc:
+            raise _RetriedError(f"no answer ({type(exc).__name__})") from None
+        status = response.status_code
+        if response.is_success:
+            with contextlib.suppress(ValueError, RecursionError):
+                body = json.loads(answer)
+                if isinstance(body, dict):
+                    return _Reply(status, body)
+            raise _RetriedError("an answer that is not a JSON object")
+        if status in (HTTPStatus.NOT_FOUND, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
+            return _Reply(status, {})
+        if status in _RETRIED:
+            raise _RetriedError(f"HTTP {status}", status, self._asked_wait(response))
+        raise EngineError(self._refusal(status, shown, answer))
 
     def cancel(self, job_id: str) -> None:
         """Ask Runpod to cancel a job; the results are the same if that fails."""

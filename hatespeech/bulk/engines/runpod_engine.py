@@ -15,8 +15,7 @@ from typing import Final
 
 from typing_extensions import override
 
-from hatespeech.bulk.engines.base import BulkEngine, Chunk, ScoredChunk
-from hatespeech.bulk.engines.rows import row_of
+from hatespeech.bulk.engines.base import BulkEngine, Chunk, ScoredChunk, row_of
 from hatespeech.bulk.engines.runpod_client import Endpoint
 from hatespeech.bulk.engines.runpod_jobs import EndpointJobs
 from hatespeech.contract import TextScore, parse_request

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
-from hatespeech.bulk.engines.base import EngineError
-from hatespeech.bulk.engines.rows import row_of
+from hatespeech.bulk.engines.base import EngineError, row_of
 from hatespeech.bulk.engines.runpod_client import Endpoint
 from hatespeech.contract import Prediction, TextScore, Versions
 from hatespeech.errors import TooLargeError, ValidationError, read_error
