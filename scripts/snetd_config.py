@@ -231,7 +231,8 @@ def _broken_rules(config: Mapping[str, Any]) -> Iterator[Refusal]:
         yield Refusal("service_timeout", "must be a duration such as 320s")
     yield from _credential_rules(config["service_credentials"])
     yield from _user_rules(config)
-    for name in (*URLS, *(["heartbeat_endpoint"] if is_http_heartbeat(config) else [])):
+    asks = config.get("service_heartbeat_type") == "http"
+    for name in (*URLS, *(["heartbeat_endpoint"] if asks else [])):
         if not re.fullmatch(r"(?i:https?)://[^\s/]+(/\S*)?", config.get(name, "http://default")):
             yield Refusal(name, "must be an http:// or https:// URL")
     if config.get("service_heartbeat_type", "") not in HEARTBEATS:
@@ -286,11 +287,6 @@ def _user_rules(config: Mapping[str, Any]) -> Iterator[Refusal]:
     if not users or not all(re.fullmatch(ADDRESS, str(user)) for user in users):
         rule = "must hold addresses if allowed_user_flag is true"
         yield Refusal("allowed_user_addresses", rule)
-
-
-def is_http_heartbeat(config: Mapping[str, Any]) -> bool:
-    """Say whether the daemon asks the service's ``heartbeat_endpoint`` over HTTP."""
-    return bool(config.get("service_heartbeat_type") == "http")
 
 
 def is_private_key(text: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import codecs
 import importlib
-import importlib.util
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -205,8 +204,7 @@ def add_engines(parser: argparse.ArgumentParser) -> None:
         help="what scores the texts (default: %(default)s)",
     )
     for name, module in ENGINES.items():
-        if importlib.util.find_spec(module):
-            importlib.import_module(module).add_arguments(parser.add_argument_group(GROUPS[name]))
+        importlib.import_module(module).add_arguments(parser.add_argument_group(GROUPS[name]))
 
 
 def format_name(value: str) -> Format:
@@ -325,7 +323,7 @@ def plan_and_run(arguments: argparse.Namespace, settings: EngineSettings) -> int
 def require_no_option_of_another_engine(arguments: argparse.Namespace) -> None:
     """Raise :class:`RunError` if an option is given that only another engine knows."""
     for name, module in ENGINES.items():
-        if name == arguments.engine or not importlib.util.find_spec(module):
+        if name == arguments.engine:
             continue
         parser = argparse.ArgumentParser()
         importlib.import_module(module).add_arguments(parser)
@@ -341,19 +339,18 @@ def run_plan(plan: Plan, arguments: argparse.Namespace, settings: EngineSettings
         count, first = len(plan.skipped), plan.skipped[0]
         say(f"skipped {count:,} files of other formats, the first is {first}")
     module: Any = importlib.import_module(ENGINES[arguments.engine])
-    check = getattr(module, "check", lambda _options, _settings: None)
     goes_by_file = getattr(module, "goes_by_file", lambda _options, _plan: False)
     if goes_by_file(arguments, plan):
         outcome = run_by_file(
             plan,
             lambda: module.make_engine(arguments, settings, plan),
-            lambda: check(arguments, settings),
+            lambda: module.check(arguments, settings),
         )
     else:
         outcome = run(
             plan,
             lambda: module.make_engine(arguments, settings),
-            lambda: check(arguments, settings),
+            lambda: module.check(arguments, settings),
         )
     if outcome is None:
         if options.report and not Place.of(options.report).exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -142,6 +142,16 @@ def make_plan(options: RunOptions, settings: EngineSettings) -> Plan:
         _require_names_of_their_own(out, outputs)
     else:
         raise RunError(f"{out}: its name must end in {FORMATS}, or in / if it is a folder")
+    if options.dialect is not None:
+        _require_use(options.dialect, inputs, outputs)
+    fixed = _fixed(options, settings)
+    plan = Plan(options, out, outputs, inputs, found.skipped, fixed, settings)
+    _require_report_fits(plan)
+    return plan
+
+
+def _fixed(options: RunOptions, settings: EngineSettings) -> dict[str, Any]:
+    """Return the options and settings that a resumed run must be given again, as JSON values."""
     fixed = {
         "format": FORMAT,
         "--text-column": options.text_column,
@@ -158,21 +168,12 @@ def make_plan(options: RunOptions, settings: EngineSettings) -> Plan:
     if options.input_format is not None:
         fixed["--input-format"] = [options.input_format.kind, options.input_format.compression]
     if options.dialect is not None:
-        said = _said(options.dialect)
-        _require_use(said, inputs, outputs)
-        if not all(options.dialect.separates_scores(output.format.kind) for output in outputs):
-            raise RunError(
-                "--quoting none: OUT can't be CSV with this separator, which errors and warnings "
-                "hold, too; .tsv, .jsonl and .parquet can hold them"
-            )
-        fixed.update(said)
+        fixed.update(_said(options.dialect))
     if options.thresholds is not None:
         fixed["--thresholds"] = dict(options.thresholds)
     if options.model_column:
         fixed["--model-column"] = True
-    plan = Plan(options, out, outputs, inputs, found.skipped, fixed, settings)
-    _require_report_fits(plan)
-    return plan
+    return fixed
 
 
 def _said(dialect: Dialect) -> dict[str, Any]:
@@ -187,15 +188,20 @@ def _said(dialect: Dialect) -> dict[str, Any]:
     return {option: value for option, value in said.items() if value is not None}
 
 
-def _require_use(said: Iterable[str], inputs: Sequence[Input], outputs: Sequence[Output]) -> None:
-    """Raise :class:`RunError` if an option is for formats that no file has."""
-    for option in said:
+def _require_use(dialect: Dialect, inputs: Sequence[Input], outputs: Sequence[Output]) -> None:
+    """Raise :class:`RunError` if an option is for formats that no file has, or OUT can't follow."""
+    for option in _said(dialect):
         kinds, in_out = USES[option]
         formats = [each.format for each in inputs]
         formats += [each.format for each in outputs] if in_out else []
         if not any(each.kind in kinds for each in formats):
             where = "neither IN nor OUT has such a file" if in_out else "IN has no such file"
             raise RunError(f"{option}: is for {', '.join(kinds)}; {where}")
+    if not all(dialect.separates_scores(output.format.kind) for output in outputs):
+        raise RunError(
+            "--quoting none: OUT can't be CSV with this separator, which errors and warnings hold, "
+            "too; .tsv, .jsonl and .parquet can hold them"
+        )
 
 
 def _require_names_of_their_own(out: Place, outputs: Sequence[Output]) -> None:

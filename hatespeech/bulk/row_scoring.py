@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any, Final
 
 from hatespeech.bars import progress_bar
@@ -269,7 +269,7 @@ def score_missing(
     files: ScoreFiles,
     engine_for: EngineFor,
     chunks: Iterable[Chunk],
-    scored_chunk: Callable[[int], object] = lambda _index: None,
+    scored_chunk: Callable[[int], object],
 ) -> ScoredRows:
     """Score the chunks whose scores are missing; call back for each that has scores."""
     there = files.indices()
@@ -303,7 +303,7 @@ def score_missing(
             return ScoredRows(0, 0.0)
         with engine_for() as engine:
             started = time.monotonic()
-            results = engine.score(_with(first, left), shown.update)
+            results = engine.score(chain([first], left), shown.update)
             # However the run ends, scoring ends before the processes and connections that it uses.
             with contextlib.closing(results):
                 for done in results:
@@ -318,8 +318,3 @@ def score_missing(
         if waiting:
             raise EngineError(f"the engine left {len(waiting)} parts unscored; run it again")
     return ScoredRows(scored, time.monotonic() - started)
-
-
-def _with(first: Chunk, others: Iterator[Chunk]) -> Iterator[Chunk]:
-    yield first
-    yield from others

@@ -244,6 +244,10 @@ class Writer(ABC):
         self._head = head
         self._added = added  # columns, by their names in the file
         self._dialect = dialect or Dialect()
+        self.begin()
+
+    def begin(self) -> None:  # noqa: B027 - most formats have nothing to do here
+        """Write what stands before the first row."""
 
     @abstractmethod
     def write(self, block: Block, scores: pa.Table) -> None:
@@ -255,8 +259,7 @@ class Writer(ABC):
         Only what is said before the first rows counts.
         """
 
-    @abstractmethod
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most formats have nothing to do here
         """Write what follows the last row; the file stays open."""
 
     def abandon(self) -> None:  # noqa: B027 - most formats have nothing to do here

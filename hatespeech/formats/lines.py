@@ -14,7 +14,7 @@ import pyarrow as pa
 from typing_extensions import override
 
 from hatespeech.formats.columns import MISSING, is_header, paths_of, value_at
-from hatespeech.formats.dialects import SEPARATORS, Dialect, other_separator
+from hatespeech.formats.dialects import SEPARATORS, other_separator
 from hatespeech.formats.encodings import NotTextError, UnmarkedError, open_text, suggested
 from hatespeech.formats.interface import (
     BLOCK_ROWS,
@@ -458,24 +458,14 @@ class CsvWriter(Writer):
 
     kind: ClassVar[str] = "CSV"
 
-    def __init__(
-        self,
-        file: BinaryIO,
-        head: Head,
-        added: pa.Schema,
-        dialect: Dialect | None = None,
-    ) -> None:
-        super().__init__(file, head, added, dialect)
-        self._rows([[*head.columns, *added.names]])
+    @override
+    def begin(self) -> None:
+        self._rows([[*self._head.columns, *self._added.names]])
 
     @override
     def write(self, block: Block, scores: pa.Table) -> None:
         cells = [column.cast(pa.string()).fill_null("").to_pylist() for column in scores.columns]
         self._rows([*row, *more] for row, *more in zip(block.rows, *cells, strict=True))
-
-    @override
-    def close(self) -> None:
-        pass  # nothing follows the last row
 
     def _rows(self, rows: Any) -> None:
         lines = _LineEndings()
@@ -518,10 +508,6 @@ class JsonlWriter(Writer):
     def put(self, lines: Sequence[str]) -> None:
         """Write objects."""
         self._file.write("".join(f"{line}\n" for line in lines).encode())
-
-    @override
-    def close(self) -> None:
-        pass  # nothing follows the last row
 
 
 class JsonArrayWriter(JsonlWriter):

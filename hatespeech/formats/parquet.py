@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 from typing_extensions import override
 
 from hatespeech.formats.columns import LEVELS, splits
-from hatespeech.formats.dialects import Dialect
 from hatespeech.formats.interface import (
     BLOCK_ROWS,
     SAMPLE_ROWS,
@@ -269,17 +268,9 @@ def parts_of(batch: pa.RecordBatch, column: str, most: int) -> Iterator[pa.Recor
 class ParquetWriter(Writer):
     """Writes row groups of about ``GROUP_ROWS`` rows."""
 
-    def __init__(
-        self,
-        file: BinaryIO,
-        head: Head,
-        added: pa.Schema,
-        dialect: Dialect | None = None,
-    ) -> None:
-        super().__init__(file, head, added, dialect)
-        self._schema = head.columns
-        for field in added:
-            self._schema = self._schema.append(field)
+    @override
+    def begin(self) -> None:
+        self._schema = pa.schema([*self._head.columns, *self._added], self._head.columns.metadata)
         self._writer: Any = None  # opened late: the schema's metadata are not known yet
         self._waiting: list[pa.Table] = []
         self._rows = self._bytes = 0  # of those that wait

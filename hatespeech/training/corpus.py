@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 from hatespeech.labels import LABELS
 from hatespeech.text.normalizer import normalize_tweet
 from hatespeech.training import TrainingError
+
+Choice = TypeVar("Choice")
 
 TSV_COLUMNS: Final = ("label", "text", "source")
 
@@ -27,6 +30,11 @@ class Corpus:
     def __len__(self) -> int:
         """Return the number of texts."""
         return len(self.texts)
+
+
+def draw(choices: Sequence[Choice], rng: np.random.Generator) -> Choice:
+    """Return one of several, each as likely as the others."""
+    return choices[int(rng.integers(len(choices)))]
 
 
 def read_corpus(path: Path) -> Corpus:

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from hatespeech.text.normalizer import normalize_tweet
+from hatespeech.training.corpus import draw
 
 SEPARATORS: Final = (" ", " ", ".", "-", "_", "*", "/", "~", "🔥", "💀", "❤️", "\u200b", "\u00ad")
 CENSORS: Final = ("*", "*", "#", "-", ".", "_", "x", "%", "?")
@@ -27,28 +28,9 @@ BY_EAR: Final = (
 VOWELS: Final = re.compile(r"(?<=\w)[aeiou](?=\w)")
 LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 STARTS: Final = (
-    "b",
-    "br",
-    "d",
-    "dr",
-    "f",
-    "g",
-    "gl",
-    "h",
-    "j",
-    "k",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "t",
-    "v",
-    "w",
-    "z",
-    "",
-)
+    "b", "br", "d", "dr", "f", "g", "gl", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v",
+    "w", "z", "",
+)  # fmt: skip
 VOWEL_SOUNDS: Final = ("a", "e", "i", "o", "u", "ai", "ou", "ö", "é")
 ENDS: Final = ("", "", "n", "r", "s", "t", "x", "sk", "ł", "м", "λ")
 
@@ -59,10 +41,10 @@ def disguise(text: str, rng: np.random.Generator) -> str:
     places = [at for at, word in enumerate(words) if _can_hide(word)]
     if not places:
         return text
-    way = WAYS[int(rng.integers(len(WAYS)))]
+    way = draw(WAYS, rng)
     share = float(rng.choice([0.2, 0.5, 1.0]))
     chosen = {at for at in places if rng.random() < share}
-    chosen.add(places[int(rng.integers(len(places)))])
+    chosen.add(draw(places, rng))
     hidden = {at: way(words[at], rng) for at in sorted(chosen)}
     return " ".join(
         normalize_tweet(hidden[at]) if at in hidden else word for at, word in enumerate(words)
@@ -79,16 +61,12 @@ def with_unknown_words(text: str, rng: np.random.Generator) -> str:
 
 def invented(rng: np.random.Generator) -> str:
     """Return a word of no language, of two to four syllables."""
-    syllables = [_draw(STARTS, rng) + _draw(VOWEL_SOUNDS, rng) for _ in range(rng.integers(2, 5))]
-    return "".join(syllables) + _draw(ENDS, rng)
+    syllables = [draw(STARTS, rng) + draw(VOWEL_SOUNDS, rng) for _ in range(rng.integers(2, 5))]
+    return "".join(syllables) + draw(ENDS, rng)
 
 
 def _can_hide(word: str) -> bool:
     return len(word) > 2 and word.isalpha() and word != "HTTPURL"
-
-
-def _draw(choices: Sequence[str], rng: np.random.Generator) -> str:
-    return choices[int(rng.integers(len(choices)))]
 
 
 def separate(word: str, _rng: np.random.Generator) -> str:
@@ -99,14 +77,14 @@ def separate(word: str, _rng: np.random.Generator) -> str:
 def split(word: str, rng: np.random.Generator) -> str:
     """Set a separator at one place."""
     at = int(rng.integers(1, len(word)))
-    return word[:at] + _draw(SEPARATORS, rng) + word[at:]
+    return word[:at] + draw(SEPARATORS, rng) + word[at:]
 
 
 def symbols(word: str, rng: np.random.Generator) -> str:
     """Write digits and signs for letters."""
     share = rng.choice([0.5, 1.0])
     return "".join(
-        _draw(choices, rng)
+        draw(choices, rng)
         if (choices := SYMBOLS.get(ord(letter.lower()[0]))) and rng.random() < share
         else letter
         for letter in word
@@ -115,7 +93,7 @@ def symbols(word: str, rng: np.random.Generator) -> str:
 
 def censor(word: str, rng: np.random.Generator) -> str:
     """Hide one letter, or all but the ends."""
-    sign = _draw(CENSORS, rng)
+    sign = draw(CENSORS, rng)
     if rng.random() < 0.3:
         return word[0] + sign * (len(word) - 2) + word[-1]
     at = int(rng.integers(1, len(word) - 1))
@@ -158,14 +136,14 @@ def shuffle(word: str, rng: np.random.Generator) -> str:
 def mistype(word: str, rng: np.random.Generator) -> str:
     """Drop, add or replace a letter."""
     at = int(rng.integers(len(word)))
-    other = _draw(LETTERS, rng)
-    return word[:at] + _draw(("", other, other + word[at]), rng) + word[at + 1 :]
+    other = draw(LETTERS, rng)
+    return word[:at] + draw(("", other, other + word[at]), rng) + word[at + 1 :]
 
 
 def attach(word: str, rng: np.random.Generator) -> str:
     """Glue letters or a sign to the word."""
-    glued = _draw(LETTERS, rng) + _draw(LETTERS, rng)
-    return _draw((word + glued, glued + word, "#" + word, "_" + word + "_"), rng)
+    glued = draw(LETTERS, rng) + draw(LETTERS, rng)
+    return draw((word + glued, glued + word, "#" + word, "_" + word + "_"), rng)
 
 
 Way = Callable[[str, np.random.Generator], str]

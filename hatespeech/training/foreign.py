@@ -17,7 +17,7 @@ import numpy as np
 
 from hatespeech.labels import LABELS
 from hatespeech.text.normalizer import normalize_tweet
-from hatespeech.training.corpus import Corpus
+from hatespeech.training.corpus import Corpus, draw
 
 SENTENCES: Final = Path(__file__).with_suffix(".toml")
 SOURCE: Final = "foreign"
@@ -34,11 +34,7 @@ def read_sentences() -> list[list[str]]:
 def foreign_corpus(count: int, rng: np.random.Generator) -> Corpus:
     """Return ``count`` neutral texts, each in one language."""
     texts = [
-        normalize_tweet(
-            MENTIONS[int(rng.integers(len(MENTIONS)))]
-            + foreign_text(rng)
-            + ENDINGS[int(rng.integers(len(ENDINGS)))]
-        )
+        normalize_tweet(draw(MENTIONS, rng) + foreign_text(rng) + draw(ENDINGS, rng))
         for _ in range(count)
     ]
     return Corpus(texts, [LABELS.index("neutral")] * count, [SOURCE] * count)
@@ -46,8 +42,7 @@ def foreign_corpus(count: int, rng: np.random.Generator) -> Corpus:
 
 def foreign_text(rng: np.random.Generator) -> str:
     """Return one or two sentences of a language, or a few of its words in random order."""
-    languages = read_sentences()
-    sentences = languages[int(rng.integers(len(languages)))]
+    sentences = draw(read_sentences(), rng)
     drawn = [sentences[int(i)] for i in rng.integers(len(sentences), size=1 + rng.integers(2))]
     way = rng.random()
     if way < 0.5:

@@ -14,16 +14,17 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 
 from hatespeech.labels import LABELS
 from hatespeech.text.normalizer import normalize_tweet
-from hatespeech.training.corpus import Corpus
+from hatespeech.training.corpus import Corpus, draw
 
 TEMPLATES: Final = Path(__file__).with_suffix(".toml")
 SOURCE: Final = "functional"
+HELD_OUT_TEXTS: Final = 8  # of each template
 # Words that are as often colours, names or everyday words as names of a group.
 AMBIGUOUS: Final = {"white", "black", "girl", "girls", "man", "men", "male", "foreign", "christian"}
 
@@ -33,8 +34,6 @@ DRAWN: Final = (
     *("hate",) * 6, *("denied",) * 2, *("neutral",) * 4, *("negated",) * 4, *("countered",) * 2,
     *("abusing",) * 2,
 )  # fmt: skip
-
-T = TypeVar("T")
 
 _PLACE: Final = re.compile(r"\{(\w+)\}")
 
@@ -49,15 +48,15 @@ class Grammar:
 
     def fill(self, template: str, rng: np.random.Generator) -> str:
         """Return the template with its places filled, with the same group in all of them."""
-        group = dict(zip(("groups", "group", "adj"), _draw(self.groups, rng), strict=True))
+        group = dict(zip(("groups", "group", "adj"), draw(self.groups, rng), strict=True))
 
         def filling(place: re.Match[str]) -> str:
             name = place[1]
             if name in group:
                 return group[name]
             if name == "quote":
-                return self.fill(_draw(self.templates["hate"], rng), rng)
-            return _draw(self.words[name], rng)
+                return self.fill(draw(self.templates["hate"], rng), rng)
+            return draw(self.words[name], rng)
 
         return _PLACE.sub(filling, template)
 
@@ -78,22 +77,22 @@ def functional_corpus(count: int, rng: np.random.Generator) -> Corpus:
     grammar, _ = read_grammars()
     texts, labels = [], []
     for _ in range(count):
-        kind = _draw(DRAWN, rng)
-        text = grammar.fill(_draw(grammar.templates[kind], rng), rng)
-        text = _draw(grammar.words["opener"], rng) + text + _draw(grammar.words["closer"], rng)
+        kind = draw(DRAWN, rng)
+        text = grammar.fill(draw(grammar.templates[kind], rng), rng)
+        text = draw(grammar.words["opener"], rng) + text + draw(grammar.words["closer"], rng)
         texts.append(respell(normalize_tweet(text), rng))
         labels.append(LABELS.index(SPECIAL_KINDS.get(kind, kind)))
     return Corpus(texts, labels, [SOURCE] * count)
 
 
-def held_out_corpus(per_template: int = 8) -> Corpus:
+def held_out_corpus() -> Corpus:
     """Return the held-out texts: all templates filled, always the same texts, each once."""
     _, grammar = read_grammars()
     rng = np.random.default_rng(0)
     rows: dict[str, str] = {}
     for label, templates in grammar.templates.items():
         for template in templates:
-            for _ in range(per_template):
+            for _ in range(HELD_OUT_TEXTS):
                 rows.setdefault(normalize_tweet(grammar.fill(template, rng)), label)
     labels = [LABELS.index(label) for label in rows.values()]
     return Corpus(list(rows), labels, [SOURCE] * len(rows))
@@ -151,10 +150,6 @@ def misspell(text: str, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def _draw(choices: Sequence[T], rng: np.random.Generator) -> T:
-    return choices[int(rng.integers(len(choices)))]
-
-
 def vary(text: str, share: float, rng: np.random.Generator) -> str:
     """Change a ``share`` of the texts, each in one way, if that applies to it; the label stays.
 
@@ -177,7 +172,7 @@ def swap_groups(text: str, rng: np.random.Generator) -> str:
     found = pattern.search(text)
     if not found:
         return text
-    other = _draw(read_grammars()[0].groups, rng)
+    other = draw(read_grammars()[0].groups, rng)
     return pattern.sub(lambda name: _like(name[0], other[forms[name[0].lower()]]), text)
 
 

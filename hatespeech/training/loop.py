@@ -11,7 +11,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from tqdm import tqdm
 from hatespeech.cli import restored_signals
 from hatespeech.training import TrainingError
 from hatespeech.training.recipe import Recipe
-from hatespeech.training.sequences import batches, parts_by_tokens
+from hatespeech.training.sequences import Sample, batches, parts_by_tokens
 from hatespeech.training.stages import Stage
 
 log = logging.getLogger(__name__)
@@ -162,19 +162,9 @@ def train_stage(
             for group in optimizer.param_groups:
                 group["lr"] = stage.learning_rate * schedule(done, recipe.warmup)
             optimizer.zero_grad()
-            batch = epoch_batches[step]
-            loss = 0.0
-            for part in parts_by_tokens(batch, PART_TOKENS):
-                with attention_kernels(device):
-                    with torch.autocast(device.type, torch.bfloat16, enabled=half):
-                        share = stage.loss(part) * (stage.weight(part) / stage.weight(batch))
-                    share.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-                loss += share.item()
-            if not math.isfinite(loss):
-                raise TrainingError("the loss is not finite; try a lower --learning-rate")
+            losses.append(add_gradients(stage, epoch_batches[step], device, half))
             nn.utils.clip_grad_norm_(stage.module.parameters(), recipe.clip_norm)
             optimizer.step()
-            losses.append(loss)
             bar.update()
             bar.set_postfix(loss=f"{np.mean(losses[-100:]):.3f}", refresh=False)
             progress.step = step + 1
@@ -194,6 +184,24 @@ def train_stage(
         save()
         if last:
             break
+
+
+def add_gradients(stage: Stage, batch: Sequence[Sample], device: torch.device, half: bool) -> float:
+    """Add up the gradients of a batch, part by part; return its loss.
+
+    ``half`` has the passes compute in bfloat16. Raises :class:`TrainingError` if the loss is not
+    finite.
+    """
+    loss = 0.0
+    for part in parts_by_tokens(batch, PART_TOKENS):
+        with attention_kernels(device):
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                share = stage.loss(part) * (stage.weight(part) / stage.weight(batch))
+            share.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        loss += share.item()
+    if not math.isfinite(loss):
+        raise TrainingError("the loss is not finite; try a lower --learning-rate")
+    return loss
 
 
 def computes_bfloat16(device: torch.device) -> bool:
