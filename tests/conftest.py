@@ -104,6 +104,23 @@ def mini(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture
+def clean_process(
+    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[pytest.MonkeyPatch]:
+    """Lets a program run in this process: an empty folder, settings of the tests, its own log."""
+    from hatespeech.serving.settings import ServerSettings
+    from tests.support.loggers import loggers_kept
+
+    for name in (*map(str.upper, ServerSettings.model_fields), "RUNPOD_WEBHOOK_GET_JOB"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in clean_environment(tmp_path, small_checkpoint).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    with loggers_kept():
+        yield monkeypatch
+
+
 @pytest.fixture(scope="module")
 def start_worker(
     small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory

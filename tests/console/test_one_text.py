@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,28 +14,11 @@ from hatespeech.console.commands import run
 from hatespeech.contract import Prediction
 from hatespeech.engine.predictor import Predictor
 from hatespeech.labels import FLAGS, LABELS
-from hatespeech.logs import LOGGER
-from hatespeech.settings import EngineSettings
 from tests.support.bad_inputs import MARKER
-from tests.support.processes.worker import clean_environment
+
+pytestmark = pytest.mark.usefixtures("clean_process")
 
 TEXT = f"good morning {MARKER} 🌞"
-
-
-@pytest.fixture(autouse=True)
-def environment(
-    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[pytest.MonkeyPatch]:
-    """An empty folder, no settings of the developer's own, and the logger as it was."""
-    for name in map(str.upper, EngineSettings.model_fields):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in clean_environment(tmp_path, small_checkpoint).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
-    log = logging.getLogger(LOGGER)
-    before = (log.handlers, log.level, log.propagate)
-    yield monkeypatch
-    log.handlers, log.level, log.propagate = before
 
 
 @pytest.fixture
@@ -119,11 +101,11 @@ def test_a_text_that_cannot_be_scored_is_one_line_and_costs_no_model(
     content: bytes,
     error: str,
     give: Callable[[bytes], None],
-    environment: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    environment.setenv("MODEL_DIR", "/no/such/folder")
-    environment.setenv("MAX_TEXT_CHARS", "100")
+    monkeypatch.setenv("MODEL_DIR", "/no/such/folder")
+    monkeypatch.setenv("MAX_TEXT_CHARS", "100")
     give(content)
     assert run(["-"]) == 1
     printed = capsys.readouterr()
@@ -131,9 +113,9 @@ def test_a_text_that_cannot_be_scored_is_one_line_and_costs_no_model(
 
 
 def test_a_text_that_the_model_cannot_read_is_one_line(
-    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    environment.setenv("MAX_WINDOWS", "1")
+    monkeypatch.setenv("MAX_WINDOWS", "1")
     assert run([f"{MARKER} " * 300]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -143,9 +125,9 @@ def test_a_text_that_the_model_cannot_read_is_one_line(
 
 
 def test_a_model_that_is_not_there_is_one_line(
-    environment: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    environment.setenv("MODEL_DIR", "/no/such/folder")
+    monkeypatch.setenv("MODEL_DIR", "/no/such/folder")
     assert run([TEXT]) == 1
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "error: MODEL_DIR=/no/such/folder is not a folder\n")

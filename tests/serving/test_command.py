@@ -8,15 +8,12 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hatespeech.serving.command import main
-from hatespeech.serving.settings import ServerSettings
 from tests.support.http_client import TOKEN
-from tests.support.loggers import loggers_kept
 from tests.support.ports import free_port
 from tests.support.processes.server import SERVER
 from tests.support.processes.worker import WorkerProcess, clean_environment, wait_until
@@ -28,18 +25,10 @@ NO_TOKEN = (
 
 
 @pytest.fixture
-def environment(
-    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[pytest.MonkeyPatch]:
+def environment(clean_process: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """The settings of a server that starts here, without those of the developer's own."""
-    for name in map(str.upper, ServerSettings.model_fields):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in clean_environment(tmp_path, small_checkpoint).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("BEARER_TOKEN", TOKEN)
-    monkeypatch.chdir(tmp_path)
-    with loggers_kept():
-        yield monkeypatch
+    clean_process.setenv("BEARER_TOKEN", TOKEN)
+    return clean_process
 
 
 @pytest.mark.slow

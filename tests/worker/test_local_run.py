@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,9 @@ from hatespeech.contract import Prediction
 from hatespeech.engine.predictor import Predictor
 from hatespeech.labels import LABELS
 from hatespeech.model.checkpoint import CONFIG, TOKENIZER, WEIGHTS
-from hatespeech.settings import EngineSettings
 from hatespeech.worker import command as app
 from tests.paths import ROOT
 from tests.support.bad_inputs import BAD_INPUTS, BAD_ITEMS, MARKER, BadInput
-from tests.support.loggers import loggers_kept
 from tests.support.processes.worker import APP, clean_environment
 
 Run = Callable[[Sequence[str], Mapping[str, str]], subprocess.CompletedProcess[bytes]]
@@ -67,28 +65,17 @@ def run(small_checkpoint: Path, tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def main(
-    small_checkpoint: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsysbinary: pytest.CaptureFixture[bytes],
-) -> Iterator[Main]:
+def main(clean_process: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]) -> Main:
     """Runs ``app.main`` in this process, which is quicker, in an empty folder."""
-    for name in (*map(str.upper, EngineSettings.model_fields), "RUNPOD_WEBHOOK_GET_JOB"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in clean_environment(tmp_path, small_checkpoint).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
-    monkeypatch.chdir(tmp_path)
+    clean_process.setenv("TOKENIZERS_PARALLELISM", "false")
 
     def run_main(*arguments: str, **environment: str) -> Outcome:
         for name, value in environment.items():
-            monkeypatch.setenv(name, value)
+            clean_process.setenv(name, value)
         code = app.main(arguments)
         return Outcome(code, *capsysbinary.readouterr())
 
-    with loggers_kept():
-        yield run_main
+    return run_main
 
 
 def job(value: Any) -> str:

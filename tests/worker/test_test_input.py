@@ -3,44 +3,25 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hatespeech.logs import LOGGER
-from hatespeech.settings import EngineSettings
 from hatespeech.worker import command as app
 from tests.support.bad_inputs import BAD_INPUTS, MARKER, BadInput
-from tests.support.processes.worker import clean_environment
 
 TEXT = "guten Tag, schöne Grüße 🌞"
 JOB = json.dumps({"input": {"prompt": TEXT}}, ensure_ascii=False)
 
 # The contract does not see these: they are refused once a text is normalised and tokenised.
+pytestmark = pytest.mark.usefixtures("clean_process")
+
 NEED_A_MODEL = {"too_many_words_to_explain", "spaces", "zero_width"}
 
 Printed = pytest.CaptureFixture[bytes]
-
-
-@pytest.fixture(autouse=True)
-def environment(
-    small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[pytest.MonkeyPatch]:
-    """An empty folder, no settings of the developer's own, and the logger as it was."""
-    for name in (*map(str.upper, EngineSettings.model_fields), "RUNPOD_WEBHOOK_GET_JOB"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in clean_environment(tmp_path, small_checkpoint).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
-    log = logging.getLogger(LOGGER)
-    before = (log.handlers, log.level, log.propagate)
-    yield monkeypatch
-    log.handlers, log.level, log.propagate = before
 
 
 def reply_of(capsysbinary: Printed) -> Any:
@@ -99,9 +80,9 @@ def test_a_file_without_a_job_is_one_line_on_standard_error(
     "bad", [bad for bad in BAD_INPUTS if bad.name not in NEED_A_MODEL], ids=lambda bad: bad.name
 )
 def test_a_wrong_input_is_refused_before_a_model_is_looked_for(
-    bad: BadInput, environment: pytest.MonkeyPatch, capsysbinary: Printed
+    bad: BadInput, monkeypatch: pytest.MonkeyPatch, capsysbinary: Printed
 ) -> None:
-    environment.setenv("MODEL_DIR", "/no/such/folder")
+    monkeypatch.setenv("MODEL_DIR", "/no/such/folder")
     assert app.main(["--test_input", json.dumps({"input": bad.input})]) == 1
     printed = capsysbinary.readouterr()
     assert json.loads(printed.out) == {"error": bad.error}
