@@ -81,3 +81,28 @@ def test_the_commands_shown_exist() -> None:
     assert {"scripts/run", "scripts/test"} <= set(commands)
     for command in commands:
         assert (ROOT / command).stat().st_mode & 0o111 or command.endswith(".py"), command
+
+
+def test_the_figures_are_those_of_the_card() -> None:
+    card = (EMBEDDED / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"^Accuracy (\d\.\d+), .* over (\d+) texts", card, re.MULTILINE)
+    assert found
+    flags = [
+        ", ".join(re.findall(rf"^\| balanced \| {flag} \| .+ \| (.+) \| (.+) \|$", card, re.M)[0])
+        for flag in ("toxic", "hate")
+    ]
+    (row,) = re.findall(r"^\| `mini`.*$", README, re.MULTILINE)
+    assert row.endswith(f" | {found[1]} | {flags[0]} | {flags[1]} |")
+    assert f"{int(found[2]):,} test texts" in row
+    counts = re.search(
+        r"finds (\d+) of (\d+) and (\d+) of (\d+)\s+hateful texts, and predicts hate for "
+        r"(\d+) of (\d+) and (\d+) of (\d+) others",
+        card,
+    )
+    assert counts
+    one, ones, two, twos, wrong, wrongs, false, falses = map(int, counts.groups())
+    said = (
+        f"of {ones + twos} hateful sentences by other authors it finds {one + two}, and it calls "
+        f"{wrong + false} of {wrongs + falses} others hate"
+    )
+    assert said in " ".join(README.split())
