@@ -106,7 +106,7 @@ FIELDS: Final[tuple[ReplyField, ...]] = (
         "span",
         8,
         "Only if there are several windows: start and end, in code points of the text, of the "
-        "window that speaks for it, the least neutral.",
+        "window whose scores these are, the least neutral.",
     ),
     ReplyField(
         "flagged",
@@ -132,8 +132,8 @@ FIELDS: Final[tuple[ReplyField, ...]] = (
         "read_as",
         "reading",
         17,
-        "`folded` if `robust` is on and the text without its disguise speaks, the less neutral "
-        "reading.",
+        "`folded` if `robust` is on and the scores are those of the text without its disguise, the "
+        "less neutral reading.",
         column="string",
     ),
     ReplyField(
@@ -232,7 +232,7 @@ class Prediction:
 
     scores: Sequence[float]  # probabilities in the order of LABELS, summing to 1
     windows: int  # how many 512-token windows the text was read in
-    window: tuple[int, int] | None  # if several: code points of the one that speaks for the text
+    window: tuple[int, int] | None  # if several: code points of the one that was scored
     words: Sequence[WordInfluence] | None  # only if ``explain`` is set
     read_as: ReadAs | None = None  # how the reading differs from the text as sent, if it does
     warnings: tuple[WarningCode, ...] = ()  # why the scores may mean nothing

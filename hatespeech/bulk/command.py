@@ -33,9 +33,10 @@ from hatespeech.settings import EngineSettings
 
 DESCRIPTION = """\
 Score one or more files of tweets. Every row is written unchanged and in order, with new columns:
-hate, abusing, neutral, spam, toxic (the sum of hate and abusing), label (the highest score),
-windows (how many parts a long text was read in), warnings (why the scores may mean nothing),
-read_as (folded if the text without its disguise speaks) and error (why a row has no scores).
+hate, abusing, neutral, spam, toxic (the sum of hate and abusing), label (the most probable of the
+first four), windows (how many parts a long text was read in), warnings (why the scores may mean
+nothing), read_as (folded if the scores are those of the text without its disguise) and error (why a
+row has no scores).
 
 IN is a file, a folder, a glob in quotes, a URL that fsspec can open (s3://… needs s3fs), or - for
 standard input. Its name says its format: .csv or .tsv with a header, .jsonl, .ndjson, .json (an

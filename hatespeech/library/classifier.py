@@ -143,11 +143,10 @@ class Classifier:
         that can't be scored (``None``, NaN, a number, an empty or too long text) gives an item with
         its ``error``. ``explain`` adds ``words``, how much of the scores each word carries, at the
         price of up to 255 more readings of a tweet; ``"leave_one_out"`` costs one for each word.
-        ``robust`` also reads a disguised text without its disguise, and ``read_as`` says when that
-        reading speaks; ``None`` takes the setting ``ROBUST``. ``thresholds``, numbers by label or
-        for ``toxic``, or a name that the model recommends or ``THRESHOLDS_FILE`` has, add
-        ``flagged``.
-        ``progress`` shows a bar on standard error.
+        ``robust`` also reads a disguised text without its disguise; ``read_as`` says when the
+        scores are those of that reading. ``None`` takes the setting ``ROBUST``. ``thresholds`` add
+        ``flagged``: numbers by label or for ``toxic``, or a name that the model recommends or
+        ``THRESHOLDS_FILE`` has. ``progress`` shows a bar on standard error.
 
         Raises :class:`TypeError` for a mapping, a set or a table, whose items are not texts in an
         order, :class:`ValidationError` for bad ``thresholds``, ``explain`` or ``robust``,

@@ -70,7 +70,7 @@ TITLE: Final = "Hate-speech detection"
 SUMMARY: Final = "Scores tweets: hate, abusing, neutral, spam."
 DESCRIPTION: Final = """\
 Send one text or many; each gets four probabilities, which sum to 1. A text longer than 512 tokens
-is read in overlapping windows, and the window with the lowest `neutral` speaks for it.
+is read in overlapping windows; its scores are those of the window with the lowest `neutral`.
 
 An error is `{"error", "error_type"}` and never quotes a text."""
 

@@ -142,8 +142,8 @@ export function remarks(item) {
   if (item.windows > 1) {
     const [from, to] = item.window;
     const told =
-      `This text is too long to be read in one piece. Of ${item.windows} overlapping windows the ` +
-      `least neutral one speaks for it: characters ${from + 1} to ${to}.`;
+      `This text is too long to be read in one piece. It has ${item.windows} overlapping windows; ` +
+      `the scores are those of the least neutral one: characters ${from + 1} to ${to}.`;
     said.push(make("p", { className: "windows", textContent: told }));
   }
   return said;
