@@ -43,7 +43,7 @@ class EngineSettings(BaseModel):
         Field(
             description="Checkpoint folder, or a repository's folder in a cache of Hugging Face's "
             "hub. If neither this nor `MODEL_ID` is set, `checkpoints/bertweet-large` if it "
-            "exists, else the embedded `checkpoints/mini`. If set, the program starts from this "
+            "exists, else the embedded checkpoint `mini`. If set, the program starts from this "
             "folder or not at all."
         ),
     ] = None
@@ -170,7 +170,7 @@ class EngineSettings(BaseModel):
         Field(
             ge=1,
             le=10_000,
-            description="Maximum jobs that a queue worker takes at once. Lower it so that one "
+            description="Maximum jobs that a queue worker has at a time. Lower it so that one "
             "worker of a fleet does not take the whole queue.",
         ),
     ] = 256

@@ -133,18 +133,22 @@ def evaluation_parser(prog: str) -> argparse.ArgumentParser:
     add("--json", type=Path, metavar="FILE", help="also write all figures as JSON")
     wishes = parser.add_argument_group("thresholds for a wish")
     one = wishes.add_mutually_exclusive_group()
-    one.add_argument("--precision", type=_part, metavar="P", help="be right so often, such as 0.95")
-    one.add_argument("--recall", type=_part, metavar="R", help="find so many, such as 0.8")
     one.add_argument(
-        "--reviews", type=_per_day, metavar="N/day", help="flag so many; needs --per-day"
+        "--precision", type=_part, metavar="P", help="precision to reach, such as 0.95"
+    )
+    one.add_argument("--recall", type=_part, metavar="R", help="recall to reach, such as 0.8")
+    one.add_argument(
+        "--reviews", type=_per_day, metavar="N/day", help="texts to flag in a day; needs --per-day"
     )
     one.add_argument(
         "--cost",
         type=_cost,
         metavar="fp=X,fn=Y",
-        help="cost least: X for a text flagged wrongly, Y for one missed",
+        help="least cost: X for a text flagged wrongly, Y for one missed",
     )
-    wishes.add_argument("--per-day", type=whole_number(1), metavar="N", help="texts in a day")
+    wishes.add_argument(
+        "--per-day", type=whole_number(1), metavar="N", help="texts that come in a day"
+    )
     wishes.add_argument(
         "--flag",
         type=_flags,
@@ -171,7 +175,8 @@ def evaluation_parser(prog: str) -> argparse.ArgumentParser:
         type=float,
         default=0.5,
         metavar="T",
-        help="theirs, whose decisions a threshold of ours shall reproduce (default: %(default)s)",
+        help="their threshold, for which one of ours with the same decisions is looked for "
+        "(default: %(default)s)",
     )
     add_engines(parser)
     return parser

@@ -314,7 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m hatespeech.model.checkpoint",
         description="Check a checkpoint folder: hashes, keys, shapes, finite weights, tokenizer.",
     )
-    parser.add_argument("folder", type=Path, help="a folder, such as checkpoints/mini")
+    parser.add_argument("folder", type=Path, help="a folder, such as checkpoints/bertweet-large")
     folder = parser.parse_args(arguments).folder
     try:
         checkpoint = verify(folder)

@@ -298,9 +298,9 @@ class ServerSettings(PaymentSettings):
         Field(
             ge=1024,
             le=1_099_511_627_776,
-            description="Maximum bytes of all bodies that are in memory at once, beyond the first "
-            "64 KiB of each. One caller may have half of them; one body always fits. The gRPC "
-            "messages that are arriving may have as much again.",
+            description="Maximum bytes of all bodies that are in memory at the same time, beyond "
+            "the first 64 KiB of each. One caller may have half of them; one body always fits. The "
+            "gRPC messages that are arriving may have as much again.",
         ),
     ] = 268_435_456
     all_files_bytes: Annotated[
@@ -317,7 +317,7 @@ class ServerSettings(PaymentSettings):
             ge=1,
             le=65_535,
             description="Maximum HTTP connections from one address (of IPv6, from one /64 network) "
-            "at once. All callers behind one proxy share its address.",
+            "at the same time. All callers behind one proxy share its address.",
         ),
     ] = 1024
     trusted_proxies: Annotated[
@@ -346,9 +346,9 @@ class ServerSettings(PaymentSettings):
         Field(
             ge=268_435_456,
             le=1_099_511_627_776,
-            description="Maximum memory of all Parquet files that are read at once, of which there "
-            "are at most four, two of them of one caller. Each is read in a process of its own, "
-            "which gets a quarter.",
+            description="Maximum memory of all Parquet files that are read at the same time, of "
+            "which there are at most four, two of them of one caller. Each is read in a process of "
+            "its own, which gets a quarter.",
         ),
     ] = 1_073_741_824
 

@@ -61,7 +61,7 @@ def worker_parser(prog: str) -> argparse.ArgumentParser:
         help="score this job, a file or JSON, print the reply and exit",
     )
     parser.add_argument(
-        "--rp_serve_api", action="store_true", help="serve the SDK's development API (no auth)"
+        "--rp_serve_api", action="store_true", help="serve the SDK's development API (no token)"
     )
     parser.add_argument("--rp_api_host", default="localhost", help="its host (%(default)s)")
     parser.add_argument(
