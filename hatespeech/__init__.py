@@ -6,7 +6,7 @@
         for item in classifier.score(["good morning", "you are scum"]):
             print(item.label, item.scores)
 
-The rooms, from the ground up; nothing imports what stands below it in this list:
+Its parts, from the lowest layer up; nothing imports what stands below it in this list:
 
     labels, errors, paths      names that everything shares
     cli, bars, locks           command lines, progress bars, one process for a folder
@@ -82,7 +82,7 @@ __all__ = [
 if "torch" not in sys.modules:
     let_threads_sleep(os.environ)  # OpenMP looks only when torch loads it
 
-# Where each name is. It is imported when it is first used: the package itself loads at once, and
+# Where each name is. It is imported when it is first used: the package itself loads quickly, and
 # nothing loads torch before it must.
 _HOMES = {
     "LABELS": "labels",
