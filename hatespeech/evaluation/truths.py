@@ -8,6 +8,7 @@ decides it if all or none of its labels are in the flag; otherwise the text does
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -101,9 +102,9 @@ def plain_name(value: Any) -> str:
     """Return a label as :data:`KNOWN` has it; "" for a missing one."""
     if value is None:
         return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return "-".join(str(value).strip().lower().replace("_", " ").split())
+    name = "-".join(str(value).strip().lower().replace("_", " ").split())
+    # A column of whole numbers in which one is missing is written as 1.0 and 0.0, by pandas too.
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", name)
 
 
 def truth_of(value: Any, names: Mapping[str, int]) -> int | None:

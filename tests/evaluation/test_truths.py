@@ -31,6 +31,8 @@ from hatespeech.labels import FLAGS
         ("NOT", "not-toxic"),
         (1, "toxic"),
         (1.0, "toxic"),
+        ("1.0", "toxic"),
+        ("0.00", "not-toxic"),
         (0, "not-toxic"),
         (False, "not-toxic"),
         ("0.5", "toxic"),
@@ -58,6 +60,7 @@ def test_a_map_comes_before_the_known_names_and_may_leave_labels_out() -> None:
     assert truth_of("OFF", names) == TRUTHS["abusing"]
     assert truth_of("who knows", names) == 0
     assert truth_of("a=b", names) == TRUTHS["spam"]
+    assert truth_of("4.0", read_map("4=hate")) == TRUTHS["hate"]
 
 
 @pytest.mark.parametrize("value", ["", "rude", "rude=bad", "rude=hate,,", "=nothing"])
