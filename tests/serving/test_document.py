@@ -64,6 +64,24 @@ def test_every_field_and_parameter_is_described(document: dict[str, Any]) -> Non
     assert missing == []
 
 
+def values_of_enums(schema: Any) -> Iterator[list[str]]:
+    """Yield the strings of each enum, wherever it is."""
+    if isinstance(schema, dict):
+        if isinstance(schema.get("enum"), list):
+            yield [value for value in schema["enum"] if isinstance(value, str)]
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for each in schema:
+            yield from values_of_enums(each)
+
+
+def test_values_of_an_enum_have_names_of_their_own_in_a_generated_client(
+    document: dict[str, Any],
+) -> None:
+    for values in values_of_enums(document):
+        assert len({value.upper() for value in values}) == len(values)
+
+
 def test_scoring_comes_first(document: dict[str, Any]) -> None:
     tags = list(dict.fromkeys(operation["tags"][0] for _, operation in operations(document)))
     assert tags[:3] == ["score", "jobs", "service"]

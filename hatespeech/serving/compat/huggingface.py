@@ -89,8 +89,8 @@ PREDICT_BODY: Final[dict[str, Any]] = {
             "description": "Cut a text of more characters than the server reads.",
         },
         "truncation_direction": {
-            "enum": ["Left", "Right", "left", "right", None],
-            "description": "Which end to cut.",
+            "enum": ["Left", "Right", None],
+            "description": "Which end to cut; `left` and `right` mean the same.",
         },
         "raw_scores": {"enum": [False, None], "description": "Logits are not offered."},
     },
