@@ -452,6 +452,8 @@ def _figure_lines(figures: Figures) -> list[str]:
     lines = [f"accuracy {figures.accuracy}"]
     if figures.macro_f1.value is not None:
         lines.append(f"macro-F1 {figures.macro_f1}")
+    if not figures.flags:
+        return [*lines, results.ALL_ALIKE]
     lines.append(f"{'':<9}{'precision':<21} {'recall':<21} {'F1':<21} texts")
     for flag in figures.flags:
         shown = " ".join(f"{each!s:<21}" for each in (flag.precision, flag.recall, flag.f1))

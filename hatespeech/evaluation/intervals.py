@@ -40,15 +40,20 @@ def resampled(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return drawn.reshape(DRAWS, *counts.shape)
 
 
-def estimate(value: float, drawn: NDArray[np.float64]) -> Estimate:
+def estimate(value: float, drawn: NDArray[np.float64], texts: int) -> Estimate:
     """Return a figure with the percentile interval of the same figure on :func:`resampled` counts.
 
-    NaN is what is not defined; draws without a value do not count.
+    NaN is what is not defined; draws without a value do not count. ``texts`` is how many the figure
+    rests on. Of a figure of 0 or 1 every draw has the same value, however few they are, so it gets
+    the interval of :func:`share`.
     """
     if np.isnan(value):
         return Estimate(None)
     outside = 50 * (1 - LEVEL)
     low, high = np.nanpercentile(drawn, [outside, 100 - outside])
+    if low == high:
+        known = share(round(value * texts), texts)
+        return Estimate(float(value), known.low, known.high)
     return Estimate(float(value), float(low), float(high))
 
 

@@ -14,7 +14,7 @@ from hatespeech.evaluation.choices import Choice, Wish
 from hatespeech.evaluation.comparison import Comparison, Disagreement, comparison_lines
 from hatespeech.evaluation.groups import Gap
 from hatespeech.evaluation.intervals import Estimate
-from hatespeech.evaluation.results import Confusion, Figures, WrongRow
+from hatespeech.evaluation.results import ALL_ALIKE, Confusion, Figures, WrongRow
 from hatespeech.evaluation.swap import SwapResult
 from hatespeech.labels import LABELS
 from hatespeech.pages import frame
@@ -52,7 +52,8 @@ def _sections(found: Findings) -> Iterator[str]:
     yield _head(found)
     if found.figures is not None:
         yield from _labels(found.figures)
-        yield from _curves(found.figures, found.pictures)
+        if found.pictures:
+            yield from _curves(found.figures, found.pictures)
     if found.recommended:
         yield from _recommended(found)
     if found.wish is not None:
@@ -76,6 +77,16 @@ def _sections(found: Findings) -> Iterator[str]:
 
 def _labels(figures: Figures) -> Iterator[str]:
     yield "<h2>Labels</h2>"
+    if figures.flags:
+        yield from _flags(figures)
+    else:
+        yield f"<p>{shown(ALL_ALIKE[0].upper() + ALL_ALIKE[1:])}.</p>"
+    yield "<h2>Confusion</h2>"
+    yield note("A row holds the texts of one label; the columns are what the model calls them.")
+    yield confusion(figures.confusion)
+
+
+def _flags(figures: Figures) -> Iterator[str]:
     yield note(
         "Precision: of the texts that the model calls so, the share that is. Recall: of the texts "
         "that are, the share that it calls so. Brackets hold the interval of 95 %. Area is that "
@@ -95,9 +106,6 @@ def _labels(figures: Figures) -> Iterator[str]:
             for each in figures.flags
         ],
     )
-    yield "<h2>Confusion</h2>"
-    yield note("A row holds the texts of one label; the columns are what the model calls them.")
-    yield confusion(figures.confusion)
 
 
 def _curves(figures: Figures, pictures: Mapping[str, str]) -> Iterator[str]:

@@ -34,6 +34,8 @@ from hatespeech.labels import LABELS
 CURVE_POINTS: Final = 200
 WRONG_ROWS: Final = 20
 SHOWN_CHARS: Final = 280
+# What to say if no flag has texts that are of it, and texts that are not.
+ALL_ALIKE: Final = "the labels are all alike, so precision and recall are not defined"
 SMALLEST: Final = 1e-9  # a probability of 0 has no logarithm
 
 
@@ -157,7 +159,8 @@ def _accuracy(counts: NDArray[np.int64], draws: NDArray[np.int64], kinds: list[i
     """Return the share of texts whose label is one that their truth allows."""
     right = np.array([[bits >> index & 1 for index in range(len(LABELS))] for bits in kinds])
     total = counts.sum()
-    return estimate(float((counts * right).sum() / total), (draws * right).sum(axis=(1, 2)) / total)
+    drawn = (draws * right).sum(axis=(1, 2)) / total
+    return estimate(float((counts * right).sum() / total), drawn, int(total))
 
 
 def _macro_f1(counts: NDArray[np.int64], draws: NDArray[np.int64], kinds: list[int]) -> Estimate:
@@ -165,7 +168,7 @@ def _macro_f1(counts: NDArray[np.int64], draws: NDArray[np.int64], kinds: list[i
         parts = [_prf(tables, kinds, bits)[2] for bits in kinds]
         return np.asarray(np.nan_to_num(np.stack(parts)).mean(axis=0))
 
-    return estimate(float(mean(counts[None])[0]), mean(draws))
+    return estimate(float(mean(counts[None])[0]), mean(draws), int(counts.sum()))
 
 
 def _prf(tables: NDArray[np.int64], kinds: list[int], flag: int) -> list[NDArray[np.float64]]:
@@ -203,13 +206,17 @@ def _flag_result(
     precision, recall, _ = precision_recall_curve(true, score)
     kept = np.unique(np.linspace(0, len(recall) - 1, CURVE_POINTS).astype(int))
     curve = ([float(x) for x in recall[kept]], [float(x) for x in precision[kept]])
+    named = [index for index in range(len(LABELS)) if bits >> index & 1]
+    known = [place for place, kind in enumerate(kinds) if not kind & ~bits or not kind & bits]
+    called, positives = int(counts[known][:, named].sum()), int(of.sum())
     precise, found, f1 = (
-        estimate(float(value[0]), draw) for value, draw in zip(values, drawn, strict=True)
+        estimate(float(value[0]), draw, texts)
+        for value, draw, texts in zip(values, drawn, (called, positives, positives), strict=True)
     )
     return FlagResult(
         flag,
         int(counted.sum()),
-        int(of.sum()),
+        positives,
         precise,
         found,
         f1,

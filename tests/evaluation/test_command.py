@@ -237,6 +237,21 @@ def test_files_of_known_data_sets_need_no_options(
     assert found["figures"]["confusion"]["truths"] == expected
 
 
+def test_labels_that_are_all_alike_leave_no_empty_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MODEL_DIR", str(EMBEDDED))
+    path, report = tmp_path / "data.tsv", tmp_path / "report.html"
+    path.write_text("text\tlabel\ngood morning\tneutral\nwhat a day\tneutral\n")
+    assert command.main([str(path), "--report", str(report)]) == 0
+    page = report.read_text(encoding="utf-8")
+    said = "abels are all alike, so precision and recall are not defined"
+    assert said in capsys.readouterr().out
+    assert said in page
+    assert "<h2>Confusion</h2>" in page
+    assert "Curves" not in page
+
+
 SECRET = "confidential words"
 
 

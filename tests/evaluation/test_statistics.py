@@ -11,7 +11,7 @@ from hatespeech.evaluation.agreement import agreement, krippendorff_alpha, major
 from hatespeech.evaluation.choices import Wish, best_threshold
 from hatespeech.evaluation.intervals import Estimate, estimate, resampled, share
 from hatespeech.evaluation.labelled import Labelled
-from hatespeech.evaluation.results import halves
+from hatespeech.evaluation.results import halves, measure_all
 
 
 def labelled(texts: list[str], truths: list[int]) -> Labelled:
@@ -62,10 +62,24 @@ def test_a_share_has_wilsons_interval() -> None:
 def test_a_bootstrap_interval_agrees_with_the_normal_one_and_with_itself() -> None:
     counts = np.array([300, 700])
     draws = resampled(counts)
-    found = estimate(0.3, draws[:, 0] / 1000)
+    found = estimate(0.3, draws[:, 0] / 1000, 1000)
     spread = 1.96 * (0.3 * 0.7 / 1000) ** 0.5
     assert (found.low, found.high) == pytest.approx((0.3 - spread, 0.3 + spread), abs=0.005)
     assert np.array_equal(draws, resampled(counts))
+
+
+def test_a_figure_without_an_error_says_how_few_texts_it_rests_on() -> None:
+    neutral, abusing = 4, 2
+    truths = [abusing] * 3 + [neutral] * 20
+    scores = np.where(np.array(truths)[:, None] == [1, 2, 4, 8], 0.97, 0.01).astype(np.float32)
+    found = measure_all(labelled([str(i) for i in range(23)], truths), scores, ())
+    first = next(each for each in found.flags if each.flag == "abusing")
+    assert first.precision == first.recall == first.f1 == share(3, 3)
+    assert found.accuracy == share(23, 23)
+    scores = scores[:, [0, 2, 1, 3]]  # everything is wrong
+    found = measure_all(labelled([str(i) for i in range(23)], truths), scores, ())
+    first = next(each for each in found.flags if each.flag == "abusing")
+    assert (first.precision, first.recall) == (share(0, 20), share(0, 3))
 
 
 def test_halves_keep_copies_together_and_have_the_same_share_of_each_truth() -> None:
