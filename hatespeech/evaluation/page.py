@@ -125,7 +125,8 @@ def _head(found: Findings) -> str:
     counted = found.figures.texts if found.figures else 0
     parts = [f"{found.rows:,} rows; {counted:,} have a label and scores{by}."]
     if found.unlabelled:
-        parts.append(f"{found.unlabelled:,} have no label.")
+        tied = "" if found.agreement is None else ", or no majority"
+        parts.append(f"{found.unlabelled:,} have no label{tied}.")
     parts += [f"{count:,} have no scores ({shown(code)})." for code, count in found.errors.items()]
     if found.layout:
         parts.append(f"The columns are those of {shown(found.layout)}.")

@@ -146,7 +146,7 @@ def test_a_binary_file_has_figures_for_what_it_decides(evaluated: Evaluate) -> N
 
 
 def test_of_three_annotators_the_majority_counts_and_their_agreement_is_told(
-    evaluated: Evaluate,
+    evaluated: Evaluate, tmp_path: Path
 ) -> None:
     def row(label: str, *labels: str) -> Row:
         return sure(label), dict(zip(("anna", "ben", "carla"), labels, strict=True))
@@ -157,7 +157,9 @@ def test_of_three_annotators_the_majority_counts_and_their_agreement_is_told(
         row("neutral", "abusing", "abusing", ""),
         row("spam", "hate", "abusing", "neutral"),
     ]
-    found = evaluated(rows, "--label-column", "anna,ben,carla")
+    page = tmp_path / "page.html"
+    found = evaluated(rows, "--label-column", "anna,ben,carla", "--report", str(page))
+    assert "1 have no label, or no majority." in page.read_text(encoding="utf-8")
     assert found["figures"]["confusion"]["truths"] == ["hate", "abusing", "neutral"]
     assert found["figures"]["accuracy"]["value"] == pytest.approx(2 / 3)
     assert found["unlabelled"] == 1
