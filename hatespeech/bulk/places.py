@@ -54,6 +54,8 @@ WRAPPERS: Final = (
     *("blockcache", "cached", "dir", "filecache"),
     *("libarchive", "reference", "simplecache", "tar", "zip"),
 )
+# What to do with files that are often given and not read.
+ADVICE: Final = {".xls": "save it as .xlsx", ".zip": "unpack it first"}
 COPIED_BYTES: Final = 1024 * 1024
 # What Hive and Spark write for a null in the name of a folder.
 NULL_KEY: Final = "__HIVE_DEFAULT_PARTITION__"
@@ -474,9 +476,9 @@ def _input(
 ) -> Input:
     form = form or Format.of(name)
     if form is None:
-        raise RunError(
-            f"{place}: its name must end in {INPUT_FORMATS}; --input-format says it for any name"
-        )
+        ending = PurePosixPath(name).suffix.lower()
+        advice = ADVICE.get(ending, "--input-format says it for any name")
+        raise RunError(f"{place}: its name must end in {INPUT_FORMATS}; {advice}")
     return Input(place, name, form, info.get("size"), _version(info), keys)
 
 

@@ -27,7 +27,7 @@ from hatespeech.formats.interface import (
 )
 from hatespeech.formats.json_arrays import NotAnArrayError, array_items
 from hatespeech.formats.json_values import to_json
-from hatespeech.formats.packing_codecs import TooCostlyError
+from hatespeech.formats.packing_codecs import ENDS_EARLY, TooCostlyError
 from hatespeech.formats.records import (
     MAX_RECORD_CHARS,
     Lines,
@@ -135,6 +135,8 @@ class TextReader(Reader):
                 f"{MAX_RECORD_CHARS} characters"
             )
         doubt = "" if number else f"; is it {self.source.format.compression}?"
+        if any(said in str(exc) for said in ENDS_EARLY):
+            doubt = ": it ends too early, as after a download that broke off"
         return self.error(f"can't be decompressed after row {number}{doubt}")
 
     def _rows(self) -> Iterator[tuple[Any, int]]:
@@ -271,6 +273,8 @@ class CsvReader(TextReader):
             return self.error(
                 f"its first row looks like an object of JSONL{self.hint('input-format', 'jsonl')}"
             )
+        if first[0].lower().startswith("sep="):
+            return self.error("its first line, sep=, is for Excel alone: remove that line")
         delimiter = self.dialect.arguments(self.kind)["delimiter"]
         other = other_separator(delimiter.join(first), delimiter, self.column)
         what = "its header has no column"

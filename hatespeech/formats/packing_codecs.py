@@ -28,6 +28,8 @@ FED_BYTES: Final = 16 * 1024
 LONGEST_HEADER: Final = 18  # of a frame of zstd
 # What the libraries say of a window beyond the limit.
 TOO_LARGE: Final = ("Memory usage limit exceeded", "requires too much memory")
+# What pyarrow and this module say of a file that is cut off.
+ENDS_EARLY: Final = ("Truncated compressed stream", "stream ends too early")
 
 
 class TooCostlyError(Exception):

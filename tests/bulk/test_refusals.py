@@ -108,6 +108,11 @@ def refuse(mini: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Ca
             f'{{"text": "{SECRET}", "id": 1}}\n',
             "its first row looks like an object of JSONL (--input-format jsonl)",
         ),
+        (
+            "a.csv",
+            f"sep=;\nid;text\n1;{SECRET}\n",
+            "its first line, sep=, is for Excel alone: remove that line",
+        ),
         ("a.parquet", SECRET, "can't be read as Parquet"),
         ("a.csv.gz", SECRET, "can't be decompressed after row 0; is it gzip?"),
     ],
@@ -299,6 +304,21 @@ def test_options_out_of_range_are_named(value: str, capsys: pytest.CaptureFixtur
         score.main(["a.csv", "b.csv", "--chunk-rows", value])
     assert ended.value.code == 2
     assert "--chunk-rows: must be a whole number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("a.xls", "save it as .xlsx"),
+        ("A.CSV.ZIP", "unpack it first"),
+        ("a.log", "--input-format says it for any name"),
+    ],
+)
+def test_a_format_that_is_not_read_comes_with_advice(
+    name: str, advice: str, refuse: Callable[..., str]
+) -> None:
+    Path(name).write_bytes(b"x")
+    assert refuse(name, "b.csv").endswith(f" or .parquet; {advice}")
 
 
 def test_a_glob_that_the_shell_expanded_is_named(capsys: pytest.CaptureFixture[str]) -> None:

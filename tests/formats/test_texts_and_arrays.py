@@ -153,7 +153,9 @@ def test_a_file_that_ends_too_soon_is_named(name: str, capsys: pytest.CaptureFix
     whole = bz2.compress(lines) if name.endswith("bz2") else lzma.compress(lines, preset=0)
     Path(name).write_bytes(whole[: len(whole) // 2])
     assert score.main([name, "b.jsonl"]) == 1
-    assert f"/{name}: can't be decompressed after row " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"/{name}: can't be decompressed after row " in said
+    assert ": it ends too early, as after a download that broke off" in said
     Path(name).write_bytes(b"not compressed at all, whatever its name says")
     assert score.main([name, "b.jsonl"]) == 1
     assert f"/{name}: can't be decompressed after row 0" in capsys.readouterr().err
