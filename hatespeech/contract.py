@@ -241,10 +241,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class TextScore:
-    """The scores of one text, or its ``error``; attributes have the names of the reply's fields.
+    """The scores of one text, or its ``error``.
 
-    If the text has no scores, ``error`` is set, ``scores`` is empty, and every attribute except
-    ``text`` and ``id`` is ``None``.
+    Attributes have the names of the reply's fields, which docs/contract.md explains. Scores are
+    probabilities from 0 to 1, and ``window`` is in code points. If the text has no scores,
+    ``error`` is set, ``scores`` is empty, and every attribute except ``text`` and ``id`` is
+    ``None``.
     """
 
     text: str  # as sent, with U+FFFD for each lone surrogate; "" if it is not a string
