@@ -211,7 +211,7 @@ def test_many_texts_are_answered_in_order_and_a_bad_one_at_its_place(
     expect(page.locator("#status")).to_have_text("3 texts: 1 abusing, 1 neutral, 1 not scored")
 
 
-def test_a_text_of_several_windows_says_which_one_spoke(
+def test_a_text_of_several_windows_says_whose_scores_it_shows(
     server: HttpServer, open_page: OpenPage
 ) -> None:
     page = open_page()
@@ -223,7 +223,7 @@ def test_a_text_of_several_windows_says_which_one_spoke(
     page.get_by_label("Show each word's influence").uncheck()
     result = send(page, text)
     said = result.locator(".windows").inner_text()
-    assert f"Of {reply['windows']} " in said
+    assert f"It has {reply['windows']} overlapping windows" in said
     assert f"characters {start + 1} to {end}." in said
     assert result.locator(".outside").first.text_content() == text[:start]
     assert result.locator(".text").text_content() == text
