@@ -32,6 +32,9 @@ pytestmark = pytest.mark.usefixtures("mini")
         ("早上好", "text"),
         ("good morning", "text"),
         ("see https://example.com", "text"),
+        # To look at all of these would take an hour.
+        pytest.param("4AAQSkZJRg" * 100_000 + "==", "identifiers", id="a picture in Base64"),
+        pytest.param("1" * 1_000_000 + "!", "numbers or dates", id="a million digits"),
     ],
 )
 def test_what_a_value_looks_like(value: object, kind: str) -> None:

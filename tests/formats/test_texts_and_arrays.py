@@ -9,6 +9,7 @@ import importlib.util
 import io
 import json
 import lzma
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,11 @@ def test_what_is_no_array_of_objects_is_named(content: str, message: str) -> Non
     with pytest.raises(NotAnArrayError) as caught:
         list(array_items(pieces_of(content)))
     assert str(caught.value) == message
+
+
+def test_a_text_of_a_million_blanks_in_an_array_does_not_take_an_hour() -> None:
+    item = json.dumps({"text": " " * 1_000_000})
+    assert list(array_items(pieces_of(f"[{item}]"))) == [item]
 
 
 def pieces_of(text: str) -> Iterator[str]:
@@ -253,6 +259,33 @@ def test_a_sheet_is_chosen_where_there_are_several(capsys: pytest.CaptureFixture
         assert f"/a.xlsx: {message}" in capsys.readouterr().err
     scored("a.xlsx", "b.csv", "--sheet", "tweets")
     assert [row["text"] for row in rows("b.csv")] == ["good morning"]
+
+
+def edit_sheet(path: str, old: bytes, new: bytes) -> None:
+    """Replace a piece of the first sheet's XML."""
+    with zipfile.ZipFile(path) as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    assert old in parts[sheet]
+    parts[sheet] = parts[sheet].replace(old, new)
+    with zipfile.ZipFile(path, "w") as book:
+        for name, content in parts.items():
+            book.writestr(name, content)
+
+
+@pytest.mark.parametrize("said", [b"A1", b"A1:ZZZ999999999"])
+def test_a_sheet_is_read_to_its_end_whatever_it_says_of_its_size(said: bytes) -> None:
+    workbook("a.xlsx", tweets=[["id", "text"], [1, "good morning"], [2, "you are scum"]])
+    edit_sheet("a.xlsx", b'ref="A1:B3"', b'ref="%s"' % said)
+    scored("a.xlsx", "b.csv")
+    assert [row["text"] for row in rows("b.csv")] == ["good morning", "you are scum"]
+
+
+def test_a_row_beyond_the_last_of_excel_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    workbook("a.xlsx", tweets=[["text"], ["good morning"]])
+    edit_sheet("a.xlsx", b'<row r="2"', b'<row r="999999999"')
+    assert score.main(["a.xlsx", "b.csv"]) == 1
+    assert "/a.xlsx: has a row beyond the 1,048,576 of Excel" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [b"", b"no workbook", b"PK\x05\x06" + b"\0" * 18])

@@ -18,7 +18,7 @@ MAX_QUERY_FIELDS: Final = 64
 # A string, which is left as it is, or a key without quotes. It takes linear time: a string that
 # does not end is one match, and a key begins where a word does.
 _BARE_KEY: Final = re.compile(
-    rb'"(?:[^"\\]|\\.)*+(?:"|\Z)|(?<![A-Za-z0-9_])([A-Za-z_][A-Za-z0-9_]*+)(?=\s*+:)', re.DOTALL
+    rb'"(?:[^"\\]++|\\.)*+(?:"|\Z)|(?<![A-Za-z0-9_])([A-Za-z_][A-Za-z0-9_]*+)(?=\s*+:)', re.DOTALL
 )
 
 
