@@ -24,6 +24,8 @@ PROBES: Final = frozenset({"/ping", "/health"})
 OPEN_PATHS: Final = PROBES | {"/docs", "/openapi.json", "/demo"}
 OPEN_FOLDERS: Final = ("/docs/", "/demo/")
 
+# In a scope's ``state``: the payment of the request is good, as far as its facilitator can tell.
+VERIFIED: Final = "verified"
 REALM: Final = 'Bearer realm="hate-speech-detection"'
 
 
@@ -141,10 +143,11 @@ class TokenGuard:
 def known_caller(state: Mapping[str, Any]) -> Caller | None:
     """Return who sends the request of a scope's ``state``.
 
-    ``None`` for a buyer, and as long as it has shown no token on an open path.
+    ``None`` for a buyer until its payment is verified, and as long as it has shown no token on an
+    open path.
     """
     caller: Caller | None = state.get("caller")
-    return None if caller is None or caller.pays else caller
+    return None if caller is None or (caller.pays and VERIFIED not in state) else caller
 
 
 def network_of(address: str) -> str:

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hatespeech.errors import InternalError, ServiceError, UnhealthyError
-from hatespeech.serving.guards.auth import Caller
+from hatespeech.serving.guards.auth import VERIFIED, Caller
 from hatespeech.serving.guards.limits import CallerRates
 from hatespeech.serving.http_errors import PaymentRequiredError, error_response
 from hatespeech.serving.payments.facilitator import FacilitatorError
@@ -145,6 +145,7 @@ class Paywall:
             log.warning("a payment cannot be verified: %s", error)
             await sale.turn_away("verify")
             return
+        sale.scope["state"][VERIFIED] = True  # its connection is not for strangers from here on
         await self._app(sale.scope, receive, sale.send)
 
 

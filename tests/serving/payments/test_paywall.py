@@ -16,6 +16,7 @@ import pytest
 import requests
 
 from hatespeech.contract import Reply
+from hatespeech.serving.guards import connection
 from hatespeech.serving.payments import facilitator as asking
 from hatespeech.serving.payments import till
 from hatespeech.serving.served_model import ServedModel
@@ -524,6 +525,26 @@ def test_a_facilitator_that_is_gone_costs_a_buyer_nothing(
         assert market.chain.earned == before
         assert pay(server, payment).status_code == 200
     assert market.chain.earned == before + MINIMUM
+
+
+def test_a_buyer_whose_payment_is_good_does_not_give_way_to_strangers(
+    market: Market, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    few = patch.object(connection, "MAX_CONNECTIONS", 3)
+    with few, selling(tmp_path, small_checkpoint, market.settings()) as server:
+        payment = sign(market.buyer, ask(server))
+        market.facilitator.calls()
+        with market.facilitator.knobs(settle_before=2), ThreadPoolExecutor(1) as pool:
+            reply = pool.submit(pay, server, payment)
+            wait_until(
+                lambda: any(call["call"] == "settle" for call in market.facilitator.calls()),
+                "the settlement to begin",
+            )
+            strangers = [server.connect() for _ in range(4)]
+            assert server.get("/ping").status_code == 200  # so all of them have been let in
+            assert reply.result().status_code == 200
+        for each in strangers:
+            each.close()
 
 
 def test_a_stop_lets_a_settlement_end(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import csv
 import io
@@ -19,11 +20,16 @@ import pyarrow.parquet as pq
 import pytest
 import requests
 from backports.zstd import CompressionParameter, ZstdCompressor
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.types import Message
 
 from hatespeech.contract import Prediction
 from hatespeech.engine.predictor import Predictor
 from hatespeech.formats.interface import BLOCK_ROWS
 from hatespeech.labels import FLAGS, LABELS
+from hatespeech.serving.guards.limits import UNCOUNTED_BYTES
+from hatespeech.serving.uploads.form import read_form
 from hatespeech.serving.uploads.table import WINDOWS
 from hatespeech.serving.uploads.upload import PARQUET_FILES, WINDOW_BYTES
 from tests.support.bad_inputs import MARKER
@@ -456,6 +462,21 @@ def test_a_field_that_comes_twice_is_refused(
 ) -> None:
     reply = server.post("/score/file", data=pairs, files={"file": ("a.csv", b"text\na\n")})
     assert (reply.status_code, reply.json()["error_type"]) == (422, "validation")
+
+
+def test_a_file_is_on_the_disk_once_it_is_larger_than_what_no_limit_counts() -> None:
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\n'
+    body = head + b"x" * (UNCOUNTED_BYTES + 1) + b"\r\n--b--\r\n"
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body}
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=b")]
+    request = Request({"type": "http", "headers": headers}, receive)
+    file = asyncio.run(read_form(request, max_fields=1, max_field_bytes=1))["file"]
+    assert isinstance(file, UploadFile)
+    assert not file._in_memory
+    file.file.close()
 
 
 def test_a_form_that_is_none_is_a_validation_error(server: HttpClient) -> None:
