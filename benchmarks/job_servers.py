@@ -25,7 +25,6 @@ from typing import Final
 import aiohttp
 
 from benchmarks import report
-from hatespeech.serving.jobs.store import COMPLETED
 from tests.support.http_client import BEARER
 from tests.support.processes.constant_server import CONSTANT_SERVER
 from tests.support.processes.server import HttpServer, http_server
@@ -99,7 +98,7 @@ async def answered(http: aiohttp.ClientSession, server: HttpServer, job_id: str)
     """Wait for a job's answer."""
     while True:
         async with http.get(f"{server.url}/status/{job_id}") as reply:
-            if (await reply.json())["status"] == COMPLETED:
+            if (await reply.json())["status"] == "COMPLETED":
                 return
         await asyncio.sleep(0.005)
 

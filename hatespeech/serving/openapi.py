@@ -55,14 +55,7 @@ from hatespeech.serving.http_errors import (
     UnfinishedError,
     UnsupportedMediaError,
 )
-from hatespeech.serving.jobs.store import (
-    CANCELLED,
-    COMPLETED,
-    FAILED,
-    IN_PROGRESS,
-    IN_QUEUE,
-    TIMED_OUT,
-)
+from hatespeech.serving.jobs.store import JobStatus
 from hatespeech.serving.payments.shop import Shop
 from hatespeech.serving.settings import ServerSettings
 
@@ -223,22 +216,14 @@ ManyReply = _schema(
 )
 
 
-JobStatus = Annotated[
-    str,
-    _about(
-        "Where the job stands.",
-        json_schema_extra={
-            "enum": [IN_QUEUE, IN_PROGRESS, COMPLETED, FAILED, CANCELLED, TIMED_OUT]
-        },
-    ),
-]
+Status = Annotated[JobStatus, _about("Where the job stands.")]
 
 
 class JobReply(Open):
     """A job: `output` if it is completed, `error` if it failed or timed out."""
 
     id: Annotated[str, _about("Ask for the job by it.")]
-    status: JobStatus
+    status: Status
     delayTime: Annotated[int | None, _about("Milliseconds in the queue.")] = None
     executionTime: Annotated[int | None, _about("Milliseconds of work.")] = None
     output: Annotated[
@@ -251,7 +236,7 @@ class JobReply(Open):
 class StreamReply(Open):
     """Where a job stands; it has no partial results."""
 
-    status: JobStatus
+    status: Status
     stream: Annotated[list[dict[str, Any]], _about("Always empty.", max_length=0)]
 
 

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 import requests
 
-from hatespeech.serving.jobs.store import COMPLETED, FAILED, GIVEN_UP
+from hatespeech.serving.jobs.store import GIVEN_UP
 from tests.support.http_client import BEARER
 from tests.support.processes.constant_server import CONSTANT_SERVER, read_runs
 from tests.support.processes.server import HttpServer, http_server
@@ -160,10 +160,10 @@ def storm(
     assert len(set(ids)) == jobs
     assert again == answers
     for number, answer in enumerate(answers):
-        if answer["status"] == FAILED:
+        if answer["status"] == "FAILED":
             assert answer["error"] == GIVEN_UP
         else:
-            assert answer["status"] == COMPLETED
+            assert answer["status"] == "COMPLETED"
             assert answer["output"]["text"] == f"text {number}"
     rows = database.execute(
         name, "SELECT id, attempts, extract(epoch FROM finished)::float8 FROM hatespeech_jobs"
@@ -174,7 +174,7 @@ def storm(
     for when, text in read_runs(fleet.runs):
         runs[text].append(when)
     for number, (job_id, answer) in enumerate(zip(ids, answers, strict=True)):
-        assert (answer["status"] == FAILED) <= (attempts[job_id] == 3)
+        assert (answer["status"] == "FAILED") <= (attempts[job_id] == 3)
         # A /runsync whose reply was lost is another job with the same text.
         if number % 10 or len(runs[f"text {number}"]) == 1:
             assert max(runs[f"text {number}"]) < finished[job_id], "run after its answer"

@@ -16,7 +16,7 @@ import logging
 import secrets
 from collections import defaultdict
 from collections.abc import Collection, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hatespeech.contract import parse_request, readable
 from hatespeech.errors import (
@@ -29,12 +29,8 @@ from hatespeech.errors import (
 from hatespeech.serving.guards.auth import Caller
 from hatespeech.serving.http_errors import NotFoundError, UnfinishedError
 from hatespeech.serving.jobs.store import (
-    COMPLETED,
-    FAILED,
-    FINAL,
-    IN_PROGRESS,
-    IN_QUEUE,
-    TIMED_OUT,
+    JobResult,
+    JobStatus,
     Lease,
     NewJob,
     Store,
@@ -88,14 +84,11 @@ class JobRunner:
         self.unfinished = 0  # jobs that waited or ran at the last count
 
     @property
-    def trouble(self) -> str | None:
-        """Why jobs can't be stored now; ``None`` if they can."""
-        return self._store.trouble
-
-    @property
-    def full(self) -> bool:
-        """Whether the trouble is a disk that is full."""
-        return self._store.full
+    def state(self) -> Literal["ready", "full", "unavailable"]:
+        """Whether jobs can be stored, or the kind of what is in the way."""
+        if self._store.trouble is None:
+            return "ready"
+        return "full" if self._store.full else "unavailable"
 
     def start(self) -> None:
         """Start to run jobs, those of the last process first, once the model is loaded."""
@@ -158,29 +151,20 @@ class JobRunner:
         of :meth:`Store.add` and :meth:`ServedModel.require_ready`.
         """
         self._model.require_ready()
-        refusal = code = None
-        job_input = submission.input
+        kept = refusal = code = None
         try:
-            parse_request(job_input, self._settings)
+            parse_request(submission.input, self._settings)
         except ServiceError as exc:
             refusal, code = str(exc), exc.code
+        else:
+            # Not escaped, which takes up to three times the room.
+            kept = readable(json.dumps(submission.input, allow_nan=False, ensure_ascii=False))
         key = body = None
         if retry_key is not None:
-            try:
-                text = json.dumps(job_input, allow_nan=False)
-                beside = dataclasses.replace(submission, input=None)
-                if beside != Submission(None):
-                    text += json.dumps(dataclasses.astuple(beside))
-            except RecursionError:
-                raise ValidationError("is nested too deeply", field="input") from None
             # Keyed with the token, which is not stored: a plain hash of a short text can be
             # guessed.
             key = self._keyed(caller, f"key {retry_key}")
-            body = self._keyed(caller, f"body {text}")
-        kept = None
-        if refusal is None:
-            # Not escaped, which takes up to three times the room.
-            kept = readable(json.dumps(job_input, allow_nan=False, ensure_ascii=False))
+            body = self._keyed(caller, f"body {comparable(submission)}")
         job = NewJob(
             prefix + secrets.token_hex(16),
             self.owner(caller),
@@ -194,10 +178,9 @@ class JobRunner:
         )
         job_id = await self._store.add(job, self._settings.max_queue_jobs, shared=self._shared)
         self._metrics.recorder.submitted(job_id)
+        self._work.set()
         if code is not None:
             self._never_ran(job_id, code)
-        self._work.set()
-        if refusal is not None:
             self._wake(job_id)
         return job_id
 
@@ -210,11 +193,13 @@ class JobRunner:
         self._waiting[job_id].add(done)
         try:
             job = await self.get(job_id, owner)
-            if job.status in FINAL or (self._stopping.is_set() and job_id not in self._running):
+            if job.finished is not None or (
+                self._stopping.is_set() and job_id not in self._running
+            ):
                 return job
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    while job.status not in FINAL:
+                    while job.finished is None:
                         await done.wait()
                         done.clear()
                         if self._stopping.is_set() or self._model.state == "broken":
@@ -267,14 +252,14 @@ class JobRunner:
         self._work.set()
         return await self.get(job_id, owner)
 
-    async def count(self, owner: bytes) -> dict[str, int]:
+    async def count(self, owner: bytes) -> dict[JobStatus, int]:
         """Return the number of this owner's jobs of each status."""
         return await self._store.count(owner)
 
     async def count_unfinished(self) -> None:
         """Count the jobs of all that wait or run; raise :class:`StoreError` if that fails."""
         counts = await self._store.count()
-        self.unfinished = counts.get(IN_QUEUE, 0) + counts.get(IN_PROGRESS, 0)
+        self.unfinished = counts.get("IN_QUEUE", 0) + counts.get("IN_PROGRESS", 0)
 
     def owner(self, caller: Caller) -> bytes:
         """Return the keyed hash that stands for a caller in the store."""
@@ -344,44 +329,37 @@ class JobRunner:
                 reply = await self._model.score(body, wait_for_room=True, caller=owner)
             output = json.dumps(reply.to_dict(), ensure_ascii=False, allow_nan=False)
             self._metrics.recorder.job_ended(lease.id, "finished")
-            await self._finish(lease, COMPLETED, output=output)
+            await self._finish(lease, JobResult("COMPLETED", output))
         except UnhealthyError:
             # For the process that replaces this one, unless this job is what keeps breaking it.
             self._metrics.recorder.job_ended(lease.id, "returned")
             await self._put_back([lease], blameless=False)
         except ServiceError as exc:
-            await self._end(lease, FAILED, exc)
+            await self._end(lease, "FAILED", exc)
         except Exception as exc:
             if limit.expired():
                 error = UnfinishedError("the job ran longer than its policy allows")
-                await self._end(lease, TIMED_OUT, error)
+                await self._end(lease, "TIMED_OUT", error)
             else:
                 log.error("a job failed: %s", describe_exception(exc))
-                await self._end(lease, FAILED, InternalError("the job could not be scored"))
+                await self._end(lease, "FAILED", InternalError("the job could not be scored"))
         finally:
             if self._running.get(lease.id, (None, None))[1] == asyncio.current_task():
                 del self._running[lease.id]  # it was not taken anew
             self._wake(lease.id)
             self._work.set()
 
-    async def _end(self, lease: Lease, status: str, error: ServiceError) -> None:
+    async def _end(self, lease: Lease, status: JobStatus, error: ServiceError) -> None:
         self._metrics.recorder.job_ended(lease.id, "failed", error.code)
         # The same input would fail again if it is to blame; else it can be retried.
-        await self._finish(lease, status, error=str(error), keep_input=not error.blames_input)
+        result = JobResult(status, error=str(error), keep_input=not error.blames_input)
+        await self._finish(lease, result)
 
-    async def _finish(
-        self,
-        lease: Lease,
-        status: str,
-        output: str | None = None,
-        error: str | None = None,
-        *,
-        keep_input: bool = False,
-    ) -> None:
+    async def _finish(self, lease: Lease, result: JobResult) -> None:
         """Write a result, and try again as long as that fails: a job must not run twice."""
         while True:
             try:
-                await self._store.finish(lease, status, output, error, keep_input=keep_input)
+                await self._store.finish(lease, result)
                 return
             except StoreError:
                 await asyncio.sleep(RETRY_SECONDS)
@@ -414,3 +392,13 @@ class JobRunner:
                     self._never_ran(job_id, UnfinishedError.code)
                     self._wake(job_id)
             await asyncio.sleep(min(SWEEP_SECONDS, self._settings.job_ttl))
+
+
+def comparable(submission: Submission) -> str:
+    """Return what must be the same if a submission is sent again; raises for deep nesting."""
+    try:
+        text = json.dumps(submission.input, allow_nan=False)
+    except RecursionError:
+        raise ValidationError("is nested too deeply", field="input") from None
+    beside = dataclasses.replace(submission, input=None)
+    return text if beside == Submission(None) else text + json.dumps(dataclasses.astuple(beside))

@@ -25,7 +25,7 @@ from hatespeech.errors import (
     read_error,
 )
 from hatespeech.serving.http_errors import UnfinishedError
-from hatespeech.serving.jobs.store import CANCELLED, COMPLETED, FAILED, StoredJob
+from hatespeech.serving.jobs.store import StoredJob
 
 HEADER: Final = "Scores-Or-Error"
 REPLY: Final = "reply"  # the field that an error names if it is too large
@@ -58,10 +58,10 @@ def refusal(job: StoredJob, reply: bytes, limit: int) -> ServiceError | None:
     Reads megabytes for a large batch: call it in a thread. If no text of a batch has scores, the
     error of its first text speaks for all.
     """
-    if job.status == FAILED:
+    if job.status == "FAILED":
         return _read(str(job.error))
-    if job.status != COMPLETED:
-        cause = "was cancelled" if job.status == CANCELLED else f"is {job.status}"
+    if job.status != "COMPLETED":
+        cause = "was cancelled" if job.status == "CANCELLED" else f"is {job.status}"
         return UnfinishedError(f"the job {cause}")
     with without_garbage_collection():
         output: dict[str, Any] = json.loads(str(job.output))

@@ -7,18 +7,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
-from hatespeech.errors import OverloadedError
+from hatespeech.errors import OverloadedError, ValidationError
 
 # A job that was running this many times when its server died is not tried again.
 MAX_ATTEMPTS: Final = 3
 GIVEN_UP: Final = f"internal: the service died {MAX_ATTEMPTS} times while this job ran"
 WAITED_TOO_LONG: Final = "unfinished: the job waited longer than its policy's ttl allows"
 
-IN_QUEUE, IN_PROGRESS = "IN_QUEUE", "IN_PROGRESS"
-COMPLETED, FAILED, CANCELLED, TIMED_OUT = "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"
-FINAL: Final = frozenset({COMPLETED, FAILED, CANCELLED, TIMED_OUT})
+JobStatus = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"]
 
 
 class StoreError(Exception):
@@ -58,16 +56,26 @@ class Lease:
 
 
 @dataclass(frozen=True)
+class JobResult:
+    """What came of a job that ran; ``output`` is JSON text."""
+
+    status: JobStatus
+    output: str | None = None
+    error: str | None = None
+    keep_input: bool = False  # which :meth:`Store.retry` needs
+
+
+@dataclass(frozen=True)
 class StoredJob:
     """A job in its current state; ``output`` is JSON text, times are seconds since the epoch."""
 
     id: str
-    status: str
+    status: JobStatus
     output: str | None
     error: str | None
     created: float
     started: float | None
-    finished: float | None
+    finished: float | None  # ``None`` as long as it waits or runs
 
     def to_json(self) -> str:
         """Return the job in Runpod's format, its output spliced in as it is stored."""
@@ -106,6 +114,12 @@ def require_room(waiting: int, own: int, max_queued: int) -> None:
             f"{own} jobs of this token are already waiting, and the room that is left is for the "
             "jobs of other tokens; try again"
         )
+
+
+def require_same_body(job: NewJob, sent: bytes | None) -> None:
+    """Raise :class:`ValidationError` if the retry key of a job came with another body before."""
+    if sent != job.retry_body:
+        raise ValidationError("was sent before with a different body", field="Idempotency-Key")
 
 
 class Listener(Protocol):
@@ -155,9 +169,8 @@ class Store(ABC):
     async def add(self, job: NewJob, max_queued: int, *, shared: bool = False) -> str:
         """Accept a job, or find the one that was accepted with its retry key; return the id.
 
-        ``shared`` says whether others must have room, too. Raises the error of
-        :func:`require_room`, and :class:`ValidationError` if the key was sent before with a
-        different body.
+        ``shared`` says whether others must have room, too. Raises the errors of
+        :func:`require_room` and :func:`require_same_body`.
         """
 
     @abstractmethod
@@ -178,18 +191,10 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def finish(
-        self,
-        lease: Lease,
-        status: str,
-        output: str | None = None,
-        error: str | None = None,
-        *,
-        keep_input: bool = False,
-    ) -> None:
+    async def finish(self, lease: Lease, result: JobResult) -> None:
         """Finish a started job, unless the lease has ended.
 
-        Its input is deleted unless ``keep_input``, which :meth:`retry` needs.
+        Its input is deleted unless the result keeps it.
         """
 
     @abstractmethod
@@ -222,7 +227,7 @@ class Store(ABC):
         """Return this owner's job, or ``None`` if there is none or its result has expired."""
 
     @abstractmethod
-    async def count(self, owner: bytes | None = None) -> dict[str, int]:
+    async def count(self, owner: bytes | None = None) -> dict[JobStatus, int]:
         """Return the number of jobs of each status: of this owner, or of all."""
 
     @abstractmethod

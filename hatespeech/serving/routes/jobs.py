@@ -19,15 +19,7 @@ from hatespeech.serving.guards.auth import Caller
 from hatespeech.serving.http_errors import UnauthorizedError, UnfinishedError, error_response
 from hatespeech.serving.jobs import scores_or_error
 from hatespeech.serving.jobs.runner import JobRunner
-from hatespeech.serving.jobs.store import (
-    CANCELLED,
-    COMPLETED,
-    FAILED,
-    IN_PROGRESS,
-    IN_QUEUE,
-    TIMED_OUT,
-    StoredJob,
-)
+from hatespeech.serving.jobs.store import StoredJob
 from hatespeech.serving.jobs.submission import read_submission, submission_schema
 from hatespeech.serving.openapi import (
     EXAMPLE_TEXT,
@@ -123,7 +115,7 @@ def job_routes(settings: ServerSettings) -> APIRouter:
         submission = read_submission(await read_json(request), settings)
         await request.app.state.rates.charge(caller_of(request), submission.input)
         job_id = await jobs_of(request).submit(caller_of(request), submission, retry_key=key)
-        return JSONResponse({"id": job_id, "status": IN_QUEUE})
+        return JSONResponse({"id": job_id, "status": "IN_QUEUE"})
 
     @router.post(
         "/runsync",
@@ -238,15 +230,15 @@ def endpoint_routes(jobs: APIRouter) -> APIRouter:
         # Runpod's endpoint has one owner. Here each token has its own jobs, and sees them alone.
         counts = await jobs_of(request).count(owner_of(request))
         state = request.app.state.model.state
-        ready, running = state == "ready", counts.get(IN_PROGRESS, 0) > 0
+        ready, running = state == "ready", counts.get("IN_PROGRESS", 0) > 0
         return JSONResponse(
             {
                 "jobs": {
-                    "completed": counts.get(COMPLETED, 0),
-                    "failed": counts.get(FAILED, 0) + counts.get(TIMED_OUT, 0),
-                    "cancelled": counts.get(CANCELLED, 0),
-                    "inProgress": counts.get(IN_PROGRESS, 0),
-                    "inQueue": counts.get(IN_QUEUE, 0),
+                    "completed": counts.get("COMPLETED", 0),
+                    "failed": counts.get("FAILED", 0) + counts.get("TIMED_OUT", 0),
+                    "cancelled": counts.get("CANCELLED", 0),
+                    "inProgress": counts.get("IN_PROGRESS", 0),
+                    "inQueue": counts.get("IN_QUEUE", 0),
                     "retried": 0,
                 },
                 # This server is the only worker that it knows. While it runs the jobs of other
@@ -320,7 +312,7 @@ async def paid_response(request: Request, job: StoredJob, limit: int) -> Respons
     if error is None:
         return response
     refusal = error_response(request.scope, error, job_id=job.id)
-    unfinished = isinstance(error, UnfinishedError) and job.status != TIMED_OUT
+    unfinished = isinstance(error, UnfinishedError) and job.status != "TIMED_OUT"
     if not unfinished and error.field != scores_or_error.REPLY:
         del request.scope["state"]["error_type"]  # the metrics have counted it with the job
     return refusal

@@ -34,13 +34,6 @@ PING_REPLIES: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def jobs_state(jobs: JobRunner) -> str:
-    """Return whether jobs can be stored, or the kind of what is in the way."""
-    if jobs.trouble is None:
-        return "ready"
-    return "full" if jobs.full else "unavailable"
-
-
 def service_routes(settings: ServerSettings, metrics: Metrics, version: str) -> APIRouter:
     """Return ``GET /``, ``/ping``, ``/health`` and, unless it is off, ``/metrics``."""
     router = APIRouter(tags=["service"])
@@ -91,7 +84,7 @@ def service_routes(settings: ServerSettings, metrics: Metrics, version: str) -> 
             "model": model.model_id,
             "dtype": model.dtype,
             "embedded": model.embedded,
-            "jobs": jobs_state(jobs),
+            "jobs": jobs.state,
         }
         return JSONResponse(body, 200 if model.state == "ready" else 503)
 

@@ -20,14 +20,7 @@ from hatespeech.errors import SettingsError
 from hatespeech.serving.jobs.opening import open_store
 from hatespeech.serving.jobs.postgres import link, postgres_store, schema
 from hatespeech.serving.jobs.postgres.postgres_store import PostgresStore
-from hatespeech.serving.jobs.store import (
-    COMPLETED,
-    FAILED,
-    IN_PROGRESS,
-    IN_QUEUE,
-    NewJob,
-    StoreError,
-)
+from hatespeech.serving.jobs.store import JobResult, NewJob, StoreError
 from hatespeech.serving.settings import ServerSettings
 from tests.serving.jobs.stores import OWNER, Ears, new_job, until
 from tests.support.fleet import Fleet, fleet, storm
@@ -115,11 +108,11 @@ def test_the_jobs_of_a_dead_server_go_to_another_and_its_late_reply_is_not_taken
             die(dead)
             ((new, _),) = await taken(alive)
             assert (new.id, new.attempt) == ("a", 2)
-            await dead.finish(old, COMPLETED, output='"late"')
+            await dead.finish(old, JobResult("COMPLETED", output='"late"'))
             job = await alive.get("a", OWNER)
             assert job is not None
-            assert job.status == IN_PROGRESS
-            await alive.finish(new, COMPLETED, output='"in time"')
+            assert job.status == "IN_PROGRESS"
+            await alive.finish(new, JobResult("COMPLETED", output='"in time"'))
             job = await alive.get("a", OWNER)
             assert job is not None
             assert job.output == '"in time"'
@@ -151,7 +144,7 @@ def test_a_job_that_three_servers_died_with_is_given_up(
             await until(lambda: "a" in ears.ended, "the job to be given up")
             job = await alive.get("a", OWNER)
             assert job is not None
-            assert job.status == FAILED
+            assert job.status == "FAILED"
             assert str(job.error).startswith("internal: the service died 3 times")
             assert await alive.take(9, idle=True) == []
 
@@ -173,7 +166,7 @@ def test_a_living_server_keeps_its_job_past_the_lease(
                 assert await second.take(9, idle=True) == []
             assert await second.take(9, idle=True) == []
             assert ears.ended == []
-            await first.finish(lease, COMPLETED, output="{}")
+            await first.finish(lease, JobResult("COMPLETED", output="{}"))
 
     run(scene)
 
@@ -186,7 +179,7 @@ def test_the_clocks_of_servers_do_not_matter(
             monkeypatch.setattr(time, "time", lambda: 0.0)
             await store.add(new_job("a"), 10)
             ((lease, _),) = await store.take(1, idle=True)
-            await store.finish(lease, COMPLETED, output="{}")
+            await store.finish(lease, JobResult("COMPLETED", output="{}"))
             await store.expire()
             job = await store.get("a", OWNER)
         assert job is not None
@@ -283,11 +276,11 @@ def test_a_caller_learns_of_an_answer_that_another_server_gave(
                 await until(lambda: ears.arrivals > arrivals, "the job to be told")
                 ((lease, _),) = await second.take(1, idle=True)
                 assert ears.ended == []
-                await second.finish(lease, COMPLETED, output="{}")
+                await second.finish(lease, JobResult("COMPLETED", output="{}"))
                 await until(lambda: "a" in ears.ended, "the answer to be told")
                 job = await first.get("a", OWNER)
                 assert job is not None
-                assert job.status == COMPLETED
+                assert job.status == "COMPLETED"
 
     run(scene)
 
@@ -301,7 +294,7 @@ def test_a_job_cancelled_by_one_server_is_stopped_on_another(database: Postgres,
             ((lease, _),) = await second.take(1, idle=True)
             await first.cancel("a")
             await until(lambda: "a" in ears.ended, "the cancelling to be told")
-            await second.finish(lease, COMPLETED, output="{}")
+            await second.finish(lease, JobResult("COMPLETED", output="{}"))
             job = await first.get("a", OWNER)
             assert job is not None
             assert job.status == "CANCELLED"
@@ -349,9 +342,11 @@ def test_an_outage_is_told_at_once_and_ends_by_itself(
             assert store.trouble is None
             looks = ears.arrivals
             await until(lambda: ears.arrivals > looks + 2, "two more looks")
-            await store.finish(lease, COMPLETED, output="{}")  # the lease is still held
+            await store.finish(
+                lease, JobResult("COMPLETED", output="{}")
+            )  # the lease is still held
             await store.add(new_job("b"), 10)
-            assert await store.count() == {COMPLETED: 1, IN_QUEUE: 1}
+            assert await store.count() == {"COMPLETED": 1, "IN_QUEUE": 1}
 
     ears = Ears()
     with caplog.at_level(logging.DEBUG):
@@ -376,10 +371,10 @@ def test_after_an_outage_the_leases_of_others_that_live_are_not_ended(
             looks = ears.arrivals
             await until(lambda: ears.arrivals > looks + 2, "two more looks")
             assert await fast.take(1, idle=True) == []
-            await slow.finish(lease, COMPLETED, output="{}")
+            await slow.finish(lease, JobResult("COMPLETED", output="{}"))
             job = await fast.get("a", OWNER)
             assert job is not None
-            assert job.status == COMPLETED
+            assert job.status == "COMPLETED"
 
     with patch.object(postgres_store, "LEASE_SECONDS", 600.0):
         run(scene)
@@ -405,7 +400,7 @@ def test_a_network_that_swallows_everything_holds_no_caller_up(
                     await asyncio.wait_for(store.count(), 0.05)
                 proxy.heal()
                 await up(store)
-                assert await store.count() == {IN_QUEUE: 1}
+                assert await store.count() == {"IN_QUEUE": 1}
 
     run(scene)
 
@@ -440,7 +435,7 @@ def test_jobs_whose_taking_was_cut_off_go_back_without_blame(
                 ):
                     await store.take(1, idle=True)
                 assert database.execute(name, "SELECT status FROM hatespeech_jobs") == [
-                    (IN_PROGRESS,)
+                    ("IN_PROGRESS",)
                 ]
                 proxy.heal()
                 await up(store)
@@ -494,7 +489,7 @@ def test_connections_are_bounded_however_many_jobs_come(
             finally:
                 done.set()
                 await watcher
-            assert await store.count() == {IN_QUEUE: 200}
+            assert await store.count() == {"IN_QUEUE": 200}
         assert 1 < most <= link.CONNECTIONS + 1
 
     run(scene)
@@ -541,7 +536,7 @@ def test_behind_pgbouncer_in_transaction_mode_servers_find_each_others_answers(
             for _ in range(2):  # more than psycopg's threshold of prepared statements
                 await asyncio.gather(*(first.add(new_job(f"{i}"), 1000) for i in range(50)))
                 for lease, _ in await second.take(50, idle=True):
-                    await second.finish(lease, COMPLETED, output="{}")
+                    await second.finish(lease, JobResult("COMPLETED", output="{}"))
                 await until(lambda: ears.ended.count("49") > 0, "the answer to be found")
                 database.execute(name, "DELETE FROM hatespeech_jobs")
                 ears.ended.clear()
@@ -581,18 +576,18 @@ def test_a_full_disk_refuses_jobs_keeps_answers_and_heals(
             with pytest.raises(StoreError, match="53100"):
                 await add_all(store, jobs)
             assert (store.trouble, store.full) == ("its disk is full", True)
-            stored = (await store.count())[IN_QUEUE]
+            stored = (await store.count())["IN_QUEUE"]
             assert stored > 5
             with pytest.raises(StoreError, match="53100"):
-                await store.finish(lease, COMPLETED, output=noise)
+                await store.finish(lease, JobResult("COMPLETED", output=noise))
             # Nothing is lost, and nothing else stops.
             job = await store.get("first", OWNER)
             assert job is not None
-            assert job.status == IN_PROGRESS
+            assert job.status == "IN_PROGRESS"
             mount(disk, "remount,size=32m")
-            await store.finish(lease, COMPLETED, output=noise)
+            await store.finish(lease, JobResult("COMPLETED", output=noise))
             await store.add(new_job("again"), 1000)
-            assert await store.count() == {COMPLETED: 1, IN_QUEUE: stored + 1}
+            assert await store.count() == {"COMPLETED": 1, "IN_QUEUE": stored + 1}
             monkeypatch.setattr(link, "FULL_SECONDS", 0.0)  # as if they had passed
             assert (store.trouble, store.full) == (None, False)
 
@@ -747,10 +742,10 @@ def test_out_of_reach_jobs_are_refused_scores_go_on_and_it_ends_by_itself(
         assert server.get("/metrics").status_code == 200
         assert server.get("/ping").status_code == 200
         # The other servers know nothing of it.
-        assert servers.servers[1].status(job_id)["status"] == COMPLETED
+        assert servers.servers[1].status(job_id)["status"] == "COMPLETED"
         servers.proxies[0].heal()
         wait_until(lambda: health(server)["jobs"] == "ready", "the end of the outage")
-        assert server.finished(server.run({"prompt": "hello"}))["status"] == COMPLETED
+        assert server.finished(server.run({"prompt": "hello"}))["status"] == "COMPLETED"
         server.terminate()
         assert server.wait() == 0
 

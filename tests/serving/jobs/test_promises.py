@@ -15,17 +15,7 @@ import pytest
 from hatespeech.errors import OverloadedError, ValidationError
 from hatespeech.serving.jobs.postgres.postgres_store import PostgresStore
 from hatespeech.serving.jobs.sqlite.sqlite_store import SqliteStore
-from hatespeech.serving.jobs.store import (
-    CANCELLED,
-    COMPLETED,
-    FAILED,
-    IN_QUEUE,
-    TIMED_OUT,
-    Delivery,
-    Lease,
-    Store,
-    StoredJob,
-)
+from hatespeech.serving.jobs.store import Delivery, JobResult, JobStatus, Lease, Store, StoredJob
 from tests.serving.jobs.stores import OWNER, Ears, new_job, until
 from tests.support.services.postgres import Postgres, postgres
 
@@ -81,19 +71,19 @@ def test_a_job_is_taken_once_answered_once_and_told_to_its_owner(open_store: Ope
         ((lease, text),) = await store.take(5, idle=True)
         assert (lease, text) == (Lease("a", 1, OWNER), '{"prompt": "hello"}')
         assert await store.take(5, idle=True) == []
-        await store.finish(lease, COMPLETED, output='{"x": "\\u0000 ü 👋"}')
-        await store.finish(lease, FAILED, error="internal: no")
+        await store.finish(lease, JobResult("COMPLETED", output='{"x": "\\u0000 ü 👋"}'))
+        await store.finish(lease, JobResult("FAILED", error="internal: no"))
         await store.put_back(lease, blameless=True)
         await store.cancel("a")
         job = await store.get("a", OWNER)
         assert job is not None
-        assert (job.status, job.output, job.error) == (COMPLETED, '{"x": "\\u0000 ü 👋"}', None)
+        assert (job.status, job.output, job.error) == ("COMPLETED", '{"x": "\\u0000 ü 👋"}', None)
         assert job.started is not None
         assert job.finished is not None
         assert job.created <= job.started <= job.finished
         assert await store.get("a", b"another") is None
         assert await store.take(5, idle=True) == []
-        assert await store.count() == {COMPLETED: 1}
+        assert await store.count() == {"COMPLETED": 1}
 
     run(open_store, scene)
 
@@ -103,7 +93,7 @@ def test_an_id_that_no_one_gave_out_is_found_by_no_one(open_store: OpenStore, jo
     async def scene(store: Store) -> None:
         await store.add(new_job("a"), 10)
         assert await store.get(job_id, OWNER) is None
-        assert (await store.count()) == {IN_QUEUE: 1}
+        assert (await store.count()) == {"IN_QUEUE": 1}
 
     run(open_store, scene)
 
@@ -113,7 +103,7 @@ def test_an_error_that_quotes_a_strange_key_is_kept(open_store: OpenStore) -> No
         await store.add(new_job("a", input=None, error="validation: 'a\0b'"), 10)
         job = await store.get("a", OWNER)
         assert job is not None
-        assert job.status == FAILED
+        assert job.status == "FAILED"
         assert str(job.error).startswith("validation: 'a")
         assert await store.take(1, idle=True) == []
 
@@ -152,7 +142,7 @@ def test_the_next_place_goes_to_the_owner_with_the_fewest_jobs_running(
         assert await take_ids(store, 4) == ["b1", "a2", "b2", "a3"]
         await add_jobs(store, "b3", "c1", "c2")
         assert await take_ids(store, 2) == ["c1", "c2"]
-        await store.finish(Lease("b1", 1, b"b"), COMPLETED, output="{}")
+        await store.finish(Lease("b1", 1, b"b"), JobResult("COMPLETED", output="{}"))
         await store.put_back(Lease("b2", 1, b"b"), blameless=True)
         assert await take_ids(store, 2) == ["b2", "b3"]
         assert await take_ids(store, 9) == ["a4", "a5"]
@@ -167,7 +157,7 @@ def test_of_owners_with_as_few_jobs_running_each_has_a_turn(open_store: OpenStor
         for _ in range(7):
             ((lease, _),) = await store.take(1, idle=True)
             order.append(lease.id)
-            await store.finish(lease, COMPLETED, output="{}")
+            await store.finish(lease, JobResult("COMPLETED", output="{}"))
         assert order == ["a1", "b1", "c1", "a2", "b2", "a3", "b3"]
 
     run(open_store, scene)
@@ -228,9 +218,9 @@ def test_suspects_run_alone_the_least_tried_first_until_one_is_given_up(
         assert [lease for lease, _ in await store.take(9, idle=True)] == [Lease("a", 2, OWNER)]
         await store.put_back(Lease("a", 2, OWNER), blameless=False)
         assert [lease for lease, _ in await store.take(9, idle=True)] == [Lease("b", 2, OWNER)]
-        await store.finish(Lease("b", 2, OWNER), COMPLETED, output="{}")
+        await store.finish(Lease("b", 2, OWNER), JobResult("COMPLETED", output="{}"))
         assert [lease for lease, _ in await store.take(9, idle=True)] == [Lease("a", 3, OWNER)]
-        await store.finish(Lease("a", 3, OWNER), COMPLETED, output="{}")
+        await store.finish(Lease("a", 3, OWNER), JobResult("COMPLETED", output="{}"))
         assert [lease.id for lease, _ in await store.take(9, idle=False)] == ["c"]
 
     run(open_store, scene)
@@ -243,9 +233,9 @@ def test_a_lease_that_has_ended_counts_no_more(open_store: OpenStore) -> None:
         await store.put_back(old, blameless=False)
         ((new, _),) = await store.take(1, idle=True)
         assert new != old
-        await store.finish(old, COMPLETED, output='"late"')
+        await store.finish(old, JobResult("COMPLETED", output='"late"'))
         await store.put_back(old, blameless=True)
-        await store.finish(new, COMPLETED, output='"in time"')
+        await store.finish(new, JobResult("COMPLETED", output='"in time"'))
         job = await store.get("a", OWNER)
         assert job is not None
         assert job.output == '"in time"'
@@ -261,11 +251,11 @@ def test_a_cancelled_job_is_not_taken_and_keeps_no_text(open_store: OpenStore) -
         for name in "ab":
             await store.cancel(name)
             await store.cancel(name)
-        await store.finish(lease, COMPLETED, output="{}")
+        await store.finish(lease, JobResult("COMPLETED", output="{}"))
         for name in "ab":
             job = await store.get(name, OWNER)
             assert job is not None
-            assert (job.status, job.output) == (CANCELLED, None)
+            assert (job.status, job.output) == ("CANCELLED", None)
         assert await store.take(5, idle=True) == []
 
     run(open_store, scene)
@@ -276,7 +266,7 @@ def test_a_retry_finds_its_job_and_another_body_is_refused(open_store: OpenStore
         keys = {"retry_key": b"key", "retry_body": b"body"}
         ids = await asyncio.gather(*(store.add(new_job(f"job-{i}", **keys), 10) for i in range(8)))
         assert len(set(ids)) == 1
-        assert await store.count() == {IN_QUEUE: 1}
+        assert await store.count() == {"IN_QUEUE": 1}
         with pytest.raises(ValidationError):
             await store.add(new_job("x", retry_key=b"key", retry_body=b"other"), 10)
         assert await store.add(new_job("y", **{**keys, "owner": b"another"}), 10) == "y"
@@ -299,7 +289,7 @@ def test_a_job_that_waits_longer_than_its_ttl_times_out_and_is_not_taken(
         assert 0 < lease.seconds <= 600
         assert list(await store.expire()) == ["late"]
         job = await found(store, "late")
-        assert (job.status, job.output) == (TIMED_OUT, None)
+        assert (job.status, job.output) == ("TIMED_OUT", None)
         assert job.error == "unfinished: the job waited longer than its policy's ttl allows"
         assert job.finished is not None
         assert list(await store.expire()) == []
@@ -336,21 +326,21 @@ def test_a_purge_cancels_what_waits_of_one_owner_alone(open_store: OpenStore) ->
         await store.add(new_job("theirs", owner=b"another"), 5000)
         assert set(await store.purge(OWNER)) == mine
         assert list(await store.purge(OWNER)) == []
-        assert (await found(store, "mine-0")).status == CANCELLED
-        assert (await store.count()) == {"IN_PROGRESS": 1, IN_QUEUE: 1, CANCELLED: 600}
+        assert (await found(store, "mine-0")).status == "CANCELLED"
+        assert (await store.count()) == {"IN_PROGRESS": 1, "IN_QUEUE": 1, "CANCELLED": 600}
 
     run(open_store, scene)
 
 
-@pytest.mark.parametrize("status", [FAILED, TIMED_OUT])
+@pytest.mark.parametrize("status", ["FAILED", "TIMED_OUT"])
 def test_a_job_that_failed_with_its_input_kept_is_queued_anew(
-    open_store: OpenStore, status: str
+    open_store: OpenStore, status: JobStatus
 ) -> None:
     async def scene(store: Store) -> None:
         await store.add(new_job("a", ttl=600.0, run_limit=2.5), 10)
         ((lease, text),) = await store.take(1, idle=True)
         assert not await store.retry("a", OWNER, 10)  # it runs
-        await store.finish(lease, status, error="internal: no", keep_input=True)
+        await store.finish(lease, JobResult(status, error="internal: no", keep_input=True))
         assert not await store.retry("a", b"another", 10)
         assert not await store.retry("a\0", OWNER, 10)
         await store.add(new_job("b"), 10)
@@ -358,12 +348,12 @@ def test_a_job_that_failed_with_its_input_kept_is_queued_anew(
             await store.retry("a", OWNER, 1)
         assert await store.retry("a", OWNER, 10)
         job = await found(store, "a")
-        assert (job.status, job.error, job.started, job.finished) == (IN_QUEUE, None, None, None)
+        assert (job.status, job.error, job.started, job.finished) == ("IN_QUEUE", None, None, None)
         assert not await store.retry("a", OWNER, 10)
         (again, text_again), _ = await store.take(2, idle=True)
         assert (again, text_again) == (Lease("a", 1, OWNER), text)
         assert again.seconds == 2.5
-        await store.finish(again, COMPLETED, output="{}")
+        await store.finish(again, JobResult("COMPLETED", output="{}"))
         assert not await store.retry("a", OWNER, 10)
 
     run(open_store, scene)
@@ -374,7 +364,7 @@ def test_a_job_whose_input_is_gone_is_not_queued_anew(open_store: OpenStore) -> 
         await store.add(new_job("refused", input=None, error="validation: no"), 10)
         await store.add(new_job("blamed"), 10)
         ((lease, _),) = await store.take(1, idle=True)
-        await store.finish(lease, FAILED, error="too_large: text: no")
+        await store.finish(lease, JobResult("FAILED", error="too_large: text: no"))
         assert not await store.retry("refused", OWNER, 10)
         assert not await store.retry("blamed", OWNER, 10)
 
@@ -395,7 +385,7 @@ def test_a_webhook_is_due_once_its_job_has_ended_and_until_it_is_delivered(
         assert list(await store.take_deliveries(OWNER, 5, 600)) == []  # it is on its way
         await store.end_delivery(refused, None)
         for lease, _ in await store.take(5, idle=True):
-            await store.finish(lease, FAILED, error="internal: no", keep_input=True)
+            await store.finish(lease, JobResult("FAILED", error="internal: no", keep_input=True))
         (first,) = await store.take_deliveries(OWNER, 5, 600)
         await store.end_delivery(first, 0)
         (second,) = await store.take_deliveries(OWNER, 5, 600)
@@ -408,7 +398,7 @@ def test_a_webhook_is_due_once_its_job_has_ended_and_until_it_is_delivered(
         assert list(await store.take_deliveries(OWNER, 5, 600)) == []
         await store.cancel("told")
         (again,) = await store.take_deliveries(OWNER, 5, 600)
-        assert (again.job.status, again.tries) == (CANCELLED, 1)
+        assert (again.job.status, again.tries) == ("CANCELLED", 1)
 
     run(open_store, scene)
 
@@ -486,9 +476,9 @@ def test_jobs_are_counted_of_all_or_of_one_owner(open_store: OpenStore) -> None:
             await store.add(new_job(name), 10)
         await store.add(new_job("theirs", owner=b"another"), 10)
         await store.cancel("c")
-        assert await store.count() == {IN_QUEUE: 3, CANCELLED: 1}
-        assert await store.count(OWNER) == {IN_QUEUE: 2, CANCELLED: 1}
-        assert await store.count(b"another") == {IN_QUEUE: 1}
+        assert await store.count() == {"IN_QUEUE": 3, "CANCELLED": 1}
+        assert await store.count(OWNER) == {"IN_QUEUE": 2, "CANCELLED": 1}
+        assert await store.count(b"another") == {"IN_QUEUE": 1}
         assert await store.count(b"nobody") == {}
 
     run(open_store, scene)
@@ -517,7 +507,7 @@ def test_an_owner_whose_jobs_wait_leaves_as_much_room_for_others(open_store: Ope
     async def scene(store: Store) -> None:
         await store.add(new_job("fails", owner=b"a"), 10, shared=True)
         ((lease, _),) = await store.take(1, idle=True)
-        await store.finish(lease, FAILED, error="internal: no", keep_input=True)
+        await store.finish(lease, JobResult("FAILED", error="internal: no", keep_input=True))
         await add(store, b"a", 5)
         with pytest.raises(OverloadedError, match="5 jobs of this token"):
             await store.retry("fails", b"a", 10, shared=True)
@@ -527,7 +517,7 @@ def test_an_owner_whose_jobs_wait_leaves_as_much_room_for_others(open_store: Ope
         await store.add(new_job("first", owner=b"e"), 10, shared=True)
         with pytest.raises(OverloadedError, match="10 jobs are already waiting"):
             await store.add(new_job("refused", owner=b"f"), 10, shared=True)
-        assert await store.count() == {IN_QUEUE: 10, FAILED: 1}
+        assert await store.count() == {"IN_QUEUE": 10, "FAILED": 1}
         for number in range(3):  # a place that is free again is for the others first
             await store.cancel(f"{b'a'!r}{number}")
         with pytest.raises(OverloadedError, match="2 jobs of this token"):

@@ -22,15 +22,7 @@ import pytest
 from hatespeech.serving.jobs.sqlite import sqlite_store
 from hatespeech.serving.jobs.sqlite.reserve import Reserve
 from hatespeech.serving.jobs.sqlite.sqlite_store import SqliteStore
-from hatespeech.serving.jobs.store import (
-    COMPLETED,
-    FAILED,
-    GIVEN_UP,
-    IN_PROGRESS,
-    IN_QUEUE,
-    StoredJob,
-    StoreError,
-)
+from hatespeech.serving.jobs.store import GIVEN_UP, JobResult, StoredJob, StoreError
 from tests.serving.jobs.stores import OWNER, new_job
 from tests.support.bad_inputs import MARKER
 from tests.support.faulty_device import Switches, faulty_device
@@ -87,10 +79,10 @@ def test_three_crashes_give_up_no_job_that_was_not_running_in_all_of_them(path: 
         assert await store.take(4, idle=False) == []
 
     async def last(store: SqliteStore) -> None:
-        assert await store.count() == {IN_QUEUE: 5}
+        assert await store.count() == {"IN_QUEUE": 5}
         for _ in range(4):
             ((lease, _),) = await store.take(4, idle=True)
-            await store.finish(lease, COMPLETED, output="{}")
+            await store.finish(lease, JobResult("COMPLETED", output="{}"))
         ((lease, _),) = await store.take(4, idle=True)
         assert (lease.id, lease.attempt) == ("e", 1)
 
@@ -108,7 +100,7 @@ def test_the_job_that_crashes_the_server_each_time_is_given_up(path: Path) -> No
 
     async def last(store: SqliteStore) -> None:
         job = await found(store, "a")
-        assert (job.status, job.error) == (FAILED, GIVEN_UP)
+        assert (job.status, job.error) == ("FAILED", GIVEN_UP)
         assert await store.take(4, idle=True) == []
 
     async def first(store: SqliteStore) -> None:
@@ -154,7 +146,7 @@ def test_a_clock_that_jumps_expires_nothing_early_and_keeps_nothing_longer(
         await store.add(new_job("a"), 10)
         ((lease, _),) = await store.take(1, idle=True)
         monkeypatch.setattr(time, "time", lambda: now + 1e8)
-        await store.finish(lease, COMPLETED, output="{}")
+        await store.finish(lease, JobResult("COMPLETED", output="{}"))
         await store.expire()
         monkeypatch.setattr(time, "time", lambda: now - 1e8)
         await store.expire()
@@ -188,10 +180,10 @@ def test_a_status_is_answered_while_many_jobs_are_deleted(path: Path) -> None:
         await asyncio.sleep(0.01)
         deleting = asyncio.create_task(store.expire())
         await asyncio.sleep(0)
-        assert (await found(store, "waits")).status == IN_QUEUE
-        assert (await store.count())[FAILED] > 10
+        assert (await found(store, "waits")).status == "IN_QUEUE"
+        assert (await store.count())["FAILED"] > 10
         await deleting
-        assert await store.count() == {IN_QUEUE: 1}
+        assert await store.count() == {"IN_QUEUE": 1}
 
     with patch.object(sqlite_store, "EXPIRED_AT_ONCE", 1):
         run(path, scene, ttl=0.001)
@@ -219,7 +211,7 @@ def test_a_file_that_is_deleted_is_restored_with_its_jobs(
         await store.add(new_job("before"), 10)
         for file in path.parent.glob(pattern):
             file.unlink()
-        assert (await found(store, "before")).status == IN_QUEUE
+        assert (await found(store, "before")).status == "IN_QUEUE"
         for name in ("after", "later"):
             await store.add(new_job(name), 10)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -243,7 +235,7 @@ def test_another_file_in_its_place_is_left_alone_and_jobs_are_refused(path: Path
         for _ in range(2):
             with pytest.raises(StoreError, match="another file is in its place"):
                 await store.add(new_job("after"), 10)
-        assert (await found(store, "before")).status == IN_QUEUE
+        assert (await found(store, "before")).status == "IN_QUEUE"
         assert store.trouble is not None
         assert path.read_text() == "Dear diary"
         path.unlink()
@@ -277,13 +269,13 @@ def test_a_disk_that_the_file_filled_heals_once_jobs_expire(
         ((lease, _),) = await store.take(1, idle=True)
         with pytest.raises(StoreError, match="full; new jobs are refused until there is room"):
             await add_all(store)
-        stored = (await store.count())[IN_QUEUE]
+        stored = (await store.count())["IN_QUEUE"]
         assert stored > 5
         # Whoever else writes there takes the rest, so that only the reserve is left.
         fill(disk / "other")
         with pytest.raises(StoreError):
             await store.take(1, idle=False)
-        assert (await found(store, "first")).status == IN_PROGRESS
+        assert (await found(store, "first")).status == "IN_PROGRESS"
         for number in range(stored):
             await store.cancel(f"{number}")
         await asyncio.sleep(0.01)
@@ -291,7 +283,7 @@ def test_a_disk_that_the_file_filled_heals_once_jobs_expire(
         assert b"secret" not in b"".join(file.read_bytes() for file in disk.glob("jobs*"))
         assert (disk / "jobs.sqlite3").stat().st_size < DISK_BYTES / 4
         await store.add(new_job("again"), 1000)
-        await store.finish(lease, COMPLETED, output="{}")
+        await store.finish(lease, JobResult("COMPLETED", output="{}"))
         assert store.trouble is None
 
     run(disk / "jobs.sqlite3", scene, ttl=0.001)
@@ -366,7 +358,7 @@ def test_a_file_of_an_older_release_keeps_its_jobs_and_gives_room_back(path: Pat
         await store.add(new_job("new", ttl=600.0, run_limit=2.5, webhook="https://a"), 10)
         old, new = [lease for lease, _ in await store.take(2, idle=True)]
         assert ((old.id, old.seconds), (new.id, new.seconds)) == (("old", None), ("new", 2.5))
-        await store.finish(new, COMPLETED, output="{}")
+        await store.finish(new, JobResult("COMPLETED", output="{}"))
         assert len(await store.take_deliveries(OWNER, 9, 600)) == 1
 
     run(path, scene)

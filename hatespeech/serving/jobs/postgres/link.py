@@ -11,7 +11,8 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import psycopg
@@ -27,6 +28,7 @@ from hatespeech.serving.settings import POSTGRES
 log = logging.getLogger(__name__)
 
 Parameters = Sequence[Any] | Mapping[str, Any]
+Rows = list[tuple[Any, ...]]
 
 # One more listens for notices. While the link is made, a third kind prepares the tables.
 CONNECTIONS: Final = 8
@@ -162,7 +164,7 @@ class Link:
 
     async def fetch(
         self, statement: str, parameters: Parameters = (), *, size: int = 0, urgent: bool = False
-    ) -> list[tuple[Any, ...]]:
+    ) -> Rows:
         """Run one statement; return its rows once its changes last.
 
         It runs even if its caller is cancelled. ``size`` is roughly how many bytes go there or
@@ -172,9 +174,9 @@ class Link:
         pool = self._pool
         if pool is None:
             raise StoreError(self.trouble or "the database has not been reached yet")
-        run = self._fetch if urgent else self._fetch_in_turn
         seconds = STATEMENT_SECONDS + size / BYTES_PER_SECOND
-        task = asyncio.create_task(run(pool, statement, parameters, seconds))
+        run = partial(self._fetch, pool, statement, parameters, seconds)
+        task = asyncio.create_task(run() if urgent else self._in_turn(run))
         self._running.add(task)
         task.add_done_callback(self._forget)
         return await asyncio.shield(task)
@@ -184,20 +186,14 @@ class Link:
         if not task.cancelled():
             task.exception()  # which is told to the caller, if it is still there
 
-    async def _fetch_in_turn(
-        self,
-        pool: AsyncConnectionPool[Any],
-        statement: str,
-        parameters: Parameters,
-        seconds: float,
-    ) -> list[tuple[Any, ...]]:
+    async def _in_turn(self, run: Callable[[], Awaitable[Rows]]) -> Rows:
         try:
             async with asyncio.timeout(BUSY_SECONDS):
                 await self._places.acquire()
         except TimeoutError:
             raise StoreError(BUSY) from None
         try:
-            return await self._fetch(pool, statement, parameters, seconds)
+            return await run()
         finally:
             self._places.release()
 
@@ -207,7 +203,7 @@ class Link:
         statement: str,
         parameters: Parameters,
         seconds: float,
-    ) -> list[tuple[Any, ...]]:
+    ) -> Rows:
         try:
             async with pool.connection(timeout=BUSY_SECONDS) as connection:
                 self._busy.add(connection)

@@ -15,11 +15,11 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 from typing_extensions import override
 
-from hatespeech.errors import ValidationError
 from hatespeech.serving.jobs.postgres.link import Link
 from hatespeech.serving.jobs.postgres.notices import CHANNEL, Notices
 from hatespeech.serving.jobs.store import (
@@ -27,6 +27,8 @@ from hatespeech.serving.jobs.store import (
     MAX_ATTEMPTS,
     WAITED_TOO_LONG,
     Delivery,
+    JobResult,
+    JobStatus,
     Lease,
     Listener,
     NewJob,
@@ -34,6 +36,7 @@ from hatespeech.serving.jobs.store import (
     StoredJob,
     StoreError,
     require_room,
+    require_same_body,
 )
 from hatespeech.serving.jobs.turns import Turns
 
@@ -355,19 +358,12 @@ class PostgresStore(Store):
     @override
     async def add(self, job: NewJob, max_queued: int, *, shared: bool = False) -> str:
         parameters = {
-            "id": job.id,
-            "owner": job.owner,
+            **asdict(job),
             "status": "IN_QUEUE" if job.error is None else "FAILED",
-            "input": job.input,
             "error": storable(job.error),
             "kept": self._ttl,
-            "retry_key": job.retry_key,
-            "retry_body": job.retry_body,
             "max_queued": max_queued,
             "shared": shared,
-            "ttl": job.ttl,
-            "run_limit": job.run_limit,
-            "webhook": job.webhook,
         }
         while True:
             ((added, known, body, expired, waiting, own),) = await self._link.fetch(
@@ -378,11 +374,8 @@ class PostgresStore(Store):
                 return str(added)
             if expired:
                 await self._link.fetch(_DELETE_EXPIRED_RETRY, (job.owner, job.retry_key))
-            elif known is not None and body != job.retry_body:
-                raise ValidationError(
-                    "was sent before with a different body", field="Idempotency-Key"
-                )
             elif known is not None:
+                require_same_body(job, body)
                 return str(known)
             else:
                 require_room(waiting, own, max_queued)
@@ -423,27 +416,9 @@ class PostgresStore(Store):
         return []
 
     @override
-    async def finish(
-        self,
-        lease: Lease,
-        status: str,
-        output: str | None = None,
-        error: str | None = None,
-        *,
-        keep_input: bool = False,
-    ) -> None:
-        await self._link.fetch(
-            _FINISH,
-            self._of(
-                lease,
-                status=status,
-                output=output,
-                error=storable(error),
-                keep_input=keep_input,
-                ttl=self._ttl,
-            ),
-            size=len(output or ""),
-        )
+    async def finish(self, lease: Lease, result: JobResult) -> None:
+        values = {**asdict(result), "error": storable(result.error), "ttl": self._ttl}
+        await self._link.fetch(_FINISH, self._of(lease, **values), size=len(result.output or ""))
         self._let_go(lease)
         self._notices.ended(lease.id)
 
@@ -463,7 +438,7 @@ class PostgresStore(Store):
 
     @override
     async def purge(self, owner: bytes) -> Sequence[str]:
-        return await self._until_fewer(_PURGE, (owner, self._ttl))
+        return await self._end_all(_PURGE, (owner, self._ttl))
 
     @override
     async def retry(
@@ -488,7 +463,7 @@ class PostgresStore(Store):
         return StoredJob(*rows[0]) if rows else None
 
     @override
-    async def count(self, owner: bytes | None = None) -> dict[str, int]:
+    async def count(self, owner: bytes | None = None) -> dict[JobStatus, int]:
         if owner is None:
             return dict(await self._link.fetch(_COUNT))
         return dict(await self._link.fetch(_COUNT_OF_OWNER, (owner,)))
@@ -497,10 +472,10 @@ class PostgresStore(Store):
     async def expire(self) -> Sequence[str]:
         while len(await self._link.fetch(_EXPIRE)) == AT_ONCE:
             pass
-        return await self._until_fewer(_TIME_OUT, (WAITED_TOO_LONG, self._ttl))
+        return await self._end_all(_TIME_OUT, (WAITED_TOO_LONG, self._ttl))
 
-    async def _until_fewer(self, statement: str, parameters: Sequence[Any]) -> Sequence[str]:
-        """Repeat what ends at most ``AT_ONCE`` jobs until there are no more."""
+    async def _end_all(self, statement: str, parameters: Sequence[Any]) -> Sequence[str]:
+        """Repeat what ends ``AT_ONCE`` jobs until there are no more; return their ids."""
         ended: list[str] = []
         while True:
             some = [job_id for (job_id,) in await self._link.fetch(statement, parameters)]

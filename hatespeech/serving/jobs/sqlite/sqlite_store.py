@@ -9,13 +9,14 @@ import secrets
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from typing_extensions import override
 
-from hatespeech.errors import SettingsError, ValidationError
+from hatespeech.errors import SettingsError
 from hatespeech.serving.jobs.sqlite.database import (
     Database,
     connect,
@@ -25,21 +26,19 @@ from hatespeech.serving.jobs.sqlite.database import (
     why_not,
 )
 from hatespeech.serving.jobs.store import (
-    CANCELLED,
-    FAILED,
     GIVEN_UP,
-    IN_PROGRESS,
-    IN_QUEUE,
     MAX_ATTEMPTS,
-    TIMED_OUT,
     WAITED_TOO_LONG,
     Delivery,
+    JobResult,
+    JobStatus,
     Lease,
     Listener,
     NewJob,
     Store,
     StoredJob,
     require_room,
+    require_same_body,
 )
 from hatespeech.serving.jobs.turns import Turns
 
@@ -98,9 +97,52 @@ EXPIRE_SECONDS: Final = 0.02
 EXPIRED_AT_ONCE: Final = 256
 # Jobs that one operation cancels or times out.
 ENDED_AT_ONCE: Final = 256
+
+_ADD: Final = """
+INSERT INTO jobs (id, owner, status, input, error, created, started, finished, retry_key,
+    retry_body, ttl, deadline, run_limit, webhook)
+VALUES (:id, :owner, :status, :input, :error, :now, :ended, :ended, :retry_key,
+    :retry_body, :ttl, :now + :ttl, :run_limit, :webhook)
+"""
+_FINISH: Final = """
+UPDATE jobs SET status = :status, output = :output, error = :error, finished = :now,
+    input = CASE WHEN :keep_input THEN input END
+WHERE id = :id AND status = 'IN_PROGRESS' AND attempts = :attempt
+"""
+_PUT_BACK: Final = """
+UPDATE jobs SET status = 'IN_QUEUE', started = NULL, attempts = attempts - :blameless
+WHERE id = :id AND status = 'IN_PROGRESS' AND attempts = :attempt
+"""
+_CANCEL: Final = """
+UPDATE jobs SET status = 'CANCELLED', finished = :now, input = NULL
+WHERE id = :id AND finished IS NULL
+"""
+_PURGE: Final = """
+UPDATE jobs SET status = 'CANCELLED', finished = :now, input = NULL
+WHERE rowid IN (SELECT rowid FROM jobs WHERE status = 'IN_QUEUE' AND owner = :owner LIMIT :most)
+RETURNING id
+"""
+_RETRY: Final = """
+UPDATE jobs SET status = 'IN_QUEUE', output = NULL, error = NULL, attempts = 0, created = :now,
+    started = NULL, finished = NULL, deadline = :now + ttl,
+    webhook_due = NULL, webhook_tries = 0, webhook_done = 0
+WHERE id = :id AND owner = :owner AND status IN ('FAILED', 'TIMED_OUT') AND input IS NOT NULL
+    AND finished > :expired
+"""
+_TIME_OUT: Final = """
+UPDATE jobs SET status = 'TIMED_OUT', error = :error, finished = :now
+WHERE rowid IN (SELECT rowid FROM jobs WHERE status = 'IN_QUEUE' AND deadline <= :now LIMIT :most)
+RETURNING id
+"""
 _COLUMNS: Final = "id, status, output, error, created, started, finished"
+_GET: Final = f"""
+SELECT {_COLUMNS} FROM jobs
+WHERE id = :id AND owner = :owner AND (finished IS NULL OR finished > :expired)
+"""  # noqa: S608 - constants
+_COUNT: Final = "SELECT status, count(*) FROM jobs GROUP BY status"
+_COUNT_OF_OWNER: Final = "SELECT status, count(*) FROM jobs WHERE owner = :owner GROUP BY status"
 _TO_TELL: Final = "webhook IS NOT NULL AND webhook_done = 0 AND finished IS NOT NULL"
-_DUE: Final = f"{_TO_TELL} AND finished > :ended AND coalesce(webhook_due, 0) <= :now"
+_DUE: Final = f"{_TO_TELL} AND finished > :expired AND coalesce(webhook_due, 0) <= :now"
 # The owners one after the other, each by a look into the index, however many jobs each has.
 _COUNT_DUE: Final = f"""
 WITH RECURSIVE owners (owner) AS (
@@ -121,22 +163,25 @@ WHERE rowid IN (
 )
 RETURNING webhook, webhook_tries, {_COLUMNS}
 """  # noqa: S608 - constants
-# The owners one after the other, each by a look into the index, however many jobs each has.
+_END_DELIVERY: Final = """
+UPDATE jobs SET webhook_due = :now + :again, webhook_done = :done
+WHERE id = :id AND webhook_tries = :tries
+"""
+# The owners one after the other, as in _COUNT_DUE.
+_FRESH: Final = "status = 'IN_QUEUE' AND attempts = 0"
 _WAITING_OWNERS: Final = f"""
 WITH RECURSIVE owners (owner) AS (
-    SELECT min(owner) FROM jobs WHERE status = '{IN_QUEUE}' AND attempts = 0
+    SELECT min(owner) FROM jobs WHERE {_FRESH}
     UNION ALL
-    SELECT (
-        SELECT min(owner) FROM jobs
-        WHERE status = '{IN_QUEUE}' AND attempts = 0 AND owner > owners.owner
-    ) FROM owners WHERE owner IS NOT NULL
+    SELECT (SELECT min(owner) FROM jobs WHERE {_FRESH} AND owner > owners.owner)
+    FROM owners WHERE owner IS NOT NULL
 )
 SELECT owner FROM owners WHERE owner IS NOT NULL
 """  # noqa: S608 - constants
-_RUNNING: Final = "SELECT owner, count(*) FROM jobs WHERE status = ? GROUP BY owner"
+_RUNNING: Final = "SELECT owner, count(*) FROM jobs WHERE status = 'IN_PROGRESS' GROUP BY owner"
 _WAITING: Final = (
     "SELECT id, attempts + 1, owner, input, run_limit, deadline FROM jobs"
-    " WHERE status = ? AND (deadline IS NULL OR deadline > ?)"
+    " WHERE status = 'IN_QUEUE' AND (deadline IS NULL OR deadline > ?)"
 )
 
 
@@ -187,45 +232,23 @@ class SqliteStore(Store):
     @override
     async def add(self, job: NewJob, max_queued: int, *, shared: bool = False) -> str:
         def add(connection: sqlite3.Connection) -> str:
+            now = self._now()
             if job.retry_key is not None:
                 connection.execute(
                     "DELETE FROM jobs WHERE owner = ? AND retry_key = ? AND finished <= ?",
-                    (job.owner, job.retry_key, self._now() - self._ttl),
+                    (job.owner, job.retry_key, now - self._ttl),
                 )
                 known = connection.execute(
                     "SELECT id, retry_body FROM jobs WHERE owner = ? AND retry_key = ?",
                     (job.owner, job.retry_key),
                 ).fetchone()
-                if known and known[1] != job.retry_body:
-                    raise ValidationError(
-                        "was sent before with a different body", field="Idempotency-Key"
-                    )
                 if known:
+                    require_same_body(job, known[1])
                     return str(known[0])
             _require_room(connection, job.owner if shared else None, max_queued)
-            now = self._now()
-            done = None if job.error is None else now
-            connection.execute(
-                "INSERT INTO jobs (id, owner, status, input, error, created, started, finished,"
-                " retry_key, retry_body, ttl, deadline, run_limit, webhook)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    job.id,
-                    job.owner,
-                    IN_QUEUE if done is None else FAILED,
-                    job.input,
-                    job.error,
-                    now,
-                    done,
-                    done,
-                    job.retry_key,
-                    job.retry_body,
-                    job.ttl,
-                    None if job.ttl is None else now + job.ttl,
-                    job.run_limit,
-                    job.webhook,
-                ),
-            )
+            status, ended = ("IN_QUEUE", None) if job.error is None else ("FAILED", now)
+            values = {**asdict(job), "status": status, "now": now, "ended": ended}
+            connection.execute(_ADD, values)
             return job.id
 
         return await self._database.run(add, size=len(job.input or ""))
@@ -237,7 +260,7 @@ class SqliteStore(Store):
         def take(connection: sqlite3.Connection) -> list[tuple[Lease, str]]:
             now = self._now()
             rows = connection.execute(
-                f"{_WAITING} AND attempts > 0 ORDER BY attempts, rowid LIMIT 1", (IN_QUEUE, now)
+                f"{_WAITING} AND attempts > 0 ORDER BY attempts, rowid LIMIT 1", (now,)
             ).fetchall()
             if rows and not idle:
                 return []
@@ -252,8 +275,8 @@ class SqliteStore(Store):
                     if len(rows) == count:
                         break
             connection.executemany(
-                "UPDATE jobs SET status = ?, started = ?, attempts = ? WHERE id = ?",
-                [(IN_PROGRESS, now, attempt, job_id) for job_id, attempt, *_ in rows],
+                "UPDATE jobs SET status = 'IN_PROGRESS', started = ?, attempts = ? WHERE id = ?",
+                [(now, attempt, job_id) for job_id, attempt, *_ in rows],
             )
             return [
                 (
@@ -270,11 +293,11 @@ class SqliteStore(Store):
 
         def of_owner(owner: bytes) -> Iterator[tuple[Any, ...]]:
             yield from connection.execute(
-                f"{_WAITING} AND attempts = 0 AND owner = ? ORDER BY rowid", (IN_QUEUE, now, owner)
+                f"{_WAITING} AND attempts = 0 AND owner = ? ORDER BY rowid", (now, owner)
             )
 
         oldest = {owner: of_owner(owner) for (owner,) in connection.execute(_WAITING_OWNERS)}
-        taken = Counter(dict(connection.execute(_RUNNING, (IN_PROGRESS,))))
+        taken = Counter(dict(connection.execute(_RUNNING)))
         while oldest:
             owner = self._turns.next(oldest, taken)
             row = next(oldest[owner], None)
@@ -285,66 +308,27 @@ class SqliteStore(Store):
                 yield row
 
     @override
-    async def finish(
-        self,
-        lease: Lease,
-        status: str,
-        output: str | None = None,
-        error: str | None = None,
-        *,
-        keep_input: bool = False,
-    ) -> None:
-        def finish(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "UPDATE jobs SET status = ?, output = ?, error = ?, finished = ?,"
-                " input = CASE WHEN ? THEN input END WHERE id = ? AND status = ? AND attempts = ?",
-                (
-                    status,
-                    output,
-                    error,
-                    self._now(),
-                    keep_input,
-                    lease.id,
-                    IN_PROGRESS,
-                    lease.attempt,
-                ),
-            )
-
-        await self._database.run(finish, size=len(output or ""))
+    async def finish(self, lease: Lease, result: JobResult) -> None:
+        await self._fetch(
+            _FINISH,
+            size=len(result.output or ""),
+            needs_room=True,
+            id=lease.id,
+            attempt=lease.attempt,
+            **asdict(result),
+        )
 
     @override
     async def put_back(self, lease: Lease, *, blameless: bool) -> None:
-        def put_back(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "UPDATE jobs SET status = ?, started = NULL, attempts = attempts - ?"
-                " WHERE id = ? AND status = ? AND attempts = ?",
-                (IN_QUEUE, int(blameless), lease.id, IN_PROGRESS, lease.attempt),
-            )
-
-        await self._database.run(put_back, needs_room=False)
+        await self._fetch(_PUT_BACK, id=lease.id, attempt=lease.attempt, blameless=blameless)
 
     @override
     async def cancel(self, job_id: str) -> None:
-        def cancel(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "UPDATE jobs SET status = ?, finished = ?, input = NULL"
-                " WHERE id = ? AND finished IS NULL",
-                (CANCELLED, self._now(), job_id),
-            )
-
-        await self._database.run(cancel, needs_room=False)
+        await self._fetch(_CANCEL, id=job_id)
 
     @override
     async def purge(self, owner: bytes) -> Sequence[str]:
-        def purge(connection: sqlite3.Connection) -> list[str]:
-            return _ids(
-                connection,
-                "UPDATE jobs SET status = ?, finished = ?, input = NULL WHERE rowid IN"
-                " (SELECT rowid FROM jobs WHERE status = ? AND owner = ? LIMIT ?) RETURNING id",
-                (CANCELLED, self._now(), IN_QUEUE, owner, ENDED_AT_ONCE),
-            )
-
-        return await self._until_fewer(purge)
+        return await self._end_all(_PURGE, owner=owner)
 
     @override
     async def retry(
@@ -352,107 +336,65 @@ class SqliteStore(Store):
     ) -> bool:
         def retry(connection: sqlite3.Connection) -> bool:
             _require_room(connection, owner if shared else None, max_queued)
-            now = self._now()
-            changed = connection.execute(
-                "UPDATE jobs SET status = ?, output = NULL, error = NULL, attempts = 0,"
-                " created = ?, started = NULL, finished = NULL, deadline = ? + ttl,"
-                " webhook_due = NULL, webhook_tries = 0, webhook_done = 0"
-                " WHERE id = ? AND owner = ? AND status IN (?, ?) AND input IS NOT NULL"
-                " AND finished > ?",
-                (IN_QUEUE, now, now, job_id, owner, FAILED, TIMED_OUT, now - self._ttl),
-            )
-            return changed.rowcount == 1
+            values = {**self._times(), "id": job_id, "owner": owner}
+            return connection.execute(_RETRY, values).rowcount == 1
 
         return await self._database.run(retry)
 
     @override
     async def get(self, job_id: str, owner: bytes) -> StoredJob | None:
-        def get(connection: sqlite3.Connection) -> StoredJob | None:
-            row = connection.execute(
-                f"SELECT {_COLUMNS} FROM jobs WHERE id = ? AND owner = ?"  # noqa: S608 - constant
-                " AND (finished IS NULL OR finished > ?)",
-                (job_id, owner, self._now() - self._ttl),
-            ).fetchone()
-            return StoredJob(*row) if row else None
-
-        return await self._database.run(get, needs_room=False)
+        rows = await self._fetch(_GET, id=job_id, owner=owner)
+        return StoredJob(*rows[0]) if rows else None
 
     @override
-    async def count(self, owner: bytes | None = None) -> dict[str, int]:
-        def count(connection: sqlite3.Connection) -> dict[str, int]:
-            of_owner, values = ("", ()) if owner is None else ("WHERE owner = ?", (owner,))
-            return dict(
-                connection.execute(
-                    f"SELECT status, count(*) FROM jobs {of_owner} GROUP BY status",  # noqa: S608 - constants
-                    values,
-                )
-            )
-
-        return await self._database.run(count, needs_room=False)
+    async def count(self, owner: bytes | None = None) -> dict[JobStatus, int]:
+        return dict(await self._fetch(_COUNT if owner is None else _COUNT_OF_OWNER, owner=owner))
 
     @override
     async def expire(self) -> Sequence[str]:
         while await self._database.run(self._expire_some, needs_room=False):
             pass
-
-        def time_out(connection: sqlite3.Connection) -> list[str]:
-            now = self._now()
-            return _ids(
-                connection,
-                "UPDATE jobs SET status = ?, error = ?, finished = ? WHERE rowid IN"
-                " (SELECT rowid FROM jobs WHERE status = ? AND deadline <= ? LIMIT ?) RETURNING id",
-                (TIMED_OUT, WAITED_TOO_LONG, now, IN_QUEUE, now, ENDED_AT_ONCE),
-            )
-
-        return await self._until_fewer(time_out)
-
-    async def _until_fewer(
-        self, end_some: Callable[[sqlite3.Connection], list[str]]
-    ) -> Sequence[str]:
-        """Repeat what ends at most ``ENDED_AT_ONCE`` jobs until there are no more."""
-        ended: list[str] = []
-        while True:
-            some = await self._database.run(end_some, needs_room=False)
-            ended += some
-            if len(some) < ENDED_AT_ONCE:
-                return ended
+        return await self._end_all(_TIME_OUT, error=WAITED_TOO_LONG)
 
     @override
     async def count_due(self, most: int) -> Mapping[bytes, int]:
-        def count(connection: sqlite3.Connection) -> dict[bytes, int]:
-            now = self._now()
-            values = {"now": now, "ended": now - self._ttl, "most": most}
-            return {owner: due for owner, due in connection.execute(_COUNT_DUE, values) if due}
-
-        return await self._database.run(count, needs_room=False)
+        return {owner: due for owner, due in await self._fetch(_COUNT_DUE, most=most) if due}
 
     @override
     async def take_deliveries(self, owner: bytes, count: int, seconds: float) -> Sequence[Delivery]:
-        def take(connection: sqlite3.Connection) -> list[Delivery]:
-            now = self._now()
-            values = {"now": now, "ended": now - self._ttl, "seconds": seconds}
-            rows = connection.execute(
-                _TAKE_DELIVERIES, {**values, "owner": owner, "count": count}
-            ).fetchall()
-            return [Delivery(StoredJob(*job), owner, url, tries) for url, tries, *job in rows]
-
-        return await self._database.run(take)
+        rows = await self._fetch(
+            _TAKE_DELIVERIES, needs_room=True, owner=owner, count=count, seconds=seconds
+        )
+        return [Delivery(StoredJob(*job), owner, url, tries) for url, tries, *job in rows]
 
     @override
     async def end_delivery(self, delivery: Delivery, again: float | None) -> None:
-        def end(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "UPDATE jobs SET webhook_due = ?, webhook_done = ?"
-                " WHERE id = ? AND webhook_tries = ?",
-                (
-                    self._now() + (again or 0),
-                    again is None,
-                    delivery.job.id,
-                    delivery.tries,
-                ),
-            )
+        await self._fetch(
+            _END_DELIVERY,
+            id=delivery.job.id,
+            tries=delivery.tries,
+            again=again or 0,
+            done=again is None,
+        )
 
-        await self._database.run(end, needs_room=False)
+    async def _fetch(
+        self, statement: str, *, size: int = 0, needs_room: bool = False, **values: Any
+    ) -> list[tuple[Any, ...]]:
+        """Run one statement, which may name ``values`` and :meth:`_times`; return its rows."""
+
+        def fetch(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+            return connection.execute(statement, {**self._times(), **values}).fetchall()
+
+        return await self._database.run(fetch, size=size, needs_room=needs_room)
+
+    async def _end_all(self, statement: str, **values: Any) -> Sequence[str]:
+        """Repeat what ends ``most`` jobs until there are no more; return their ids."""
+        ended: list[str] = []
+        while True:
+            some = await self._fetch(statement, most=ENDED_AT_ONCE, **values)
+            ended += [job_id for (job_id,) in some]
+            if len(some) < ENDED_AT_ONCE:
+                return ended
 
     def _expire_some(self, connection: sqlite3.Connection) -> bool:
         """Delete some jobs, also from the log; return whether there may be more to do."""
@@ -469,6 +411,11 @@ class SqliteStore(Store):
                 break
         return (short and give_back(connection)) or bool(rows)
 
+    def _times(self) -> dict[str, float]:
+        """Return the time, and until when a job must have ended whose result has expired."""
+        now = self._now()
+        return {"now": now, "expired": now - self._ttl}
+
     def _now(self) -> float:
         """Return the time, which no change of the machine's clock moves while this runs."""
         return self._started + time.monotonic()
@@ -476,17 +423,10 @@ class SqliteStore(Store):
 
 def _require_room(connection: sqlite3.Connection, sharer: bytes | None, max_queued: int) -> None:
     """Raise the error of :func:`require_room`; ``sharer`` is an owner that shares the room."""
-    (waiting,) = connection.execute(
-        "SELECT count(*) FROM jobs WHERE status = ?", (IN_QUEUE,)
-    ).fetchone()
-    (own,) = connection.execute(
-        "SELECT count(*) FROM jobs WHERE status = ? AND owner = ?", (IN_QUEUE, sharer)
-    ).fetchone()
+    count = "SELECT count(*) FROM jobs WHERE status = 'IN_QUEUE'"
+    (waiting,) = connection.execute(count).fetchone()
+    (own,) = connection.execute(f"{count} AND owner = ?", (sharer,)).fetchone()
     require_room(waiting, own, max_queued)
-
-
-def _ids(connection: sqlite3.Connection, statement: str, parameters: Sequence[Any]) -> list[str]:
-    return [job_id for (job_id,) in connection.execute(statement, parameters)]
 
 
 def _seconds(run_limit: float | None, deadline: float | None, now: float) -> float | None:
@@ -521,12 +461,12 @@ def _prepare(connection: sqlite3.Connection, now: float) -> bytes:
     for statement in _ADDED_INDEXES.strip().split(";\n"):
         connection.execute(statement)
     connection.execute(
-        "UPDATE jobs SET status = ?, error = ?, finished = ?, input = NULL"
-        " WHERE status IN (?, ?) AND attempts >= ?",
-        (FAILED, GIVEN_UP, now, IN_QUEUE, IN_PROGRESS, MAX_ATTEMPTS),
+        "UPDATE jobs SET status = 'FAILED', error = ?, finished = ?, input = NULL"
+        " WHERE status IN ('IN_QUEUE', 'IN_PROGRESS') AND attempts >= ?",
+        (GIVEN_UP, now, MAX_ATTEMPTS),
     )
     connection.execute(
-        "UPDATE jobs SET status = ?, started = NULL WHERE status = ?", (IN_QUEUE, IN_PROGRESS)
+        "UPDATE jobs SET status = 'IN_QUEUE', started = NULL WHERE status = 'IN_PROGRESS'"
     )
     # The machine's clock was wrong then, or is wrong now: no result is to stay for years.
     connection.execute(
