@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Self, get_args, get_origin
 
 import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
@@ -26,11 +26,23 @@ SHORT: Final = 4  # letters of PORT and HOST, which are close to too much
 FOREIGN: Final = ("HF_", "OTEL_")  # of libraries, which have settings that are named like ours
 
 
-def _check_model_id(value: str | None) -> str | None:
+def checked(is_allowed: Callable[[Any], object]) -> AfterValidator:
+    """Return what refuses a value that is set unless ``is_allowed`` says so.
+
+    It may raise ``ValueError`` instead.
+    """
+
+    def check(value: Any) -> Any:
+        if value is not None and not is_allowed(value):
+            raise ValueError("not allowed")
+        return value
+
+    return AfterValidator(check)
+
+
+def _is_repository(value: str) -> bool:
     part = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
-    if value is not None and (not re.fullmatch(f"{part}/{part}", value) or "--" in value):
-        raise ValueError("not a repository")
-    return value
+    return re.fullmatch(f"{part}/{part}", value) is not None and "--" not in value
 
 
 class EngineSettings(BaseModel):
@@ -49,7 +61,7 @@ class EngineSettings(BaseModel):
     ] = None
     model_id: Annotated[
         str | None,
-        AfterValidator(_check_model_id),
+        checked(_is_repository),
         Field(
             description="Repository of Hugging Face's hub that holds a checkpoint folder. It is "
             "looked for in caches and on Runpod's network volume, and never downloaded "

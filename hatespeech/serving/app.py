@@ -179,7 +179,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
             {"/metrics"} if settings.metrics == "open" else (),
             *(protocol.open_paths for protocol in protocols),
         ),
-        health_port=None if settings.port_health == settings.port else settings.port_health,
+        health_port=settings.health_port,
         priced=() if shop is None else shop.routes,
     )
     if settings.origins:

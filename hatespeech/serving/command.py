@@ -112,9 +112,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "server.py") -> int
             sockets = [listen(settings.host, settings.port, "PORT")]
         else:
             sockets = [listen_locally(settings.unix_socket)]
-        if settings.port_health not in (None, settings.port):
-            assert settings.port_health is not None  # noqa: S101 - see above
-            sockets.append(listen(settings.host, settings.port_health, "PORT_HEALTH"))
+        if settings.health_port is not None:
+            sockets.append(listen(settings.host, settings.health_port, "PORT_HEALTH"))
         if settings.grpc is not None:
             # gRPC binds its port itself, in the event loop: too late for one line and an exit code.
             host, _, port = settings.grpc.rpartition(":")
@@ -186,7 +185,7 @@ def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
         http=guarded_protocol(
             connections_that_fit(beside_grpc=settings.grpc is not None),
             settings.max_connections_per_address,
-            None if settings.port_health == settings.port else settings.port_health,
+            settings.health_port,
         ),
         ws="none",
         root_path=settings.root_path,

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr
 
 from hatespeech.errors import SettingsError
 from hatespeech.serving.payments.payment_settings import PaymentSettings
-from hatespeech.settings import EngineSettings, table
+from hatespeech.settings import EngineSettings, checked, table
 
 # Shorter than this, a token can be guessed.
 SAFE_TOKEN_CHARS: Final = 16
@@ -28,40 +28,30 @@ def _commas(value: str) -> list[str]:
     return [part for part in (part.strip() for part in value.split(",")) if part]
 
 
-def _check_tokens(value: SecretStr | None) -> SecretStr | None:
-    tokens = [] if value is None else _commas(value.get_secret_value())
-    if (value is not None and not tokens) or not all(
-        re.fullmatch(r"[!-~]+", token) for token in tokens
-    ):
-        raise ValueError("not tokens")
-    return value
+def _are_tokens(value: SecretStr) -> bool:
+    tokens = _commas(value.get_secret_value())
+    return bool(tokens) and all(re.fullmatch(r"[!-~]+", token) for token in tokens)
 
 
-def _check_address(value: str | None) -> str | None:
-    if value is not None:
-        host, _, port = value.rpartition(":")
-        if not re.fullmatch(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+", host) or not (
-            re.fullmatch(r"[1-9]\d{0,4}", port) and int(port) <= 65_535
-        ):
-            raise ValueError("not an address")
-    return value
+def _is_address(value: str) -> bool:
+    host, _, port = value.rpartition(":")
+    return (
+        re.fullmatch(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+", host) is not None
+        and re.fullmatch(r"[1-9]\d{0,4}", port) is not None
+        and int(port) <= 65_535
+    )
 
 
 # What stands for the address of a proxy that connects to UNIX_SOCKET.
 UNIX: Final = "unix"
 
 
-def _check_proxies(value: str | None) -> str | None:
-    for part in _commas(value or ""):
-        if part != UNIX:
-            ipaddress.ip_network(part)
-    return value
+def _are_proxies(value: str) -> bool:
+    return all(part == UNIX or ipaddress.ip_network(part) for part in _commas(value))
 
 
-def _check_networks(value: str | None) -> str | None:
-    for part in _commas(value or ""):
-        ipaddress.ip_network(part)
-    return value
+def _are_networks(value: str) -> bool:
+    return all(ipaddress.ip_network(part) for part in _commas(value))
 
 
 def read_webhook_secret(value: str) -> bytes:
@@ -73,29 +63,23 @@ def read_webhook_secret(value: str) -> bytes:
     return key
 
 
-def _check_webhook_secret(value: SecretStr | None) -> SecretStr | None:
-    if value is not None:
-        read_webhook_secret(value.get_secret_value())
-    return value
+def _is_webhook_secret(value: SecretStr) -> bool:
+    return bool(read_webhook_secret(value.get_secret_value()))
 
 
-def _check_origins(value: str | None) -> str | None:
-    origins = _commas(value or "")
+def _are_origins(value: str) -> bool:
+    origins = _commas(value)
     for origin in origins:
         if re.fullmatch(r"https?://[^/\s*]+/", origin):
             raise SettingsError(
                 f"CORS_ORIGINS={value!r} is not allowed: an origin has no / at its end, so "
                 f"{origin} must be {origin[:-1]}"
             )
-    if not all(re.fullmatch(r"\*|https?://[^/\s*]+", origin) for origin in origins):
-        raise ValueError("not origins")
-    return value
+    return all(re.fullmatch(r"\*|https?://[^/\s*]+", origin) for origin in origins)
 
 
-def _check_redis(value: SecretStr | None) -> SecretStr | None:
-    if value is not None and not re.fullmatch(r"rediss?://\S+", value.get_secret_value()):
-        raise ValueError("not a URL of Redis")
-    return value
+def _is_redis(value: SecretStr) -> bool:
+    return re.fullmatch(r"rediss?://\S+", value.get_secret_value()) is not None
 
 
 # What the URL of a database of jobs starts with; libpq reads the rest.
@@ -112,17 +96,9 @@ def _read_jobs_db(value: str | Path) -> Path | SecretStr:
 PROTOCOLS: Final = ("perspective", "openai", "huggingface", "litellm")
 
 
-def _check_protocols(value: str) -> str:
-    names = [] if value == "off" else _commas(value)
-    if value != "off" and not (names and set(names) <= set(PROTOCOLS)):
-        raise ValueError("not protocols")
-    return value
-
-
-def _check_url(value: str | None) -> str | None:
-    if value is not None and not re.fullmatch(r"https?://[A-Za-z0-9._~:\[\]/-]+", value):
-        raise ValueError("not a URL")
-    return value
+def _are_protocols(value: str) -> bool:
+    names = _commas(value)
+    return value == "off" or (bool(names) and set(names) <= set(PROTOCOLS))
 
 
 class ServerSettings(PaymentSettings):
@@ -178,7 +154,7 @@ class ServerSettings(PaymentSettings):
     ] = None
     bearer_token: Annotated[
         SecretStr | None,
-        AfterValidator(_check_tokens),
+        checked(_are_tokens),
         Field(
             description="Token that callers must send, or several tokens. The server does not "
             "start without one unless `ALLOW_ANONYMOUS` is 1.",
@@ -194,7 +170,7 @@ class ServerSettings(PaymentSettings):
     ] = False
     cors_origins: Annotated[
         str | None,
-        AfterValidator(_check_origins),
+        checked(_are_origins),
         Field(
             description="Origins whose web pages may call this server; none if unset.",
             json_schema_extra={"allowed": "`*`, or https://host; separate hosts by commas"},
@@ -220,7 +196,7 @@ class ServerSettings(PaymentSettings):
     ] = "requests"
     rate_limit_storage: Annotated[
         SecretStr | None,
-        AfterValidator(_check_redis),
+        checked(_is_redis),
         Field(
             description="Redis in which several servers count requests together; each counts its "
             "own if unset. Needs the extra `redis`.",
@@ -250,7 +226,7 @@ class ServerSettings(PaymentSettings):
     ] = 1800
     webhook_secret: Annotated[
         SecretStr | None,
-        AfterValidator(_check_webhook_secret),
+        checked(_is_webhook_secret),
         Field(
             description="Key that webhooks are signed with. If unset, a job with a `webhook` is "
             "refused.",
@@ -262,7 +238,7 @@ class ServerSettings(PaymentSettings):
     ] = None
     webhook_networks: Annotated[
         str | None,
-        AfterValidator(_check_networks),
+        checked(_are_networks),
         Field(
             description="Networks that webhooks may go to, also without TLS, besides public "
             "addresses over https.",
@@ -322,7 +298,7 @@ class ServerSettings(PaymentSettings):
     ] = 1024
     trusted_proxies: Annotated[
         str | None,
-        AfterValidator(_check_proxies),
+        checked(_are_proxies),
         Field(
             description="Proxies whose header `X-Forwarded-For` names the caller's address. If "
             "unset, the address is that of the connection, whatever a header says. uvicorn's own "
@@ -354,7 +330,7 @@ class ServerSettings(PaymentSettings):
 
     compat: Annotated[
         str,
-        AfterValidator(_check_protocols),
+        checked(_are_protocols),
         Field(
             description="Protocols of other services that are answered as well. They need the "
             "token and share all limits ([migrating](migrating.md)).",
@@ -379,8 +355,8 @@ class ServerSettings(PaymentSettings):
     ] = None
     public_url: Annotated[
         str | None,
-        AfterValidator(_check_url),
         Field(
+            pattern=r"^https?://[A-Za-z0-9._~:\[\]/-]+$",
             description="URL at which clients reach this server, for Perspective's discovery "
             "document, which takes it from the request if it is unset, and for buyers.",
             json_schema_extra={"allowed": "http://… or https://…, without a query"},
@@ -388,7 +364,7 @@ class ServerSettings(PaymentSettings):
     ] = None
     grpc: Annotated[
         str | None,
-        AfterValidator(_check_address),
+        checked(_is_address),
         Field(
             description="Address where `server.py` answers gRPC calls as well; none if unset. "
             "Needs the extra `grpc`.",
@@ -414,6 +390,11 @@ class ServerSettings(PaymentSettings):
     def tokens(self) -> Sequence[str]:
         """The bearer tokens. Compare them in constant time, and never show them."""
         return [] if self.bearer_token is None else _commas(self.bearer_token.get_secret_value())
+
+    @property
+    def health_port(self) -> int | None:
+        """The port that has the probes alone, if there is one."""
+        return None if self.port_health == self.port else self.port_health
 
     @property
     def webhook_targets(self) -> Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]:

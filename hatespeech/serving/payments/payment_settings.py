@@ -7,9 +7,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import Field, SecretStr
 
-from hatespeech.settings import EngineSettings
+from hatespeech.settings import EngineSettings, checked
 from hatespeech.urls import keeps_secrets
 
 ADDRESS: Final = r"0x[0-9a-fA-F]{40}"
@@ -18,35 +18,25 @@ _URL: Final = re.compile(
 )
 
 
-def _check_receiver(value: str | None) -> str | None:
-    if value is not None and not (re.fullmatch(ADDRESS, value) and int(value, 16)):
-        raise ValueError("not an address")
-    return value
+def _is_receiver(value: str) -> bool:
+    return re.fullmatch(ADDRESS, value) is not None and int(value, 16) > 0
 
 
-def _check_token(value: str | None) -> str | None:
+def _is_token(value: str) -> bool:
     form = rf"{ADDRESS},[^,]{{1,64}},[^,]{{1,16}},1?\d"
-    if value is not None and not (re.fullmatch(form, value) and value.isprintable()):
-        raise ValueError("not a token")
-    return value
+    return re.fullmatch(form, value) is not None and value.isprintable()
 
 
-def _check_safe_url(value: str | None) -> str | None:
-    if value is not None and not (_URL.fullmatch(value) and keeps_secrets(value)):
-        raise ValueError("not a URL")
-    return value
+def _is_safe_url(value: str) -> bool:
+    return _URL.fullmatch(value) is not None and keeps_secrets(value)
 
 
-def _check_price(value: str | None) -> str | None:
-    if value is not None and not (re.fullmatch(r"\d{1,9}(\.\d{1,18})?", value) and Decimal(value)):
-        raise ValueError("not a price")
-    return value
+def _is_price(value: str) -> bool:
+    return re.fullmatch(r"\d{1,9}(\.\d{1,18})?", value) is not None and Decimal(value) > 0
 
 
-def _check_key(value: SecretStr | None) -> SecretStr | None:
-    if value is not None and not re.fullmatch(r"(sandbox|live):[!-~]+", value.get_secret_value()):
-        raise ValueError("not a key")
-    return value
+def _is_key(value: SecretStr) -> bool:
+    return re.fullmatch(r"(sandbox|live):[!-~]+", value.get_secret_value()) is not None
 
 
 class PaymentSettings(EngineSettings):
@@ -54,7 +44,7 @@ class PaymentSettings(EngineSettings):
 
     pay_to: Annotated[
         str | None,
-        AfterValidator(_check_receiver),
+        checked(_is_receiver),
         Field(
             description="Address that receives payments by x402; none are taken if unset. Needs "
             "`PRICE`, `PAY_FACILITATOR`, `PUBLIC_URL` and `BEARER_TOKEN`.",
@@ -63,7 +53,7 @@ class PaymentSettings(EngineSettings):
     ] = None
     price: Annotated[
         str | None,
-        AfterValidator(_check_price),
+        checked(_is_price),
         Field(
             description="Price of one text of up to 1,000 characters, read once; in whole tokens, "
             "so dollars for USDC.",
@@ -72,7 +62,7 @@ class PaymentSettings(EngineSettings):
     ] = None
     price_minimum: Annotated[
         str,
-        AfterValidator(_check_price),
+        checked(_is_price),
         Field(
             description="Least price of one request. Keep it above the facilitator's fee.",
             json_schema_extra={"allowed": "a decimal number above 0"},
@@ -89,7 +79,7 @@ class PaymentSettings(EngineSettings):
     ] = "eip155:8453"
     pay_token: Annotated[
         str | None,
-        AfterValidator(_check_token),
+        checked(_is_token),
         Field(
             description="Token that buyers pay in: its address, its EIP-712 name and version, and "
             "its decimals. It must have EIP-3009. If unset, USDC.",
@@ -98,7 +88,7 @@ class PaymentSettings(EngineSettings):
     ] = None
     pay_facilitator: Annotated[
         str | None,
-        AfterValidator(_check_safe_url),
+        checked(_is_safe_url),
         Field(
             description="URL of the x402 facilitator, which checks and settles payments.",
             json_schema_extra={"allowed": "https://…, or http://… of a host without a dot"},
@@ -122,7 +112,7 @@ class PaymentSettings(EngineSettings):
     ] = None
     nvm_api_key: Annotated[
         SecretStr | None,
-        AfterValidator(_check_key),
+        checked(_is_key),
         Field(
             description="Key of Nevermined's API; credits are taken if it is set. Needs "
             "`NVM_PLAN`, `NVM_AGENT`, `PUBLIC_URL` and `BEARER_TOKEN`.",
@@ -157,7 +147,7 @@ class PaymentSettings(EngineSettings):
     ] = None
     nvm_url: Annotated[
         str | None,
-        AfterValidator(_check_safe_url),
+        checked(_is_safe_url),
         Field(
             description="URL of Nevermined's API. If unset, that of the key's environment.",
             json_schema_extra={"allowed": "https://…, or http://… of a host without a dot"},
