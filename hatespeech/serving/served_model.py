@@ -68,32 +68,34 @@ class ServedModel:
         if self.state == "broken":
             raise UnhealthyError("the device failed; this worker is being replaced")
 
+    def _ready_scorer(self) -> Scorer:
+        self.require_ready()
+        assert self.scorer is not None  # noqa: S101 - it is ready
+        return self.scorer
+
     def read(self, body: object) -> ScoreRequest:
         """Read the contract's ``input`` without scoring it.
 
         Raises the errors of :meth:`Scorer.read` and :meth:`require_ready`.
         """
-        self.require_ready()
-        assert self.scorer is not None  # noqa: S101 - it is ready
-        return self.scorer.read(body)
+        return self._ready_scorer().read(body)
 
     def made_by(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the model, its versions and the thresholds of a request with these options."""
         from hatespeech.formats.scores import made_by  # loads Arrow
 
-        request = self.read({"text": "any", **options})
-        assert self.scorer is not None  # noqa: S101 - it is ready
+        scorer = self._ready_scorer()
+        request = scorer.read({"text": "any", **options})
         named = request.named.to_dict() if request.named else request.thresholds
-        return made_by(self.model_id, self.scorer.versions, named)
+        return made_by(self.model_id, scorer.versions, named)
 
     async def score(self, body: object, *, wait_for_room: bool, caller: str | None = None) -> Reply:
         """Score the contract's ``input``, and count the reply.
 
         Raises the errors of :meth:`Scorer.score` and :meth:`require_ready`.
         """
-        self.require_ready()
-        assert self.scorer is not None  # noqa: S101 - it is ready
-        reply = await self.scorer.score(body, wait_for_room=wait_for_room, caller=caller)
+        scorer = self._ready_scorer()
+        reply = await scorer.score(body, wait_for_room=wait_for_room, caller=caller)
         self._recorder.count(reply.items, reply.timing)
         return reply
 
@@ -104,12 +106,8 @@ class ServedModel:
 
         Raises the errors of :meth:`Batcher.score` and :meth:`require_ready`.
         """
-        self.require_ready()
-        assert self.scorer is not None  # noqa: S101 - it is ready
-        robust = self._settings.robust
-        return await self.scorer.batcher.score(
-            texts, None, robust, wait_for_room=False, caller=caller
-        )
+        batcher, robust = self._ready_scorer().batcher, self._settings.robust
+        return await batcher.score(texts, None, robust, wait_for_room=False, caller=caller)
 
     def record(
         self, items: Sequence[TextScore], timing: Timing, thresholds: Mapping[str, float]

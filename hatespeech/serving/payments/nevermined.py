@@ -14,16 +14,21 @@ import httpx2
 from typing_extensions import override
 
 from hatespeech.serving.payments.facilitator import Facilitator
-from hatespeech.serving.payments.rail import Order, Payment, PaymentFault, Rail, Receipt
+from hatespeech.serving.payments.rail import (
+    LIFE_SECONDS,
+    VERSION,
+    Order,
+    Payment,
+    PaymentFault,
+    Rail,
+)
 
-VERSION: Final = 2
 URLS: Final[Mapping[str, str]] = {
     "sandbox": "https://api.sandbox.nevermined.app",
     "live": "https://api.live.nevermined.app",
 }
 NETWORKS: Final[Mapping[str, str]] = {"sandbox": "eip155:84532", "live": "eip155:8453"}
 CALLS: Final = "/api/v1/x402"
-LIFE_SECONDS: Final = 300
 BUYERS_FAULTS: Final = frozenset({"BCK.X402.0007", "BCK.X402.0008", "BCK.X402.0009"})
 
 
@@ -84,27 +89,8 @@ class CreditsRail(Rail):
             return None
         if accepted.get("planId") != self._plan:
             raise PaymentFault("terms", "the payment is for another plan")
-        return _CreditsPayment(self._facilitator, document, raw, self.offer(order), order)
-
-
-class _CreditsPayment(Payment):
-    rail = CreditsRail.name
-
-    def __init__(
-        self,
-        facilitator: Facilitator,
-        document: Mapping[str, Any],
-        raw: str,
-        offer: Mapping[str, Any],
-        order: Order,
-    ) -> None:
-        self.amount = offer["amount"]
-        self.payer = ""  # Nevermined tells
-        self.key = _key(document)
-        self.proof = raw
-        self._facilitator = facilitator
-        self.network = offer["network"]
-        self._body = {
+        offer = self.offer(order)
+        body = {
             "paymentRequired": {
                 "x402Version": VERSION,
                 "resource": {"url": order.url},
@@ -112,21 +98,19 @@ class _CreditsPayment(Payment):
                 "extensions": {},
             },
             "x402AccessToken": raw,
-            "maxAmount": self.amount,
+            "maxAmount": offer["amount"],
         }
-
-    @override
-    async def verify(self) -> None:
-        decision = await self._facilitator.ask("verify", self._body)
-        self.payer = decision.text("payer")
-
-    @override
-    async def settle(self) -> Receipt:
-        decision = await self._facilitator.ask("settle", self._body)
-        names = ("creditsRedeemed", "remainingBalance")
-        more = {name: value for name in names if (value := decision.text(name))}
-        payer = decision.text("payer") or self.payer
-        return Receipt(decision.text("transaction"), self.network, payer, more)
+        return Payment(
+            self._facilitator,
+            body,
+            self.name,
+            self._network,
+            offer["amount"],
+            payer="",
+            key=_key(document),
+            proof=raw,
+            told=("creditsRedeemed", "remainingBalance"),
+        )
 
 
 def _key(document: Mapping[str, Any]) -> str | None:

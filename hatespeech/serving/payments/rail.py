@@ -6,9 +6,16 @@ import base64
 import binascii
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+
+if TYPE_CHECKING:
+    from hatespeech.serving.payments.facilitator import Facilitator
+
+VERSION: Final = 2  # of x402
+# For which an offer holds: long enough for a thousand texts on a slow machine.
+LIFE_SECONDS: Final = 300
 
 # Of a request's headers together, so that a larger payment never arrives.
 HEADER_CHARS: Final = 16 * 1024
@@ -64,23 +71,31 @@ class Receipt:
         return encode_header({"success": True, **told, **self.more})
 
 
-class Payment(ABC):
+@dataclass
+class Payment:
     """A payment that looks right, as far as this server can tell alone."""
 
+    facilitator: Facilitator
+    body: Mapping[str, Any]  # what the facilitator is asked about
     rail: str
     network: str
     amount: str  # in the rail's smallest unit
-    payer: str  # as the payment says, which is checked by ``verify``
+    payer: str  # as the payment says, which is checked by ``verify``; "" if only that tells
     key: str | None  # no two payments have the same; None if one may be used again
     proof: str  # what only its buyer could make, whatever else the header holds
+    told: Sequence[str] = ()  # fields of a settlement's answer that the receipt has, too
 
-    @abstractmethod
     async def verify(self) -> None:
         """Return if it is good; raise :class:`PaymentFault` or :class:`FacilitatorError`."""
+        decision = await self.facilitator.ask("verify", self.body)
+        self.payer = self.payer or decision.text("payer")
 
-    @abstractmethod
     async def settle(self) -> Receipt:
         """Take it; raise :class:`PaymentFault` or :class:`FacilitatorError`."""
+        decision = await self.facilitator.ask("settle", self.body)
+        payer = self.payer or decision.text("payer")
+        more = {name: value for name in self.told if (value := decision.text(name))}
+        return Receipt(decision.text("transaction"), self.network, payer, more)
 
 
 class Rail(ABC):

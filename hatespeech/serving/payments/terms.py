@@ -9,14 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from hatespeech.serving.payments.rail import Order, PaidWork, Rail, encode_header
+from hatespeech.serving.payments.rail import VERSION, Order, PaidWork, Rail, encode_header
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
 
-VERSION: Final = 2
 SERVICE: Final = "Hate-speech detection"
 TAGS: Final = ("moderation", "hate speech", "spam", "nlp")
 

@@ -18,13 +18,17 @@ from typing_extensions import override
 
 from hatespeech.serving.payments.facilitator import Facilitator
 from hatespeech.serving.payments.payment_settings import ADDRESS
-from hatespeech.serving.payments.rail import Order, Payment, PaymentFault, Rail, Receipt
+from hatespeech.serving.payments.rail import (
+    LIFE_SECONDS,
+    VERSION,
+    Order,
+    Payment,
+    PaymentFault,
+    Rail,
+)
 
-VERSION: Final = 2
 SCHEME: Final = "exact"
-# Long enough for a thousand texts on a slow machine. A payment may also be shorter, but not so
-# short that it ends while its texts are scored.
-LIFE_SECONDS: Final = 300
+# A payment may be valid for less than an offer, but must not end while its texts are scored.
 LEAST_SECONDS: Final = 30
 
 _FIELDS: Final[Mapping[str, re.Pattern[str]]] = {
@@ -136,36 +140,16 @@ class ExactRail(Rail):
             "paymentPayload": payload,
             "paymentRequirements": offer,
         }
-        return _ExactPayment(self._facilitator, body, signature, fields, offer)
-
-
-class _ExactPayment(Payment):
-    rail = ExactRail.name
-
-    def __init__(
-        self,
-        facilitator: Facilitator,
-        body: Mapping[str, Any],
-        signature: str,
-        fields: Mapping[str, str],
-        offer: Mapping[str, Any],
-    ) -> None:
-        self.amount = offer["amount"]
-        self.network = offer["network"]
-        self.payer = fields["from"]
-        self.proof = signature.lower()
-        self.key = f"x402 {fields['from']} {fields['nonce']}".lower()
-        self._facilitator = facilitator
-        self._body = body
-
-    @override
-    async def verify(self) -> None:
-        await self._facilitator.ask("verify", self._body)
-
-    @override
-    async def settle(self) -> Receipt:
-        decision = await self._facilitator.ask("settle", self._body)
-        return Receipt(decision.text("transaction"), self.network, self.payer)
+        return Payment(
+            self._facilitator,
+            body,
+            self.name,
+            self._network,
+            offer["amount"],
+            payer=fields["from"],
+            key=f"x402 {fields['from']} {fields['nonce']}".lower(),
+            proof=signature.lower(),
+        )
 
 
 def _read_payload(payload: object) -> tuple[str, dict[str, str]]:
