@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from limits import RateLimitItem, WindowStats
@@ -28,44 +28,27 @@ AGAIN_SECONDS: Final = 5.0  # for which no request waits, after Redis did not an
 SETTING: Final = "RATE_LIMIT_STORAGE"
 
 
-class RateCounts(ABC):
-    """Counts requests or texts by the caller's name."""
-
-    @abstractmethod
-    async def hit(self, limit: RateLimitItem, name: str, cost: int = 1) -> float | None:
-        """Count so many requests or texts; if they are too many, return when the next may come.
-
-        That time is in seconds since the epoch.
-        """
-
-    @abstractmethod
-    async def stats(self, limit: RateLimitItem, name: str) -> WindowStats:
-        """Return how many are left, and when, in seconds since the epoch, the window ends."""
-
-    @abstractmethod
-    async def close(self) -> None:
-        """Let go of what it counts in."""
-
-
-class LocalCounts(RateCounts):
-    """Counts in this process."""
+class RateCounts:
+    """Counts requests or texts by the caller's name, in this process."""
 
     def __init__(self) -> None:
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
 
-    @override
-    async def hit(self, limit: RateLimitItem, name: str, cost: int = 1) -> float | None:
+    async def hit(self, limit: RateLimitItem, name: str, cost: int) -> float | None:
+        """Count so many requests or texts; if they are too many, return when the next may come.
+
+        That time is in seconds since the epoch.
+        """
         if self._limiter.hit(limit, name, cost=cost):
             return None
         return self._limiter.get_window_stats(limit, name).reset_time
 
-    @override
     async def stats(self, limit: RateLimitItem, name: str) -> WindowStats:
+        """Return how many are left, and when, in seconds since the epoch, the window ends."""
         return self._limiter.get_window_stats(limit, name)
 
-    @override
     async def close(self) -> None:
-        pass
+        """Let go of what it counts in."""
 
 
 class SharedCounts(RateCounts):
@@ -77,7 +60,7 @@ class SharedCounts(RateCounts):
             import redis.asyncio
         except ModuleNotFoundError:
             raise SettingsError(f"{SETTING} needs redis: {how_to_install('redis')}") from None
-        self._local = LocalCounts()
+        super().__init__()
         self._failures = (redis.RedisError, OSError, TimeoutError)
         self._retry_at: float | None = None  # Redis did not answer
         options: dict[str, Any] = {
@@ -96,22 +79,21 @@ class SharedCounts(RateCounts):
             raise SettingsError(f"{SETTING}=redis://… can't be used: wrong password") from None
         except self._failures as exc:
             self._pause(exc)
-        self._limiter = SharedLimiter(storage)
+        self._shared = SharedLimiter(storage)
 
     @override
-    async def hit(self, limit: RateLimitItem, name: str, cost: int = 1) -> float | None:
+    async def hit(self, limit: RateLimitItem, name: str, cost: int) -> float | None:
         async def shared() -> float | None:
-            if await self._limiter.hit(limit, name, cost=cost):
+            if await self._shared.hit(limit, name, cost=cost):
                 return None
-            return (await self._limiter.get_window_stats(limit, name)).reset_time
+            return (await self._shared.get_window_stats(limit, name)).reset_time
 
-        return await self._first(shared, lambda: self._local.hit(limit, name, cost))
+        return await self._first(shared, partial(super().hit, limit, name, cost))
 
     @override
     async def stats(self, limit: RateLimitItem, name: str) -> WindowStats:
         return await self._first(
-            lambda: self._limiter.get_window_stats(limit, name),
-            lambda: self._local.stats(limit, name),
+            partial(self._shared.get_window_stats, limit, name), partial(super().stats, limit, name)
         )
 
     async def _first(
@@ -143,4 +125,4 @@ class SharedCounts(RateCounts):
 
 def open_counts(url: str | None) -> RateCounts:
     """Return where to count: in Redis if there is a URL."""
-    return LocalCounts() if url is None else SharedCounts(url)
+    return RateCounts() if url is None else SharedCounts(url)
