@@ -9,7 +9,6 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
-from hatespeech.errors import ServiceError
 from hatespeech.serving.http_errors import STATUSES
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
@@ -31,14 +30,14 @@ class Metrics:
         add_counts(totals.errors, dict.fromkeys((kind.code for kind in STATUSES), 0))
         protocols = [HTTP, *settings.protocols, *(["grpc"] if settings.grpc else [])]
         add_counts(totals.texts_by_protocol, dict.fromkeys(protocols, 0))
-        self._requests = Counter(
+        self.requests = Counter(
             f"{PREFIX}requests",
             "Requests answered, by method, route template, status (499: the client hung up) and "
             "protocol.",
             ("method", "route", "code", "protocol"),
             registry=self.registry,
         )
-        self._seconds = Histogram(
+        self.seconds = Histogram(
             f"{PREFIX}request_seconds",
             "Seconds from a request's head to the end of its reply.",
             ("method", "route", "protocol"),
@@ -46,24 +45,9 @@ class Metrics:
             registry=self.registry,
         )
 
-    def observe_request(
-        self,
-        method: str,
-        route: str,
-        status: int,
-        protocol: str,
-        seconds: float,
-        error_type: str | None,
-    ) -> None:
-        """Count one request."""
-        self._requests.labels(method, route, str(status), protocol).inc()
-        self._seconds.labels(method, route, protocol).observe(seconds)
-        if error_type is not None:
-            add_counts(self.recorder.totals.errors, {error_type: 1})
-
-    def observe_error(self, error: ServiceError) -> None:
-        """Count an error that the status of no request tells of."""
-        add_counts(self.recorder.totals.errors, {error.code: 1})
+    def count_error(self, code: str) -> None:
+        """Count an error."""
+        add_counts(self.recorder.totals.errors, {code: 1})
 
     def watch(self, model: ServedModel, queued_jobs: Callable[[], int]) -> None:
         """Report the state of these at the time of each scrape."""

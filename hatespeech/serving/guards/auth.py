@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from hatespeech.errors import SettingsError
@@ -63,8 +64,7 @@ class Tokens:
         places. Raises :class:`UnauthorizedError`.
         """
         if not self._tokens:
-            name = f"address {network_of(address)}"
-            return Caller(b"", name, name)
+            return stranger(address)
         scheme, _, credentials = headers.get("authorization", "").partition(" ")
         given = [headers.get("x-api-key", ""), *elsewhere]
         if scheme.lower() == "bearer":
@@ -81,6 +81,11 @@ class Tokens:
         if found is None:
             raise UnauthorizedError("a valid token is needed: Authorization: Bearer, or X-API-Key")
         return found
+
+    def sender_of(self, scope: Scope) -> Caller:
+        """Return the caller who sends a request over HTTP; raise :class:`UnauthorizedError`."""
+        elsewhere = protocol_of(scope).credentials(scope)
+        return self.identify(Headers(scope=scope), address_of(scope), elsewhere)
 
 
 class TokenGuard:
@@ -120,24 +125,38 @@ class TokenGuard:
         if path in self._open_paths or path.startswith(OPEN_FOLDERS):
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        elsewhere = protocol_of(scope).credentials(scope)
-        client = scope.get("client")
         try:
-            caller = self._tokens.identify(headers, client[0] if client else "", elsewhere)
+            caller = self._tokens.sender_of(scope)
         except UnauthorizedError as error:
+            headers = Headers(scope=scope)
             presented = "authorization" in headers or "x-api-key" in headers
-            if not (presented or elsewhere) and (scope["method"], path) in self._priced:
-                name = f"address {network_of(client[0] if client else '')}"
-                scope.setdefault("state", {})["caller"] = Caller(b"", name, name, pays=True)
-                await self._app(scope, receive, send)
+            elsewhere = protocol_of(scope).credentials(scope)
+            if presented or elsewhere or (scope["method"], path) not in self._priced:
+                error_code = ', error="invalid_token"' if presented else ""
+                reply = error_response(scope, error, {"WWW-Authenticate": REALM + error_code})
+                await reply(scope, receive, send)
                 return
-            error_code = ', error="invalid_token"' if presented else ""
-            reply = error_response(scope, error, {"WWW-Authenticate": REALM + error_code})
-            await reply(scope, receive, send)
-            return
+            caller = stranger(address_of(scope), pays=True)
         scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
+
+
+def stranger(address: str, *, pays: bool = False) -> Caller:
+    """Return a caller without a token, who is known by its address alone."""
+    name = f"address {network_of(address)}"
+    return Caller(b"", name, name, pays)
+
+
+def address_of(scope: Scope) -> str:
+    """Return the address that a request comes from; "" if its connection has none."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def caller_of(request: Request) -> Caller:
+    """Return the caller that :class:`TokenGuard` identified."""
+    caller: Caller = request.scope["state"]["caller"]
+    return caller
 
 
 def known_caller(state: Mapping[str, Any]) -> Caller | None:

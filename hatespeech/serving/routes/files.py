@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from hatespeech.formats.names import FORMATS
-from hatespeech.serving.guards.auth import Caller
+from hatespeech.serving.guards.auth import caller_of
 from hatespeech.serving.openapi import ROBUST_PARAMETER, SCORING
 from hatespeech.serving.reading import read_query, read_switch, until_gone
 from hatespeech.serving.served_model import ServedModel
@@ -76,7 +76,7 @@ def file_routes(settings: ServerSettings) -> APIRouter:
             for name, value in read_query(request, ("robust",)).items()
         }
         model: ServedModel = request.app.state.model
-        caller: Caller = request.scope["state"]["caller"]
+        caller = caller_of(request)
         model.require_ready()
         file, fields = await receive_upload(request)
         try:

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from hatespeech.errors import OverloadedError, UnhealthyError, ValidationError
-from hatespeech.serving.guards.auth import Caller
+from hatespeech.serving.guards.auth import caller_of
 from hatespeech.serving.http_errors import UnauthorizedError, UnfinishedError, error_response
 from hatespeech.serving.jobs import scores_or_error
 from hatespeech.serving.jobs.runner import JobRunner
@@ -262,12 +262,6 @@ def jobs_of(request: Request) -> JobRunner:
     """Return the application's jobs."""
     jobs: JobRunner = request.app.state.jobs
     return jobs
-
-
-def caller_of(request: Request) -> Caller:
-    """Return the caller that :class:`TokenGuard` identified."""
-    caller: Caller = request.scope["state"]["caller"]
-    return caller
 
 
 def owner_of(request: Request) -> bytes:

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from hatespeech.contract import MAX_ID_CHARS, parse_request
 from hatespeech.errors import OverloadedError, TooLargeError, UnhealthyError, ValidationError
 from hatespeech.labels import THRESHOLD_NAMES
-from hatespeech.serving.guards.auth import Caller
+from hatespeech.serving.guards.auth import caller_of
 from hatespeech.serving.openapi import (
     EXAMPLE_TEXT,
     EXPLAIN,
@@ -52,7 +52,7 @@ def score_routes(settings: ServerSettings) -> APIRouter:
 
     async def answer(request: Request, body: Any) -> Response:
         model: ServedModel = request.app.state.model
-        caller: Caller = request.scope["state"]["caller"]
+        caller = caller_of(request)
         await request.app.state.rates.charge(caller, body)
         work = model.score(body, wait_for_room=False, caller=caller.share)
         reply = await until_gone(request, work)

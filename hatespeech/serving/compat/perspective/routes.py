@@ -10,7 +10,6 @@ from importlib import resources
 from typing import Any, Final
 
 from fastapi import APIRouter
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -31,7 +30,7 @@ from hatespeech.serving.compat.perspective.requests import MAX_BYTES, Terms, rea
 from hatespeech.serving.compat.perspective.suggestions import Suggestions, suggestion_reply
 from hatespeech.serving.compat.protocol import Shared
 from hatespeech.serving.compat.texts import ScoredText, TextScorer
-from hatespeech.serving.guards.auth import Caller, Tokens
+from hatespeech.serving.guards.auth import Tokens
 from hatespeech.serving.http_errors import NotFoundError, UnauthorizedError, error_response
 from hatespeech.serving.openapi import OPEN, json_body
 
@@ -108,7 +107,6 @@ class Analyzer:
         self._rates = shared.rates
         self._meanings = shared.meanings
         self._tokens = Tokens(shared.settings.tokens)
-        self._protocol = Perspective()
         self._scorer = TextScorer(shared)
 
     async def one(self, request: Request) -> Response:
@@ -128,7 +126,7 @@ class Analyzer:
         sound = [(part, work) for part, work in begun if isinstance(work, Work)]
         texts = [text for _, work in sound for text in work.texts]
         if sound:
-            request.scope["state"]["caller"] = self._caller(sound[0][0])
+            request.scope["state"]["caller"] = self._tokens.sender_of(sound[0][0].scope)
         found = await self._scorer.score(request, texts, requests=len(sound))
         scored = iter(found)
         return batch.join_replies(
@@ -149,23 +147,15 @@ class Analyzer:
                 parts = batch.split_parts(bytes(received[:STRANGERS_BYTES]), boundary)
                 if not parts:
                     raise UnauthorizedError("the first part of the batch has no right key")
-                state["caller"] = self._caller(batch.read_part(parts[0], request.scope))
+                first = batch.read_part(parts[0], request.scope)
+                state["caller"] = self._tokens.sender_of(first.scope)
         return bytes(received)
-
-    def _caller(self, part: BatchPart) -> Caller:
-        """Return who sends a part; raise :class:`UnauthorizedError`."""
-        client = part.scope.get("client")
-        return self._tokens.identify(
-            Headers(scope=part.scope),
-            client[0] if client else "",
-            self._protocol.credentials(part.scope),
-        )
 
     async def _begin(self, part: BatchPart, terms: Terms) -> tuple[BatchPart, Work | ServiceError]:
         """Return what a part needs scored, or why it is refused."""
         try:
             await asyncio.sleep(0)  # others are answered between the parts
-            await self._rates.count(self._caller(part))
+            await self._rates.count(self._tokens.sender_of(part.scope))
             if (part.method, part.path) != ("POST", ANALYZE):
                 raise NotFoundError(f"a batch holds requests of POST {ANALYZE}")
             return part, Work(read_analysis(await read_object(part.body), terms), terms)
@@ -182,7 +172,7 @@ class Analyzer:
                 return work.response(own)
             except ServiceError as error:
                 work = error
-        self._metrics.observe_error(work)
+        self._metrics.count_error(work.code)  # the status of no request tells of it
         return error_response(part.scope, work)
 
 
