@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -116,6 +116,14 @@ def _schema(name: str, sentence: str, fields: Mapping[str, Any]) -> type[BaseMod
     return create_model(name, __base__=Open, __doc__=sentence, **fields)
 
 
+def _field(kind: Any, description: str, *, always: bool = True) -> Any:
+    """Declare a field as :func:`_schema` takes it; one that is not ``always`` there may be null."""
+    described = _about(description)
+    return (
+        (Annotated[kind, described], ...) if always else (Annotated[kind | None, described], None)
+    )
+
+
 TIMES: Final = {
     "queue_ms": "Until the first of the texts was read by the model.",
     "compute_ms": "From then until the last of them had its scores.",
@@ -123,22 +131,16 @@ TIMES: Final = {
 TIMING: Final = _schema(
     "Timing",
     "Where the time went, in milliseconds.",
-    {name: (Annotated[float, _about(TIMES[name])], ...) for name in Timing(0.0, 0.0).to_dict()},
+    {name: _field(float, TIMES[name]) for name in Timing(0.0, 0.0).to_dict()},
 )
 WORD: Final = _schema(
     "Word",
     "How much of the scores a word carries.",
     {
-        "word": (Annotated[str, _about("As it stands in the text.")], ...),
-        "start": (
-            Annotated[int, _about("Where it begins, in code points of the text as sent.")],
-            ...,
-        ),
-        "end": (Annotated[int, _about("Where it ends, the same way.")], ...),
-        **{
-            flag: (Annotated[float, _about(f"How much it adds to `{flag}`.")], ...)
-            for flag in (*LABELS, "toxic")
-        },
+        "word": _field(str, "As it stands in the text."),
+        "start": _field(int, "Where it begins, in code points of the text as sent."),
+        "end": _field(int, "Where it ends, the same way."),
+        **{flag: _field(float, f"How much it adds to `{flag}`.") for flag in (*LABELS, "toxic")},
     },
 )
 
@@ -146,10 +148,10 @@ NAMED_THRESHOLDS: Final = _schema(
     "NamedThresholds",
     "Thresholds that were asked for by name.",
     {
-        "name": (Annotated[str, _about("As the request named them.")], ...),
-        "version": (Annotated[str, _about("Changes with any of the numbers.")], ...),
+        "name": _field(str, "As the request named them."),
+        "version": _field(str, "Changes with any of the numbers."),
         **{
-            flag: (Annotated[Probability | None, _about(f"`{flag}` is flagged from here.")], None)
+            flag: _field(Probability, f"`{flag}` is flagged from here.", always=False)
             for flag in FLAGS
         },
     },
@@ -157,10 +159,7 @@ NAMED_THRESHOLDS: Final = _schema(
 VERSIONS: Final = _schema(
     "Versions",
     "What made the reply.",
-    {
-        field.name: (Annotated[str, _about(f"Of the {field.name}.")], ...)
-        for field in dataclasses.fields(Versions)
-    },
+    {each.name: _field(str, f"Of the {each.name}.") for each in dataclasses.fields(Versions)},
 )
 
 # The type of each kind of field of the contract.
@@ -182,15 +181,10 @@ TYPES: Final[dict[Kind, Any]] = {
 
 
 def _fields(fields: Iterable[ReplyField]) -> dict[str, Any]:
-    """Return the contract's fields as pydantic declares them."""
-    declared: dict[str, Any] = {}
-    for field in fields:
-        kind, described = TYPES[field.kind], _about(field.description)
-        if field.always:
-            declared[field.name] = (Annotated[kind, described], ...)
-        else:
-            declared[field.name] = (Annotated[kind | None, described], None)
-    return declared
+    """Return the contract's fields as :func:`_schema` takes them."""
+    return {
+        each.name: _field(TYPES[each.kind], each.description, always=each.always) for each in fields
+    }
 
 
 _scored: Final = [field for field in ITEM_FIELDS if field.kind != "error"]
@@ -211,8 +205,7 @@ class NotScored(Open):
 ManyReply = _schema(
     "ManyReply",
     "The reply to many texts, in the order sent.",
-    _fields(_once)
-    | {"items": (Annotated[list[Scores | NotScored], _about("One for each text.")], ...)},  # type: ignore[valid-type]  # a class made above
+    _fields(_once) | {"items": _field(list[Scores | NotScored], "One for each text.")},  # type: ignore[valid-type]  # a class made above
 )
 
 
@@ -275,10 +268,7 @@ class Card(Open):
 class Health(Open):
     """Whether texts can be scored."""
 
-    status: Annotated[
-        str,
-        _about("The model's.", json_schema_extra={"enum": ["loading", "ready", "broken"]}),
-    ]
+    status: Annotated[Literal["loading", "ready", "broken"], _about("The model's.")]
     model: Annotated[str | None, _about("The checkpoint; null while it is being loaded.")]
     dtype: Annotated[
         str | None,
@@ -288,12 +278,8 @@ class Health(Open):
         bool, _about("Whether the small embedded checkpoint serves, which is for trying only.")
     ]
     jobs: Annotated[
-        str,
-        Field(
-            description="Whether jobs can be stored, or else whether a disk is full; the log says "
-            "why.",
-            json_schema_extra={"enum": ["ready", "full", "unavailable"]},
-        ),
+        Literal["ready", "full", "unavailable"],
+        _about("Whether jobs can be stored, or else whether a disk is full; the log says why."),
     ]
 
 
@@ -427,6 +413,13 @@ def json_body(schema: dict[str, Any], examples: dict[str, Any]) -> dict[str, Any
     """Describe a JSON body; ``examples`` maps names to bodies."""
     content = {"schema": schema, "examples": {k: {"value": v} for k, v in examples.items()}}
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+def foreign_errors(description: str) -> dict[int | str, dict[str, Any]]:
+    """Describe the errors of another service's protocol, in its form."""
+    schema = {"type": "object", "required": ["error"]}
+    content = {"application/json": {"schema": schema}}
+    return {"default": {"description": description, "content": content}}
 
 
 def install_openapi(app: FastAPI, settings: ServerSettings, shop: Shop | None) -> None:

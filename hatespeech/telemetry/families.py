@@ -10,7 +10,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
-from prometheus_client import ProcessCollector, disable_created_metrics
+from prometheus_client import disable_created_metrics
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -18,7 +18,7 @@ from prometheus_client.core import (
     InfoMetricFamily,
     Metric,
 )
-from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.registry import Collector
 from typing_extensions import override
 
 from hatespeech.telemetry.tally import Buckets, Totals
@@ -137,11 +137,3 @@ def _add(family: HistogramMetricFamily, buckets: Buckets, *labels: str) -> None:
         for bound, count in buckets.cumulative()
     ]
     family.add_metric(labels, buckets=bounds, sum_value=buckets.sum)
-
-
-def watch(
-    registry: CollectorRegistry, totals: Totals, model: Callable[[], LoadedModel | None]
-) -> None:
-    """Have a registry export all of it, and the process's memory, CPU time and open files."""
-    registry.register(TextFamilies(totals, model))
-    ProcessCollector(registry=registry)

@@ -85,9 +85,12 @@ class Recorder:
         ``model`` returns ``None`` until it is loaded.
         """
         if self._registry is not None:
-            from hatespeech.telemetry.families import watch
+            from prometheus_client import ProcessCollector
 
-            watch(self._registry, self.totals, model)
+            from hatespeech.telemetry.families import TextFamilies
+
+            self._registry.register(TextFamilies(self.totals, model))
+            ProcessCollector(registry=self._registry)  # memory, CPU time and open files
 
     @contextlib.contextmanager
     def account(

@@ -33,7 +33,7 @@ from hatespeech.serving.compat.lenient import read_any_json
 from hatespeech.serving.compat.protocol import Protocol, Shared
 from hatespeech.serving.compat.texts import ScoredText, TextScorer, require_room, version_headers
 from hatespeech.serving.http_errors import NotFoundError, RateLimitedError
-from hatespeech.serving.openapi import EXAMPLE_TEXT, json_body
+from hatespeech.serving.openapi import EXAMPLE_TEXT, foreign_errors, json_body
 from hatespeech.serving.settings import ServerSettings
 from hatespeech.version import __version__
 
@@ -102,12 +102,7 @@ MODEL_ID: Final = {
     "description": "Any name; one with `@` pins a checkpoint.",
     "schema": {"type": "string", "minLength": 1},
 }
-ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    "default": {
-        "description": "`error`, and TEI's `error_type`.",
-        "content": {"application/json": {"schema": {"type": "object", "required": ["error"]}}},
-    }
-}
+ERRORS: Final = foreign_errors("`error`, and TEI's `error_type`.")
 
 Ranking = list[dict[str, Any]]  # label and score of each label, the most probable first
 

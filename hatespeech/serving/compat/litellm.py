@@ -21,7 +21,7 @@ from hatespeech.labels import FLAGS, Flag
 from hatespeech.serving.compat.lenient import read_any_json
 from hatespeech.serving.compat.protocol import Protocol, Shared
 from hatespeech.serving.compat.texts import ScoredText, TextScorer, require_room, version_headers
-from hatespeech.serving.openapi import EXAMPLE_TEXT, json_body
+from hatespeech.serving.openapi import EXAMPLE_TEXT, foreign_errors, json_body
 from hatespeech.serving.served_model import ServedModel
 
 GUARDRAIL: Final = "/beta/litellm_basic_guardrail_api"
@@ -60,12 +60,7 @@ EXAMPLES: Final[dict[str, Any]] = {
         PARAMETERS: {"thresholds": {"hate": 0.5}},
     }
 }
-ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    "default": {
-        "description": "The error of this server.",
-        "content": {"application/json": {"schema": {"type": "object", "required": ["error"]}}},
-    }
-}
+ERRORS: Final = foreign_errors("The error of this server.")
 
 _NUMBERS: Final = TypeAdapter(Annotated[dict[Flag, Threshold], Field(min_length=1)])
 

@@ -31,7 +31,7 @@ from hatespeech.serving.compat.mapping import OpenAIMapping
 from hatespeech.serving.compat.protocol import Protocol, Shared
 from hatespeech.serving.compat.texts import ScoredText, TextScorer, require_room, version_headers
 from hatespeech.serving.http_errors import NotFoundError, RateLimitedError, UnauthorizedError
-from hatespeech.serving.openapi import EXAMPLE_TEXT, json_body
+from hatespeech.serving.openapi import EXAMPLE_TEXT, foreign_errors, json_body
 from hatespeech.serving.payments.prices import work_of_texts
 from hatespeech.serving.payments.rail import PaidWork
 from hatespeech.serving.payments.terms import PricedRoute
@@ -79,12 +79,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "many": {"input": [EXAMPLE_TEXT, "win a free phone now"]},
     "parts": {"input": [{"type": "text", "text": EXAMPLE_TEXT}]},
 }
-ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    "default": {
-        "description": "OpenAI's form of an error: `message`, `type`, `param` and `code`.",
-        "content": {"application/json": {"schema": {"type": "object", "required": ["error"]}}},
-    }
-}
+ERRORS: Final = foreign_errors("OpenAI's form of an error: `message`, `type`, `param` and `code`.")
 
 
 class InputError(ValidationError):

@@ -53,7 +53,7 @@ class UploadTable:
         self._limits = limits
         self._closing = threading.Lock()
         self._closed = False
-        self._scored: ScoredFile | ForeignParquet | None = None
+        self._scored: ScoredFile | ForeignParquet  # set by check, which comes first
         self._process: ForeignParquet | None = None
 
     @property
@@ -80,19 +80,16 @@ class UploadTable:
 
     def next(self) -> list[Any] | None:
         """Return the values of the next rows' text column, or ``None`` at the end."""
-        assert self._scored is not None  # noqa: S101 - check comes first
         return self._scored.next()
 
     def write(self, items: Sequence[TextScore]) -> bytes:
         """Take the scores of the first rows that have none; return what is written."""
         from hatespeech.formats.scores import table_of
 
-        assert self._scored is not None  # noqa: S101 - check comes first
         return self._scored.write(table_of(items, self.options.flagged))
 
     def end(self) -> bytes:
         """Return the bytes after the last row."""
-        assert self._scored is not None  # noqa: S101 - check comes first
         return self._scored.end()
 
     def close(self) -> None:

@@ -173,9 +173,7 @@ class Scoring:
 
 
 async def score_table(
-    room: UploadRoom,
-    table: UploadTable,
-    scoring: Scoring,
+    room: UploadRoom, table: UploadTable, scoring: Scoring
 ) -> AsyncIterator[bytes]:
     """Yield the table with its scores.
 

@@ -32,7 +32,7 @@ from hatespeech.serving.compat.protocol import Shared
 from hatespeech.serving.compat.texts import ScoredText, TextScorer
 from hatespeech.serving.guards.auth import Tokens
 from hatespeech.serving.http_errors import NotFoundError, UnauthorizedError, error_response
-from hatespeech.serving.openapi import OPEN, json_body
+from hatespeech.serving.openapi import OPEN, foreign_errors, json_body
 
 # Of a batch so much is read before one of its parts must have shown a right key.
 STRANGERS_BYTES: Final = 262_144
@@ -91,12 +91,9 @@ SUGGEST_BODY: Final[dict[str, Any]] = {
     },
 }
 BATCH_CONTENT: Final = {"multipart/mixed": {"schema": {"type": "string", "format": "binary"}}}
-ERRORS: Final[dict[int | str, dict[str, Any]]] = {
-    "default": {
-        "description": "Google's form of an error: `code`, `message`, `status` and `details`.",
-        "content": {"application/json": {"schema": {"type": "object", "required": ["error"]}}},
-    }
-}
+ERRORS: Final = foreign_errors(
+    "Google's form of an error: `code`, `message`, `status` and `details`."
+)
 
 
 class Analyzer:
