@@ -12,7 +12,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -117,14 +116,6 @@ def recognise(options: argparse.Namespace) -> str:
     return f"{output}: already exists, verified\n" + model_report(found.model_id, figures)
 
 
-@dataclass(frozen=True)
-class Source:
-    """A checkpoint file on this machine, and where it came from."""
-
-    path: Path
-    provenance: Mapping[str, Any]
-
-
 def make(options: argparse.Namespace, progress: DownloadBar) -> str:
     """Fetch, convert and check, and only then put the folder in place; return what to print."""
     output: Path = options.output
@@ -136,17 +127,17 @@ def make(options: argparse.Namespace, progress: DownloadBar) -> str:
     with workplace(output.with_name(f".{output.name}.partial")) as work:
         # The tokenizer first: it is small, and an error in it shows before the large download.
         tokenizer, origin = get_tokenizer(options, work / "tokenizer")
-        source = get_checkpoint(options, work, progress)
+        source, where = get_checkpoint(options, work, progress)
 
         from hatespeech.fetching import folder as folders
         from hatespeech.fetching.pickle.module import UnsafePickleError
         from hatespeech.model import checkpoint as checkpoints
 
         folder = work / "output"
-        provenance = {"source": source.provenance, "tokenizer": origin}
+        provenance = {"source": where, "tokenizer": origin}
         try:
             folders.convert(
-                source.path,
+                source,
                 tokenizer,
                 folder,
                 name=output.name,
@@ -167,8 +158,8 @@ def make(options: argparse.Namespace, progress: DownloadBar) -> str:
             path.chmod(0o644)
         folder.chmod(0o755)
         if keep:
-            source.path.chmod(0o644)
-            source.path.rename(kept)
+            source.chmod(0o644)
+            source.rename(kept)
         folder.rename(output)
         discard_download(options, work)
     report = model_report(checkpoints.describe(output).model_id, figures)
@@ -197,8 +188,13 @@ def get_tokenizer(options: argparse.Namespace, folder: Path) -> tuple[Tokenizer,
     return build_tokenizer(folder), origin
 
 
-def get_checkpoint(options: argparse.Namespace, work: Path, progress: DownloadBar) -> Source:
-    """Fetch the checkpoint unless it is a local file, and compare its hash with ``--sha256``."""
+def get_checkpoint(
+    options: argparse.Namespace, work: Path, progress: DownloadBar
+) -> tuple[Path, dict[str, Any]]:
+    """Fetch the checkpoint unless it is a local file, and compare its hash with ``--sha256``.
+
+    Returns the file and where it comes from.
+    """
     from hatespeech.fetching import http
 
     provenance: dict[str, Any]
@@ -229,7 +225,7 @@ def get_checkpoint(options: argparse.Namespace, work: Path, progress: DownloadBa
     if options.sha256 not in (None, digest):
         discard_download(options, work)
         raise FetchError(f"the checkpoint file's SHA-256 is {digest}, not {options.sha256}")
-    return Source(path, {**provenance, "size": path.stat().st_size, "sha256": digest})
+    return path, {**provenance, "size": path.stat().st_size, "sha256": digest}
 
 
 def discard_download(options: argparse.Namespace, work: Path) -> None:
@@ -244,13 +240,11 @@ def expectations(options: argparse.Namespace) -> list[Expectation]:
     """Return the texts and scores of ``--expect``."""
     from hatespeech.fetching.folder import Expectation
 
-    parted = [
-        (text, dict(score.split("=") for score in scores)) for text, *scores in options.expect
-    ]
-    return [
-        Expectation(text, {label: float(value) for label, value in scores.items()})
-        for text, scores in parted
-    ]
+    def read(score: str) -> tuple[str, float]:
+        label, _, value = score.partition("=")
+        return label, float(value)
+
+    return [Expectation(text, dict(map(read, scores))) for text, *scores in options.expect]
 
 
 def model_report(model_id: str, figures: Sequence[tuple[Expectation, Mapping[str, float]]]) -> str:

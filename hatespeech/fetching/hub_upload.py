@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hatespeech.cli import make_parser
 from hatespeech.errors import CheckpointError
@@ -32,7 +32,7 @@ examples:
 """
 
 
-def upload_parser(prog: str = "hatespeech upload") -> argparse.ArgumentParser:
+def upload_parser(prog: str) -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = make_parser(prog, DESCRIPTION, EPILOG)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a checkpoint folder")
@@ -88,19 +88,14 @@ def upload(folder: Path, repository: str, public: bool, license_id: str | None) 
     except HFValidationError:
         raise FetchError(f"{repository} is not a repository's name, such as ORG/NAME") from None
     except HfHubHTTPError as exc:
-        raise FetchError(f"the hub answers HTTP {exc.response.status_code}{hint(exc)}") from None
+        status = exc.response.status_code
+        hint = "; set HF_TOKEN to a token that may write there" if status in (401, 403) else ""
+        raise FetchError(f"the hub answers HTTP {status}{hint}") from None
     return (
         f"{checkpoint.model_id}: uploaded as commit {commit.oid}\n"
         "where the repository is in a cache, this serves it:\n"
         f"  MODEL_ID={repository}\n"
     )
-
-
-def hint(exc: Any) -> str:
-    """Return what to do about the hub's refusal."""
-    if exc.response.status_code in (401, 403):
-        return "; set HF_TOKEN to a token that may write there"
-    return ""
 
 
 def card_with_metadata(card: str, languages: Sequence[str], license_id: str | None) -> str:

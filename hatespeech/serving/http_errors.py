@@ -78,7 +78,7 @@ class RateLimitedError(ServiceError):
 
     code = "rate_limited"
 
-    def __init__(self, message: str, retry_after: int = 1) -> None:
+    def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, NoReturn, TypeVar
 from urllib.parse import parse_qsl
 
@@ -48,9 +48,12 @@ async def read_json(request: Request) -> Any:
     """
     require_media_type(request, "application/json")
     raw = await request.body()
-    if len(raw) <= LARGE_BODY:
-        return parse_json(raw)
-    return await asyncio.to_thread(parse_json, raw)
+    return await parse_any_size(parse_json, raw)
+
+
+async def parse_any_size(parse: Callable[[bytes], Answer], raw: bytes) -> Answer:
+    """Return what ``parse`` makes of a body, in a thread if that is large."""
+    return parse(raw) if len(raw) <= LARGE_BODY else await asyncio.to_thread(parse, raw)
 
 
 def parse_json(raw: bytes) -> Any:
@@ -156,6 +159,14 @@ def read_switch(value: str, name: str) -> bool:
     if value not in SWITCHES:
         raise ValidationError("must be true or false", field=name)
     return SWITCHES[value]
+
+
+def read_whole_number(value: str, name: str, least: int, most: int) -> int:
+    """Read a whole number in this range; raise :class:`ValidationError` for anything else."""
+    digits = len(str(most))
+    if not re.fullmatch(rf"[0-9]{{1,{digits}}}", value) or not least <= int(value) <= most:
+        raise ValidationError(f"must be a whole number from {least} to {most}", field=name)
+    return int(value)
 
 
 async def until_gone(request: Request, work: Awaitable[Answer]) -> Answer:

@@ -412,12 +412,6 @@ class ServerSettings(PaymentSettings):
         return _commas(self.cors_origins or "")
 
 
-# The queue worker does not read these.
-HTTP_SETTINGS: Final = tuple(
-    name for name in ServerSettings.model_fields if name not in EngineSettings.model_fields
-)
-
-
 def tables() -> dict[str, str]:
     """Return the Markdown tables of ``docs/settings.md``: the engine's, the server's, selling."""
     return {

@@ -165,11 +165,8 @@ def converted(family: Family, since: int, now: int) -> Iterator[Metric]:
         ]
         data = Sum(points, temporality, True) if family.type == "counter" else Gauge(points)
     if data.data_points:
-        yield Metric(_name(family), family.documentation, "", data)
-
-
-def _name(family: Family) -> str:
-    return f"{family.name}_info" if family.type == "info" else family.name
+        name = f"{family.name}_info" if family.type == "info" else family.name
+        yield Metric(name, family.documentation, "", data)
 
 
 def _histograms(samples: Sequence[Sample], since: int, now: int) -> Iterator[HistogramDataPoint]:

@@ -15,7 +15,6 @@ import pydantic
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from hatespeech.serving.settings import HTTP_SETTINGS
 from hatespeech.settings import EngineSettings
 from tests.paths import ROOT
 from tests.support.processes.worker import clean_environment
@@ -27,7 +26,7 @@ HUB = ROOT / ".runpod"
 FILES = ("model_dir", "model_id", "hf_hub_cache", "hf_home", "thresholds_file", "audit_log")
 # What the image has no packages for.
 EXTRAS = ("otel_exporter_otlp_endpoint",)
-LEFT_OUT = (*FILES, *EXTRAS, *HTTP_SETTINGS)
+LEFT_OUT = (*FILES, *EXTRAS)
 FORM = [name for name in EngineSettings.model_fields if name not in LEFT_OUT]
 
 # https://docs.runpod.io/hub/publishing-guide and https://docs.runpod.io/references/gpu-types.

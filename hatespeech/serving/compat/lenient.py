@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -11,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from hatespeech.errors import ValidationError
-from hatespeech.serving.reading import LARGE_BODY, parse_json
+from hatespeech.serving.reading import parse_any_size, parse_json
 
 MAX_QUERY_FIELDS: Final = 64
 
@@ -23,23 +22,21 @@ _BARE_KEY: Final = re.compile(
 
 
 async def read_any_json(request: Request) -> dict[str, Any]:
-    """Read a body that holds a JSON object; raises the errors of :func:`read_object`."""
+    """Read a body that holds a JSON object; raises the errors of :func:`parse_object`."""
     return await read_object(await request.body())
 
 
 async def read_object(raw: bytes) -> dict[str, Any]:
-    """Parse a JSON object, in a thread if it is large; nothing stands for an empty object.
+    """Parse an object, in a thread if it is large; raises the errors of :func:`parse_object`."""
+    return await parse_any_size(parse_object, raw)
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """Parse a JSON object; nothing stands for an empty object.
 
     Its keys may lack quotes, as in Google's own examples. Raises :class:`ValidationError` if it is
     anything else, and :class:`TooLargeError` for more than ``MAX_JSON_PARTS``.
     """
-    if len(raw) <= LARGE_BODY:
-        return parse_object(raw)
-    return await asyncio.to_thread(parse_object, raw)
-
-
-def parse_object(raw: bytes) -> dict[str, Any]:
-    """Parse a JSON object; raises the errors of :func:`read_object`."""
     if not raw.strip():
         return {}
     try:

@@ -85,7 +85,7 @@ ERRORS: Final = foreign_errors("OpenAI's form of an error: `message`, `type`, `p
 class InputError(ValidationError):
     """OpenAI's error for a part of the request; ``field`` names it."""
 
-    def __init__(self, message: str, field: str, code: str | None = None) -> None:
+    def __init__(self, message: str, field: str, code: str) -> None:
         super().__init__(message, field=field)
         self.openai_code = code
 

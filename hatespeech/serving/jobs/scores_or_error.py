@@ -9,7 +9,6 @@ bytes.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -21,11 +20,11 @@ from hatespeech.errors import (
     InternalError,
     ServiceError,
     TooLargeError,
-    ValidationError,
     read_error,
 )
 from hatespeech.serving.http_errors import UnfinishedError
 from hatespeech.serving.jobs.store import StoredJob
+from hatespeech.serving.reading import read_whole_number
 
 HEADER: Final = "Scores-Or-Error"
 REPLY: Final = "reply"  # the field that an error names if it is too large
@@ -47,9 +46,7 @@ def read_limit(headers: Headers) -> int | None:
     value = headers.get(HEADER)
     if value is None:
         return None
-    if not re.fullmatch(r"[0-9]{1,10}", value) or not 1 <= int(value) <= MAX_BYTES:
-        raise ValidationError(f"must be a whole number from 1 to {MAX_BYTES}", field=HEADER)
-    return int(value)
+    return read_whole_number(value, HEADER, 1, MAX_BYTES)
 
 
 def refusal(job: StoredJob, reply: bytes, limit: int) -> ServiceError | None:

@@ -59,53 +59,44 @@ USDC: Final[Mapping[str, PaymentToken]] = {
 }
 
 
+@dataclass(frozen=True)
 class ExactRail(Rail):
     """Takes one token on one chain."""
 
     name: ClassVar[str] = "x402"
 
-    def __init__(
-        self,
-        facilitator: Facilitator,
-        network: str,
-        token: PaymentToken,
-        pay_to: str,
-        price: int,
-        minimum: int,
-    ) -> None:
-        """``price`` and ``minimum`` are in the token's smallest unit."""
-        self._facilitator = facilitator
-        self._network = network
-        self._token = token
-        self._pay_to = pay_to
-        self._price = price
-        self._minimum = minimum
+    facilitator: Facilitator
+    network: str
+    token: PaymentToken
+    pay_to: str
+    price: int  # in the token's smallest unit
+    minimum: int
 
     @override
     def offer(self, order: Order) -> dict[str, Any]:
         return {
             "scheme": SCHEME,
-            "network": self._network,
-            "asset": self._token.address,
-            "amount": str(max(self._minimum, order.work.units * self._price)),
-            "payTo": self._pay_to,
+            "network": self.network,
+            "asset": self.token.address,
+            "amount": str(max(self.minimum, order.work.units * self.price)),
+            "payTo": self.pay_to,
             "maxTimeoutSeconds": LIFE_SECONDS,
-            "extra": {"name": self._token.name, "version": self._token.version},
+            "extra": {"name": self.token.name, "version": self.token.version},
         }
 
     @override
     def card(self) -> dict[str, Any]:
         def plain(amount: int) -> str:
-            return format(Decimal(amount).scaleb(-self._token.decimals).normalize(), "f")
+            return format(Decimal(amount).scaleb(-self.token.decimals).normalize(), "f")
 
         return {
             "protocol": f"x402 version {VERSION}, {SCHEME}",
-            "network": self._network,
-            "asset": self._token.address,
-            "currency": self._token.name,
-            "price": plain(self._price),
-            "minimum": plain(self._minimum),
-            "pay_to": self._pay_to,
+            "network": self.network,
+            "asset": self.token.address,
+            "currency": self.token.name,
+            "price": plain(self.price),
+            "minimum": plain(self.minimum),
+            "pay_to": self.pay_to,
         }
 
     @override
@@ -120,7 +111,7 @@ class ExactRail(Rail):
         ):
             raise PaymentFault("terms", "the payment is for other terms")
         signature, fields = _read_payload(document.get("payload"))
-        if fields["to"].lower() != self._pay_to.lower() or int(fields["value"]) != int(
+        if fields["to"].lower() != self.pay_to.lower() or int(fields["value"]) != int(
             offer["amount"]
         ):
             raise PaymentFault("terms", "the payment is signed for other terms")
@@ -141,10 +132,10 @@ class ExactRail(Rail):
             "paymentRequirements": offer,
         }
         return Payment(
-            self._facilitator,
+            self.facilitator,
             body,
             self.name,
-            self._network,
+            self.network,
             offer["amount"],
             payer=fields["from"],
             key=f"x402 {fields['from']} {fields['nonce']}".lower(),

@@ -32,7 +32,7 @@ from hatespeech.serving.openapi import (
     errors,
     json_body,
 )
-from hatespeech.serving.reading import read_json, read_query, until_gone
+from hatespeech.serving.reading import read_json, read_query, read_whole_number, until_gone
 from hatespeech.serving.settings import ServerSettings
 
 MIN_WAIT_MS: Final = 1000
@@ -287,11 +287,7 @@ async def waited(request: Request, milliseconds: int) -> StoredJob:
 def read_wait(request: Request, default: int = DEFAULT_WAIT_MS) -> int:
     """Return how many milliseconds the caller wants to wait."""
     value = read_query(request, ("wait",)).get("wait", str(default))
-    if not re.fullmatch(r"[0-9]{1,6}", value) or not MIN_WAIT_MS <= int(value) <= MAX_WAIT_MS:
-        raise ValidationError(
-            f"must be a whole number from {MIN_WAIT_MS} to {MAX_WAIT_MS}", field="wait"
-        )
-    return int(value)
+    return read_whole_number(value, "wait", MIN_WAIT_MS, MAX_WAIT_MS)
 
 
 def job_response(job: StoredJob) -> Response:

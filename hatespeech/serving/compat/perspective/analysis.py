@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 
 from hatespeech.contract import readable
-from hatespeech.errors import ServiceError, TooLargeError, UnreadError, ValidationError
+from hatespeech.errors import TooLargeError, UnreadError, ValidationError
 from hatespeech.serving.compat.perspective.errors import (
     CommentError,
     LanguageError,
@@ -105,18 +105,13 @@ class Work:
                 raise CommentError("LANGUAGE_DETECTION_FAILED", "Unable to detect language")
             key = self._analysis.attributes[0].key
             raise LanguageError(key, found, requested=False)
+        if isinstance(error, TooLargeError):
+            raise long_comment()
+        if isinstance(error, ValidationError):
+            raise empty_comment()  # nothing but white space or invisible characters
         if error is not None:
-            raise comment_error(error)
+            raise error
         return found
-
-
-def comment_error(error: ServiceError) -> ServiceError:
-    """Return Perspective's error for one of the engine's about a comment."""
-    if isinstance(error, TooLargeError):
-        return long_comment()
-    if isinstance(error, ValidationError):
-        return empty_comment()  # nothing but white space or invisible characters
-    return error
 
 
 def _score(value: float) -> dict[str, Any]:

@@ -126,7 +126,9 @@ def read_analysis(body: Mapping[str, Any], terms: Terms) -> Analysis:
         Attribute(key, _meaning(key, parameters, terms), parameters.scoreThreshold)
         for key, parameters in request.requestedAttributes.items()
     ]
-    languages = _read_languages(request.languages)
+    languages = request.languages
+    if not all(_LANGUAGE.fullmatch(code) for code in languages):
+        raise invalid_request("Invalid value at 'languages': a BCP 47 tag, such as en, is needed")
     foreign = [code for code in languages if primary(code) not in terms.languages]
     if foreign and terms.mapping.languages == "refuse":
         raise LanguageError(found[0].key, foreign, requested=True)
@@ -177,12 +179,6 @@ def shown(name: str) -> str:
     """Return a caller's name for something, cut and without what can't be printed."""
     name = readable(name[:SHOWN_CHARS])
     return name if name.isprintable() else "(not printable)"
-
-
-def _read_languages(languages: Sequence[str]) -> Sequence[str]:
-    if not all(_LANGUAGE.fullmatch(code) for code in languages):
-        raise invalid_request("Invalid value at 'languages': a BCP 47 tag, such as en, is needed")
-    return languages
 
 
 def _meaning(key: str, parameters: AttributeParameters, terms: Terms) -> Meaning:

@@ -13,6 +13,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from hatespeech.contract import readable
 from hatespeech.errors import ServiceError
 from hatespeech.serving.compat.lenient import read_any_json, read_object
 from hatespeech.serving.compat.perspective import batch
@@ -27,7 +28,7 @@ from hatespeech.serving.compat.perspective.google import (
     Perspective,
 )
 from hatespeech.serving.compat.perspective.requests import MAX_BYTES, Terms, read_analysis
-from hatespeech.serving.compat.perspective.suggestions import Suggestions, suggestion_reply
+from hatespeech.serving.compat.perspective.suggestions import Suggestions
 from hatespeech.serving.compat.protocol import Shared
 from hatespeech.serving.compat.texts import ScoredText, TextScorer
 from hatespeech.serving.guards.auth import Tokens
@@ -218,7 +219,8 @@ def perspective_routes(shared: Shared) -> APIRouter:
         """Adds a line to the operator's file; 501 if there is none."""
         suggestion = suggestions.read(await read_any_json(request))
         await asyncio.to_thread(suggestions.keep, suggestion)
-        return JSONResponse(suggestion_reply(suggestion))
+        token = suggestion.clientToken
+        return JSONResponse({} if token is None else {"clientToken": readable(token)})
 
     @router.get(
         DISCOVERY,

@@ -16,7 +16,6 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from hatespeech.contract import readable
 from hatespeech.errors import SettingsError, UnhealthyError
 from hatespeech.serving.compat.perspective.errors import SuggestionsOffError, invalid_request
 from hatespeech.serving.compat.perspective.requests import (
@@ -114,9 +113,3 @@ class Suggestions:
     @staticmethod
     def _open(path: Path) -> int:
         return os.open(path, os.O_APPEND | os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-
-
-def suggestion_reply(suggestion: Suggestion) -> dict[str, Any]:
-    """Return ``SuggestCommentScoreResponse``."""
-    token = suggestion.clientToken
-    return {} if token is None else {"clientToken": readable(token)}
