@@ -158,12 +158,12 @@ def allowed_methods(request: Request) -> list[str]:
 def install_error_handlers(app: FastAPI) -> None:
     """Answer every exception as the contract says; FastAPI's own answers quote the input."""
 
-    async def service_error(request: Request, exc: Exception) -> Response:
-        assert isinstance(exc, ServiceError)  # noqa: S101 - registered for this class
+    @app.exception_handler(ServiceError)
+    async def service_error(request: Request, exc: ServiceError) -> Response:
         return error_response(request.scope, exc)
 
-    async def http_error(request: Request, exc: Exception) -> Response:
-        assert isinstance(exc, HTTPException)  # noqa: S101 - registered for this class
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, exc: HTTPException) -> Response:
         error: ServiceError
         headers = exc.headers
         if exc.status_code == 404:
@@ -180,27 +180,22 @@ def install_error_handlers(app: FastAPI) -> None:
             error = InternalError("the request could not be answered")
         return error_response(request.scope, error, headers)
 
-    async def request_error(request: Request, exc: Exception) -> Response:
-        assert isinstance(exc, RequestValidationError)  # noqa: S101 - registered for this class
+    @app.exception_handler(RequestValidationError)
+    async def request_error(request: Request, exc: RequestValidationError) -> Response:
         place = [str(part) for part in exc.errors()[0]["loc"] if part not in ("query", "path")]
-        error = ValidationError("is invalid", field=f"{'.'.join(place)}")
+        error = ValidationError("is invalid", field=".".join(place))
         return error_response(request.scope, error)
 
-    async def store_error(request: Request, _exc: Exception) -> Response:
+    @app.exception_handler(StoreError)
+    async def store_error(request: Request, _exc: StoreError) -> Response:
         # The store has logged why.
         error = UnhealthyError("jobs cannot be stored now; try again")
         return error_response(request.scope, error)
 
-    async def system_error(request: Request, exc: Exception) -> Response:
-        assert isinstance(exc, OSError)  # noqa: S101 - registered for this class
+    @app.exception_handler(OSError)
+    async def system_error(request: Request, exc: OSError) -> Response:
         if exc.errno not in EXHAUSTED:
             raise exc
         log.error("the system is short of something: %s", errno.errorcode[exc.errno])
         error = UnhealthyError("this server is short of disk, memory or open files; try again")
         return error_response(request.scope, error)
-
-    app.add_exception_handler(OSError, system_error)
-    app.add_exception_handler(StoreError, store_error)
-    app.add_exception_handler(ServiceError, service_error)
-    app.add_exception_handler(HTTPException, http_error)
-    app.add_exception_handler(RequestValidationError, request_error)

@@ -129,8 +129,9 @@ class JobRunner:
         self._work.set()
 
     def job_ended(self, job_id: str) -> None:
-        """Stop to run a job that another server answered, cancelled or took over."""
-        self._stop_running(job_id)
+        """Stop to run a job that was cancelled, or that another server answered or took over."""
+        if job_id in self._running:
+            self._running[job_id][1].cancel()
         self._wake(job_id)
 
     def awaited(self) -> Collection[str]:
@@ -224,8 +225,7 @@ class JobRunner:
         """Cancel a job unless it is finished; return it in its new state."""
         await self.get(job_id, owner)
         await self._store.cancel(job_id)
-        self._stop_running(job_id)
-        self._wake(job_id)
+        self.job_ended(job_id)
         return await self.get(job_id, owner)
 
     async def purge(self, owner: bytes) -> int:
@@ -368,11 +368,6 @@ class JobRunner:
         """Count a job that failed before it ran."""
         with self._metrics.recorder.account(job_id=job_id):
             self._metrics.recorder.job_ended(job_id, "failed", code)
-
-    def _stop_running(self, job_id: str) -> None:
-        running = self._running.get(job_id)
-        if running is not None:
-            running[1].cancel()
 
     def _wake(self, job_id: str) -> None:
         for done in self._waiting.get(job_id, ()):

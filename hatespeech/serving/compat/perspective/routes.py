@@ -101,9 +101,7 @@ class Analyzer:
     """Answers requests to analyse comments, one or a batch of them."""
 
     def __init__(self, shared: Shared) -> None:
-        self._metrics = shared.metrics
-        self._rates = shared.rates
-        self._meanings = shared.meanings
+        self._shared = shared
         self._tokens = Tokens(shared.settings.tokens)
         self._scorer = TextScorer(shared)
 
@@ -133,7 +131,7 @@ class Analyzer:
 
     def _terms(self, request: Request) -> Terms:
         model = self._scorer.require_ready(request)
-        return Terms(self._meanings, model.model_id or "", model.languages)
+        return Terms(self._shared.meanings, model.model_id or "", model.languages)
 
     async def _receive(self, request: Request, boundary: bytes) -> bytes:
         """Read a batch, to its end only if its sender has shown a right key by then."""
@@ -153,7 +151,7 @@ class Analyzer:
         """Return what a part needs scored, or why it is refused."""
         try:
             await asyncio.sleep(0)  # others are answered between the parts
-            await self._rates.count(self._tokens.sender_of(part.scope))
+            await self._shared.rates.count(self._tokens.sender_of(part.scope))
             if (part.method, part.path) != ("POST", ANALYZE):
                 raise NotFoundError(f"a batch holds requests of POST {ANALYZE}")
             return part, Work(read_analysis(await read_object(part.body), terms), terms)
@@ -170,7 +168,7 @@ class Analyzer:
                 return work.response(own)
             except ServiceError as error:
                 work = error
-        self._metrics.count_error(work.code)  # the status of no request tells of it
+        self._shared.metrics.count_error(work.code)  # the status of no request tells of it
         return error_response(part.scope, work)
 
 

@@ -101,22 +101,18 @@ class Database:
         self._log_holds_deleted = True
 
     def _work(self) -> None:
-        following: _Operation | None
         while (first := self._operations.get()) is not None:
             group = [first]
             size = first.size
-            stop = False
             with contextlib.suppress(queue.Empty):
                 while len(group) < GROUP and size < GROUP_BYTES:
                     following = self._operations.get_nowait()
                     if following is None:
-                        stop = True
+                        self._operations.put(None)  # the last, after this group
                         break
                     group.append(following)
                     size += following.size
             self._commit(group)
-            if stop:
-                return
 
     def _commit(self, group: list[_Operation], *, on_reserve: bool = False) -> None:
         outcomes: list[tuple[_Operation, Any, Exception | None]] = []
