@@ -35,7 +35,7 @@ from hatespeech.serving.jobs.opening import open_store
 from hatespeech.serving.jobs.runner import JobRunner
 from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.openapi import DESCRIPTION, SUMMARY, TITLE, install_openapi
-from hatespeech.serving.payments.shop import open_shop
+from hatespeech.serving.payments.shop import Shop, open_shop
 from hatespeech.serving.routes.demo import demo_routes
 from hatespeech.serving.routes.docs import docs_routes
 from hatespeech.serving.routes.files import file_routes
@@ -135,17 +135,27 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
-        telemetry={
-            "tracing": False,
-            "metrics": False,
-            "logs": False,
-        },  # they hold URLs, and URLs hold texts
+        # They hold URLs, and URLs hold texts.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.grpc_server = grpc_server
     app.state.rates = rates
-    app.state.protocols = protocols = served_protocols(settings)
-    jobs_router = job_routes(settings)
+    app.state.protocols = served_protocols(settings)
     app.state.shop = shop
+    include_routes(app, settings, metrics)
+    install_error_handlers(app)
+    install_openapi(app, settings, shop)
+    add_guards(app, settings, metrics)
+    if not settings.tokens:
+        log.warning("ALLOW_ANONYMOUS=1: everyone who can reach this server may use it")
+    elif any(len(token) < SAFE_TOKEN_CHARS for token in settings.tokens):
+        log.warning("BEARER_TOKEN: a token shorter than %d characters is weak", SAFE_TOKEN_CHARS)
+    return app
+
+
+def include_routes(app: FastAPI, settings: ServerSettings, metrics: Metrics) -> None:
+    """Add all routes; raise :class:`SettingsError` if a proxy's prefix is one of their paths."""
+    jobs_router = job_routes(settings)
     # Documents list the routes in this order.
     app.include_router(score_routes(settings))
     app.include_router(file_routes(settings))
@@ -156,14 +166,16 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     app.include_router(service_routes(settings, metrics, app.version))
     app.include_router(docs_routes())
     app.include_router(demo_routes(settings))
-    for router in protocol_routes(settings, metrics, rates):
+    for router in protocol_routes(settings, metrics, app.state.rates):
         app.include_router(router)
     app.state.path_templates = path_templates(app)
     require_prefix(settings.root_path, [path for _, path in app.state.path_templates])
-    install_error_handlers(app)
-    install_openapi(app, settings, shop)
 
-    # The last middleware added is the outermost.
+
+def add_guards(app: FastAPI, settings: ServerSettings, metrics: Metrics) -> None:
+    """Put the guards around the routes, the innermost first."""
+    shop: Shop | None = app.state.shop
+    rates: CallerRates = app.state.rates
     if shop is not None:
         app.add_middleware(Paywall, shop=shop, rates=rates)
     app.add_middleware(
@@ -177,7 +189,7 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
         tokens=settings.tokens,
         open_paths=OPEN_PATHS.union(
             {"/metrics"} if settings.metrics == "open" else (),
-            *(protocol.open_paths for protocol in protocols),
+            *(protocol.open_paths for protocol in app.state.protocols),
         ),
         health_port=settings.health_port,
         priced=() if shop is None else shop.routes,
@@ -193,11 +205,6 @@ def create_app(settings: ServerSettings, stop: Callable[[], None] = terminate) -
     app.add_middleware(OriginGuard, origins=settings.origins)
     app.add_middleware(HeadGuard)
     app.add_middleware(Envelope, metrics=metrics)
-    if not settings.tokens:
-        log.warning("ALLOW_ANONYMOUS=1: everyone who can reach this server may use it")
-    elif any(len(token) < SAFE_TOKEN_CHARS for token in settings.tokens):
-        log.warning("BEARER_TOKEN: a token shorter than %d characters is weak", SAFE_TOKEN_CHARS)
-    return app
 
 
 def require_prefix(root_path: str, paths: Sequence[str]) -> None:
