@@ -37,6 +37,7 @@ BACKOFF: Final = Backoff(first=0.5, longest=30.0)  # counts tries in a row that 
 _LONGEST_RETRY_AFTER: Final = 120.0  # seconds
 
 LARGEST: Final = 16 * 1024**3  # bytes of a file: ten times the published checkpoint
+_TOO_LARGE: Final = f"the file has more than {LARGEST / 1e9:,.0f} GB"
 # A file of unknown size asks for room on the disk again after so many bytes.
 ROOM_STEP: Final = 64 * 1024**2
 SLOWEST: Final = 1024  # bytes a second, on average over the time-out
@@ -174,22 +175,7 @@ def _attempt(
         # it, and the server would answer 416. The byte is also one more check.
         headers = {"Range": f"bytes={have - 1}-", "If-Range": known.validator}
     with _watched(client, url, headers, WATCH_TIMEOUTS * timeout) as (response, go_on):
-        status = response.status_code
-        if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and known is not None:
-            discard(folder)
-            raise _TryAgainError("the file on the server is shorter now; starting over")
-        if status in RETRIED_STATUS:
-            wait = min(retry_after(response.headers), _LONGEST_RETRY_AFTER)
-            raise _TryAgainError(f"the server answered {_phrase(status)}", wait)
-        if status == HTTPStatus.PARTIAL_CONTENT and known is not None:
-            overlap = _check_partial(folder, url, response, known, have)
-            remote, start = known, have - len(overlap)
-        elif status == HTTPStatus.OK:
-            remote = RemoteFile.from_response(url, response, _content_length(response))
-            start, overlap = 0, b""
-            discard(folder)
-        else:
-            raise FetchError(f"{shown_url(url)}: the server answered {_phrase(status)}")
+        remote, start, overlap = _read_head(folder, url, response, known, have)
         if remote.size is not None:
             require_room(remote.size - start - len(overlap), remote.size)
             if remote.size > LARGEST:
@@ -228,7 +214,27 @@ def _attempt(
     return Download(part, remote, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
-_TOO_LARGE: Final = f"the file has more than {LARGEST / 1e9:,.0f} GB"
+def _read_head(
+    folder: Path, url: str, response: httpx2.Response, known: RemoteFile | None, have: int
+) -> tuple[RemoteFile, int, bytes]:
+    """Return which file a reply brings, from which byte on, and that byte if it is on the disk.
+
+    Raises :class:`_TryAgainError` and :class:`FetchError` if it brings none.
+    """
+    status = response.status_code
+    if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and known is not None:
+        discard(folder)
+        raise _TryAgainError("the file on the server is shorter now; starting over")
+    if status in RETRIED_STATUS:
+        wait = min(retry_after(response.headers), _LONGEST_RETRY_AFTER)
+        raise _TryAgainError(f"the server answered {_phrase(status)}", wait)
+    if status == HTTPStatus.PARTIAL_CONTENT and known is not None:
+        overlap = _check_partial(folder, url, response, known, have)
+        return known, have - len(overlap), overlap
+    if status == HTTPStatus.OK:
+        discard(folder)
+        return RemoteFile.from_response(url, response, _content_length(response)), 0, b""
+    raise FetchError(f"{shown_url(url)}: the server answered {_phrase(status)}")
 
 
 class _Pace:
