@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-from typing_extensions import override
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from hatespeech.serving.http_errors import STATUSES
 from hatespeech.serving.served_model import ServedModel
@@ -52,18 +49,9 @@ class Metrics:
     def watch(self, model: ServedModel, queued_jobs: Callable[[], int]) -> None:
         """Report the state of these at the time of each scrape."""
         self.recorder.watch(lambda: model.scorer)
-        self.registry.register(_Live(model, queued_jobs))
-
-
-class _Live(Collector):
-    def __init__(self, model: ServedModel, queued_jobs: Callable[[], int]) -> None:
-        self._model = model
-        self._queued_jobs = queued_jobs
-
-    @override
-    def collect(self) -> Iterator[Metric]:
-        ready = float(self._model.state == "ready")
-        yield GaugeMetricFamily(f"{PREFIX}ready", "1 if texts can be scored.", value=ready)
-        yield GaugeMetricFamily(
-            f"{PREFIX}queue_jobs", "Asynchronous jobs that wait or run.", value=self._queued_jobs()
+        ready = Gauge(f"{PREFIX}ready", "1 if texts can be scored.", registry=self.registry)
+        ready.set_function(lambda: model.state == "ready")
+        jobs = Gauge(
+            f"{PREFIX}queue_jobs", "Asynchronous jobs that wait or run.", registry=self.registry
         )
+        jobs.set_function(queued_jobs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -35,16 +34,6 @@ class ScoredText:
         if flag in self.thresholds:
             return flag in (self.item.flagged or ())
         return self.item.label in (("hate", "abusing") if flag == "toxic" else (flag,))
-
-    def extension(self, model: str, mapping: str) -> dict[str, Any]:
-        """Return what other services' replies have no field for."""
-        return {
-            "model": model,
-            "mapping": mapping,
-            "scores": self.item.scores,
-            "label": self.item.label,
-            "warnings": list(self.item.warnings or ()),
-        }
 
 
 class TextScorer:

@@ -10,12 +10,13 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from hatespeech.formats.names import FORMATS
+from hatespeech.named_thresholds import read_thresholds
 from hatespeech.serving.guards.auth import caller_of
 from hatespeech.serving.openapi import ROBUST_PARAMETER, SCORING
 from hatespeech.serving.reading import read_query, read_switch, until_gone
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import ServerSettings
-from hatespeech.serving.uploads.fields import FIELDS, scoring_options
+from hatespeech.serving.uploads.fields import FIELDS
 from hatespeech.serving.uploads.upload import (
     Scoring,
     UploadRoom,
@@ -80,7 +81,8 @@ def file_routes(settings: ServerSettings) -> APIRouter:
         model.require_ready()
         file, fields = await receive_upload(request)
         try:
-            options |= scoring_options(fields)
+            if "thresholds" in fields:
+                options["thresholds"] = read_thresholds(fields["thresholds"])
             model.read({"text": "any", **options})  # thresholds are refused before a reply begins
             table = room.open(file, fields, caller.name)
         except BaseException:

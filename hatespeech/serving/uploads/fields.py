@@ -8,7 +8,6 @@ from typing import Any, Final
 from hatespeech.errors import ValidationError
 from hatespeech.formats.file_options import FileOptions
 from hatespeech.formats.names import COMPRESSIONS, Format
-from hatespeech.named_thresholds import read_thresholds
 
 # What a reply can be compressed with; the names are the endings of files.
 PACKINGS: Final[Mapping[str, str | None]] = {
@@ -90,10 +89,3 @@ def file_options(fields: Mapping[str, str], form: Format) -> FileOptions:
         form.compression if packing is None else PACKINGS[packing],
         None if quoting is None else QUOTINGS[quoting],
     )
-
-
-def scoring_options(fields: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields of the contract's request that go with each of the file's texts."""
-    if "thresholds" not in fields:
-        return {}
-    return {"thresholds": read_thresholds(fields["thresholds"])}

@@ -84,8 +84,15 @@ class Work:
         }
         if self._analysis.client_token is not None:
             reply["clientToken"] = readable(self._analysis.client_token)
-        version = self._terms.meanings.version
-        return reply | {"hatespeech": comment.extension(self._terms.model, version)}
+        # What Perspective's replies have no field for.
+        reply["hatespeech"] = {
+            "model": self._terms.model,
+            "mapping": self._terms.meanings.version,
+            "scores": comment.item.scores,
+            "label": comment.item.label,
+            "warnings": list(comment.item.warnings or ()),
+        }
+        return reply
 
     def _languages(self, comment: ScoredText) -> list[str]:
         """Return the language that was detected, if one was.
