@@ -200,6 +200,20 @@ def test_a_retry_of_an_expired_job_is_a_new_job(path: Path) -> None:
     run(path, scene, ttl=0.001)
 
 
+def test_nothing_stays_of_a_result_that_a_late_retry_replaces(path: Path) -> None:
+    async def scene(store: SqliteStore) -> None:
+        keys = {"retry_key": b"key", "retry_body": b"body"}
+        await store.add(new_job("a", **keys), 10)
+        ((lease, _),) = await store.take(1, idle=True)
+        await store.finish(lease, JobResult("COMPLETED", output=f'"{MARKER}"'))
+        await asyncio.sleep(0.01)
+        assert await store.add(new_job("b", **keys), 10) == "b"
+        files = path.parent.glob(f"{path.name}*")
+        assert MARKER.encode() not in b"".join(file.read_bytes() for file in files)
+
+    run(path, scene, ttl=0.001)
+
+
 # A file that someone deletes.
 
 

@@ -234,10 +234,12 @@ class SqliteStore(Store):
         def add(connection: sqlite3.Connection) -> str:
             now = self._now()
             if job.retry_key is not None:
-                connection.execute(
+                expired = connection.execute(
                     "DELETE FROM jobs WHERE owner = ? AND retry_key = ? AND finished <= ?",
                     (job.owner, job.retry_key, now - self._ttl),
                 )
+                if expired.rowcount:
+                    self._database.empty_log()
                 known = connection.execute(
                     "SELECT id, retry_body FROM jobs WHERE owner = ? AND retry_key = ?",
                     (job.owner, job.retry_key),
