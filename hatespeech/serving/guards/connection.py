@@ -55,7 +55,7 @@ def connections_that_fit(*, beside_grpc: bool) -> int:
     return max(1, min(MAX_CONNECTIONS, soft - reserved))
 
 
-class Crowd:
+class PortConnections:
     """The connections to one port. If there are too many, one that serves no known caller goes.
 
     Of these it is the one that came, or got its last reply, longest ago.
@@ -108,8 +108,8 @@ class Crowd:
 class GuardedProtocol(H11Protocol):
     """uvicorn's h11 protocol, with deadlines and with limits on the number of connections."""
 
-    callers: ClassVar[Crowd]
-    probes: ClassVar[Crowd]  # on a port of their own, so that callers cannot keep them out
+    callers: ClassVar[PortConnections]
+    probes: ClassVar[PortConnections]  # on their own port: callers cannot keep them out
     health_port: ClassVar[int | None] = None
     _warned: ClassVar[bool] = False
 
@@ -119,7 +119,7 @@ class GuardedProtocol(H11Protocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._write_deadline: asyncio.TimerHandle | None = None
         self._unread = 0  # bytes of the reply that the client had not read when last looked at
-        self._crowd = self.callers
+        self._port_connections = self.callers
 
     @property
     def serves_caller(self) -> bool:
@@ -134,13 +134,13 @@ class GuardedProtocol(H11Protocol):
         # The parameter's type is uvicorn's.
         super().connection_made(transport)
         if self.health_port and self.server is not None and self.server[1] == self.health_port:
-            self._crowd = self.probes
+            self._port_connections = self.probes
         address = None  # all connections of a Unix socket are one proxy's
         if transport.get_extra_info("socket").family == socket.AF_UNIX:
             self.client = (UNIX, 0)
         else:
             address = network_of(self.client[0] if self.client else "")
-        if not self._crowd.enter(self, address):
+        if not self._port_connections.enter(self, address):
             if not self._warned:
                 type(self)._warned = True  # once: it may be an attack
                 log.warning("too many connections: further ones are cut off")
@@ -152,7 +152,7 @@ class GuardedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel the deadlines."""
         super().connection_lost(exc)
-        self._crowd.leave(self)
+        self._port_connections.leave(self)
         for timer in (self._deadline, self._write_deadline):
             if timer is not None:
                 timer.cancel()
@@ -166,7 +166,7 @@ class GuardedProtocol(H11Protocol):
     @override
     def on_response_complete(self) -> None:
         """Continue with a pipelined request or with the rest of the body."""
-        self._crowd.note_reply(self)
+        self._port_connections.note_reply(self)
         super().on_response_complete()
         self._watch()
 
@@ -249,8 +249,8 @@ def guarded_protocol(
     """Return the protocol of one server; ``health_port`` is the port of the probes, if any."""
 
     class ServersProtocol(GuardedProtocol):
-        callers = Crowd(max_connections, max_of_address)
-        probes = Crowd(MAX_HEALTH_CONNECTIONS, MAX_HEALTH_CONNECTIONS)
+        callers = PortConnections(max_connections, max_of_address)
+        probes = PortConnections(MAX_HEALTH_CONNECTIONS, MAX_HEALTH_CONNECTIONS)
 
     ServersProtocol.health_port = health_port
     return ServersProtocol

@@ -115,7 +115,7 @@ class Link:
         self._url = make_conninfo(url, **{k: v for k, v in _NETWORK.items() if k not in given})
         self._channel = channel
         self._pool: AsyncConnectionPool[Any] | None = None
-        self._ears: psycopg.AsyncConnection[Any] | None = None
+        self._listening: psycopg.AsyncConnection[Any] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[Any]] = set()
         self._busy: set[psycopg.AsyncConnection[Any]] = set()
@@ -225,7 +225,7 @@ class Link:
                 self._pool = None
                 self._note(reason)
                 # A statement on another connection would wait without end.
-                for each in (*self._busy, *([] if self._ears is None else [self._ears])):
+                for each in (*self._busy, *([] if self._listening is None else [self._listening])):
                     cut(each)
             raise StoreError(reason) from None
 
@@ -236,32 +236,32 @@ class Link:
                 async with (
                     await psycopg.AsyncConnection.connect(
                         self._url, autocommit=True, prepare_threshold=None
-                    ) as ears,
+                    ) as listening,
                     self._make_pool() as pool,
                 ):
-                    with limited(ears):
-                        await ears.execute(f"LISTEN {self._channel}")
-                    self._ears, self._pool = ears, pool
+                    with limited(listening):
+                        await listening.execute(f"LISTEN {self._channel}")
+                    self._listening, self._pool = listening, pool
                     self.up_since = time.monotonic()
                     self._note(None)
                     up()
-                    await self._listen(ears, hear)
+                    await self._listen(listening, hear)
             except (psycopg.Error, SchemaError) as exc:
                 self._note(why(exc))
             except Exception as exc:  # a link that is not kept would never come back
                 self._note(type(exc).__name__)
             finally:
-                self._ears = self._pool = None
+                self._listening = self._pool = None
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def _listen(
-        self, ears: psycopg.AsyncConnection[Any], hear: Callable[[str], None]
+        self, listening: psycopg.AsyncConnection[Any], hear: Callable[[str], None]
     ) -> None:
         while True:
-            async for notice in ears.notifies(timeout=CHECK_SECONDS):
+            async for notice in listening.notifies(timeout=CHECK_SECONDS):
                 hear(notice.payload)
-            with limited(ears):
-                await ears.execute("SELECT 1")
+            with limited(listening):
+                await listening.execute("SELECT 1")
 
     def _make_pool(self) -> AsyncConnectionPool[Any]:
         return AsyncConnectionPool(
