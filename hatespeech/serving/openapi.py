@@ -119,9 +119,9 @@ def _schema(name: str, sentence: str, fields: Mapping[str, Any]) -> type[BaseMod
 def _field(kind: Any, description: str, *, always: bool = True) -> Any:
     """Declare a field as :func:`_schema` takes it; one that is not ``always`` there may be null."""
     described = _about(description)
-    return (
-        (Annotated[kind, described], ...) if always else (Annotated[kind | None, described], None)
-    )
+    if always:
+        return Annotated[kind, described], ...
+    return Annotated[kind | None, described], None
 
 
 TIMES: Final = {
