@@ -10,8 +10,8 @@ from typing import Final
 from hatespeech.formats.records import MAX_RECORD_CHARS
 
 BLANK: Final = re.compile(r"[ \t\r\n]*")
-# Inside of a string JSON has no raw line break, so this is between tokens. It begins with the break:
-# blanks before one would be read again from each of them.
+# A JSON string has no raw line break, so this is between tokens. It begins with the break: blanks
+# before one would be read again from each of them.
 BREAK: Final = re.compile(r"[\r\n][ \t\r\n]*")
 _decode = json.JSONDecoder().raw_decode
 
