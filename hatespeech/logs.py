@@ -139,10 +139,15 @@ def configure(settings: EngineSettings, *others: str) -> None:
         logger.propagate = False
 
 
-def warn_of_mistyped(settings: EngineSettings, environment: Mapping[str, str]) -> None:
-    """Log a line for each variable that nothing reads and that was meant as a setting, it seems."""
+def warn_of_mistyped(
+    environment: Mapping[str, str], settings: type[EngineSettings] = EngineSettings
+) -> None:
+    """Log a line for each variable that nothing reads and that was meant as a setting, it seems.
+
+    In a program without a log, Python writes it to standard error.
+    """
     log = logging.getLogger(LOGGER)
-    for variable, name in mistyped(type(settings), environment):
+    for variable, name in mistyped(settings, environment):
         log.warning("%s is not a setting; did you mean %s?", variable, name)
 
 

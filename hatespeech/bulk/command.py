@@ -274,7 +274,7 @@ def guarded(work: Callable[[EngineSettings], int], interrupted: str) -> int:
             as_json = settings.log_format == "json"
             formatter = JsonFormatter() if as_json else logging.Formatter("%(message)s")
             with shown_logs(formatter, settings.log_level):
-                warn_of_mistyped(settings, os.environ)
+                warn_of_mistyped(os.environ)
                 return work(settings)
     except (RunError, EngineError, CheckpointError, SettingsError) as exc:
         fault = str(exc)

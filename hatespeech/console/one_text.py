@@ -67,7 +67,7 @@ def score(body: Mapping[str, Any], settings: EngineSettings) -> dict[str, Any]:
     Raises :class:`ServiceError`, :class:`SettingsError` or :class:`CheckpointError`.
     """
     show_warnings()
-    warn_of_mistyped(settings, os.environ)
+    warn_of_mistyped(os.environ)
     with starting():
         from hatespeech.engine.predictor import Predictor
         from hatespeech.engine.scorer import Scorer

@@ -27,6 +27,7 @@ from hatespeech.fetching.options import (
     parse_arguments,
 )
 from hatespeech.fetching.workplace import DownloadBar, make_parents, require_room, workplace
+from hatespeech.logs import warn_of_mistyped
 from hatespeech.paths import file_sha256
 from hatespeech.urls import shown_url
 
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "download.py") -> i
     progress = DownloadBar()
     stop_on_signals(progress)
     options = parse_arguments(arguments, prog)
+    warn_of_mistyped(os.environ)
     try:
         there = os.path.lexists(options.output)
         report = recognise(options) if there else make(options, progress)

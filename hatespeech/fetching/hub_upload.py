@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Final
 from hatespeech.cli import make_parser
 from hatespeech.errors import CheckpointError
 from hatespeech.fetching import FetchError
+from hatespeech.logs import warn_of_mistyped
 
 CARD: Final = "README.md"
 
@@ -53,6 +55,7 @@ def upload_parser(prog: str) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None, prog: str = "hatespeech upload") -> int:
     """Upload the folder; return the exit code."""
     options = upload_parser(prog).parse_args(arguments)
+    warn_of_mistyped(os.environ)
     try:
         report = upload(options.folder, options.repository, options.public, options.license)
     except (FetchError, CheckpointError, OSError) as exc:

@@ -79,7 +79,7 @@ def read_settings(environment: Mapping[str, str]) -> ServerSettings:
     """Read the settings, and log which names are mistyped; raise :class:`SettingsError`."""
     settings = ServerSettings.from_environment(environment)
     configure(settings)
-    warn_of_mistyped(settings, environment)
+    warn_of_mistyped(environment, ServerSettings)
     return settings
 
 

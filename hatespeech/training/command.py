@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ import torch
 from hatespeech.cli import interruptible, make_parser, whole_number
 from hatespeech.errors import CheckpointError
 from hatespeech.labels import LABELS
-from hatespeech.logs import shown_logs
+from hatespeech.logs import shown_logs, warn_of_mistyped
 from hatespeech.paths import file_sha256
 from hatespeech.text.normalizer import NORMALIZER_VERSION
 from hatespeech.training import TrainingError
@@ -194,6 +195,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "train.py") -> int:
     options = parse(arguments, prog)
     try:
         with interruptible(), shown_logs(logging.Formatter("%(message)s"), logging.INFO):
+            warn_of_mistyped(os.environ)
             train(options)
     except (TrainingError, CheckpointError, OSError) as exc:
         sys.stderr.write(f"error: {exc}\n")

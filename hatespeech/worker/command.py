@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "app.py") -> int:
             from hatespeech.telemetry.recorder import Recorder
 
             logs.configure(settings, "asyncio")
-            logs.warn_of_mistyped(settings, os.environ)
+            logs.warn_of_mistyped(os.environ)
             # A run of one job says in the job's line what counters would repeat.
             counted = {"log_counters": settings.log_counters and not local}
             recorder = Recorder(settings.model_copy(update=counted))

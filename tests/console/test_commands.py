@@ -16,6 +16,7 @@ from hatespeech.console.commands import run
 from hatespeech.console.completion import completion_script
 from hatespeech.version import __version__
 from tests.paths import ROOT
+from tests.support.processes.worker import clean_environment
 
 # Each command but some is what one script of the checkout does.
 WITHOUT_SCRIPT: Final = {"report", "upload"}
@@ -46,6 +47,36 @@ def test_without_arguments_it_prints_the_help(capsys: pytest.CaptureFixture[str]
 
 def test_every_command_has_its_script() -> None:
     assert COMMANDS.keys() == SCRIPTS.keys() | WITHOUT_SCRIPT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("score", ["nowhere.csv", "out.csv"]),
+        ("report", ["nowhere.csv"]),
+        ("evaluate", ["nowhere.csv"]),
+        ("download", ["--output", "."]),
+        ("upload", ["nowhere", "ORG/NAME"]),
+        ("train", ["--train", "a.tsv", "--dev", "a.tsv", "--output", "."]),
+    ],
+)
+def test_a_mistyped_setting_is_a_line_before_anything_else(
+    name: str, arguments: list[str], tmp_path: Path
+) -> None:
+    """That of ``serve``, ``worker`` and a text is tested where they are."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hatespeech", name, *arguments],
+        cwd=tmp_path,
+        env={**clean_environment(tmp_path, None), "PYTHONPATH": str(ROOT), "MAX_WINDOW": "secret"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    first, *others = done.stderr.splitlines()
+    assert first == "MAX_WINDOW is not a setting; did you mean MAX_WINDOWS?"
+    assert others[-1].startswith("error: ")
+    assert "secret" not in done.stderr
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
