@@ -38,6 +38,7 @@ from hatespeech.bulk.workspace import (
     ScoreFiles,
     ScoreReader,
     read_json_object,
+    require_dtype,
     require_model,
     require_same_options,
 )
@@ -210,9 +211,11 @@ def _score_files(plan: Plan, make_engine: Callable[[], TaskEngine]) -> Outcome:
     # Every output is written once more: that is how its rows are counted.
     (plan.partial / "output").remove()
     with contextlib.closing(make_engine()) as engine:
-        kept = (begun or {}).get("model")
-        require_model(engine.model, kept)
-        note.write(json.dumps({"run": dict(plan.fixed), "model": engine.model}).encode())
+        kept = begun or {}
+        require_model(engine.model, kept.get("model"))
+        require_dtype(engine.dtype, kept.get("dtype"))
+        made_by = {"model": engine.model, "dtype": engine.dtype}
+        note.write(json.dumps({"run": dict(plan.fixed), **made_by}).encode())
         files = _Files(plan)
         started = time.monotonic()
         with (

@@ -22,7 +22,7 @@ from hatespeech.bulk.output import writing_outputs
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import Plan
 from hatespeech.bulk.statistics import Statistics
-from hatespeech.bulk.workspace import ScoreFiles, ScoreReader, hash_of, require_model
+from hatespeech.bulk.workspace import ScoreFiles, ScoreReader, hash_of, require_dtype, require_model
 from hatespeech.contract import Versions
 from hatespeech.formats.conversion import Conversion
 from hatespeech.formats.interface import Block, Piece, Reader
@@ -273,7 +273,8 @@ def score_missing(
 ) -> ScoredRows:
     """Score the chunks whose scores are missing; call back for each that has scores."""
     there = files.indices()
-    kept = files.read(min(there)).model if there else None
+    kept = files.read(min(there)) if there else None
+    model, dtype = (kept.model, kept.dtype) if kept else (None, None)
     # Of each chunk that the engine has: the number of its rows, and the hash of its texts.
     waiting: dict[int, tuple[int, str]] = {}
     scored = 0
@@ -310,8 +311,9 @@ def score_missing(
                     sent, texts = waiting.pop(done.index, (None, ""))
                     if sent != len(done.rows):
                         raise EngineError(f"the engine lost or repeated rows of part {done.index}")
-                    kept = kept or done.model
-                    require_model(done.model, kept)
+                    model, dtype = model or done.model, dtype or done.dtype
+                    require_model(done.model, model)
+                    require_dtype(done.dtype, dtype)
                     files.write(done, texts)
                     scored += len(done.rows)
                     scored_chunk(done.index)

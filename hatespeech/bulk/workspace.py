@@ -70,6 +70,7 @@ class KeptScores:
     model: str  # that gave the scores
     texts: str  # hash of the texts that were scored
     versions: Versions | None = None  # of what scored them
+    dtype: str | None = None  # number format of its weights
 
 
 class ScoreFiles:
@@ -90,11 +91,12 @@ class ScoreFiles:
     def write(self, chunk: ScoredChunk, texts: str) -> None:
         """Write a chunk's scores to its file; ``texts`` is the hash of its texts."""
         table = table_of(chunk.rows)
-        part = KeptScores(table, chunk.model, texts, chunk.versions)
+        part = KeptScores(table, chunk.model, texts, chunk.versions, chunk.dtype)
         note = {
             "model": part.model,
             "texts": texts,
             "versions": part.versions and dataclasses.asdict(part.versions),
+            "dtype": part.dtype,
             "checksum": _checksum(chunk.index, part),
         }
         sink = pa.BufferOutputStream()
@@ -114,7 +116,7 @@ class ScoreFiles:
             note = json.loads(table.schema.metadata[NOTE])
             versions = note.get("versions") and Versions(**note["versions"])
             scores = table.replace_schema_metadata(None)
-            part = KeptScores(scores, note["model"], note["texts"], versions)
+            part = KeptScores(scores, note["model"], note["texts"], versions, note.get("dtype"))
             checksum = note["checksum"]
         except _UNREADABLE:
             raise _unreadable(place) from None
@@ -150,7 +152,8 @@ def _unreadable(place: Place) -> RunError:
 def _checksum(index: int, part: KeptScores) -> str:
     """Return the hash of all that is read from a file, as CSV: equal values give equal bytes."""
     versions = dataclasses.astuple(part.versions) if part.versions else ()
-    head = json.dumps([index, part.model, part.texts, len(part.scores), *versions])
+    dtype = [part.dtype] if part.dtype else []  # parts of earlier versions do not have it
+    head = json.dumps([index, part.model, part.texts, len(part.scores), *versions, *dtype])
     sink = pa.BufferOutputStream()
     pyarrow.csv.write_csv(part.scores, sink)
     return hashlib.sha256(head.encode() + sink.getvalue()).hexdigest()
@@ -162,6 +165,7 @@ class ScoreReader:
     def __init__(self, files: ScoreFiles, chunks: Iterable[int]) -> None:
         self.model: str | None = None
         self.versions: Versions | None = None  # of what scored the first part
+        self._dtype: str | None = None
         self._files = files
         self._parts = self._read(chunks)
         self._rest = SCORES.empty_table()  # of the part that is being taken
@@ -201,6 +205,8 @@ class ScoreReader:
             self.model = self.model or part.model
             self.versions = self.versions or part.versions
             require_model(part.model, self.model)
+            self._dtype = self._dtype or part.dtype
+            require_dtype(part.dtype, self._dtype)
             yield part
 
 
@@ -210,6 +216,18 @@ def require_model(model: str, kept: str | None) -> None:
         raise RunError(
             f"some parts were scored by {kept}, but this engine is {model}: run again with "
             f"{kept}, or remove the .partial folder"
+        )
+
+
+def require_dtype(dtype: str | None, kept: str | None) -> None:
+    """Raise :class:`RunError` if scores are ``kept`` that another number format gave.
+
+    ``DTYPE=auto`` is float16 on a GPU and float32 on a CPU. ``None`` stands for unknown.
+    """
+    if None not in (dtype, kept) and dtype != kept:
+        raise RunError(
+            f"some parts were scored in {kept}, but this engine scores in {dtype}: run again on "
+            "the kind of device that scored them, or remove the .partial folder"
         )
 
 

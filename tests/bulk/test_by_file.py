@@ -50,6 +50,11 @@ class Here(TaskEngine):
     def model(self) -> str:
         return self._predictor.model_id
 
+    @property
+    @override
+    def dtype(self) -> str:
+        return self._predictor.dtype
+
     @override
     def work(self, next_task: Callable[[], Any]) -> Generator[tuple[Any, Any], None, None]:
         while task := next_task():
@@ -247,6 +252,20 @@ def test_another_model_does_not_go_on(predictor: Predictor) -> None:
         by_file(Here(predictor, most=2))
     with pytest.raises(RunError, match=r"scored by mini@\w+, but this engine is other@0"):
         by_file(Other(predictor))
+
+
+@pytest.mark.usefixtures("folder")
+def test_another_number_format_does_not_go_on(predictor: Predictor) -> None:
+    class OnGpus(Here):
+        @property
+        @override
+        def dtype(self) -> str:
+            return "float16"
+
+    with pytest.raises(EngineError):
+        by_file(Here(predictor, most=2))
+    with pytest.raises(RunError, match=r"scored in float32, but this engine scores in float16"):
+        by_file(OnGpus(predictor))
 
 
 @pytest.mark.usefixtures("folder")

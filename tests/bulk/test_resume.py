@@ -16,6 +16,7 @@ from typing import Any
 
 import fsspec
 import pytest
+import torch
 
 from hatespeech.bulk import command as score
 from tests.paths import MINI, ROOT
@@ -247,6 +248,21 @@ def test_another_model_does_not_go_on_with_a_run(
     monkeypatch.setenv("MODEL_DIR", str(small_checkpoint))
     assert score.main(begun) == 1
     assert f"some parts were scored by {MINI.name}@" in capsys.readouterr().err.splitlines()[-1]
+    assert not part.exists()
+
+
+def test_dtype_auto_on_another_kind_of_device_does_not_go_on_with_a_run(
+    begun: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part = Path(f"{begun[1]}.partial", "scores", "00000002.parquet")
+    part.unlink()
+    # As float16 on a GPU, which a CPU without it computes slowly.
+    monkeypatch.setattr("hatespeech.engine.predictor.choose_dtype", lambda *_: torch.bfloat16)
+    assert score.main(begun) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: some parts were scored in float32, but this engine scores in bfloat16: run again "
+        "on the kind of device that scored them, or remove the .partial folder"
+    )
     assert not part.exists()
 
 

@@ -31,6 +31,7 @@ class ScoredChunk:
     rows: list[TextScore]  # without their texts; an error names the field ``text``
     model: str  # id of the model that scored them, such as mini@0123456789ab
     versions: Versions | None = None  # of what scored them, if it says so
+    dtype: str | None = None  # number format of the weights, such as float32, if it says so
 
 
 def row_of(outcome: Prediction | ServiceError) -> TextScore:
@@ -65,6 +66,11 @@ class TaskEngine(Protocol):
     @property
     def model(self) -> str:
         """The id of the model that every machine has."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """The number format of the weights, such as float32, on every machine."""
         ...
 
     def work(self, next_task: Callable[[], Any]) -> Generator[tuple[Any, Any], None, None]:

@@ -132,4 +132,5 @@ class LocalEngine(BulkEngine):
         except DeviceError as error:
             raise EngineError(str(error)) from None
         rows = [row_of(next(scored) if isinstance(each, Readings) else each) for each in found]
-        return ScoredChunk(index, rows, self._predictor.model_id, self._predictor.versions)
+        made_by = self._predictor
+        return ScoredChunk(index, rows, made_by.model_id, made_by.versions, made_by.dtype)

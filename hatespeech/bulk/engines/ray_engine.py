@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable
 from typing import Any, Final
 
 import ray
+import torch
 from typing_extensions import override
 
 from hatespeech.bulk.engines.base import BulkEngine, Chunk, ScoredChunk, TaskEngine
@@ -17,7 +18,7 @@ from hatespeech.bulk.engines.ray_actors import ScoringActor
 from hatespeech.bulk.engines.ray_cluster import Actors, Cluster
 from hatespeech.bulk.engines.ray_pool import CALLS, ActorPool, Call, Timeouts
 from hatespeech.bulk.reach import Reach
-from hatespeech.engine.predictor import choose_folder
+from hatespeech.engine.predictor import choose_dtype, choose_folder
 from hatespeech.settings import EngineSettings
 
 # The settings that an actor reads, beside device and model_dir. EngineSettings has no secrets; the
@@ -45,8 +46,12 @@ class RayEngine(BulkEngine, TaskEngine):
     ) -> None:
         """Start the actors. With ``reach``, each must find the files of the run."""
         self._cluster = cluster
+        device = "cuda" if actors.gpus else "cpu"
+        self._dtype: str = settings.dtype
+        if settings.dtype == "auto":
+            self._dtype = str(choose_dtype(settings, torch.device(device))).removeprefix("torch.")
         chosen = settings.model_dump(include=ACTOR_SETTINGS) | {
-            "device": "cuda" if actors.gpus else "cpu",
+            "device": device,
             "model_dir": choose_folder(settings).resolve(),
         }
         self._pool = ActorPool(lambda: _start(actors, chosen, reach), actors.count, timeouts)
@@ -66,6 +71,11 @@ class RayEngine(BulkEngine, TaskEngine):
     @override
     def model(self) -> str:
         return self._pool.model
+
+    @property
+    @override
+    def dtype(self) -> str:
+        return self._dtype
 
     @override
     def work(self, next_task: Callable[[], Any]) -> Generator[tuple[Any, Any], None, None]:
