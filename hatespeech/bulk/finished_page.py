@@ -28,14 +28,16 @@ def add_page_options(parser: Any) -> None:
     parser.add_argument(
         "--id-column",
         metavar="NAME",
-        help="column that names a row, shown beside the row numbers of the report",
+        help="column that names a row, or the path of a key, such as user.id; the report shows it "
+        "beside the row numbers",
     )
     parser.add_argument(
         "--group-by",
         type=_names,
         default=(),
         metavar="NAME,…",
-        help="columns whose values are counted in the report, such as a language or a source",
+        help="columns, or paths of keys, whose values the report counts, such as a language or a "
+        "source",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
@@ -13,7 +14,14 @@ import pyarrow.compute as pc
 from hatespeech.bulk.places import Input
 from hatespeech.bulk.statistics import Columns, ScoredBlock
 from hatespeech.formats.choice import READERS
-from hatespeech.formats.columns import MISSING, names_said, no_column, value_at
+from hatespeech.formats.columns import (
+    MISSING,
+    names_said,
+    no_column,
+    paths_of,
+    splits,
+    value_at,
+)
 from hatespeech.formats.dialects import Dialect
 from hatespeech.formats.interface import MAX_COLUMNS, Head, Reader
 from hatespeech.formats.json_values import plain, text_of
@@ -26,7 +34,6 @@ NOTHING_ADDED: Final = "\0"
 # Rows of JSONL that are looked at for a key. Of a key that is there the first row or so is enough;
 # one that is misspelt is said within a second.
 KEY_ROWS: Final = 100_000
-TEXT_COLUMN: Final = "--text-column"
 
 
 def texts_in(head: Head, rows: Any, names: Sequence[str]) -> dict[str, list[str]]:
@@ -56,10 +63,10 @@ def require_columns(
         for name, option in options.items():
             if there.count(name) > 1:
                 raise table.error(f"has more than one column {name} ({option})")
-            if name not in there:
+            if name not in there and not any(first in there for first, _ in splits(name)):
                 raise table.error(no_column(name, option, there))
     if text_column is not None:
-        options[text_column] = TEXT_COLUMN
+        options[text_column] = "--text-column"
     if len(of_objects) == len(tables):
         _require_keys(of_objects, options)
 
@@ -72,13 +79,12 @@ def _require_keys(tables: Sequence[JsonlReader], options: Mapping[str, str]) -> 
     try:
         for record in islice(chain.from_iterable(map(JsonlReader.objects, tables)), KEY_ROWS):
             rows += 1
-            found = [name for name, option in missing.items() if _has(record, name, option)]
-            for name in found:
+            for name in [each for each in missing if value_at(record, each) is not MISSING]:
                 del missing[name]
             if not missing:
                 return
             if len(there) < MAX_COLUMNS:
-                there.update(dict.fromkeys(record))
+                there.update(dict.fromkeys(paths_of(record)))
     except (ValueError, RecursionError):
         return  # what reads all rows names this one
     for name, option in missing.items() if rows else ():
@@ -86,11 +92,6 @@ def _require_keys(tables: Sequence[JsonlReader], options: Mapping[str, str]) -> 
         more = f", of this file and {len(tables) - 1:,} more," if len(tables) > 1 else ""
         said = names_said(name, list(there))
         raise tables[0].error(f"{none}{more} has the key {name} ({option}){said}")
-
-
-def _has(record: Mapping[str, Any], name: str, option: str) -> bool:
-    """Say whether a row has a key; that of the texts may be below another."""
-    return name in record or (option == TEXT_COLUMN and value_at(record, name) is not MISSING)
 
 
 def written_table(source: Input, text_column: str | None, prefix: str, dialect: Dialect) -> Reader:
@@ -167,13 +168,33 @@ def _typed(values: Sequence[Any], kind: pa.DataType) -> Any:
 
 
 def _values(head: Head, rows: Any, names: Sequence[str]) -> dict[str, list[Any]]:
-    """Return columns of rows as JSON values, ``None`` for a key that a row of JSONL lacks."""
-    if isinstance(head.columns, pa.Schema):
-        return {name: plain(rows.column(name)) for name in names}
-    if not names:
-        return {}
-    if head.columns is None:
+    """Return columns of rows as JSON values, ``None`` for a key that a row lacks."""
+    if head.columns is None and names:
         records = [json.loads(row) for row in rows]
-        return {name: [record.get(name) for record in records] for name in names}
-    places = {name: head.columns.index(name) for name in names}
-    return {name: [row[place] for row in rows] for name, place in places.items()}
+        return {name: [_found(record, name) for record in records] for name in names}
+    return {name: _column(head, rows, name) for name in names}
+
+
+def _column(head: Head, rows: Any, name: str) -> list[Any]:
+    """Return a column of a table's rows, or what its objects have at a path, as JSON values."""
+    there = head.names or []
+    if name not in there:
+        first, rest = next(split for split in splits(name) if split[0] in there)
+        return [_found(_object(value), rest) for value in _column(head, rows, first)]
+    if isinstance(head.columns, pa.Schema):
+        return plain(rows.column(name))
+    place = there.index(name)
+    return [row[place] for row in rows]
+
+
+def _object(value: Any) -> dict[str, Any]:
+    """Return an object, which a column of strings holds as JSON; an empty one for all else."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    return value if isinstance(value, dict) else {}
+
+
+def _found(record: Mapping[str, Any], name: str) -> Any:
+    value = value_at(record, name)
+    return None if value is MISSING else value

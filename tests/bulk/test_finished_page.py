@@ -82,6 +82,32 @@ def test_page_of_a_finished_output_has_the_bytes_of_the_runs_own(source: str, ou
     assert "For trying only." in page
 
 
+@pytest.mark.parametrize(
+    ("source", "out"),
+    [
+        ("in.jsonl", "out.jsonl"),
+        ("in.jsonl", "out.csv"),
+        ("in.jsonl", "out.parquet"),
+        ("in.json", "out.tsv"),
+        pytest.param("in.parquet", "out.parquet", marks=pytest.mark.slow),  # checked by a process
+    ],
+)
+def test_a_column_may_be_below_another(source: str, out: str) -> None:
+    rows = [
+        {"text": row["text"], "user": {"id": row["id"], "from": {"lang": row["lang"]}}}
+        for row in ROWS
+    ]
+    write(Path(source), rows)
+    shown = ["--id-column", "user.id", "--group-by", "user.from.lang"]
+    run_here(source, out, "--report", "r.html", *shown)
+    page = Path("r.html").read_text(encoding="utf-8")
+    assert f"{9**17}" in page
+    for value in ("en", "de", "(empty)"):
+        assert f"{value}</td><td class='number'>7</td>" in page
+    assert report_command.main([out, "again.html", *shown]) == 0
+    assert Path("again.html").read_text(encoding="utf-8") == page
+
+
 @pytest.mark.parametrize("out", ["out/", "out.csv"])
 def test_several_inputs_have_one_page_whose_rows_are_those_of_the_outputs(out: str) -> None:
     write(Path("in/b.jsonl"), [{**row, "text": "you are scum"} for row in ROWS])
