@@ -46,7 +46,8 @@ format. If OUT has no such ending, it is a folder, with a file of the same name 
 input. - is standard output.
 
 Text is UTF-8, CSV has commas and quotes, and TSV has tabs and no quotes. The options below say
-otherwise. Nothing is guessed: where a file looks different, a message names the option.
+otherwise; --delimiter and --quoting hold for OUT, too. Nothing is guessed: where a file looks
+different, a message names the option. Standard input needs --input-format.
 
 Environment variables choose the model, the device and the limits: MODEL_DIR, DEVICE, DTYPE,
 MAX_BATCH_TOKENS, MAX_TEXT_CHARS, MAX_WINDOWS, ROBUST; ON_UNREAD=refuse makes an error of a row that
@@ -101,20 +102,32 @@ def scoring_parser(prog: str) -> argparse.ArgumentParser:
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how IN is read."""
-    add = parser.add_argument_group("how IN is read").add_argument
-    add(
+    group = parser.add_argument_group("how IN is read")
+    group.add_argument(
         "--text-column",
         default="text",
         metavar="NAME",
         help="column with the texts, or the path of a key below others, such as data.text "
         "(default: %(default)s)",
     )
+    add_written(group)
+    group.add_argument(
+        "--robust",
+        action="store_true",
+        help="also read each text without its disguise, such as look-alike or separated letters; "
+        "costs up to twice as much",
+    )
+
+
+def add_written(group: Any) -> None:
+    """Add the options that say how IN is written, as far as the names of files do not say it."""
+    add = group.add_argument
     add(
         "--input-format",
         type=format_name,
         metavar="FORMAT",
         help="format of IN, whatever its name says: csv, tsv, jsonl, json, txt, xlsx or parquet, "
-        "such as jsonl.gz if it is compressed; standard input needs it",
+        "such as jsonl.gz if it is compressed",
     )
     add(
         "--encoding",
@@ -126,27 +139,21 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
         "--delimiter",
         type=delimiter,
         metavar="SIGN",
-        help="what stands between the fields of CSV, such as ';' or tab; also in OUT",
+        help="what stands between the fields of CSV, such as ';' or tab",
     )
     add(
         "--quoting",
         choices=["csv", "none"],
         help="csv: fields of CSV and TSV are in double quotes where they need it, as pandas and R "
-        "write both; none: quotes belong to the fields; also in OUT (default: csv for CSV, and for "
-        "TSV none, unless a field looks quoted: then the run ends and asks)",
+        "write both; none: quotes belong to the fields (default: csv for CSV, and for TSV none, "
+        "unless a field looks quoted: then the run ends and asks)",
     )
     add(
         "--no-header",
         action="store_true",
-        help="CSV and TSV begin with a row, not with a header; --text-column is a number from 1",
+        help="CSV and TSV begin with a row, not with a header; columns are called 1, 2 and so on",
     )
     add("--sheet", metavar="NAME", help="sheet of an .xlsx file that has several")
-    add(
-        "--robust",
-        action="store_true",
-        help="also read each text without its disguise, such as look-alike or separated letters; "
-        "costs up to twice as much",
-    )
 
 
 def add_writing(parser: argparse.ArgumentParser) -> None:

@@ -143,7 +143,7 @@ def make_plan(options: RunOptions, settings: EngineSettings) -> Plan:
     else:
         raise RunError(f"{out}: its name must end in {FORMATS}, or in / if it is a folder")
     if options.dialect is not None:
-        _require_use(options.dialect, inputs, outputs)
+        require_use(options.dialect, inputs, outputs)
     fixed = _fixed(options, settings)
     plan = Plan(options, out, outputs, inputs, found.skipped, fixed, settings)
     _require_report_fits(plan)
@@ -188,11 +188,15 @@ def _said(dialect: Dialect) -> dict[str, Any]:
     return {option: value for option, value in said.items() if value is not None}
 
 
-def _require_use(dialect: Dialect, inputs: Sequence[Input], outputs: Sequence[Output]) -> None:
-    """Raise :class:`RunError` if an option is for formats that no file has, or OUT can't follow."""
+def require_use(dialect: Dialect, inputs: Sequence[Input], outputs: Sequence[Output] = ()) -> None:
+    """Raise :class:`RunError` if an option is for formats that no file has, or OUT can't follow.
+
+    There are no ``outputs`` if nothing is written.
+    """
     for option in _said(dialect):
         kinds, in_out = USES[option]
         formats = [each.format for each in inputs]
+        in_out = in_out and bool(outputs)
         formats += [each.format for each in outputs] if in_out else []
         if not any(each.kind in kinds for each in formats):
             where = "neither IN nor OUT has such a file" if in_out else "IN has no such file"

@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 
 from hatespeech.bulk import RunError
-from hatespeech.bulk.command import add_engines, guarded
-from hatespeech.bulk.places import Place
-from hatespeech.bulk.plan import require_page_fits
+from hatespeech.bulk.command import add_engines, add_written, dialect_of, guarded
+from hatespeech.bulk.places import Place, find_inputs
+from hatespeech.bulk.plan import require_page_fits, require_use
 from hatespeech.cli import make_parser, parse_one_source, say, whole_number
 from hatespeech.contract import COLUMNS
 from hatespeech.evaluation import (
@@ -48,7 +48,8 @@ from hatespeech.settings import EngineSettings
 DESCRIPTION: Final = """\
 Measure a model on labelled texts: how good it is on yours, at which threshold, for which groups.
 
-IN is a file, a folder, a glob in quotes or a URL, in a format that score.py reads without options.
+IN is a file, a folder, a glob in quotes or a URL, in a format that score.py reads. The same options
+say how it is written, such as --delimiter ';' for CSV of a German spreadsheet.
 Labels are hate, abusing, neutral and spam, or those of OLID, Davidson, HateXplain, HateCheck or
 Jigsaw, or toxic and not toxic, 1 and 0; --map names others. Several label columns are several
 annotators: the label is what most of them said.
@@ -69,6 +70,7 @@ EPILOG: Final = """\
 examples:
   COMMAND labelled.tsv --report report.html
   COMMAND olid.tsv --text-column tweet --label-column subtask_a --group-column lang
+  COMMAND survey.csv --delimiter ';' --encoding cp1252
   COMMAND rated.csv --label-column anna,ben,carla --map rude=abusing,fine=neutral
   COMMAND labelled.csv --precision 0.95 --write-thresholds ours.json
   COMMAND scored.csv --scored --against toxicity --against-threshold 0.7
@@ -178,6 +180,7 @@ def evaluation_parser(prog: str) -> argparse.ArgumentParser:
         help="their threshold, for which one of ours with the same decisions is looked for "
         "(default: %(default)s)",
     )
+    add_written(parser.add_argument_group("how IN is written, and the file of --against-file"))
     add_engines(parser)
     return parser
 
@@ -221,7 +224,11 @@ def evaluate(options: argparse.Namespace, settings: EngineSettings) -> int:
     require_writable(options)
     folder = card.card_folder(settings) if options.card else None
     asked = swap.read_swap(options.swap) if options.swap else None
-    everything = labelled.read(options.source, wanted(options))
+    dialect = dialect_of(options)
+    inputs = find_inputs(options.source, form=options.input_format).inputs
+    others = find_inputs(options.against_file).inputs if options.against_file else []
+    require_use(dialect, [*inputs, *others])
+    everything = labelled.read(inputs, wanted(options), dialect)
     require_labels(options, everything)
     scored, swapped = score_all(options, settings, everything, asked)
     found = findings(options, everything, scored, swapped)
@@ -348,7 +355,8 @@ def compared(options: argparse.Namespace, everything: Labelled, scored: Scored) 
     """Return how our scores compare with another service's; raise :class:`RunError`."""
     source, name = options.against_file or options.source, options.against
     if options.against_file:
-        by_text = labelled.read_column(source, name, options.text_column, "--against")
+        others, dialect = find_inputs(source).inputs, dialect_of(options)
+        by_text = labelled.read_column(others, name, options.text_column, "--against", dialect)
         values = [by_text.get(str(text)) for text in everything.texts]
     else:
         values = everything.columns[name]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hatespeech.bars import progress_bar
 from hatespeech.bulk import RunError
-from hatespeech.bulk.places import Input, find_inputs, total_bytes
+from hatespeech.bulk.places import Input, total_bytes
 from hatespeech.bulk.written_rows import NOTHING_ADDED
 from hatespeech.contract import COLUMNS
 from hatespeech.evaluation.agreement import majorities
@@ -21,6 +21,7 @@ from hatespeech.evaluation.truths import LAYOUTS, TRUTHS, Layout, Truths, plain_
 from hatespeech.formats.choice import READERS
 from hatespeech.formats.columns import names_said, no_column
 from hatespeech.formats.conversion import Conversion
+from hatespeech.formats.dialects import Dialect
 from hatespeech.formats.interface import Reader
 from hatespeech.formats.lines import JsonlReader
 from hatespeech.formats.names import Format
@@ -78,12 +79,11 @@ class Labelled:
         )
 
 
-def read(source: str, wanted: Wanted) -> Labelled:
+def read(inputs: Sequence[Input], wanted: Wanted, dialect: Dialect) -> Labelled:
     """Read all rows.
 
     Raises :class:`RunError`, which names file, column or row and quotes no text.
     """
-    inputs = find_inputs(source).inputs
     files: list[str] = []
     rows: list[int] = []
     texts: list[Any] = []
@@ -93,7 +93,7 @@ def read(source: str, wanted: Wanted) -> Labelled:
     layout = None
     with progress_bar("reading", total_bytes(inputs), "B") as shown:
         for each in inputs:
-            table = open_table(each, wanted.text)
+            table = open_table(each, wanted.text, dialect)
             table.count(shown.update)
             truths = None
             for number, record in records(table):
@@ -110,7 +110,7 @@ def read(source: str, wanted: Wanted) -> Labelled:
             if truths is not None:
                 truths.require_known()
     if not texts:
-        raise RunError(f"{source}: has no rows")
+        raise inputs[0].error("has no rows")
     together = np.array(annotations, dtype=np.uint8)
     several = together.shape[1] > 1
     return Labelled(
@@ -125,14 +125,16 @@ def read(source: str, wanted: Wanted) -> Labelled:
     )
 
 
-def read_column(source: str, column: str, text_column: str | None, option: str) -> dict[str, Any]:
+def read_column(
+    inputs: Sequence[Input], column: str, text_column: str | None, option: str, dialect: Dialect
+) -> dict[str, Any]:
     """Return a column of other files by their texts, of copies the first.
 
     Raises :class:`RunError` as :func:`read` does; ``option`` is what asks for the column.
     """
     found: dict[str, Any] = {}
-    for each in find_inputs(source).inputs:
-        table = open_table(each, text_column)
+    for each in inputs:
+        table = open_table(each, text_column, dialect)
         table.count(lambda _bytes: None)
         for _, record in records(table):
             if column not in record:
@@ -143,10 +145,11 @@ def read_column(source: str, column: str, text_column: str | None, option: str) 
     return found
 
 
-def open_table(source: Input, column: str | None) -> Reader:
+def open_table(source: Input, column: str | None, dialect: Dialect) -> Reader:
     """Return a file as a table whose text column is ``column``, or one of the usual names."""
     names = [column] if column else [TEXT, *(layout.text for layout in LAYOUTS)]
-    tables = [READERS[source.format.kind](source, name, NOTHING_ADDED) for name in names]
+    kind = READERS[source.format.kind]
+    tables = [kind(source, name, NOTHING_ADDED, dialect=dialect) for name in names]
     for table in tables:
         try:
             table.head()

@@ -6,7 +6,7 @@ import json
 import random
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -325,6 +325,48 @@ def test_an_error_is_one_line_that_names_the_place_and_quotes_no_text(
     (line,) = [line for line in captured.err.splitlines() if line.startswith("error: ")]
     assert message in line
     assert "confidential" not in captured.err + captured.out
+
+
+WRITTEN: Final = """\
+text;gold;hate;abusing;neutral;spam;error;theirs
+schöne Grüße;hate;0.9;0.1;0;0;;0.9
+"you; are";neutral;0;0.1;0.9;0;;0.2
+"""
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_the_options_of_score_py_read_what_is_written_in_another_way(
+    apart: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, figures = tmp_path / "german.csv", tmp_path / "figures.json"
+    path.write_text(WRITTEN, encoding="cp1252")
+    given = [str(path), "--scored", "--json", str(figures)]
+    given += ["--label-column", "gold", "--against", "theirs"]
+    if apart:
+        given += ["--against-file", str(path)]
+    assert command.main(given) == 1
+    assert capsys.readouterr().err.endswith("look separated by semicolons (--delimiter ';')\n")
+    assert command.main([*given, "--delimiter", ";", "--encoding", "cp1252"]) == 0
+    found = json.loads(figures.read_text(encoding="utf-8"))
+    assert (found["rows"], found["comparison"]["texts"]) == (2, 2)
+
+
+def test_quotes_of_tsv_are_asked_about_as_by_score_py(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, figures = tmp_path / "quoted.tsv", tmp_path / "figures.json"
+    header = "text\tgold\thate\tabusing\tneutral\tspam\terror\n"
+    path.write_text(f'{header}"good morning"\tneutral\t0\t0\t1\t0\t\n', encoding="utf-8")
+    given = [str(path), "--scored", "--label-column", "gold", "--json", str(figures)]
+    assert command.main(given) == 1
+    assert "row 1 has a field in quotes, as pandas and R write TSV: say --quoting csv if" in (
+        capsys.readouterr().err
+    )
+    for quoting in ("csv", "none"):
+        assert command.main([*given, "--quoting", quoting]) == 0
+    assert command.main([*given, "--quoting", "csv", "--sheet", "a"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "error: --sheet: is for Excel; IN has no such file"
 
 
 @pytest.mark.parametrize(
