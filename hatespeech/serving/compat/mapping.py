@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hatespeech.contract import TextScore
 from hatespeech.errors import SettingsError
-from hatespeech.labels import Flag
+from hatespeech.labels import FLAGS, Flag
 
 # A name that a header can hold, and that a person reads in a reply.
 Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,32}$")]
@@ -66,6 +66,18 @@ class Meanings(BaseModel):
 
 
 SHIPPED: Final = "mapping.toml"
+# What a message says of the values above.
+WORD: Final = "1 to 32 letters, digits, dots, hyphens or underscores, in quotes"
+NAME: Final = "1 to 64 letters, digits, slashes, hyphens or underscores"
+EXPECTED: Final = {
+    "version": WORD,
+    "thresholds": WORD,
+    "unsupported": '"refuse" or "drop"',
+    "languages": '"refuse" or "accept"',
+    "spam_flags": "true or false",
+    "score": f"one of {', '.join(FLAGS)}, in quotes",
+    "reason": "a line of 1 to 301 characters, in quotes, the first of which is not a blank",
+}
 
 
 def load_meanings(own: Path | None) -> Meanings:
@@ -86,14 +98,28 @@ def load_meanings(own: Path | None) -> Meanings:
     except OSError as exc:
         reason = exc.strerror or type(exc).__name__
     except pydantic.ValidationError as exc:
-        error = exc.errors(include_url=False, include_input=False)[0]
-        reason = f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}"
+        reason = _fault(exc.errors(include_url=False, include_input=False)[0])
     except ValueError as exc:  # also for what is not TOML or not UTF-8
         reason = str(exc)
     else:
         version = f"{shipped['version']}+{merged.version}"
         return merged.model_copy(update={"version": version})
     raise SettingsError(f"COMPAT_MAPPING={str(own)!r} cannot be used: {reason}")
+
+
+def _fault(error: Mapping[str, Any]) -> str:
+    """Return the key of the first line that does not fit, and what is expected, in one line."""
+    keys, kind = [str(part) for part in error["loc"]], error["type"]
+    if keys[-1] == "[key]":  # so pydantic says that a name does not fit
+        what = f"this name must be {NAME}"
+        keys.pop()
+    elif kind == "extra_forbidden":
+        what = "there is no such key"
+    elif kind in ("dict_type", "model_type"):
+        what = "must be a table"
+    else:
+        what = f"{'is missing; it ' if kind == 'missing' else ''}must be {EXPECTED[keys[-1]]}"
+    return f"{' '.join('.'.join(keys).split())}: {what}"
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any], depth: int = 3) -> dict[str, Any]:

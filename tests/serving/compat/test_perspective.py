@@ -624,13 +624,24 @@ def test_a_bad_setting_stops_the_server(
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("version = 1", "version: "),
-        ("[perspective]\nunsupported = 'zero'", "perspective.unsupported: "),
-        ("[perspective.attributes]\nTHREAT = { score = 'hate' }", "THREAT.reason: "),
+        ("version = 1", "version: must be 1 to 32 letters, digits, dots, hyphens or underscores"),
+        ("[perspective]\nunsupported = 'zero'", 'perspective.unsupported: must be "refuse" or "'),
+        ("[openai]\nspam_flags = 'maybe'", "openai.spam_flags: must be true or false"),
+        ("openai = 1", "openai: must be a table"),
+        ("[openai]\ncategory = 1", "openai.category: there is no such key"),
+        (
+            "[openai.categories]\n'the hate' = { reason = 'x' }",
+            "openai.categories.the hate: this name must be 1 to 64 letters, digits, slashes, ",
+        ),
+        (
+            "[perspective.attributes]\nTHREAT = { score = 'hate' }",
+            "perspective.attributes.THREAT.reason: is missing; it must be a line of 1 to 301 char",
+        ),
         (
             "[perspective.attributes]\nTHREAT = { score = 'threat', reason = 'x' }",
-            "THREAT.score: ",
+            "THREAT.score: must be one of hate, abusing, neutral, spam, toxic, in quotes",
         ),
+        ("[perspective.attributes]\nTHREAT = 'hate'", "perspective.attributes.THREAT: must be a "),
         ("[perspective]\nlanguages = 'accept'", "version is missing"),
         ("version", "COMPAT_MAPPING"),
     ],
@@ -641,4 +652,6 @@ def test_a_mapping_that_cannot_be_used_is_told_by_its_line(
     mapping = tmp_path / "mapping.toml"
     mapping.write_text(text)
     environment = {"COMPAT_MAPPING": str(mapping)}
-    assert reason in refusal(server_environment(tmp_path, small_checkpoint, environment))
+    line = refusal(server_environment(tmp_path, small_checkpoint, environment))
+    assert line.startswith(f"error: COMPAT_MAPPING='{mapping}' cannot be used: ")
+    assert reason in line
