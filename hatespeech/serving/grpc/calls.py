@@ -64,17 +64,20 @@ class CallHandler:
             context.set_trailing_metadata(metadata)
             return reply
         except Exception as exc:
-            error = exc if isinstance(exc, errors.ServiceError) else UNEXPECTED
-            if error is UNEXPECTED:  # gRPC would log and send its message, which may quote a text
+            if not isinstance(exc, errors.ServiceError):
+                # gRPC would log and send its message, which may quote a text.
                 log.error("request %s failed: %s", request_id, errors.describe_exception(exc))
-            status, error_type = STATUSES[type(error)], error.code
+                exc = UNEXPECTED
+            status, error_type, line = STATUSES[type(exc)], exc.code, str(exc)
             # gRFC A6: after how many milliseconds a retry may succeed; -1 for never.
-            pushback = str(1000 * error.retry_after if error.retry_after else -1)
+            pushback = str(1000 * exc.retry_after if exc.retry_after else -1)
             metadata += (("grpc-retry-pushback-ms", pushback),)
-            await context.abort(CODES[status], str(error), metadata)
-            raise  # abort always raises
         finally:
             report_request(self._metrics, account, request_id, "POST", GRPC, status, error_type)
+        # What abort raises stays in memory until garbage is collected. So it must not be raised
+        # while the exception is handled, whose traceback holds the request's message; and the
+        # exception must have no name here but `exc`, which Python deletes.
+        return cast(bytes, await context.abort(CODES[status], line, metadata))  # it always raises
 
     async def _reply(self, headers: dict[str, str], context: Any, request_id: str) -> bytes:
         """Raise CancelledError if the client goes or its time is over: that drops the texts."""

@@ -14,8 +14,10 @@ from unittest.mock import patch
 import grpc
 import pytest
 
+from hatespeech.collector import without_garbage_collection
 from hatespeech.contract import Prediction
 from hatespeech.engine.predictor import Predictor
+from hatespeech.errors import TooLargeError, ValidationError
 from hatespeech.labels import FLAGS, LABELS
 from hatespeech.serving.grpc import calls, room
 from hatespeech.serving.http_errors import STATUSES
@@ -102,6 +104,20 @@ def running() -> int:
 def test_a_call_that_has_ended_is_held_no_longer(both: Both) -> None:
     assert both.grpc.score({"prompt": "good"}).name == "OK"
     wait_until(lambda: running() == 0, "every call to be let go")
+
+
+def test_a_refused_message_is_let_go_without_a_garbage_collection(both: Both) -> None:
+    with without_garbage_collection():
+        before = refusals()
+        assert both.grpc.send(MARKER.encode() * 50_000).name == "INVALID_ARGUMENT"
+        assert both.grpc.score({"prompts": [MARKER] * 2000}).name == "RESOURCE_EXHAUSTED"
+        wait_until(lambda: refusals() == before, "the exceptions, which hold it, to be let go")
+
+
+def refusals() -> int:
+    """Return how many exceptions that refuse a request this process holds."""
+    kinds = (ValidationError, TooLargeError)
+    return sum(type(each) in kinds for each in gc.get_objects())
 
 
 # What does not.
