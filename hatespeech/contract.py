@@ -27,6 +27,7 @@ from hatespeech.labels import (
     EXPLANATIONS,
     FLAGS,
     LABELS,
+    LABELS_OF,
     THRESHOLD_NAMES,
     Explanation,
     Flag,
@@ -216,8 +217,8 @@ class WordInfluence:
 
     @property
     def toxic(self) -> float:
-        """What the word carries of hate and abusing together."""
-        return self.scores["hate"] + self.scores["abusing"]
+        """What the word carries of ``toxic``."""
+        return sum(self.scores[label] for label in LABELS_OF["toxic"])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the object that replies hold."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hatespeech.labels import FLAGS, LABELS
+from hatespeech.labels import FLAGS, LABELS, LABELS_OF
 
 RECOMMENDED_FLAGS: Final = tuple(flag for flag in FLAGS if flag != "neutral")
 STRICT_PRECISION: Final = 0.9
@@ -64,6 +64,5 @@ def _score_and_truth(
     flag: str, scores: NDArray[np.float64], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return each text's score for a label or ``toxic``, and whether its label says so."""
-    names = ("hate", "abusing") if flag == "toxic" else (flag,)
-    meant = [LABELS.index(name) for name in LABELS if name in names]
+    meant = [LABELS.index(name) for name in LABELS_OF[flag]]
     return scores[:, meant].sum(axis=1), np.isin(labels, meant)

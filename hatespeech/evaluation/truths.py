@@ -16,27 +16,23 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hatespeech.labels import FLAGS, LABELS
+from hatespeech.labels import FLAGS, LABELS, LABELS_OF
 
 Truths = NDArray[np.uint8]  # [texts]
 
 HATE, ABUSING, NEUTRAL, SPAM = (1 << index for index in range(len(LABELS)))
 EVERY: Final = HATE | ABUSING | NEUTRAL | SPAM
 FLAG_BITS: Final[Mapping[str, int]] = {
-    "hate": HATE,
-    "abusing": ABUSING,
-    "neutral": NEUTRAL,
-    "spam": SPAM,
-    "toxic": HATE | ABUSING,
+    flag: sum(1 << LABELS.index(label) for label in LABELS_OF[flag]) for flag in FLAGS
 }
 # The truths that a label may be mapped to, in the order in which tables show them.
 TRUTHS: Final[Mapping[str, int]] = {
     "hate": HATE,
     "abusing": ABUSING,
-    "toxic": HATE | ABUSING,
+    "toxic": FLAG_BITS["toxic"],
     "neutral": NEUTRAL,
     "spam": SPAM,
-    "not-toxic": NEUTRAL | SPAM,
+    "not-toxic": EVERY - FLAG_BITS["toxic"],
     "not-hate": EVERY - HATE,
     "not-abusing": EVERY - ABUSING,
     "not-spam": EVERY - SPAM,

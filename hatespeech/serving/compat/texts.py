@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from hatespeech.contract import Prediction, TextScore, Timing
 from hatespeech.errors import ServiceError, TooLargeError
-from hatespeech.labels import Flag
+from hatespeech.labels import LABELS_OF, Flag
 from hatespeech.serving.compat.protocol import Shared
 from hatespeech.serving.guards.auth import Caller
 from hatespeech.serving.reading import until_gone
@@ -33,7 +33,7 @@ class ScoredText:
         """
         if flag in self.thresholds:
             return flag in (self.item.flagged or ())
-        return self.item.label in (("hate", "abusing") if flag == "toxic" else (flag,))
+        return self.item.label in LABELS_OF[flag]
 
 
 class TextScorer:
