@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from hatespeech.bulk.command import DESCRIPTION as SCORE_HELP
-from hatespeech.contract import FIELDS, Reply, ReplyField, TextScore, fields_table
+from hatespeech.contract import COLUMNS, FIELDS, Reply, ReplyField, TextScore, fields_table
 from hatespeech.formats.scores import SCORES
 from hatespeech.serving.http_errors import STATUSES
 from hatespeech.serving.openapi import ManyReply, NotScored, OneReply
@@ -88,6 +88,17 @@ def missing(fields: Sequence[ReplyField], results: Descriptor) -> list[str]:
 
 def test_every_field_stands_in_every_place(results: Descriptor) -> None:
     assert missing(FIELDS, results) == []
+
+
+def test_pages_that_list_the_columns_list_all_of_them() -> None:
+    listed = {"http.md": r"with the columns\s(.*?) added", "python.md": r"as attributes:\s(.*?);"}
+    found = {}
+    for page, sentence in listed.items():
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        found[page] = re.findall(r"`(\w+)`", re.findall(sentence, text, re.DOTALL)[0])
+    assert found["http.md"] == list(COLUMNS)
+    # Of an item, which has an id only if one was sent with its text.
+    assert [*found["python.md"], "id"] == [each.name for each in dataclasses.fields(TextScore)]
 
 
 def test_a_new_field_is_missed_wherever_it_is_not_written_yet(results: Descriptor) -> None:

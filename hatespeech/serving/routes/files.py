@@ -9,6 +9,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from hatespeech.contract import COLUMNS
 from hatespeech.formats.names import FORMATS
 from hatespeech.named_thresholds import read_thresholds
 from hatespeech.serving.guards.auth import caller_of
@@ -42,8 +43,8 @@ UPLOAD_BODY: Final[dict[str, Any]] = {
     "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD}}}
 }
 SCORED_FILE: Final[dict[str, Any]] = {
-    "description": "The file with all its columns, and the four scores, `toxic`, `label`, "
-    "`windows`, `warnings`, `read_as` and `error`; with thresholds also `flagged`.",
+    "description": f"The file with all its columns, and `{'`, `'.join(COLUMNS)}`; with thresholds "
+    "also `flagged`.",
     "content": {
         "text/csv": {"schema": {"type": "string"}},
         "text/tab-separated-values": {"schema": {"type": "string"}},
