@@ -136,7 +136,7 @@ class Paywall:
                 sale.settlement.add_done_callback(lambda _task: self._in_use.discard(key))
 
     async def _serve(self, payment: Payment, sale: Sale, receive: Receive) -> None:
-        if self._shop.tills[payment.rail].is_closed:
+        if self._shop.tills[payment.rail].is_closed_to(payment.payer):
             await sale.turn_away("closed")
             return
         try:
@@ -214,21 +214,21 @@ class Sale:
         assert payment is not None  # noqa: S101 - the route works for a payment only
         till = self._shop.tills[payment.rail]
         async with till.turns:
-            if till.is_closed:
+            if till.is_closed_to(payment.payer):
                 raise FacilitatorError("closed", may_have_acted=False)
             try:
                 receipt = await payment.settle()
             except FacilitatorError as error:
                 if not error.may_have_acted:
                     raise
-                till.note(known=False)
+                till.note(payment.payer, known=False)
                 self._shop.spent.add(payment.key)
                 self._shop.receipts.note_unknown(payment, error, self._route, self._order.work)
                 return None
             except PaymentFault:
-                till.note(known=True)
+                till.note(payment.payer, known=True)
                 raise
-            till.note(known=True)
+            till.note(payment.payer, known=True)
         self._shop.spent.add(payment.key)
         self._shop.receipts.note_paid(payment, receipt, self._route, self._order.work)
         return receipt

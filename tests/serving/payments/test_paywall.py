@@ -474,7 +474,7 @@ def test_a_settlement_without_an_outcome_is_served_and_written_down(
     assert all(market.buyer.address.lower() in line["payment"] for line in lines)
 
 
-def test_three_settlements_without_an_outcome_close_the_till(
+def test_three_settlements_without_an_outcome_close_the_till_to_their_buyer(
     market: Market, small_checkpoint: Path, tmp_path: Path
 ) -> None:
     before = market.chain.earned
@@ -488,7 +488,9 @@ def test_three_settlements_without_an_outcome_close_the_till(
         assert buy(server, market.buyer).status_code == 503  # however well it is now
         assert scored(server) == texts
         assert server.post("/score", json=ONE).status_code == 200  # for a token
-    assert market.chain.earned == before
+        assert market.chain.earned == before
+        assert buy(server, market.chain.buyers[1]).status_code == 200
+    assert market.chain.earned == before + MINIMUM
 
 
 def test_requests_of_a_crowd_are_not_all_free_while_settlements_hang(
