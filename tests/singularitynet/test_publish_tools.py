@@ -85,7 +85,10 @@ class Publisher:
     def configure(self, **secrets: str) -> None:
         certificate = ("--ssl-cert", "/etc/ssl/daemon.pem", "--ssl-key", "/etc/ssl/daemon.key")
         written = write_config(
-            self.home, "--endpoint-id", "abc", *certificate, RUNPOD_API_KEY="rpa_x", **secrets
+            self.home,
+            *("--endpoint-id", "abc", "--organization", "my-org", *certificate),
+            RUNPOD_API_KEY="rpa_x",
+            **secrets,
         )
         written.replace(self.folder / written.name)
 

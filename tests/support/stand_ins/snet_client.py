@@ -20,7 +20,7 @@ def generate_client(proto: Path, folder: Path) -> None:
 def write_config(folder: Path, *arguments: str, **secrets: str) -> Path:
     """Have ``scripts/daemon-config`` write a configuration into ``folder``; return its path."""
     path = folder / "snetd.local.json"
-    given = [*arguments, "--organization", "test-org", "--service", "test-service"]
+    given = ["--organization", "test-org", "--service", "test-service", *arguments]
     with patch.dict(os.environ, secrets), contextlib.redirect_stdout(io.StringIO()):
         assert daemon_config.main([*given, "--output", str(path)]) == 0
     return path
