@@ -41,7 +41,11 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("texts", nargs="+", metavar="TEXT", help="one text, or many in one call")
     parser.add_argument(
-        "--endpoint", required=True, metavar="HOST:PORT", help="address of the daemon"
+        "--endpoint",
+        required=True,
+        type=address,
+        metavar="HOST:PORT",
+        help="address of the daemon, without https://",
     )
     parser.add_argument("--tls", action="store_true", help="the daemon has a certificate")
     parser.add_argument(
@@ -65,6 +69,15 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "--timeout", type=float, default=330, metavar="SECONDS", help="(%(default)s)"
     )
     return parser.parse_args(arguments)
+
+
+def address(value: str) -> str:
+    """Read ``host:port``, which gRPC takes; metadata holds it with ``https://``."""
+    scheme, separator, _ = value.partition("://")
+    if separator:
+        tls = "; add --tls" if scheme == "https" else ""
+        raise argparse.ArgumentTypeError(f"must be HOST:PORT, without {scheme}://{tls}")
+    return value
 
 
 def threshold(value: str) -> tuple[str, float]:

@@ -82,6 +82,14 @@ def runpod(cloud: RunpodEndpoint, home: Path, *arguments: str, key: str = KEY) -
     )
 
 
+def test_snet_client_tells_an_endpoint_of_the_metadata_from_an_address(tmp_path: Path) -> None:
+    ran = run(
+        "snet_client.py", "--endpoint", "https://a.example:8088", "good morning", home=tmp_path
+    )
+    assert ran.returncode == 2
+    assert "--endpoint: must be HOST:PORT, without https://; add --tls" in ran.stderr
+
+
 def test_snet_client_prints_a_table(
     daemon: SnetDaemon, tmp_path: Path, small_classifier: Predictor
 ) -> None:
