@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -71,7 +72,9 @@ class TextScorer:
         caller: Caller | None = request.scope["state"].get("caller")
         share = caller.share if caller else None
         if caller:
-            await self._rates.charge_texts(caller, len(texts), requests)
+            needed = math.ceil(len(texts) / self._settings.max_texts_per_request)  # of POST /score
+            more = max(0, needed - requests)
+            await self._rates.charge_texts(caller, len(texts), requests, more)
 
         async def score_all() -> list[ScoredText]:
             found: list[ScoredText] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -10,6 +11,7 @@ import requests
 from tests.support.bad_inputs import MARKER
 from tests.support.checkpoints import SENTENCES
 from tests.support.http_client import TOKEN, HttpClient
+from tests.support.local_server import local_server
 from tests.support.other_clients import run_python
 
 PATH: Final = "/beta/litellm_basic_guardrail_api"
@@ -55,6 +57,16 @@ def test_the_recommended_threshold_of_toxic_decides_by_default(server: HttpClien
 @pytest.mark.parametrize("texts", [None, [], [""], ["\u200b", " "]])
 def test_what_holds_nothing_to_read_passes(server: HttpClient, texts: Any) -> None:
     assert check(server, {"texts": texts, "images": ["x"]}).json() == {"action": "NONE"}
+
+
+def test_a_chat_of_many_texts_counts_as_the_requests_of_ours_that_they_would_take(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    limits = {"RATE_LIMIT": "4/hour", "MAX_TEXTS_PER_REQUEST": "2"}
+    with local_server(tmp_path, small_checkpoint, limits) as server:
+        reply = check(server.ready(), {"texts": ["good"] * 5})
+        assert (reply.status_code, reply.headers["RateLimit-Remaining"]) == (200, "1")
+        assert check(server, {"texts": ["good"] * 3}).status_code == 429
 
 
 def test_a_long_prompt_is_read_in_pieces(server: HttpClient) -> None:
