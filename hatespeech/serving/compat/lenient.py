@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from hatespeech.errors import ValidationError
-from hatespeech.serving.reading import parse_any_size, parse_json
+from hatespeech.serving.reading import MAX_JSON_PARTS, parse_any_size, parse_json
 
 MAX_QUERY_FIELDS: Final = 64
 
@@ -42,7 +42,9 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     try:
         value = parse_json(raw)
     except ValidationError:
-        quoted = _BARE_KEY.sub(lambda key: b'"%s"' % key[1] if key[1] else key[0], raw)
+        # A body that is not too large has no more strings and keys than that.
+        most = 2 * MAX_JSON_PARTS
+        quoted = _BARE_KEY.sub(lambda key: b'"%s"' % key[1] if key[1] else key[0], raw, most)
         if quoted == raw:
             raise
         value = parse_json(quoted)
