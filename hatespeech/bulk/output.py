@@ -28,37 +28,56 @@ def write_outputs(
     reader: ScoreReader,
     folder: Place,
 ) -> Statistics:
-    """Read all inputs, and write all outputs; see :func:`writing_outputs`."""
-    with progress_bar("writing", sum(rows), "rows") as shown:
-        sink = writing_outputs(plan, conversions, rows, reader, folder)
+    """Read all inputs, and write all outputs; see :class:`Outputs`."""
+    outputs = Outputs(plan, conversions, rows, reader, folder)
+    with contextlib.closing(outputs), progress_bar("writing", sum(rows), "rows") as shown:
+        for conversion in conversions:
+            for table in conversion.tables:
+                for block in table.blocks():
+                    outputs.send(block)
+                    shown.update(len(block.texts))
+                outputs.send(None)
+    return outputs.statistics
+
+
+class Outputs:
+    """All outputs of a run, written into a folder, rows and scores side by side.
+
+    ``rows`` is the number of rows of each input. Any method raises :class:`RunError` if an input
+    now has another number, or other texts than those that were scored.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        conversions: Sequence[Conversion],
+        rows: Sequence[int],
+        reader: ScoreReader,
+        folder: Place,
+    ) -> None:
+        self.statistics: Statistics  # of all rows; known when all inputs have ended
+        self._rest = _write_all(plan, conversions, rows, reader, folder)
+        self.send(None)  # to its first block
+
+    def send(self, block: Block | None) -> None:
+        """Write the next block of all inputs, in order; ``None`` ends an input."""
         try:
-            next(sink)
-            for conversion in conversions:
-                for table in conversion.tables:
-                    for block in table.blocks():
-                        sink.send(block)
-                        shown.update(len(block.texts))
-                    sink.send(None)
+            self._rest.send(block)
         except StopIteration as stop:
-            found: Statistics = stop.value
-        finally:
-            sink.close()
-    return found
+            self.statistics = stop.value
+
+    def close(self) -> None:
+        """Give up what is not written yet."""
+        self._rest.close()
 
 
-def writing_outputs(
+def _write_all(
     plan: Plan,
     conversions: Sequence[Conversion],
     rows: Sequence[int],
     reader: ScoreReader,
     folder: Place,
 ) -> Generator[None, Block | None, Statistics]:
-    """Write all outputs into a folder, rows and scores side by side.
-
-    It is sent the blocks of all inputs, in order, and ``None`` at the end of each. ``rows`` is the
-    number of rows of each input. Raises :class:`RunError` if an input now has another number, or
-    other texts than those that were scored.
-    """
     columns = plan.options.report_columns
     statistics = Statistics(columns, plan.options.include_text)
     folder.remove()

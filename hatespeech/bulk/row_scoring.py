@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import Any, Final
@@ -18,7 +18,7 @@ from typing import Any, Final
 from hatespeech.bars import progress_bar
 from hatespeech.bulk import RunError
 from hatespeech.bulk.engines.base import BulkEngine, Chunk, EngineError
-from hatespeech.bulk.output import writing_outputs
+from hatespeech.bulk.output import Outputs
 from hatespeech.bulk.places import Place
 from hatespeech.bulk.plan import Plan
 from hatespeech.bulk.statistics import Statistics
@@ -120,7 +120,7 @@ class OnePass:
         files: ScoreFiles,
         folder: Place,
     ) -> None:
-        """Raise what :func:`writing_outputs` does; ``folder`` is where the outputs go."""
+        """Raise what :class:`Outputs` does; ``folder`` is where the outputs go."""
         self._plan = plan
         self._tables = [table for conversion in conversions for table in conversion.tables]
         self._rows = rows
@@ -132,11 +132,7 @@ class OnePass:
         self._given_up = False  # to keep rows in memory
         self._written = 0  # blocks, and ends of inputs
         self._reader = ScoreReader(files, self._indices())
-        self._sink: Generator[None, Block | None, Statistics] = writing_outputs(
-            plan, conversions, rows, self._reader, folder
-        )
-        self._statistics: Statistics | None = None
-        self._start()
+        self._outputs = Outputs(plan, conversions, rows, self._reader, folder)
 
     @property
     def model(self) -> str | None:
@@ -185,19 +181,12 @@ class OnePass:
                     if place >= self._written:
                         self._send(block)
                     shown.update(len(block.texts) if block else 0)
-        assert self._statistics is not None  # noqa: S101 - the last input has ended
         self._reader.end()
-        return self._statistics
+        return self._outputs.statistics
 
     def close(self) -> None:
         """Give the outputs up, unless they are written."""
-        self._sink.close()
-
-    def _start(self) -> None:
-        try:
-            next(self._sink)
-        except StopIteration as stop:
-            self._statistics = stop.value
+        self._outputs.close()
 
     def _cut(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         for chunk in chunks:
@@ -231,10 +220,7 @@ class OnePass:
 
     def _send(self, block: Block | None) -> None:
         self._written += 1
-        try:
-            self._sink.send(block)
-        except StopIteration as stop:
-            self._statistics = stop.value
+        self._outputs.send(block)
 
     def _again(self) -> Iterator[Block | None]:
         for table in self._tables:
