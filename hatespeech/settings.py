@@ -240,9 +240,7 @@ class EngineSettings(BaseModel):
                 f"{name.upper()}{shown} is not allowed: it must be {allowed(field)}"
             ) from None
         if settings.model_dir is not None and settings.model_id is not None:
-            raise SettingsError(
-                "MODEL_DIR and MODEL_ID are both set; set the one that is not meant to nothing"
-            )
+            raise SettingsError("MODEL_DIR and MODEL_ID are both set; leave one of them empty")
         if settings.max_queue_texts < settings.max_texts_per_request:
             raise SettingsError(
                 f"MAX_QUEUE_TEXTS={settings.max_queue_texts} is not allowed: it must be at least "
