@@ -774,17 +774,55 @@ def test_a_head_of_unreasonable_size_is_refused(impatient: HttpClient) -> None:
     assert received.startswith("HTTP/1.1 400 ")
 
 
-def test_a_client_that_does_not_read_its_reply_is_dropped(impatient: HttpClient) -> None:
+def open_unread(server: HttpClient, request: bytes) -> socket.socket:
+    """Open a connection whose client reads nothing."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    connection.connect(("127.0.0.1", impatient.port))
-    with connection:
+    connection.connect(("127.0.0.1", server.port))
+    connection.sendall(request)
+    return connection
+
+
+# A few megabytes each: more than the kernel takes off the server's hands.
+MEGABYTES: Final = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 20
+
+
+def test_a_client_that_does_not_read_its_reply_is_dropped(impatient: HttpClient) -> None:
+    with open_unread(impatient, MEGABYTES) as connection:
         port = connection.getsockname()[1]
-        # A few megabytes each: more than the kernel takes off the server's hands.
-        request = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
-        connection.sendall(request * 20)
         assert is_connected(impatient.port, port)
         wait_until(lambda: not is_connected(impatient.port, port), "the client to be dropped")
+
+
+def test_of_those_who_read_nothing_the_caller_with_the_most_bytes_loses_a_connection(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    environment = {"MAX_REQUEST_CHARS": "10000000"}
+    body = json.dumps({"texts": ["x" * 1_000_000] * 9}).encode()
+    head = (
+        "POST /score HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with (
+        patch.object(connection, "UNREAD_BYTES", 20_000_000),
+        local_server(tmp_path, small_checkpoint, environment) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        server.ready()
+
+        def ask(token: str) -> int:
+            request = head.format(token).encode() + body
+            port: int = stack.enter_context(open_unread(server, request)).getsockname()[1]
+            return port
+
+        one = ask(TOKEN)
+        wait_until(lambda: any(each.unread for each in server.connections), "the reply")
+        many = [ask(OTHER_TOKEN) for _ in range(8)]
+        wait_until(
+            lambda: not all(is_connected(server.port, port) for port in many), "one of them to go"
+        )
+        assert is_connected(server.port, one)
+        assert server.get("/ping").status_code == 200
 
 
 def is_connected(server_port: int, client_port: int) -> bool:

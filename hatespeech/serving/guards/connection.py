@@ -24,6 +24,7 @@ from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hatespeech.serving.guards.auth import known_caller, network_of
+from hatespeech.serving.guards.limits import STRANGERS
 from hatespeech.serving.settings import UNIX
 
 HEAD_SECONDS: Final = 15.0  # for a request's line and headers, from connecting or the first byte
@@ -31,6 +32,9 @@ LINGER_SECONDS: Final = 15.0  # for the rest of a body after its reply
 # A client must read so many bytes of its reply each second, on average over WRITE_SECONDS.
 WRITE_SECONDS: Final = 60.0
 WRITE_BYTES_PER_SECOND: Final = 8 * 1024
+# Of the replies that clients have not read yet, all together. A request of a hundred bytes, such as
+# one for a job's result, may have a reply of megabytes.
+UNREAD_BYTES: Final = 256 * 1024 * 1024
 MAX_CONNECTIONS: Final = 2048
 MAX_HEALTH_CONNECTIONS: Final = 64  # to PORT_HEALTH, beside the others
 MAX_GRPC_CONNECTIONS: Final = 256  # each carries many calls
@@ -99,6 +103,23 @@ class PortConnections:
             if not self._by_address[address]:
                 del self._by_address[address]
 
+    def limit_unread(self) -> None:
+        """Cut off clients while all together leave more than ``UNREAD_BYTES`` of their replies.
+
+        The one goes that got its reply longest ago, of the caller with the most of these bytes. One
+        reply always fits.
+        """
+        unread = {each: size for each in self._members if (size := each.unread)}
+        while len(unread) > 1 and sum(unread.values()) > UNREAD_BYTES:
+            of_callers: Counter[str] = Counter()
+            for each, size in unread.items():
+                of_callers[each.caller] += size
+            ((most, _),) = of_callers.most_common(1)
+            victim = next(each for each in unread if each.caller == most)
+            del unread[victim]
+            self.leave(victim)
+            victim.transport.abort()
+
     def note_reply(self, member: GuardedProtocol) -> None:
         """Note that a connection has got a reply: all others go before it."""
         if member in self._members:
@@ -127,6 +148,17 @@ class GuardedProtocol(H11Protocol):
         if self.cycle is None or self.cycle.response_complete:
             return False
         return known_caller(self.cycle.scope["state"]) is not None
+
+    @property
+    def caller(self) -> str:
+        """Who has sent the last request, ``STRANGERS`` for all who are not known."""
+        caller = None if self.cycle is None else known_caller(self.cycle.scope["state"])
+        return STRANGERS if caller is None else caller.name
+
+    @property
+    def unread(self) -> int:
+        """How many bytes of replies wait here, because the system has no room for them."""
+        return self.transport.get_write_buffer_size()
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -190,6 +222,8 @@ class GuardedProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """Give a client that does not read some time."""
         super().pause_writing()
+        self._port_connections.note_reply(self)
+        self._port_connections.limit_unread()
         if self._write_deadline is None:
             self._unread = self._count_unread()
             self._write_deadline = self.loop.call_later(WRITE_SECONDS, self._check_reader)
@@ -213,7 +247,7 @@ class GuardedProtocol(H11Protocol):
 
     def _count_unread(self) -> int:
         """Return how many bytes wait here, and in the system for the client to take them."""
-        waiting = self.transport.get_write_buffer_size()
+        waiting = self.unread
         with contextlib.suppress(OSError):  # not every system tells
             answer = fcntl.ioctl(self.transport.get_extra_info("socket"), TIOCOUTQ, bytes(4))
             waiting += int.from_bytes(answer, sys.byteorder)
