@@ -64,6 +64,27 @@ async def found(store: SqliteStore, job_id: str) -> StoredJob:
     return job
 
 
+def test_many_who_ask_for_jobs_do_not_have_all_outputs_in_memory_together(path: Path) -> None:
+    async def scene(store: SqliteStore) -> None:
+        running = most = 0
+        real = store._database.run
+
+        async def counted(*arguments: Any, **named: Any) -> Any:
+            nonlocal running, most
+            running += 1
+            most = max(most, running)
+            try:
+                return await real(*arguments, **named)
+            finally:
+                running -= 1
+
+        with patch.object(store._database, "run", counted):
+            await asyncio.gather(*(store.get("none", OWNER) for _ in range(100)))
+        assert most == sqlite_store.READ_AT_ONCE
+
+    run(path, scene)
+
+
 # Crashes.
 
 

@@ -92,6 +92,8 @@ CREATE INDEX IF NOT EXISTS jobs_by_owner_to_tell ON jobs (owner, coalesce(webhoo
     WHERE webhook IS NOT NULL AND webhook_done = 0 AND finished IS NOT NULL;
 """
 
+# Jobs that callers read at the same moment: each may have an output of megabytes.
+READ_AT_ONCE: Final = 16
 # Deleting may hold up other operations for this long at a time.
 EXPIRE_SECONDS: Final = 0.02
 EXPIRED_AT_ONCE: Final = 256
@@ -205,6 +207,7 @@ class SqliteStore(Store):
             raise SettingsError(f"JOBS_DB={str(path)!r} cannot be opened: {reason}") from None
         self._database = Database(path, connection)
         self._turns = Turns()
+        self._reads = asyncio.Semaphore(READ_AT_ONCE)
 
     @property
     @override
@@ -345,7 +348,8 @@ class SqliteStore(Store):
 
     @override
     async def get(self, job_id: str, owner: bytes) -> StoredJob | None:
-        rows = await self._fetch(_GET, id=job_id, owner=owner)
+        async with self._reads:
+            rows = await self._fetch(_GET, id=job_id, owner=owner)
         return StoredJob(*rows[0]) if rows else None
 
     @override
