@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from unittest.mock import patch
 
 import pytest
 import requests
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from hatespeech.serving import reading
 from hatespeech.serving.guards import connection, limits
@@ -260,7 +262,9 @@ def test_a_body_over_the_limit_is_refused_however_it_comes(server: HttpClient) -
         reply = raw_post(server, f"Content-Length: {declared}")
         assert reply.startswith(("HTTP/1.1 413 ", "HTTP/1.1 400 "))
     # Chunked, whatever length is declared beside: what counts is what comes.
-    frames = [b"%x\r\n%s\r\n" % (50_000, b"x" * 50_000)] * 3
+    # The byte too many comes last: what comes behind it may reset the connection before the reply
+    # is read.
+    frames = [b"%x\r\n%s\r\n" % (size, b"x" * size) for size in (MAX_BODY - 1, 1, 1)]
     reply = raw_post(server, "Transfer-Encoding: chunked", *frames)
     assert reply.startswith("HTTP/1.1 413 ")
 
@@ -755,6 +759,38 @@ def test_a_body_that_nobody_reads_does_not_hold_the_connection(impatient: HttpCl
     unauthorised = SLOW_BODY.replace(TOKEN.encode(), b"wrong")
     received, _ = drip(impatient, unauthorised, b"x")
     assert received.startswith("HTTP/1.1 401 ")
+
+
+def test_a_connection_has_its_turn_however_small_the_chunks_of_its_body_are(
+    server: HttpClient,
+) -> None:
+    """h11 takes half a second for as many chunks of one byte as asyncio reads in one go."""
+    body = json.dumps({"text": "good morning " * 400}).encode()
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    head = SLOW_HEAD + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    last = b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    steps: list[int | None] = []  # the bytes of each part; None where others had their turn
+    parse = H11Protocol.data_received
+
+    def data_received(self: H11Protocol, data: bytes) -> None:
+        steps.append(len(data))
+        self.loop.call_soon(steps.append, None)
+        parse(self, data)
+
+    with (
+        patch.object(connection, "TURN_SECONDS", -1.0),
+        patch.object(H11Protocol, "data_received", data_received),
+        server.connect() as client,
+    ):
+        client.sendall(head + chunks)
+        reply = client.recv(65536)
+        client.sendall(last)  # and the connection is read again
+        reply += read_all(client).encode()
+    assert reply.count(b"HTTP/1.1 200 ") == 2
+    parts = [step for step in steps if step is not None]
+    assert max(parts) <= connection.PART_BYTES
+    assert sum(parts) == len(head + chunks + last)
+    assert all(None in pair for pair in itertools.pairwise(steps))
 
 
 def test_an_idle_connection_is_closed(impatient: HttpClient) -> None:
