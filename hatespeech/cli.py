@@ -70,7 +70,7 @@ def say(message: str) -> None:
 def restored_signals(*numbers: signal.Signals) -> Iterator[Callable[[], None]]:
     """Put the handlers of these signals back at the end.
 
-    Yields a function that puts them back at once.
+    Yields a function that puts them back immediately.
     """
     before = {number: signal.getsignal(number) for number in numbers}
 

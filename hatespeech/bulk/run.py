@@ -48,7 +48,7 @@ def run(
     """Do what is left of a run; return ``None`` if nothing is.
 
     ``check_engine`` runs before any work, and raises those errors of ``make_engine`` that are known
-    at once. Raises :class:`RunError`, :class:`EngineError`, and the errors of the file systems.
+    by then. Raises :class:`RunError`, :class:`EngineError`, and the errors of the file systems.
     """
     return carry_out(plan, lambda: _score_rows(plan, make_engine), check_engine)
 

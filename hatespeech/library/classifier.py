@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 Thresholds = Mapping[Flag, float] | str  # balanced, strict, or a name in THRESHOLDS_FILE
 Frame = TypeVar("Frame")
 
-# Texts that one call hands to the batcher at once, and how often ahead of what it collects.
+# Texts that one call hands to the batcher in one go, and how often ahead of what it collects.
 PART_TEXTS: Final = 512
 EXPLAINED_PART_TEXTS: Final = 16  # they are read hundreds of times each
 PARTS_AHEAD: Final = 4

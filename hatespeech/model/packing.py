@@ -1,7 +1,7 @@
 """Packed batches: the tokens of many sequences end to end, without padding between them.
 
 Linear layers see one ``[tokens, hidden]`` matrix of real tokens. Only attention reads several
-tokens at once; it runs over *groups* of sequences. On a CPU a group holds sequences of one length,
+tokens together; it runs over *groups* of sequences. On a CPU a group holds sequences of one length,
 so a view of the packed matrix is enough and nothing is copied. On a GPU, where every call costs a
 kernel launch, a group holds sequences of similar length, padded to the longest. A batch goes to the
 device in one copy, and the forward pass never waits for the device.

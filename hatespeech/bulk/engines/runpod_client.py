@@ -1,7 +1,7 @@
 """HTTP requests to one Runpod endpoint: retried after faults, held back when it asks for a pause.
 
 In 10 s Runpod allows 1000 ``/run`` requests, 2000 ``/status`` requests and 100 ``/cancel`` requests
-(20 at once). It answers 429 above that, and also when too many jobs are queued.
+(20 at the same time). It answers 429 above that, and also when too many jobs are queued.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class Endpoint:
             taken = time.monotonic() - begun
             if taken > seconds:
                 raise httpx2.ReadTimeout("the answer takes too long", request=response.request)
-            # Not at once: the answer may name a job that has to be cancelled.
+            # Not immediately: the answer may name a job that has to be cancelled.
             if self._stop.is_set() and taken > _CLOSING_SECONDS:
                 raise StoppedError
         return content

@@ -70,7 +70,7 @@ class EndpointJobs:
         return self._model
 
     def score(self, texts: Sequence[str]) -> list[TextScore]:
-        """Score texts in one job, or in several if the worker refuses so many at once.
+        """Score texts in one job, or in several if the worker refuses so many in one.
 
         Raises :class:`EngineError`.
         """

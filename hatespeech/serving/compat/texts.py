@@ -59,7 +59,7 @@ class TextScorer:
         *,
         requests: int = 1,
     ) -> list[ScoredText]:
-        """Score any number of texts, as many at once as one request of ours may hold.
+        """Score any number of texts, as many in one go as one request of ours may hold.
 
         Without ``thresholds`` those that the mapping names decide what is flagged. The request's
         caller, if there is one, gets a share of the queue only; as many ``requests`` of it are

@@ -20,7 +20,7 @@ from hatespeech.serving.metrics import Metrics
 from hatespeech.serving.served_model import ServedModel
 from hatespeech.serving.settings import SHUTDOWN_SECONDS, ServerSettings
 
-MAX_CALLS: Final = 2048  # at once, over all connections
+MAX_CALLS: Final = 2048  # at the same time, over all connections
 LAME_DUCK_SECONDS: Final = 1.0  # calls are refused by us, one by one, before gRPC refuses them
 OPTIONS: Final = [
     ("grpc.so_reuseport", 0),  # with it, a second server on the port would take half of the calls

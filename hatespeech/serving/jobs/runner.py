@@ -57,7 +57,7 @@ RUNNING_BYTES: Final = 64 * 1024 * 1024
 
 
 class JobRunner:
-    """Runs jobs from the store on the model, at most ``MAX_CONCURRENCY`` at once."""
+    """Runs jobs from the store on the model, at most ``MAX_CONCURRENCY`` at a time."""
 
     def __init__(
         self, store: Store, model: ServedModel, metrics: Metrics, settings: ServerSettings

@@ -106,7 +106,7 @@ def job_routes(settings: ServerSettings) -> APIRouter:
         responses={200: {"model": JobReply}, **SCORING},
     )
     async def run(request: Request) -> Response:
-        """Returns an id at once; get the result from `/status/{job_id}`.
+        """Returns an id immediately; get the result from `/status/{job_id}`.
 
         An accepted job survives a restart. An invalid input makes a job that fails.
         """
