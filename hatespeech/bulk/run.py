@@ -47,8 +47,8 @@ def run(
 ) -> Outcome | None:
     """Do what is left of a run; return ``None`` if nothing is.
 
-    ``check_engine`` runs before any work, and raises those errors of ``make_engine`` that are known
-    by then. Raises :class:`RunError`, :class:`EngineError`, and the errors of the file systems.
+    ``check_engine`` runs first: it raises the errors of ``make_engine`` that need no work. The run
+    raises :class:`RunError`, :class:`EngineError`, and the errors of the file systems.
     """
     return carry_out(plan, lambda: _score_rows(plan, make_engine), check_engine)
 
