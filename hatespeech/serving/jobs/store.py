@@ -57,7 +57,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What came of a job that ran; ``output`` is JSON text."""
+    """The result of a job that ran; ``output`` is JSON text."""
 
     status: JobStatus
     output: str | None = None
