@@ -1,4 +1,4 @@
-"""All that a run keeps in ``OUT.partial``, and how OUT comes of it: parts, notes, receipt, lock.
+"""All that a run keeps in ``OUT.partial``, and how it becomes OUT: parts, notes, receipt, lock.
 
 A part is a file with the scores of a chunk. It knows which chunk that is, the texts that were
 scored, by their hash, and a checksum of all that is read from it. So a damaged part, one under

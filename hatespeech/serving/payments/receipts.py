@@ -16,7 +16,7 @@ from hatespeech.serving.payments.rail import PaidWork, Payment, Receipt
 
 PREFIX: Final = "hate_speech_"
 
-# What came of a request to a priced route: its terms were told, its payment was refused, payments
+# The outcome of a request to a priced route: its terms were told, its payment was refused, payments
 # could not be taken, nothing was charged because there was no result, it was paid, it was served
 # without knowing, or a reply that was paid before was sent once more.
 Outcome = Literal["asked", "refused", "unavailable", "uncharged", "paid", "unknown", "repeated"]
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Receipts:
-    """Counts what comes of priced requests, and writes down what was paid."""
+    """Counts the outcomes of priced requests, and writes down what was paid."""
 
     def __init__(self, registry: CollectorRegistry, path: Path | None) -> None:
         """Open the file, if there is one; raise :class:`SettingsError` if that fails."""
@@ -53,7 +53,7 @@ class Receipts:
         unwritten.set_function(lambda: 0 if self._journal is None else self._journal.unwritten)
 
     def count(self, rail: str, outcome: Outcome, reason: str = "") -> None:
-        """Count what came of one request."""
+        """Count the outcome of one request."""
         self._payments.labels(rail, outcome, reason).inc()
 
     def note_paid(self, payment: Payment, receipt: Receipt, route: str, work: PaidWork) -> None:
